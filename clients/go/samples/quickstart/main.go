@@ -1,0 +1,105 @@
+// One session, two servers: what server A keeps, server B tells.
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/code"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	pb "github.com/sessiond/sessiond/clients/go/sessiond/v1"
+)
+
+const content = `user_id=1 cart=["item1","item2"]`
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("quickstart: ")
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+
+	a, b := connect("SESSIOND_A"), connect("SESSIOND_B")
+	watcher := connect("SESSIOND_B") // A channel of its own: a stalled watch blocks the calls beside it.
+	namespace := cmp.Or(os.Getenv("SESSIOND_NAMESPACE"), "quickstart")
+	labels := map[string]string{"quickstart": rand.Text()}
+
+	watch := must(watcher.Watch(ctx, &pb.WatchRequest{
+		Namespace: namespace, WholeNamespace: true, Labels: labels, View: pb.SessionView_SESSION_VIEW_FULL,
+	}))
+	must(watch.Recv()) // A bookmark: from here on nothing is missed.
+
+	created := must(a.CreateSession(ctx, &pb.CreateSessionRequest{
+		Namespace: namespace, Subject: "1", Labels: labels,
+		Attributes: map[string]*pb.AttributeValue{
+			"user_id": {Kind: &pb.AttributeValue_IntValue{IntValue: 1}},
+			"cart":    {Kind: &pb.AttributeValue_JsonValue{JsonValue: `["item1","item2"]`}},
+		},
+	}))
+	id := created.GetSession().GetId()
+	key := &pb.SessionKey{Key: &pb.SessionKey_Token{Token: created.GetToken()}}
+	fmt.Println("server A keeps the session of user", created.GetSession().GetSubject())
+
+	heard := waitFor(watch, pb.EventType_EVENT_TYPE_CREATED, id)
+	tell("server B heard CREATED", describe(heard.GetSession()), content)
+
+	read := must(b.GetSession(ctx, &pb.GetSessionRequest{Namespace: namespace, Key: key}))
+	tell("server B reads", describe(read.GetSession()), content)
+
+	must(a.DeleteSession(ctx, &pb.DeleteSessionRequest{Namespace: namespace, Key: key}))
+	heard = waitFor(watch, pb.EventType_EVENT_TYPE_ENDED, id)
+	tell("server B heard ENDED", strings.TrimPrefix(heard.GetCause().String(), "CAUSE_"), "LOGOUT")
+
+	_, err := a.GetSession(ctx, &pb.GetSessionRequest{Namespace: namespace, Key: key})
+	tell("server A answers", code.Code(status.Code(err)).String(), "NOT_FOUND")
+	fmt.Println("done")
+}
+
+func connect(variable string) pb.SessionServiceClient {
+	address := os.Getenv(variable)
+	if address == "" {
+		log.Fatalf("%s is not set: host:port of a server", variable)
+	}
+	return pb.NewSessionServiceClient(must(grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))))
+}
+
+func waitFor(watch pb.SessionService_WatchClient, eventType pb.EventType, id string) *pb.SessionEvent {
+	for {
+		response, err := watch.Recv()
+		if err != nil {
+			log.Fatalf("watch for %v: %v", eventType, err)
+		}
+		for _, event := range response.GetEvents() {
+			if event.GetType() == eventType && event.GetId() == id {
+				return event
+			}
+		}
+	}
+}
+
+func describe(session *pb.Session) string {
+	attributes := session.GetAttributes()
+	return fmt.Sprintf("user_id=%d cart=%s", attributes["user_id"].GetIntValue(), attributes["cart"].GetJsonValue())
+}
+
+func tell(what, actual, expected string) {
+	if actual != expected {
+		log.Fatalf("%s: %s, expected %s", what, actual, expected)
+	}
+	fmt.Printf("%s: %s\n", what, actual)
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		log.Fatal(err)
+	}
+	return value
+}

@@ -1,0 +1,1 @@
+"""Clients of sessiond, the service that keeps login sessions."""

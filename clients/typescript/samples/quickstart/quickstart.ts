@@ -1,0 +1,84 @@
+// One session, two servers: what server A keeps, server B tells.
+
+import { randomUUID } from "node:crypto";
+import { Code, ConnectError, createClient, type Client } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { Cause, EventType, SessionService, SessionView } from "@sessiond/client";
+import type { Session, SessionEvent, WatchResponse } from "@sessiond/client";
+
+const namespace = process.env["SESSIOND_NAMESPACE"] || "quickstart";
+const content = `user_id=1 cart=["item1","item2"]`;
+const end = Date.now() + 10_000;
+
+async function quickstart(): Promise<void> {
+  const a = connect("SESSIOND_A");
+  const b = connect("SESSIOND_B");
+  const watcher = connect("SESSIOND_B"); // A channel of its own: a stalled watch blocks the calls beside it.
+  const labels = { quickstart: randomUUID() };
+
+  const responses = watcher.watch({ namespace, wholeNamespace: true, labels, view: SessionView.FULL }, inTime());
+  const watch = responses[Symbol.asyncIterator]();
+  await watch.next(); // A bookmark: from here on nothing is missed.
+
+  const attributes = {
+    user_id: { kind: { case: "intValue", value: 1n } },
+    cart: { kind: { case: "jsonValue", value: `["item1","item2"]` } },
+  } as const;
+  const created = await a.createSession({ namespace, subject: "1", labels, attributes }, inTime());
+  const id = created.session?.id;
+  const key = { key: { case: "token", value: created.token } } as const;
+  console.log(`server A keeps the session of user ${created.session?.subject}`);
+
+  const begun = await waitFor(watch, EventType.CREATED, id);
+  tell("server B heard CREATED", describe(begun.session), content);
+
+  const read = await b.getSession({ namespace, key }, inTime());
+  tell("server B reads", describe(read.session), content);
+
+  await a.deleteSession({ namespace, key }, inTime());
+  const ended = await waitFor(watch, EventType.ENDED, id);
+  tell("server B heard ENDED", Cause[ended.cause], "LOGOUT");
+
+  const answer = await a.getSession({ namespace, key }, inTime()).then(() => "OK", nameOfCode);
+  tell("server A answers", answer, "NOT_FOUND");
+  console.log("done");
+}
+
+function connect(variable: string): Client<typeof SessionService> {
+  const address = process.env[variable];
+  if (!address) throw new Error(`${variable} is not set: host:port of a server`);
+  return createClient(SessionService, createGrpcTransport({ baseUrl: `http://${address}` }));
+}
+
+function inTime(): { timeoutMs: number } {
+  return { timeoutMs: Math.max(1, end - Date.now()) };
+}
+
+async function waitFor(watch: AsyncIterator<WatchResponse>, type: EventType, id?: string): Promise<SessionEvent> {
+  for (let next = await watch.next(); !next.done; next = await watch.next()) {
+    const found = next.value.events.find((event) => event.type === type && event.id === id);
+    if (found) return found;
+  }
+  throw new Error(`the watch ended before ${EventType[type]}`);
+}
+
+function describe(session?: Session): string {
+  return `user_id=${session?.attributes["user_id"]?.kind.value} cart=${session?.attributes["cart"]?.kind.value}`;
+}
+
+function nameOfCode(error: unknown): string {
+  return Code[ConnectError.from(error).code].replace(/\B[A-Z]/g, "_$&").toUpperCase();
+}
+
+function tell(what: string, actual: string | undefined, expected: string): void {
+  if (actual !== expected) throw new Error(`${what}: ${actual}, expected ${expected}`);
+  console.log(`${what}: ${actual}`);
+}
+
+quickstart().then(
+  () => process.exit(0),
+  (error) => {
+    console.error(`quickstart: ${error instanceof Error ? error.message : error}`);
+    process.exit(1);
+  },
+);
