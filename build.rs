@@ -1,0 +1,38 @@
+//! Compiles the proto files, without protoc, in two passes: the messages; and the service, whose Watch answers with
+//! bytes that are encoded already.
+
+use std::{env, fs, path::PathBuf};
+
+use tonic_prost_build::Builder;
+
+const FILES: [&str; 3] = ["error_reason", "session", "session_service"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = FILES.map(|file| format!("sessiond/v1/{file}.proto"));
+    let descriptors = protox::compile(files, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+
+    let mut messages = descriptors.clone();
+    messages.file.iter_mut().for_each(|file| file.service.clear());
+    builder().compile_fds(messages)?;
+
+    let service = out.join("service");
+    fs::create_dir_all(&service)?;
+    builder()
+        .extern_path(".sessiond.v1", "crate::pb")
+        .extern_path(".sessiond.v1.WatchResponse", "crate::pb::EncodedWatchResponse")
+        .out_dir(service)
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Maps are ordered, so that a request has one encoding; messages have no Debug, for they may hold a token.
+fn builder() -> Builder {
+    tonic_prost_build::configure()
+        .build_client(false)
+        .btree_map(".")
+        .skip_debug(["."])
+        .bytes(".sessiond.v1.WatchResponse.resume_token")
+}

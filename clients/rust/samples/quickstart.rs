@@ -1,0 +1,110 @@
+//! One session, two servers: what server A keeps, server B tells.
+
+use std::{collections::BTreeMap, env, error::Error, time::Duration};
+
+use sessiond_client::v1::{
+    AttributeValue, Cause, CreateSessionRequest, DeleteSessionRequest, EventType, GetSessionRequest, Session,
+    SessionEvent, SessionKey, SessionView, WatchRequest, WatchResponse, attribute_value::Kind, session_key::Key,
+    session_service_client::SessionServiceClient,
+};
+use tokio::time::timeout;
+use tonic::{
+    Code, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+const CONTENT: &str = r#"user_id=1 cart=["item1","item2"]"#;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    timeout(Duration::from_secs(10), story()).await?
+}
+
+async fn story() -> Result<(), Box<dyn Error>> {
+    let (mut a, mut b) = (connect("SESSIOND_A").await?, connect("SESSIOND_B").await?);
+    // A channel of its own: a stalled watch blocks the calls beside it.
+    let mut watcher = connect("SESSIOND_B").await?;
+    let namespace = env::var("SESSIOND_NAMESPACE").unwrap_or("quickstart".into());
+    let labels = BTreeMap::from([("quickstart".to_owned(), format!("rust-{}", std::process::id()))]);
+
+    let request = WatchRequest {
+        namespace: namespace.clone(),
+        whole_namespace: true,
+        labels: labels.clone(),
+        view: SessionView::Full.into(),
+        ..Default::default()
+    };
+    let mut watch = watcher.watch(request).await?.into_inner();
+    // A bookmark: from here on nothing is missed.
+    watch.message().await?.ok_or("the watch was closed")?;
+
+    let attributes = BTreeMap::from([
+        ("user_id".to_owned(), AttributeValue { kind: Some(Kind::IntValue(1)) }),
+        ("cart".to_owned(), AttributeValue { kind: Some(Kind::JsonValue(r#"["item1","item2"]"#.into())) }),
+    ]);
+    let request = CreateSessionRequest {
+        namespace: namespace.clone(),
+        subject: "1".into(),
+        labels,
+        attributes,
+        ..Default::default()
+    };
+    let created = a.create_session(request).await?.into_inner();
+    let session = created.session.ok_or("no session")?;
+    let key = Some(SessionKey { key: Some(Key::Token(created.token)) });
+    println!("server A keeps the session of user {}", session.subject);
+
+    let heard = wait_for(&mut watch, EventType::Created, &session.id).await?;
+    tell("server B heard CREATED", &describe(heard.session), CONTENT)?;
+
+    let request = GetSessionRequest { namespace: namespace.clone(), key: key.clone(), ..Default::default() };
+    let read = b.get_session(request.clone()).await?.into_inner();
+    tell("server B reads", &describe(read.session), CONTENT)?;
+
+    a.delete_session(DeleteSessionRequest { namespace, key, ..Default::default() }).await?;
+    let heard = wait_for(&mut watch, EventType::Ended, &session.id).await?;
+    tell("server B heard ENDED", heard.cause().as_str_name().trim_start_matches("CAUSE_"), "LOGOUT")?;
+    assert_eq!(heard.cause(), Cause::Logout);
+
+    match a.get_session(request).await {
+        Err(status) if status.code() == Code::NotFound => println!("server A answers: NOT_FOUND"),
+        answer => return Err(format!("expected NOT_FOUND, got {answer:?}").into()),
+    }
+    println!("done");
+    Ok(())
+}
+
+async fn connect(variable: &str) -> Result<SessionServiceClient<Channel>, Box<dyn Error>> {
+    let address = env::var(variable).map_err(|_| format!("set {variable} to host:port"))?;
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(Duration::from_secs(10));
+    Ok(SessionServiceClient::new(endpoint.connect().await?))
+}
+
+async fn wait_for(
+    watch: &mut Streaming<WatchResponse>,
+    kind: EventType,
+    id: &str,
+) -> Result<SessionEvent, Box<dyn Error>> {
+    loop {
+        let response = watch.message().await?.ok_or("the watch was closed")?;
+        if let Some(event) = response.events.into_iter().find(|event| event.r#type() == kind && event.id == id) {
+            return Ok(event);
+        }
+    }
+}
+
+fn describe(session: Option<Session>) -> String {
+    let kind = |name: &str| session.as_ref()?.attributes.get(name)?.kind.clone();
+    match (kind("user_id"), kind("cart")) {
+        (Some(Kind::IntValue(user)), Some(Kind::JsonValue(cart))) => format!("user_id={user} cart={cart}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn tell(what: &str, is: &str, expected: &str) -> Result<(), String> {
+    if is != expected {
+        return Err(format!("{what}: expected {expected}, got {is}"));
+    }
+    println!("{what}: {is}");
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Opening a watch.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use super::*;
+use crate::watch::{Filter, Finish, Kind, Lifetime, ResumeToken, Scope, Start, Subscription};
+
+pub enum WatchKeys {
+    WholeNamespace,
+    Ids(HashSet<SessionId>),
+    Token(Token),
+    MalformedToken,
+}
+
+pub struct Watch {
+    pub namespace: Namespace,
+    pub keys: WatchKeys,
+    pub labels: BTreeMap<String, String>,
+    /// None = all.
+    pub kinds: Option<HashSet<Kind>>,
+    pub resume: Option<ResumeToken>,
+    pub bookmark_interval: Duration,
+}
+
+impl Service {
+    /// Opens a watch that tells every matching change after the log's end as of now, or after the resume token.
+    pub async fn watch(&self, call: Watch) -> Result<Subscription, Error> {
+        self.policy(&call.namespace)?;
+        let (scope, mut lifetime) = match call.keys {
+            WatchKeys::WholeNamespace => (Scope::Namespace, Lifetime::Unlimited),
+            WatchKeys::Ids(ids) => (Scope::Ids(ids.clone()), Lifetime::Ids(ids)),
+            WatchKeys::Token(token) => {
+                let (id, proof) = (token.id(), Proof::Secret(token.verifier()));
+                (Scope::Ids(HashSet::from([id])), Lifetime::Token { id, proof, ended: None })
+            }
+            WatchKeys::MalformedToken => return Err(Error::NotFound),
+        };
+        if self.draining.is_cancelled() {
+            return Err(Error::Draining);
+        }
+        // Ask the primary: this server's ring may lag behind the one that gave the token.
+        let verified = self.hub.refresh().await;
+        let verified = verified.ok_or_else(|| store::Error::Unavailable("the log's end cannot be read".into()))?;
+        let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
+        let registered = self.hub.register(&filter).map_err(|_| Error::WatchLimit)?;
+        // Looked at after the registration: an ending comes by the look or by the stream.
+        let before = lifetime.len();
+        lifetime.look(&self.store, &call.namespace).await?;
+        match lifetime.ended() {
+            // What ended since the resume token is told by the stream.
+            _ if call.resume.is_some() && !matches!(lifetime.ended(), Some(Finish::TokenUnknown)) => {}
+            Some(Finish::TokenEnded(cause)) => return Err(Error::Ended(*cause)),
+            Some(_) => return Err(Error::NotFound),
+            None if lifetime.len() < before => return Err(Error::NotFound),
+            None => {}
+        }
+        let start = Start {
+            filter,
+            lifetime,
+            bookmark_interval: call.bookmark_interval,
+            resume: call.resume,
+            as_of: verified.as_of,
+        };
+        Ok(self.hub.subscribe(self.store.clone(), registered, start, self.draining.clone()))
+    }
+}

@@ -1,0 +1,324 @@
+//! The connections to Redis. With the keys' hash tags and the scripts' loader this is all that knows fred.
+//!
+//! What fred does by default and must not do here: send a command again after a disconnect (one attempt each), queue
+//! without bound, speak RESP2 (an array that begins with the text `message` is then taken for a push), and wait for
+//! ever. Time-outs are our own, for fred's do not hold while it reconnects to a server that hangs.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fred::{
+    clients::Client,
+    error::{Error as FredError, ErrorKind},
+    interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface},
+    types::{
+        Builder, ClusterHash, CustomCommand, Message, RespVersion, Value,
+        config::{Config, ConnectionConfig, ReconnectPolicy, Server, TcpConfig, UnresponsiveConfig},
+        scripts::Script as Loaded,
+    },
+};
+use tokio::{
+    sync::broadcast::Receiver,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::observe::Metrics;
+
+use super::{
+    error::Error,
+    scripts::{self, Script},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A reply that takes longer means a server that hangs: the connection is torn down.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Commands waiting for a connection's writer.
+const QUEUE: usize = 16_384;
+/// Messages waiting for the feed; beyond it they are lost, which the feed notices and makes good from the log.
+const MESSAGES: usize = 8_192;
+/// How far ahead a script's time may end, however long the call's deadline.
+const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
+
+/// What a command does, which decides what a lost answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Reads,
+    Writes,
+}
+
+/// Which connection a command takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Calls that somebody waits for.
+    Calls,
+    /// Log pages, scans, expiry: nothing large stands before a call.
+    Bulk,
+}
+
+pub struct Connection {
+    calls: Client,
+    bulk: Client,
+    subscriber: Client,
+    clock: Clock,
+    loaded: Vec<(&'static str, Loaded)>,
+    metrics: Arc<Metrics>,
+}
+
+impl Connection {
+    /// Connects, or says why that failed; afterwards reconnects by itself, for ever.
+    pub async fn open(url: &str, password: Option<&str>, metrics: Arc<Metrics>) -> Result<Self, FredError> {
+        let mut config = Config::from_url(url)?;
+        config.version = RespVersion::RESP3;
+        if let Some(password) = password {
+            config.password = Some(password.to_owned());
+        }
+        let connection = Connection {
+            calls: client(&config, 32)?,
+            bulk: client(&config, 32)?,
+            subscriber: client(&config, MESSAGES)?,
+            clock: Clock::new(),
+            loaded: scripts::ALL.iter().map(|script| (script.name, script.load())).collect(),
+            metrics,
+        };
+        for client in connection.clients() {
+            client.init().await?;
+        }
+        connection.metrics.store_up.set(1);
+        Ok(connection)
+    }
+
+    fn clients(&self) -> [&Client; 3] {
+        [&self.calls, &self.bulk, &self.subscriber]
+    }
+
+    pub async fn close(&self) {
+        for client in self.clients() {
+            let _ = timeout(Duration::from_secs(1), client.quit()).await;
+        }
+    }
+
+    /// Pings every connection for ever, so that one that hangs is torn down, and drops the clock's estimate whenever
+    /// the connection for calls is a new one.
+    pub async fn keep_alive(&self) {
+        let mut reconnects = self.calls.reconnect_rx();
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                _ = beat.tick() => {
+                    let pings = self.clients().map(|client| timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)));
+                    let answers = futures_util::future::join_all(pings).await;
+                    self.metrics.store_up.set(answers.iter().all(|answer| matches!(answer, Ok(Ok(())))) as i64);
+                }
+                _ = reconnects.recv() => self.clock.forget(),
+            }
+        }
+    }
+
+    /// Whether Redis answered the last heartbeat on every connection.
+    pub fn is_up(&self) -> bool {
+        self.metrics.store_up.get() == 1 && self.clients().iter().all(|client| client.is_connected())
+    }
+
+    /// The last moment of Redis' clock, in ms, at which a script of this call may write. The estimate of that clock
+    /// never runs ahead while the clock does not step back, so the moment is never later than the deadline.
+    pub async fn not_after(&self, deadline: Instant) -> Result<u64, Error> {
+        if !self.clock.is_known() {
+            let now = self.time(deadline).await?;
+            self.clock.note(now);
+        }
+        Ok(self.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
+    }
+
+    /// What the clock of Redis shows now, at the latest known; in microseconds.
+    pub fn now(&self) -> Option<u64> {
+        self.clock.is_known().then(|| self.clock.at(Instant::now()))
+    }
+
+    pub fn note_time(&self, redis_us: u64) {
+        self.clock.note(redis_us);
+    }
+
+    /// Takes this reading even where it is earlier than the estimate: a script found its time over.
+    pub fn correct_time(&self, redis_us: u64) {
+        self.clock.forget();
+        self.clock.note(redis_us);
+    }
+
+    /// What Redis says of itself, a `field:value` a line.
+    pub async fn info(&self, deadline: Instant) -> Result<String, Error> {
+        let reply = self.command(Lane::Bulk, "INFO", Vec::new(), deadline).await?;
+        reply.into_string().ok_or_else(|| Error::Unexpected("INFO".into()))
+    }
+
+    async fn time(&self, deadline: Instant) -> Result<u64, Error> {
+        let reply = self.command(Lane::Calls, "TIME", Vec::new(), deadline).await?;
+        let mut parts = reply.into_array().into_iter().filter_map(|part| part.as_u64());
+        match (parts.next(), parts.next()) {
+            (Some(seconds), Some(micros)) => Ok(seconds * 1_000_000 + micros),
+            _ => Err(Error::Unexpected("TIME".into())),
+        }
+    }
+
+    /// Runs a script; the reply is an array that an integer begins.
+    pub async fn run(
+        &self,
+        lane: Lane,
+        script: &Script,
+        keys: Vec<String>,
+        args: Vec<Bytes>,
+        deadline: Instant,
+        effect: Effect,
+    ) -> Result<Vec<Value>, Error> {
+        debug_assert_eq!(keys.len(), script.keys, "{}", script.name);
+        let client = self.client(lane);
+        let loaded = &self.loaded.iter().find(|(name, _)| *name == script.name).expect("registered").1;
+        let args: Vec<Value> = args.into_iter().map(Value::Bytes).collect();
+        let started = Instant::now();
+        let attempt = async {
+            let first = client.evalsha(loaded.sha1().clone(), keys.clone(), args.clone()).await;
+            match first {
+                Err(error) if error.details().starts_with("NOSCRIPT") => {
+                    client.script_load::<(), _>(script.source()).await?;
+                    client.evalsha(loaded.sha1().clone(), keys, args).await
+                }
+                answer => answer,
+            }
+        };
+        let answer: Result<Value, Error> = self.wait(client, deadline, effect, attempt).await;
+        self.metrics.redis_call(script.name, started.elapsed(), answer.is_ok());
+        match answer? {
+            Value::Array(reply) => Ok(reply),
+            other => Err(Error::Unexpected(format!("{}: {:?}", script.name, other.kind()))),
+        }
+    }
+
+    /// Sends a command that only reads.
+    pub async fn command(
+        &self,
+        lane: Lane,
+        name: &'static str,
+        args: Vec<Value>,
+        deadline: Instant,
+    ) -> Result<Value, Error> {
+        let client = self.client(lane);
+        let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+        let started = Instant::now();
+        let answer = self.wait(client, deadline, Effect::Reads, client.custom(command, args)).await;
+        self.metrics.redis_call(name, started.elapsed(), answer.is_ok());
+        answer
+    }
+
+    fn client(&self, lane: Lane) -> &Client {
+        match lane {
+            Lane::Calls => &self.calls,
+            Lane::Bulk => &self.bulk,
+        }
+    }
+
+    async fn wait(
+        &self,
+        client: &Client,
+        deadline: Instant,
+        effect: Effect,
+        answer: impl Future<Output = Result<Value, FredError>>,
+    ) -> Result<Value, Error> {
+        if !client.is_connected() {
+            return Err(Error::Unavailable("reconnecting".into()));
+        }
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(failure(&error, effect)),
+            Err(_) if effect == Effect::Reads => Err(Error::Timeout),
+            Err(_) => Err(Error::OutcomeTimeout),
+        }
+    }
+
+    /// Told whenever the subscriber has a new connection, which has no subscriptions.
+    pub fn subscriber_reconnects(&self) -> Receiver<Server> {
+        self.subscriber.reconnect_rx()
+    }
+
+    pub fn messages(&self) -> Receiver<Message> {
+        self.subscriber.message_rx()
+    }
+
+    pub async fn subscribe(&self, channels: impl Iterator<Item = String>) -> Result<(), Error> {
+        for channel in channels {
+            let answer = timeout(CONNECT_TIMEOUT, self.subscriber.ssubscribe(channel)).await;
+            answer.map_err(|_| Error::Timeout)?.map_err(|error| failure(&error, Effect::Reads))?;
+        }
+        Ok(())
+    }
+}
+
+fn client(config: &Config, messages: usize) -> Result<Client, FredError> {
+    Builder::from_config(config.clone())
+        .with_connection_config(|connection: &mut ConnectionConfig| {
+            connection.connection_timeout = CONNECT_TIMEOUT;
+            connection.internal_command_timeout = CONNECT_TIMEOUT;
+            connection.max_command_attempts = 1;
+            connection.max_command_buffer_len = QUEUE;
+            connection.unresponsive = UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE_AFTER), interval: HEARTBEAT };
+            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+            // Their text tells the caller that nothing was applied; fred would send the command again.
+            connection.reconnect_errors = Vec::new();
+        })
+        .with_performance_config(|performance| performance.broadcast_channel_capacity = messages)
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
+        .build()
+}
+
+/// What an error of fred means for the call.
+fn failure(error: &FredError, effect: Effect) -> Error {
+    const NOT_NOW: [&str; 6] = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"];
+    let text = error.details();
+    match error.kind() {
+        ErrorKind::Backpressure => Error::Overloaded,
+        ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol => match effect {
+            Effect::Reads => Error::Unavailable(text.to_owned()),
+            Effect::Writes => Error::OutcomeUnknown(text.to_owned()),
+        },
+        _ if text.starts_with("OOM") => Error::Full,
+        _ if NOT_NOW.iter().any(|word| text.starts_with(word)) => Error::Unavailable(text.to_owned()),
+        _ => Error::Refused(text.to_owned()),
+    }
+}
+
+/// An estimate of Redis' clock that does not run ahead of it: the reading of a reply, and what passed here since it
+/// came. Belongs to one connection.
+struct Clock {
+    origin: Instant,
+    /// Redis' time in us less the time since `origin`.
+    offset: AtomicI64,
+}
+
+const UNKNOWN: i64 = i64::MIN;
+
+impl Clock {
+    fn new() -> Self {
+        Clock { origin: Instant::now(), offset: AtomicI64::new(UNKNOWN) }
+    }
+
+    fn is_known(&self) -> bool {
+        self.offset.load(Ordering::Relaxed) != UNKNOWN
+    }
+
+    fn note(&self, redis_us: u64) {
+        let offset = redis_us as i64 - self.origin.elapsed().as_micros() as i64;
+        self.offset.fetch_max(offset, Ordering::Relaxed);
+    }
+
+    fn forget(&self) {
+        self.offset.store(UNKNOWN, Ordering::Relaxed);
+    }
+
+    fn at(&self, moment: Instant) -> u64 {
+        let offset = self.offset.load(Ordering::Relaxed);
+        (offset.max(0) as u64).saturating_add(moment.saturating_duration_since(self.origin).as_micros() as u64)
+    }
+}

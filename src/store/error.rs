@@ -1,0 +1,40 @@
+//! Why the store did not do what was asked. What was found there instead is an outcome, not an error.
+
+use crate::session::SessionName;
+
+use super::record::Corrupt;
+
+/// Failures of the store; each says whether anything was applied.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Never handed to a connection: nothing was applied.
+    #[error("no connection to Redis: {0}")]
+    Unavailable(String),
+    /// Never handed to a connection: nothing was applied.
+    #[error("too many calls wait for Redis")]
+    Overloaded,
+    /// Nothing was applied: it was a read, or the script found its time over.
+    #[error("Redis did not answer in time")]
+    Timeout,
+    /// A write that may have been applied, though never later than the call's deadline.
+    #[error("Redis did not answer in time; the change may have been applied")]
+    OutcomeTimeout,
+    /// A write that may have been applied, though never later than the call's deadline.
+    #[error("the connection to Redis was lost; the change may have been applied: {0}")]
+    OutcomeUnknown(String),
+    /// Nothing was applied: the store has another id than the one this server serves, or none.
+    #[error("the store was exchanged or emptied")]
+    StoreChanged,
+    /// Nothing was applied.
+    #[error("Redis has no memory left for writes")]
+    Full,
+    /// Redis refused the command before it wrote anything.
+    #[error("Redis refused: {0}")]
+    Refused(String),
+    /// What Redis holds of this session cannot be read.
+    #[error("record of {name} is corrupt: {cause}")]
+    Corrupt { name: SessionName, cause: Corrupt },
+    /// Redis answered what no script of ours answers.
+    #[error("unexpected answer of Redis: {0}")]
+    Unexpected(String),
+}

@@ -1,0 +1,116 @@
+//! The key schema: every key and channel name is spelled here and nowhere else.
+//!
+//! A session belongs to a virtual partition by a hash of its id. All keys of a partition share a hash tag, so one
+//! script can touch them on a Redis Cluster too; the tags are chosen so that the partitions' slots lie evenly.
+
+use crate::session::{ID_BYTES, Namespace, SessionId, SessionName};
+
+const SLOTS: usize = 16_384;
+
+/// Number of a partition, below the number of partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition(pub u16);
+
+impl Partition {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Names of all keys of a store.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Key prefix and hash tag of each partition.
+    stems: Vec<String>,
+}
+
+impl Keys {
+    /// The number of partitions is a power of two of at most 64.
+    pub fn new(prefix: &str, partitions: u16) -> Self {
+        let stems = (0..partitions).map(|index| format!("{prefix}{{{}}}", tag(index, partitions))).collect();
+        Keys { stems }
+    }
+
+    pub fn partitions(&self) -> impl ExactSizeIterator<Item = Partition> + use<> {
+        (0..self.stems.len() as u16).map(Partition)
+    }
+
+    pub fn partition_of(&self, id: &SessionId) -> Partition {
+        const { assert!(ID_BYTES == 16) };
+        Partition((crc32fast::hash(id.as_bytes()) as usize & (self.stems.len() - 1)) as u16)
+    }
+
+    fn stem(&self, partition: Partition) -> &str {
+        &self.stems[partition.index()]
+    }
+
+    /// Hash: one session, or its tombstone.
+    pub fn session(&self, name: &SessionName) -> String {
+        format!("{}:s:{}:{}", self.stem(self.partition_of(&name.id)), name.namespace, name.id)
+    }
+
+    /// Sorted set of the namespace's ids by deadline in ms: timer and list in one.
+    pub fn due(&self, partition: Partition, namespace: &Namespace) -> String {
+        format!("{}:due:{namespace}", self.stem(partition))
+    }
+
+    /// Sorted set of namespaces by a lower bound of their earliest deadline in ms.
+    pub fn namespaces(&self, partition: Partition) -> String {
+        format!("{}:ns", self.stem(partition))
+    }
+
+    /// Stream: one entry per change.
+    pub fn log(&self, partition: Partition) -> String {
+        format!("{}:log", self.stem(partition))
+    }
+
+    /// Hash: store id, format, number of partitions, last position, bytes in the log.
+    pub fn meta(&self, partition: Partition) -> String {
+        format!("{}:meta", self.stem(partition))
+    }
+
+    /// Sharded channel: every log entry as it is written.
+    pub fn channel(&self, partition: Partition) -> String {
+        format!("{}:events", self.stem(partition))
+    }
+
+    pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
+        let stem = channel.strip_suffix(":events")?;
+        self.stems.iter().position(|own| own == stem).map(|index| Partition(index as u16))
+    }
+}
+
+/// The hash tag of a partition: the first `ses:<partition>:<n>` whose slot lies in this partition's share of all slots.
+fn tag(index: u16, partitions: u16) -> String {
+    let share = SLOTS / partitions as usize;
+    (0..)
+        .map(|n| format!("ses:{index:02}:{n}"))
+        .find(|tag| slot(tag) / share == index as usize)
+        .expect("some number leads to every share")
+}
+
+fn slot(tag: &str) -> usize {
+    fred::util::redis_keyslot(tag.as_bytes()) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tags_of_a_store_never_change() {
+        let keys = Keys::new("sessiond:", 16);
+        let name = SessionName { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
+        assert_eq!(keys.session(&name), "sessiond:{ses:12:10}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
+    }
+
+    #[test]
+    fn every_share_of_the_slots_has_one_partition() {
+        for partitions in [1, 2, 4, 8, 16, 32, 64] {
+            for index in 0..partitions {
+                let share = slot(&tag(index, partitions)) * partitions as usize / SLOTS;
+                assert_eq!(share, index as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Walking through what lives: pages of ids for lists, and the ids that are due.
+
+use bytes::Bytes;
+use fred::types::Value;
+use tokio::time::Instant;
+
+use crate::session::{Namespace, Policy, Proof, SessionId, SessionName, Use, View};
+
+use super::{
+    Found, Store,
+    connection::{Effect, Lane},
+    error::Error,
+    keys::Partition,
+    scripts,
+};
+
+/// Sets up to this size are read whole and in order; larger ones by a cursor of Redis.
+const READ_WHOLE: u64 = 1_000;
+/// Namespaces looked at in one go.
+const NAMESPACES: i64 = 64;
+
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListPosition {
+    /// In this partition, after this id; None = at its start.
+    After(Partition, Option<SessionId>),
+    /// In this partition, at a cursor of Redis, good for the run of Redis that has this hash.
+    Cursor { partition: Partition, run: u32, cursor: u64 },
+}
+
+impl Store {
+    /// Some ids of a namespace from the position on, and where to go on; None = that was all.
+    pub async fn list(
+        &self,
+        namespace: &Namespace,
+        from: ListPosition,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<(Vec<SessionId>, Option<ListPosition>), Error> {
+        let (partition, run_and_cursor, after) = match from {
+            ListPosition::After(partition, after) => (partition, None, after),
+            ListPosition::Cursor { partition, run, cursor } => (partition, Some((run, cursor)), None),
+        };
+        let due = self.keys.due(partition, namespace);
+        let count = self.connection.command(Lane::Bulk, "ZCARD", vec![due.clone().into()], deadline).await?;
+        let next_partition = || {
+            let next = Partition(partition.0 + 1);
+            (next.index() < self.keys.partitions().len()).then_some(ListPosition::After(next, None))
+        };
+        if run_and_cursor.is_none() && count.as_u64().unwrap_or(0) <= READ_WHOLE {
+            let args = vec![due.into(), 0.into(), (-1).into()];
+            let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+            let mut ids: Vec<SessionId> = ids(reply.into_array()).filter(|id| Some(*id) > after).collect();
+            ids.sort_unstable();
+            if ids.len() > limit {
+                ids.truncate(limit);
+                let last = ids.last().copied();
+                return Ok((ids, Some(ListPosition::After(partition, last))));
+            }
+            return Ok((ids, next_partition()));
+        }
+        // A cursor is void for another run of Redis: the partition starts again.
+        let info = self.connection.info(deadline).await?;
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+        let run = crc32fast::hash(run.as_bytes());
+        let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
+        let args = vec![due.into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
+        let reply = self.connection.command(Lane::Bulk, "ZSCAN", args, deadline).await?.into_array();
+        let mut reply = reply.into_iter();
+        let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
+        let cursor: u64 = cursor.ok_or_else(|| Error::Unexpected("ZSCAN".into()))?;
+        let members = reply.next().map(Value::into_array).unwrap_or_default();
+        let ids = ids(members.into_iter().step_by(2)).collect();
+        let next = if cursor == 0 { next_partition() } else { Some(ListPosition::Cursor { partition, run, cursor }) };
+        Ok((ids, next))
+    }
+
+    /// Reads a session for a list: on the connection for bulk, by its id.
+    pub async fn read_listed(
+        &self,
+        name: &SessionName,
+        view: View,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Found, Error> {
+        self.get_on(Lane::Bulk, name, Proof::Named, view, Use::DoesNotCount, policy, deadline).await
+    }
+
+    /// The namespaces of a partition whose bound is over at `now_ms`, and the bound of the next one.
+    pub async fn due_namespaces(
+        &self,
+        partition: Partition,
+        now_ms: u64,
+        deadline: Instant,
+    ) -> Result<(Vec<Namespace>, Option<u64>), Error> {
+        let key = self.keys.namespaces(partition);
+        let args = vec![key.into(), 0.into(), (NAMESPACES - 1).into(), "WITHSCORES".into()];
+        // With scores the reply is an array of pairs: none that a namespace's name could begin.
+        let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+        let mut due = Vec::new();
+        for pair in reply.into_array() {
+            let mut pair = pair.into_array().into_iter();
+            let namespace = pair.next().and_then(|name| name.into_string()).and_then(|name| name.parse().ok());
+            let bound = pair.next().and_then(|bound| bound.as_f64());
+            let (Some(namespace), Some(bound)) = (namespace, bound) else { continue };
+            if bound > now_ms as f64 {
+                return Ok((due, bound.is_finite().then_some(bound as u64)));
+            }
+            due.push(namespace);
+        }
+        Ok((due, None))
+    }
+
+    /// Ids of a namespace whose deadline is over, at most so many. Where there is none, the namespace's bound is set
+    /// to its earliest deadline.
+    pub async fn due_ids(
+        &self,
+        partition: Partition,
+        namespace: &Namespace,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<(SessionId, u64)>, Error> {
+        let keys = vec![self.keys.due(partition, namespace), self.keys.namespaces(partition)];
+        let args = vec![Bytes::copy_from_slice(namespace.as_str().as_bytes()), limit.to_string().into()];
+        let reply = self.connection.run(Lane::Bulk, &scripts::DUE, keys, args, deadline, Effect::Writes).await?;
+        let mut reply = reply.into_iter();
+        if let Some(now) = reply.next().and_then(|now| now.as_u64()) {
+            self.connection.note_time(now);
+        }
+        let members = reply.next().map(Value::into_array).unwrap_or_default();
+        let mut due = Vec::with_capacity(members.len() / 2);
+        let mut members = members.into_iter();
+        while let (Some(id), Some(score)) = (members.next(), members.next()) {
+            let score = score.as_f64().unwrap_or(0.0) as u64;
+            due.extend(id.into_string().and_then(|id| id.parse().ok()).map(|id| (id, score)));
+        }
+        Ok(due)
+    }
+
+    /// Drops log entries beyond the bounds, at most a batch of them; says how many.
+    pub async fn trim(&self, partition: Partition, bounds: LogBounds, deadline: Instant) -> Result<u64, Error> {
+        let keys = vec![self.keys.log(partition), self.keys.meta(partition)];
+        let numbers = [bounds.age_us, bounds.entries, bounds.bytes, bounds.batch];
+        let args = numbers.map(|number| number.to_string().into()).to_vec();
+        let reply = self.connection.run(Lane::Bulk, &scripts::TRIM, keys, args, deadline, Effect::Writes).await?;
+        Ok(reply.first().and_then(|dropped| dropped.as_u64()).unwrap_or(0))
+    }
+}
+
+/// How long a partition's log may get.
+#[derive(Clone, Copy, Debug)]
+pub struct LogBounds {
+    pub age_us: u64,
+    pub entries: u64,
+    pub bytes: u64,
+    /// Entries dropped in one go.
+    pub batch: u64,
+}
+
+fn ids(members: impl IntoIterator<Item = Value>) -> impl Iterator<Item = SessionId> {
+    members.into_iter().filter_map(|member| member.into_string()?.parse().ok())
+}

@@ -1,0 +1,35 @@
+#!lua flags=allow-oom
+-- Drops the oldest log entries beyond the bounds, at most a batch in one go; never the last one.
+--
+-- KEYS  1 log  2 meta
+-- ARGV  1 age in us  2 entries, count  3 bytes  4 batch, count
+-- Reply {entries dropped, entries left, bytes left}
+
+assert(#KEYS == 2 and #ARGV == 4, 'arity')
+local time = redis.call('TIME')
+local oldest = time[1] * 1000000 + time[2] - tonumber(ARGV[1])
+local count = redis.call('XLEN', KEYS[1])
+local bytes = tonumber(redis.call('HGET', KEYS[2], 'bytes') or '0')
+local dropped, batch = 0, tonumber(ARGV[4])
+local from, keep = '-', nil
+while dropped < batch and count > 1 and not keep do
+  -- One at first: mostly nothing is to be dropped.
+  local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', dropped == 0 and 1 or 32)
+  for _, entry in ipairs(entries) do
+    local revision = tonumber(entry[1]:match('^%d+'))
+    if count > 1 and (revision < oldest or count > tonumber(ARGV[2]) or bytes > tonumber(ARGV[3])) then
+      count, bytes, dropped = count - 1, bytes - #entry[2][2], dropped + 1
+      from = '(' .. entry[1]
+    else
+      keep = entry[1]
+      break
+    end
+  end
+  if #entries == 0 then break end
+end
+if dropped > 0 then
+  if not keep then keep = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1][1] end
+  redis.call('XTRIM', KEYS[1], 'MINID', keep)
+  redis.call('HSET', KEYS[2], 'bytes', string.format('%.0f', math.max(bytes, 0)))
+end
+return {dropped, count, bytes}

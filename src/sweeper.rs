@@ -1,0 +1,128 @@
+//! Expiry on time, and the bounds of the log.
+//!
+//! Every instance has one; no lease is needed, for the script that ends a session does so once. It wakes at the next
+//! known deadline, and looks at every partition once a second anyway.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    session::{Namespace, Policies, SessionName},
+    store::{Error, Expired, LogBounds, Partition, Store},
+    watch::Hub,
+};
+
+/// Ids ended before other work gets its turn.
+const BATCH: usize = 100;
+/// Spreads the instances, so that mostly one of them finds what is due.
+const JITTER_MS: u64 = 20;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+pub struct Sweeper {
+    pub store: Arc<Store>,
+    pub hub: Arc<Hub>,
+    pub policies: Arc<Policies>,
+}
+
+impl Sweeper {
+    /// Ends what is due, for ever.
+    pub async fn run(&self) {
+        let mut looked = Instant::now();
+        loop {
+            self.wait_for_next(looked).await;
+            let Some(now) = self.now_ms() else { continue };
+            let mut due = self.hub.deadlines.take_due(now);
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                due = self.store.partitions().collect();
+            }
+            let sweeps = due.into_iter().map(|partition| self.sweep(partition));
+            futures_util::future::join_all(sweeps).await;
+        }
+    }
+
+    fn now_ms(&self) -> Option<u64> {
+        self.store.now().map(|now| now / 1000)
+    }
+
+    async fn wait_for_next(&self, looked: Instant) {
+        loop {
+            let until_look = LOOK_EVERY.saturating_sub(looked.elapsed());
+            let until_due = match self.now_ms() {
+                Some(now) => Duration::from_millis(self.hub.deadlines.next().saturating_sub(now)),
+                None => LOOK_EVERY,
+            };
+            let jitter = Duration::from_millis(getrandom::u32().unwrap_or(0) as u64 % JITTER_MS);
+            tokio::select! {
+                () = sleep(until_due.min(until_look) + jitter) => return,
+                () = self.hub.deadlines.changed() => {}
+            }
+        }
+    }
+
+    /// Ends what is due in a partition, and notes its next deadline.
+    async fn sweep(&self, partition: Partition) {
+        if let Err(error) = self.try_sweep(partition).await {
+            tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated");
+        }
+    }
+
+    async fn try_sweep(&self, partition: Partition) -> Result<(), Error> {
+        loop {
+            let Some(now) = self.now_ms() else { return Ok(()) };
+            let (due, next) = self.store.due_namespaces(partition, now, deadline()).await?;
+            if let Some(next) = next {
+                self.hub.deadlines.note(partition, next);
+            }
+            if due.is_empty() {
+                return Ok(());
+            }
+            for namespace in due {
+                self.sweep_namespace(partition, &namespace).await?;
+            }
+        }
+    }
+
+    async fn sweep_namespace(&self, partition: Partition, namespace: &Namespace) -> Result<(), Error> {
+        let policy = self.policies.of(namespace).unwrap_or(&self.policies.default);
+        loop {
+            let ids = self.store.due_ids(partition, namespace, BATCH, deadline()).await?;
+            if ids.is_empty() {
+                return Ok(());
+            }
+            let endings = ids.into_iter().map(async |(id, due)| {
+                let name = SessionName { namespace: namespace.clone(), id };
+                (due, self.store.expire(&name, policy, deadline()).await)
+            });
+            let now = |us: Option<u64>| us.unwrap_or(0) as f64 / 1e6;
+            for (due, ended) in futures_util::future::join_all(endings).await {
+                match ended? {
+                    Expired::Now => {
+                        let late = now(self.store.now()) - due as f64 / 1e3;
+                        self.hub.metrics.sessions_expired.inc();
+                        self.hub.metrics.expiry_lag_seconds.observe(late.max(0.0));
+                    }
+                    Expired::Before | Expired::NotDue => {}
+                }
+            }
+        }
+    }
+
+    /// Keeps every log within its bounds, for ever.
+    pub async fn trim(&self, bounds: LogBounds) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            for partition in self.store.partitions() {
+                while let Ok(dropped) = self.store.trim(partition, bounds, deadline()).await
+                    && dropped >= bounds.batch
+                {}
+            }
+        }
+    }
+}
+
+fn deadline() -> Instant {
+    Instant::now() + TIMEOUT
+}

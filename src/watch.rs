@@ -1,0 +1,21 @@
+//! One feed in, many watchers out.
+//!
+//! The [`feed`] follows the logs of all partitions into the [`hub`]'s one ring, in order of arrival; beside every entry
+//! stands the resume token after it, encoded once. A [`subscription`] is a cursor into that ring, a [`filter`] and a
+//! wake-up; what it cannot take from the ring any more it reads from the log.
+
+mod deadlines;
+mod feed;
+mod filter;
+mod hub;
+mod ring;
+mod subscription;
+mod token;
+
+pub use deadlines::Deadlines;
+pub use feed::{FeedClosed, feed};
+pub use filter::{Filter, Kind, Scope, Seen};
+pub use hub::{Hub, Verified, WatchLimitReached};
+pub use ring::{Entry, Resync};
+pub use subscription::{Batch, Control, Finish, Lifetime, Matched, Start, Subscription};
+pub use token::{Garbage, ResumeToken};

@@ -1,0 +1,291 @@
+//! The ring, who waits for what in it, and how far it is known to be complete.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    observe::Metrics,
+    session::{Namespace, SessionId, SessionName},
+    store::{self, Partition, Position, Store, StoreId},
+};
+
+use super::{
+    deadlines::Deadlines,
+    filter::{Filter, Scope},
+    ring::{Entry, Item, Resync, Ring, Slot},
+    subscription::{Start, Subscription},
+    token::ResumeToken,
+};
+
+/// Entries and bytes kept for watchers that are a little behind; beyond it they read the log.
+const RING_SLOTS: usize = 65_536;
+const RING_BYTES: usize = 64 * 1024 * 1024;
+
+/// The server has as many watches as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchLimitReached;
+
+/// A reading of all tails: what stood in the logs by then is in the ring.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    /// Time of Redis in us when the reading began, as far as it is known.
+    pub as_of: u64,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    Taken,
+    /// From before the place where the partition stands: read from the log already, or of another branch, which the
+    /// next reading of the tail finds out.
+    Stale,
+    /// Something is missing before it.
+    Gap,
+}
+
+/// Where a feed's changes meet the watchers.
+pub struct Hub {
+    state: Mutex<State>,
+    refreshes: mpsc::UnboundedSender<oneshot::Sender<Verified>>,
+    requests: Mutex<Option<mpsc::UnboundedReceiver<oneshot::Sender<Verified>>>>,
+    pub deadlines: Deadlines,
+    pub metrics: Arc<Metrics>,
+    max_watches: usize,
+}
+
+struct State {
+    ring: Ring,
+    /// Where each partition stands after the last slot.
+    at: ResumeToken,
+    token: Bytes,
+    watchers: HashMap<u64, Watcher>,
+    next_watcher: u64,
+    /// Who waits for a session, and who for a namespace.
+    by_session: HashMap<SessionName, Vec<u64>>,
+    by_namespace: HashMap<Namespace, Vec<u64>>,
+}
+
+struct Watcher {
+    /// Number of the first slot that concerns it and that it has not taken.
+    first: Option<u64>,
+    wake: Arc<Notify>,
+}
+
+/// What a watcher takes from the ring.
+pub enum Taken {
+    /// Slots in order, the first and perhaps later ones of its concern.
+    Slots(Vec<Slot>),
+    /// Nothing that concerns it, up to this token.
+    Nothing(Bytes),
+    /// It fell off the ring: what it has not taken is in the log.
+    FellOff,
+}
+
+impl Hub {
+    pub fn new(store: StoreId, tails: Vec<Position>, max_watches: usize, metrics: Arc<Metrics>) -> Self {
+        let (refreshes, requests) = mpsc::unbounded_channel();
+        let deadlines = Deadlines::new(tails.len());
+        let at = ResumeToken { store, positions: tails };
+        let state = State {
+            ring: Ring::new(RING_SLOTS, RING_BYTES),
+            token: at.encode(),
+            at,
+            watchers: HashMap::new(),
+            next_watcher: 0,
+            by_session: HashMap::new(),
+            by_namespace: HashMap::new(),
+        };
+        Hub {
+            state: Mutex::new(state),
+            refreshes,
+            requests: Mutex::new(Some(requests)),
+            deadlines,
+            metrics,
+            max_watches,
+        }
+    }
+
+    /// Waits until everything that stood in the logs when this was called is in the ring; None = Redis does not answer.
+    pub async fn refresh(&self) -> Option<Verified> {
+        let (answer, verified) = oneshot::channel();
+        self.refreshes.send(answer).ok()?;
+        verified.await.ok()
+    }
+
+    pub(super) fn take_requests(&self) -> mpsc::UnboundedReceiver<oneshot::Sender<Verified>> {
+        self.requests.lock().take().expect("a hub has one feed")
+    }
+
+    /// Where a partition stands.
+    pub(super) fn position(&self, partition: Partition) -> Position {
+        self.state.lock().at.positions[partition.index()]
+    }
+
+    /// Takes the entry in, if and only if it is the next one of its partition.
+    pub(super) fn push(&self, entry: store::Entry) -> Pushed {
+        let mut state = self.state.lock();
+        let at = &mut state.at.positions[entry.partition.index()];
+        if entry.previous != *at {
+            let is_stale = entry.position.revision <= at.revision;
+            return if is_stale { Pushed::Stale } else { Pushed::Gap };
+        }
+        *at = entry.position;
+        self.metrics.events_received.inc();
+        if let Some(deadline) = entry.event.session.expires() {
+            self.deadlines.note(entry.partition, deadline.0);
+        }
+        state.append(Item::Change(Arc::new(Entry::new(entry.event))));
+        Pushed::Taken
+    }
+
+    /// Goes on from these positions, and tells everybody that changes were missed.
+    pub(super) fn restart(&self, reason: Resync, store: StoreId, positions: Vec<(Partition, Position)>) {
+        let mut state = self.state.lock();
+        state.at.store = store;
+        for (partition, position) in positions {
+            state.at.positions[partition.index()] = position;
+            self.deadlines.note(partition, 0);
+        }
+        state.append(Item::Resync(reason));
+    }
+
+    /// Starts the watcher that was registered.
+    pub fn subscribe(
+        &self,
+        store: Arc<Store>,
+        (registration, end): (Registration, ResumeToken),
+        start: Start,
+        draining: CancellationToken,
+    ) -> Subscription {
+        Subscription::new(store, registration, end, start, draining)
+    }
+
+    /// Registers a watcher; it is told of what comes after the returned token.
+    pub fn register(self: &Arc<Self>, filter: &Filter) -> Result<(Registration, ResumeToken), WatchLimitReached> {
+        let mut state = self.state.lock();
+        if state.watchers.len() >= self.max_watches {
+            return Err(WatchLimitReached);
+        }
+        let id = state.next_watcher;
+        state.next_watcher += 1;
+        let wake = Arc::new(Notify::new());
+        state.watchers.insert(id, Watcher { first: None, wake: wake.clone() });
+        let concerns = match &filter.scope {
+            Scope::Namespace => Concerns::Namespace(filter.namespace.clone()),
+            Scope::Ids(ids) => Concerns::Sessions(filter.namespace.clone(), ids.iter().copied().collect()),
+        };
+        concerns.each(&mut state, |waiting| waiting.push(id));
+        self.metrics.watchers.inc();
+        let at = state.at.clone();
+        Ok((Registration { hub: self.clone(), id, wake, concerns }, at))
+    }
+}
+
+impl State {
+    fn append(&mut self, item: Item) {
+        self.token = self.at.encode();
+        let number = self.ring.end();
+        let mut tell = |watcher: &mut Watcher| {
+            watcher.first.get_or_insert(number);
+            watcher.wake.notify_one();
+        };
+        match &item {
+            Item::Resync(_) => self.watchers.values_mut().for_each(&mut tell),
+            Item::Change(entry) => {
+                let name = &entry.event.session.name;
+                let by_session = self.by_session.get(name).into_iter().flatten();
+                for id in by_session.chain(self.by_namespace.get(&name.namespace).into_iter().flatten()) {
+                    self.watchers.get_mut(id).into_iter().for_each(&mut tell);
+                }
+            }
+        }
+        self.ring.push(item, self.token.clone());
+    }
+}
+
+/// Which changes wake a watcher.
+enum Concerns {
+    Namespace(Namespace),
+    Sessions(Namespace, Vec<SessionId>),
+}
+
+impl Concerns {
+    fn each(&self, state: &mut State, mut change: impl FnMut(&mut Vec<u64>)) {
+        match self {
+            Concerns::Namespace(namespace) => {
+                let waiting = state.by_namespace.entry(namespace.clone()).or_default();
+                change(waiting);
+                if waiting.is_empty() {
+                    state.by_namespace.remove(namespace);
+                }
+            }
+            Concerns::Sessions(namespace, ids) => {
+                for id in ids {
+                    let name = SessionName { namespace: namespace.clone(), id: *id };
+                    let waiting = state.by_session.entry(name.clone()).or_default();
+                    change(waiting);
+                    if waiting.is_empty() {
+                        state.by_session.remove(&name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A watcher's place in the hub; leaves it when dropped.
+pub struct Registration {
+    hub: Arc<Hub>,
+    id: u64,
+    wake: Arc<Notify>,
+    concerns: Concerns,
+}
+
+impl Registration {
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Returns when something that concerns the watcher may have come.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The next slots, from the first that concerns the watcher on, at most so many. Where there is none the watcher
+    /// stands at the ring's end.
+    pub fn take(&self, limit: usize) -> Taken {
+        let mut guard = self.hub.state.lock();
+        let state = &mut *guard;
+        let watcher = state.watchers.get_mut(&self.id).expect("registered");
+        let Some(first) = watcher.first else {
+            return Taken::Nothing(state.token.clone());
+        };
+        if first < state.ring.first() {
+            return Taken::FellOff;
+        }
+        let slots: Vec<Slot> = state.ring.from(first).take(limit).cloned().collect();
+        let next = first + slots.len() as u64;
+        watcher.first = (next < state.ring.end()).then_some(next);
+        Taken::Slots(slots)
+    }
+
+    /// Moves the watcher to the ring's end, and says where that is: what stands before it is in the log.
+    pub fn skip_to_end(&self) -> ResumeToken {
+        let mut state = self.hub.state.lock();
+        state.watchers.get_mut(&self.id).expect("registered").first = None;
+        state.at.clone()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = self.hub.state.lock();
+        state.watchers.remove(&self.id);
+        self.concerns.each(&mut state, |waiting| waiting.retain(|id| *id != self.id));
+        self.hub.metrics.watchers.dec();
+    }
+}

@@ -1,0 +1,121 @@
+//! The latest changes of all partitions in order of arrival, and the resume token after each.
+
+use std::{collections::VecDeque, sync::Arc, sync::OnceLock};
+
+use bytes::Bytes;
+
+use crate::session::{Event, View};
+
+/// Why changes were missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resync {
+    /// The log no longer reaches back.
+    Compacted,
+    /// History was rewound.
+    RolledBack,
+    /// The store was emptied or exchanged.
+    Flushed,
+}
+
+/// One change, and the bytes it was rendered to: by whom it is delivered first, for all others too.
+pub struct Entry {
+    pub event: Event,
+    rendered: [OnceLock<Bytes>; 2],
+}
+
+impl Entry {
+    pub fn new(event: Event) -> Self {
+        Entry { event, rendered: Default::default() }
+    }
+
+    /// The bytes of this event in this view, rendered once.
+    pub fn rendered(&self, view: View, render: impl FnOnce(&Event) -> Bytes) -> &Bytes {
+        self.rendered[view as usize].get_or_init(|| render(&self.event))
+    }
+}
+
+/// What stands at one place of the ring.
+#[derive(Clone)]
+pub enum Item {
+    Change(Arc<Entry>),
+    Resync(Resync),
+}
+
+/// An item, and the resume token after it.
+#[derive(Clone)]
+pub struct Slot {
+    pub item: Item,
+    pub token: Bytes,
+    bytes: usize,
+}
+
+/// The slots by their number, which counts from the start of the process.
+pub struct Ring {
+    slots: VecDeque<Slot>,
+    /// Number of the first slot kept.
+    first: u64,
+    bytes: usize,
+    max_slots: usize,
+    max_bytes: usize,
+}
+
+impl Ring {
+    pub fn new(max_slots: usize, max_bytes: usize) -> Self {
+        Ring { slots: VecDeque::new(), first: 0, bytes: 0, max_slots, max_bytes }
+    }
+
+    /// Number of the first slot kept.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Number that the next slot will have.
+    pub fn end(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    /// The slots from this number on; it must not be before the first.
+    pub fn from(&self, number: u64) -> impl Iterator<Item = &Slot> {
+        self.slots.range((number - self.first) as usize..)
+    }
+
+    pub fn push(&mut self, item: Item, token: Bytes) {
+        let bytes = token.len() + item.weight();
+        self.bytes += bytes;
+        self.slots.push_back(Slot { item, token, bytes });
+        while self.slots.len() > self.max_slots || self.bytes > self.max_bytes && self.slots.len() > 1 {
+            let dropped = self.slots.pop_front().expect("it is not empty");
+            self.bytes -= dropped.bytes;
+            self.first += 1;
+        }
+    }
+}
+
+impl Item {
+    /// About what it takes in memory, both renderings included.
+    fn weight(&self) -> usize {
+        const FIXED: usize = 1024;
+        match self {
+            Item::Resync(_) => FIXED,
+            Item::Change(entry) => {
+                let attributes = entry.event.session.attributes.iter();
+                FIXED + 2 * attributes.map(|(name, value)| name.len() + value.len() + 32).sum::<usize>()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_ring_drops_its_oldest() {
+        let mut ring = Ring::new(3, usize::MAX);
+        for n in 0..5u8 {
+            ring.push(Item::Resync(Resync::Flushed), Bytes::from(vec![n]));
+        }
+        assert_eq!((ring.first(), ring.end()), (2, 5));
+        assert_eq!(ring.from(3).map(|slot| slot.token[0]).collect::<Vec<_>>(), [3, 4]);
+    }
+}

@@ -1,0 +1,398 @@
+//! One watcher: a cursor into the ring, a filter, a wake-up; and the log for what the ring no longer has.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    session::{Cause, Change, Event, Namespace, Policy, Proof, SessionId, SessionName, Use, View},
+    store::{Error, Found, Page, Partition, Position, Store},
+};
+
+use super::{
+    filter::{Filter, Seen},
+    hub::{Registration, Taken},
+    ring::{Entry, Item, Resync, Slot},
+    token::ResumeToken,
+};
+
+/// Slots looked at in one go.
+const TAKE: usize = 256;
+/// Attribute bytes of the events in one batch, but for the last event.
+const BATCH_BYTES: usize = 512 * 1024;
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How soon a bookmark is tried again that Redis did not answer for.
+const BOOKMARK_RETRY: Duration = Duration::from_millis(250);
+
+/// An event that the watcher is told of.
+pub struct Matched {
+    pub entry: Arc<Entry>,
+    pub seen: Seen,
+}
+
+/// What comes after the events of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Nothing is missing up to this time of Redis, in us.
+    Bookmark {
+        as_of: u64,
+    },
+    Resync(Resync),
+}
+
+/// What the watcher is told in one response.
+pub struct Batch {
+    pub events: Vec<Matched>,
+    pub control: Option<Control>,
+    /// The position after it.
+    pub token: Bytes,
+}
+
+/// Why a watch is over.
+#[derive(Debug)]
+pub enum Finish {
+    /// All sessions it was opened for have ended.
+    AllEnded,
+    /// The session of its token has ended.
+    TokenEnded(Cause),
+    /// The session of its token is not there any more.
+    TokenUnknown,
+    /// The server is being stopped.
+    Draining,
+    Store(Error),
+}
+
+/// How long a watch lasts.
+pub enum Lifetime {
+    Unlimited,
+    /// Until all of these have ended.
+    Ids(HashSet<SessionId>),
+    /// Until the session of this token has ended: with this cause, once that is known.
+    Token {
+        id: SessionId,
+        proof: Proof,
+        ended: Option<Finish>,
+    },
+}
+
+enum Phase {
+    /// Reads the log from these positions to those.
+    CatchUp {
+        at: ResumeToken,
+        to: ResumeToken,
+        partition: usize,
+    },
+    Live,
+    /// The last response was sent.
+    Over,
+}
+
+/// What a subscription starts with.
+pub struct Start {
+    pub filter: Filter,
+    pub lifetime: Lifetime,
+    pub bookmark_interval: Duration,
+    /// None = from the ring's end on.
+    pub resume: Option<ResumeToken>,
+    /// Time of Redis in us at which the ring's end was the log's.
+    pub as_of: u64,
+}
+
+/// One watcher.
+pub struct Subscription {
+    store: Arc<Store>,
+    registration: Registration,
+    filter: Filter,
+    lifetime: Lifetime,
+    phase: Phase,
+    pending: VecDeque<Slot>,
+    /// Position after what was told, or passed over.
+    token: Bytes,
+    bookmark_interval: Duration,
+    next_bookmark: Instant,
+    bookmark: Option<u64>,
+    draining: CancellationToken,
+}
+
+impl Subscription {
+    pub(super) fn new(
+        store: Arc<Store>,
+        registration: Registration,
+        end: ResumeToken,
+        start: Start,
+        draining: CancellationToken,
+    ) -> Self {
+        let token = start.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
+        let phase = match start.resume {
+            Some(at) => Phase::CatchUp { at, to: end, partition: 0 },
+            None => Phase::Live,
+        };
+        Subscription {
+            store,
+            registration,
+            filter: start.filter,
+            lifetime: start.lifetime,
+            phase,
+            pending: VecDeque::new(),
+            token,
+            bookmark_interval: start.bookmark_interval,
+            next_bookmark: Instant::now() + start.bookmark_interval,
+            bookmark: Some(start.as_of),
+            draining,
+        }
+    }
+
+    /// The next response, or why there is none any more.
+    pub async fn next(&mut self) -> Result<Batch, Finish> {
+        let draining = self.draining.clone();
+        let batch = tokio::select! {
+            biased;
+            () = draining.cancelled() => self.last_words()?,
+            batch = self.advance() => batch?,
+        };
+        self.next_bookmark = Instant::now() + self.bookmark_interval;
+        Ok(batch)
+    }
+
+    /// Tells where to go on elsewhere, then ends.
+    fn last_words(&mut self) -> Result<Batch, Finish> {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Over => Err(Finish::Draining),
+            Phase::CatchUp { .. } | Phase::Live => Ok(self.batch(Vec::new(), None)),
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Batch, Finish> {
+        loop {
+            match self.phase {
+                Phase::Over => return Err(Finish::Draining),
+                Phase::CatchUp { .. } => {
+                    if let Some(batch) = self.catch_up().await? {
+                        return Ok(batch);
+                    }
+                }
+                Phase::Live => {
+                    if let Some(batch) = self.live().await? {
+                        return Ok(batch);
+                    }
+                }
+            }
+        }
+    }
+
+    fn batch(&self, events: Vec<Matched>, control: Option<Control>) -> Batch {
+        self.registration.hub().metrics.events_delivered.inc_by(events.len() as u64);
+        Batch { events, control, token: self.token.clone() }
+    }
+
+    // ---- from the ring ----
+
+    async fn live(&mut self) -> Result<Option<Batch>, Finish> {
+        if self.pending.is_empty() {
+            match self.registration.take(TAKE) {
+                Taken::Slots(slots) => self.pending = slots.into(),
+                Taken::Nothing(token) => {
+                    self.token = token;
+                    return self.rest().await;
+                }
+                Taken::FellOff => {
+                    let at = ResumeToken::decode(&self.token).expect("a token of our own");
+                    self.phase = Phase::CatchUp { at, to: self.registration.skip_to_end(), partition: 0 };
+                    return Ok(None);
+                }
+            }
+        }
+        let mut events = Events::default();
+        while let Some(slot) = self.pending.pop_front() {
+            self.token = slot.token;
+            match slot.item {
+                Item::Change(entry) => self.consider(entry, &mut events),
+                Item::Resync(reason) => return self.resync(reason, events).await.map(Some),
+            }
+            if events.bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        Ok((!events.list.is_empty()).then(|| self.batch(events.list, None)))
+    }
+
+    /// At the ring's end: a bookmark if one is due, the end if the watch is over, else waits for what comes first.
+    async fn rest(&mut self) -> Result<Option<Batch>, Finish> {
+        if let Some(as_of) = self.bookmark.take() {
+            return Ok(Some(self.batch(Vec::new(), Some(Control::Bookmark { as_of }))));
+        }
+        self.check_lifetime()?;
+        tokio::select! {
+            () = self.registration.woken() => {}
+            () = sleep_until(self.next_bookmark) => match self.registration.hub().refresh().await {
+                Some(verified) => self.bookmark = Some(verified.as_of),
+                None => self.next_bookmark = Instant::now() + BOOKMARK_RETRY.min(self.bookmark_interval),
+            },
+        }
+        Ok(None)
+    }
+
+    // ---- from the log ----
+
+    /// Reads a page of the log; None = go on.
+    async fn catch_up(&mut self) -> Result<Option<Batch>, Finish> {
+        let Phase::CatchUp { at, to, partition } = &self.phase else { return Ok(None) };
+        let index = *partition;
+        if at.store != to.store || at.positions.len() != to.positions.len() {
+            return self.give_up(Resync::Flushed).await.map(Some);
+        }
+        let (Some(from), Some(target)) = (at.positions.get(index).copied(), to.positions.get(index).copied()) else {
+            self.phase = Phase::Live;
+            return Ok(None);
+        };
+        if from == target {
+            self.step_to(index, target, true);
+            return Ok(None);
+        }
+        let partition = Partition(index as u16);
+        let page = self.store.read_after(partition, from, Instant::now() + READ_TIMEOUT).await;
+        let entries = match page.map_err(Finish::Store)? {
+            Page::Entries(entries) => entries,
+            Page::Compacted => return self.give_up(Resync::Compacted).await.map(Some),
+            Page::Tail | Page::RolledBack => return self.give_up(Resync::RolledBack).await.map(Some),
+        };
+        let mut events = Events::default();
+        for entry in entries {
+            // What follows the target comes from the ring.
+            let is_last = entry.position.revision >= target.revision;
+            if entry.position.revision <= target.revision {
+                self.step_to(index, entry.position, is_last);
+                self.consider(Arc::new(Entry::new(entry.event)), &mut events);
+            } else {
+                self.step_to(index, target, true);
+            }
+            if is_last || events.bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        let is_silent = events.list.is_empty() && Instant::now() < self.next_bookmark;
+        Ok((!is_silent).then(|| self.batch(events.list, None)))
+    }
+
+    /// Moves a partition on, and after its last position to the next partition.
+    fn step_to(&mut self, index: usize, position: Position, is_last: bool) {
+        if let Phase::CatchUp { at, partition, .. } = &mut self.phase {
+            at.positions[index] = position;
+            *partition = index + usize::from(is_last);
+            self.token = at.encode();
+        }
+    }
+
+    /// The log does not lead from where the watcher is to where the ring goes on.
+    async fn give_up(&mut self, reason: Resync) -> Result<Batch, Finish> {
+        if let Phase::CatchUp { to, .. } = std::mem::replace(&mut self.phase, Phase::Live) {
+            self.token = to.encode();
+        }
+        self.resync(reason, Events::default()).await
+    }
+
+    // ---- for both ----
+
+    fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
+        self.note_ending(&entry.event);
+        if let Some(seen) = self.filter.sees(&entry.event) {
+            let values = entry.event.session.attributes.values();
+            events.bytes += 256 + values.map(Bytes::len).sum::<usize>();
+            events.list.push(Matched { entry, seen });
+        }
+    }
+
+    fn note_ending(&mut self, event: &Event) {
+        let Change::Ended(cause) = event.change else { return };
+        let name = &event.session.name;
+        match &mut self.lifetime {
+            _ if name.namespace != self.filter.namespace => {}
+            Lifetime::Unlimited => {}
+            Lifetime::Ids(alive) => {
+                alive.remove(&name.id);
+            }
+            Lifetime::Token { id, ended, .. } if *id == name.id => *ended = Some(Finish::TokenEnded(cause)),
+            Lifetime::Token { .. } => {}
+        }
+    }
+
+    fn check_lifetime(&mut self) -> Result<(), Finish> {
+        match &mut self.lifetime {
+            Lifetime::Unlimited => Ok(()),
+            Lifetime::Ids(alive) if alive.is_empty() => Err(Finish::AllEnded),
+            Lifetime::Ids(_) => Ok(()),
+            Lifetime::Token { ended, .. } => ended.take().map_or(Ok(()), Err),
+        }
+    }
+
+    /// Endings may be among what was missed: looks which sessions the watch still lasts for.
+    async fn resync(&mut self, reason: Resync, events: Events) -> Result<Batch, Finish> {
+        self.registration.hub().metrics.resyncs.inc();
+        // Boxed: seldom needed, and large.
+        Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await.map_err(Finish::Store)?;
+        Ok(self.batch(events.list, Some(Control::Resync(reason))))
+    }
+}
+
+/// Events of a batch, and about how many bytes they are.
+#[derive(Default)]
+struct Events {
+    list: Vec<Matched>,
+    bytes: usize,
+}
+
+impl Lifetime {
+    /// How many sessions it lasts for; 0 where that is unlimited.
+    pub fn len(&self) -> usize {
+        match self {
+            Lifetime::Unlimited => 0,
+            Lifetime::Ids(alive) => alive.len(),
+            Lifetime::Token { .. } => 1,
+        }
+    }
+
+    /// Why the session of its token is over; None = it lives, or the watch is not by token.
+    pub fn ended(&self) -> Option<&Finish> {
+        match self {
+            Lifetime::Unlimited | Lifetime::Ids(_) => None,
+            Lifetime::Token { ended, .. } => ended.as_ref(),
+        }
+    }
+
+    /// Looks which of the sessions live.
+    pub async fn look(&mut self, store: &Store, namespace: &Namespace) -> Result<(), Error> {
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let find = async |id: SessionId, proof: Proof| {
+            let name = SessionName { namespace: namespace.clone(), id };
+            store.get(&name, proof, View::Basic, Use::DoesNotCount, &Policy::default(), deadline).await
+        };
+        match self {
+            Lifetime::Unlimited => {}
+            Lifetime::Ids(alive) => {
+                let found = alive.iter().map(async |id| (*id, find(*id, Proof::Named).await));
+                for (id, found) in futures_util::future::join_all(found).await {
+                    match found {
+                        Ok(Found::Session(_)) | Err(Error::Corrupt { .. }) => {}
+                        Ok(Found::NotFound | Found::Ended(_)) => {
+                            alive.remove(&id);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Lifetime::Token { id, proof, ended } => match find(*id, *proof).await {
+                Ok(Found::Session(_)) | Err(Error::Corrupt { .. }) => {}
+                Ok(Found::Ended(cause)) => *ended = Some(Finish::TokenEnded(cause)),
+                Ok(Found::NotFound) => *ended = Some(Finish::TokenUnknown),
+                Err(error) => return Err(error),
+            },
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! A client with short ways to say what tests say often.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sessiond_client::v1::{
+    AttributeValue, CreateSessionRequest, DeleteSessionRequest, GetSessionRequest, Session, SessionKey, SessionView,
+    UpdateSessionRequest, WatchRequest, attribute_value::Kind, session_key::Key,
+    session_service_client::SessionServiceClient,
+};
+use tonic::{Code, transport::Channel};
+use tonic_types::StatusExt;
+
+use super::Watching;
+
+pub const NAMESPACE: &str = "web";
+
+pub fn by_id(id: &str) -> Option<SessionKey> {
+    Some(SessionKey { key: Some(Key::Id(id.to_owned())) })
+}
+
+pub fn by_token(token: &str) -> Option<SessionKey> {
+    Some(SessionKey { key: Some(Key::Token(token.to_owned())) })
+}
+
+pub fn text(text: &str) -> AttributeValue {
+    AttributeValue { kind: Some(Kind::StringValue(text.to_owned())) }
+}
+
+pub fn json(text: &str) -> AttributeValue {
+    AttributeValue { kind: Some(Kind::JsonValue(text.to_owned())) }
+}
+
+pub fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+pub fn millis(millis: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds: millis / 1000, nanos: (millis % 1000) as i32 * 1_000_000 })
+}
+
+/// A new token in the server's form.
+pub fn new_token() -> String {
+    sessiond::session::Token::generate(|bytes| getrandom::fill(bytes).unwrap()).reveal()
+}
+
+/// The id in a token of the server's form.
+pub fn id_of(token: &str) -> String {
+    token[4..30].to_owned()
+}
+
+/// What tests ask of an error.
+pub trait Status {
+    fn reason(&self) -> String;
+    fn metadata_of(&self, name: &str) -> String;
+    /// Paths of the bad fields, in order.
+    fn bad_fields(&self) -> Vec<String>;
+}
+
+impl Status for tonic::Status {
+    fn reason(&self) -> String {
+        let info = self.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {self:?}"));
+        assert_eq!(info.domain, "sessiond");
+        info.reason
+    }
+
+    fn metadata_of(&self, name: &str) -> String {
+        self.get_details_error_info().and_then(|info| info.metadata.get(name).cloned()).unwrap_or_default()
+    }
+
+    fn bad_fields(&self) -> Vec<String> {
+        let bad = self.get_details_bad_request().unwrap_or_else(|| panic!("no BadRequest in {self:?}"));
+        bad.field_violations.into_iter().map(|violation| violation.field).collect()
+    }
+}
+
+#[derive(Clone)]
+pub struct Client {
+    pub grpc: SessionServiceClient<Channel>,
+    pub namespace: String,
+}
+
+pub type Answer<T> = Result<T, tonic::Status>;
+
+/// A call of this kind that is expected to fail in this way.
+#[track_caller]
+pub fn expect_error<T>(answer: Answer<T>, code: Code, reason: &str) -> tonic::Status {
+    match answer {
+        Ok(_) => panic!("expected {code:?} {reason}, got an answer"),
+        Err(status) => {
+            assert_eq!((status.code(), &status.reason()[..]), (code, reason), "{status:?}");
+            status
+        }
+    }
+}
+
+impl Client {
+    pub async fn connect(address: &str) -> Self {
+        let endpoint = Channel::from_shared(format!("http://{address}")).unwrap().timeout(Duration::from_secs(30));
+        let grpc = SessionServiceClient::new(endpoint.connect().await.unwrap());
+        Client { grpc, namespace: NAMESPACE.to_owned() }
+    }
+
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Client { grpc: self.grpc.clone(), namespace: namespace.to_owned() }
+    }
+
+    /// A session with these attributes; the server makes its token.
+    pub async fn create(&self, attributes: &[(&str, AttributeValue)]) -> (Session, String) {
+        let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        self.create_as(CreateSessionRequest { attributes, ..Default::default() }).await.unwrap()
+    }
+
+    /// As the request says, in this client's namespace.
+    pub async fn create_as(&self, request: CreateSessionRequest) -> Answer<(Session, String)> {
+        let request = CreateSessionRequest { namespace: self.namespace.clone(), ..request };
+        let response = self.grpc.clone().create_session(request).await?.into_inner();
+        Ok((response.session.unwrap(), response.token))
+    }
+
+    pub async fn get(&self, key: Option<SessionKey>) -> Answer<Session> {
+        let request = GetSessionRequest { namespace: self.namespace.clone(), key, ..Default::default() };
+        Ok(self.grpc.clone().get_session(request).await?.into_inner().session.unwrap())
+    }
+
+    /// Sets these attributes.
+    pub async fn set(&self, key: Option<SessionKey>, attributes: &[(&str, AttributeValue)]) -> Answer<Session> {
+        let set_attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        self.update(UpdateSessionRequest { key, set_attributes, ..Default::default() }).await
+    }
+
+    /// As the request says, in this client's namespace; answers the full session.
+    pub async fn update(&self, request: UpdateSessionRequest) -> Answer<Session> {
+        let view = SessionView::Full.into();
+        let request = UpdateSessionRequest { namespace: self.namespace.clone(), view, ..request };
+        Ok(self.grpc.clone().update_session(request).await?.into_inner().session.unwrap())
+    }
+
+    pub async fn delete(&self, key: Option<SessionKey>) -> Answer<bool> {
+        let request = DeleteSessionRequest { namespace: self.namespace.clone(), key, ..Default::default() };
+        Ok(self.grpc.clone().delete_session(request).await?.into_inner().deleted)
+    }
+
+    /// As the request says, in this client's namespace.
+    pub async fn watch(&self, request: WatchRequest) -> Answer<Watching> {
+        let request = WatchRequest { namespace: self.namespace.clone(), ..request };
+        Ok(Watching::new(self.grpc.clone().watch(request).await?.into_inner()))
+    }
+
+    /// Everything in the namespace, in full, with a bookmark every 200 ms; its first bookmark has come.
+    pub async fn watch_all(&self) -> Watching {
+        let mut watching = self.watch(whole_namespace()).await.unwrap();
+        watching.bookmark().await;
+        watching
+    }
+
+    /// The same, from where that watch had got to.
+    pub async fn resume(&self, resume_token: &[u8]) -> Watching {
+        self.watch(WatchRequest { resume_token: resume_token.to_vec(), ..whole_namespace() }).await.unwrap()
+    }
+}
+
+pub fn whole_namespace() -> WatchRequest {
+    WatchRequest {
+        whole_namespace: true,
+        view: SessionView::Full.into(),
+        bookmark_interval: millis(200),
+        ..Default::default()
+    }
+}
+
+pub fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
