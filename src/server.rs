@@ -70,7 +70,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let store = Store::open(&url, password, &config.key_prefix, config.partitions, eviction, metrics.clone()).await?;
     let store = Arc::new(store);
     let tails = store.tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
-    let hub = Arc::new(Hub::new(store.id(), tails, config.limits.watches, metrics.clone()));
+    let hub = Arc::new(Hub::new(store.id(), tails.positions, config.limits.watches, metrics.clone()));
     let policies = Arc::new(config.policies.clone());
     let draining = CancellationToken::new();
     let service = Service { store: store.clone(), hub: hub.clone(), policies: policies.clone(), draining };

@@ -23,7 +23,7 @@ pub use channel::{Channels, Heard};
 pub use codec::MAX_CONTENT;
 pub use error::Error;
 pub use keys::Partition;
-pub use log::{Entry, Message, PAGE, Page, Position, StoreId};
+pub use log::{Entry, Message, PAGE, Page, Position, StoreId, Tails};
 pub use record::Corrupt;
 pub use scan::{ListPosition, LogBounds};
 pub use start::{Eviction, StartError};

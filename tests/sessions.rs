@@ -1,15 +1,517 @@
-//! What a client may rely on of one session.
+//! S1 to S5 and S8: what a client may rely on of one session.
 
 mod harness;
 
-use harness::{client::*, *};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use harness::{World, client::*, eventually, process::Process};
+use sessiond_client::v1::{
+    AttributeValue, Cause, ClientInfo, CreateSessionRequest, DeleteSessionRequest, GetSessionRequest,
+    ListSessionsRequest, SessionView, TouchSessionRequest, UpdateSessionRequest, attribute_value::Kind,
+};
+use tonic::Code;
+
+fn with_request_id(token: &str, request_id: &str) -> CreateSessionRequest {
+    CreateSessionRequest { token: token.into(), request_id: request_id.into(), ..Default::default() }
+}
+
+const REQUEST_ID: &str = "request-0000000001";
 
 #[tokio::test]
 async fn a_session_is_read_back_as_it_was_made() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
-    let (session, token) = client.create(&[("user_id", text("1")), ("cart", json(r#"["item1","item2"]"#))]).await;
+    let kinds = [
+        Kind::StringValue("text".repeat(300)),
+        Kind::IntValue(i64::MIN),
+        Kind::DoubleValue(f64::NEG_INFINITY),
+        Kind::BoolValue(false),
+        Kind::BytesValue((0..=255).collect()),
+        Kind::JsonValue(r#"{ "digits": 1.00000000000000000001 }"#.into()),
+        Kind::TimestampValue(prost_types::Timestamp { seconds: -1, nanos: 5 }),
+    ];
+    let mut attributes: BTreeMap<String, AttributeValue> = BTreeMap::new();
+    for (index, kind) in kinds.into_iter().enumerate() {
+        attributes.insert(format!("a{index}"), AttributeValue { kind: Some(kind) });
+    }
+    attributes.insert("null".into(), AttributeValue { kind: None });
+    let request = CreateSessionRequest {
+        subject: "user:1".into(),
+        attributes: attributes.clone(),
+        labels: labels(&[("device", "phone")]),
+        client: Some(ClientInfo { user_agent: "test".into(), ..Default::default() }),
+        idle_timeout: seconds(60),
+        absolute_timeout: seconds(0),
+        ..Default::default()
+    };
+    let (session, token) = client.create_as(request).await.unwrap();
+    assert_eq!(session.attributes, attributes);
+    assert_eq!((session.absolute_expire_time, session.idle_timeout, session.token_generation), (None, seconds(60), 1));
     assert_eq!(client.get(by_token(&token)).await.unwrap(), session);
     assert_eq!(client.get(by_id(&session.id)).await.unwrap(), session);
+}
+
+#[tokio::test]
+async fn an_update_merges_and_one_that_changes_nothing_raises_no_revision() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (created, token) = client.create(&[("a", text("1")), ("b", text("2"))]).await;
+    let key = by_token(&token);
+    let request = UpdateSessionRequest {
+        key: key.clone(),
+        set_attributes: [("c".to_owned(), text("3"))].into(),
+        remove_attributes: vec!["b".into(), "missing".into()],
+        set_labels: labels(&[("tier", "gold")]),
+        ..Default::default()
+    };
+    let updated = client.update(request.clone()).await.unwrap();
+    assert_eq!(updated.attributes.keys().collect::<Vec<_>>(), ["a", "c"]);
+    assert!(updated.revision > created.revision);
+    assert_eq!(client.update(request).await.unwrap().revision, updated.revision);
+    let only_the_deadline = UpdateSessionRequest { key: key.clone(), idle_timeout: seconds(1800), ..Default::default() };
+    let moved = client.update(only_the_deadline).await.unwrap();
+    assert_eq!(moved.revision, updated.revision);
+    assert!(moved.expire_time.unwrap().seconds >= updated.expire_time.unwrap().seconds);
+    let cleared = UpdateSessionRequest {
+        key,
+        clear_attributes: true,
+        set_attributes: [("d".to_owned(), text("4"))].into(),
+        remove_labels: vec!["tier".into()],
+        ..Default::default()
+    };
+    let cleared = client.update(cleared).await.unwrap();
+    assert_eq!((cleared.attributes.len(), cleared.labels.len()), (1, 0));
+    let events = watching.everything_so_far().await;
+    let changed: Vec<_> = events.iter().map(|event| event.changed_attributes.clone()).collect();
+    let mut sorted = changed.clone();
+    sorted.iter_mut().for_each(|names| names.sort());
+    assert_eq!(sorted[1..], [vec!["b".to_owned(), "c".into()], vec!["a".into(), "c".into(), "d".into()]]);
+}
+
+/// A write or a read of the register, when it began and ended, and the revision and value it told.
+struct Operation {
+    began: Instant,
+    ended: Instant,
+    is_write: bool,
+    revision: i64,
+    value: String,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_reads_and_writes_of_one_session_behave_as_one_register() {
+    let world = World::shared();
+    let (a, b) = (world.server().await, world.server().await);
+    let clients = [a.client().await, b.client().await];
+    let (created, token) = clients[0].create(&[("register", text("start"))]).await;
+    let work = (0..8).map(async |worker: usize| {
+        let mut history = Vec::new();
+        let client = &clients[worker % 2];
+        for turn in 0..60 {
+            let (began, is_write) = (Instant::now(), (turn + worker) % 3 == 0);
+            let session = if is_write {
+                client.set(by_token(&token), &[("register", text(&format!("{worker}/{turn}")))]).await.unwrap()
+            } else {
+                client.get(by_token(&token)).await.unwrap()
+            };
+            let Some(Kind::StringValue(value)) = session.attributes["register"].kind.clone() else { panic!() };
+            history.push(Operation { began, ended: Instant::now(), is_write, revision: session.revision, value });
+        }
+        history
+    });
+    let history: Vec<Operation> = join_all(work).await.into_iter().flatten().collect();
+    // Revisions order the writes; a read must tell a value that was written by then, and no older one than was known.
+    let writes: BTreeMap<i64, &Operation> =
+        history.iter().filter(|one| one.is_write).map(|one| (one.revision, one)).collect();
+    assert_eq!(writes.len(), history.iter().filter(|one| one.is_write).count(), "every write has its own revision");
+    for one in &history {
+        let known = history.iter().filter(|earlier| earlier.ended < one.began).map(|earlier| earlier.revision).max();
+        assert!(Some(one.revision) >= known, "a stale revision");
+        match writes.get(&one.revision) {
+            Some(write) => assert!(write.value == one.value && write.began <= one.ended, "a value out of nowhere"),
+            None => assert_eq!((one.revision, &one.value[..]), (created.revision, "start")),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s2_no_attribute_is_lost_to_a_parallel_writer() {
+    let world = World::shared();
+    let (a, b) = (world.server().await, world.server().await);
+    let clients = [a.client().await, b.client().await];
+    let (session, token) = clients[0].create(&[]).await;
+    let writes = (0..64).map(async |n: usize| {
+        let name = format!("attribute-{n}");
+        clients[n % 2].set(by_token(&token), &[(&name, text(&name))]).await.unwrap();
+    });
+    join_all(writes).await;
+    let written = clients[0].get(by_id(&session.id)).await.unwrap();
+    assert_eq!(written.attributes.len(), 64);
+
+    let conditional = (0..16).map(async |n: usize| {
+        let request = UpdateSessionRequest {
+            key: by_token(&token),
+            set_attributes: [("winner".to_owned(), text(&n.to_string()))].into(),
+            if_revision: Some(written.revision),
+            ..Default::default()
+        };
+        clients[n % 2].update(request).await
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = join_all(conditional).await.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    let current = won.into_iter().next().unwrap().unwrap().revision.to_string();
+    for status in lost {
+        let status = expect_error(status, Code::Aborted, "REVISION_MISMATCH");
+        assert_eq!(status.metadata_of("current_revision"), current);
+    }
+}
+
+#[tokio::test]
+async fn s3_nothing_revives_a_deleted_session() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let token = new_token();
+    let create = CreateSessionRequest { token: token.clone(), ..Default::default() };
+    client.create_as(create.clone()).await.unwrap();
+    assert!(client.delete(by_token(&token)).await.unwrap());
+    for key in [by_token(&token), by_id(&id_of(&token))] {
+        let ended = |answer: Answer<()>| {
+            let status = expect_error(answer, Code::NotFound, "SESSION_ENDED");
+            assert_eq!(status.metadata_of("cause"), "LOGOUT");
+        };
+        ended(client.get(key.clone()).await.map(drop));
+        ended(client.set(key.clone(), &[("a", text("1"))]).await.map(drop));
+        let touch = TouchSessionRequest { namespace: NAMESPACE.into(), key: key.clone() };
+        ended(client.grpc.clone().touch_session(touch).await.map(drop));
+        assert!(!client.delete(key).await.unwrap());
+    }
+    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+    // Who does not prove the secret learns nothing.
+    let stranger = format!("{}{}", &token[..31], &new_token()[31..]);
+    expect_error(client.get(by_token(&stranger)).await, Code::NotFound, "SESSION_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn s3_nothing_revives_an_expired_session() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let token = new_token();
+    let create = CreateSessionRequest { token: token.clone(), idle_timeout: millis(50), ..Default::default() };
+    client.create_as(create.clone()).await.unwrap();
+    let status = eventually("it expires", async || client.get(by_token(&token)).await.err()).await;
+    assert_eq!((&status.reason()[..], &status.metadata_of("cause")[..]), ("SESSION_ENDED", "IDLE_TIMEOUT"));
+    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+    expect_error(client.set(by_token(&token), &[("a", text("1"))]).await, Code::NotFound, "SESSION_ENDED");
+}
+
+#[tokio::test]
+async fn s3_a_delete_that_found_nothing_stops_a_create_under_way() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let token = new_token();
+    assert!(!client.delete(by_token(&token)).await.unwrap());
+    let create = CreateSessionRequest { token, ..Default::default() };
+    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+}
+
+#[tokio::test]
+async fn only_the_id_or_the_right_secret_ends_a_session() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    let stranger = format!("{}{}", &token[..31], &new_token()[31..]);
+    assert!(!client.delete(by_token(&stranger)).await.unwrap());
+    assert!(!client.in_namespace("other").delete(by_id(&session.id)).await.unwrap());
+    assert!(!client.delete(by_token("garbage")).await.unwrap());
+    assert_eq!(client.get(by_token(&token)).await.unwrap().id, session.id);
+    assert!(client.delete(by_id(&session.id)).await.unwrap());
+}
+
+#[tokio::test]
+async fn s4_no_session_is_used_after_its_deadline() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let request = CreateSessionRequest { idle_timeout: millis(300), ..Default::default() };
+    let (_, token) = client.create_as(request).await.unwrap();
+    let redis_ms = || {
+        let time = world.redis.list(&["TIME"]);
+        time[0].parse::<i64>().unwrap() * 1000 + time[1].parse::<i64>().unwrap() / 1000
+    };
+    loop {
+        let before = redis_ms();
+        match client.get(by_token(&token)).await {
+            Ok(session) => {
+                let expires = session.expire_time.unwrap();
+                assert!(before < expires.seconds * 1000 + i64::from(expires.nanos) / 1_000_000);
+            }
+            Err(status) => break assert_eq!(status.reason(), "SESSION_ENDED"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn s4_the_absolute_deadline_is_not_moved_by_use() {
+    let world = World::shared();
+    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    let request = CreateSessionRequest { idle_timeout: millis(200), absolute_timeout: millis(600), ..Default::default() };
+    let (session, token) = client.create_as(request).await.unwrap();
+    let key = by_token(&token);
+    let status = eventually("it ends", async || {
+        let touch = TouchSessionRequest { namespace: NAMESPACE.into(), key: key.clone() };
+        match client.grpc.clone().touch_session(touch).await {
+            Ok(touched) => {
+                let expires = touched.into_inner().expire_time.unwrap();
+                let absolute = session.absolute_expire_time.unwrap();
+                assert!((expires.seconds, expires.nanos) <= (absolute.seconds, absolute.nanos));
+                None
+            }
+            Err(status) => Some(status),
+        }
+    })
+    .await;
+    assert_eq!(status.metadata_of("cause"), "ABSOLUTE_TIMEOUT");
+}
+
+#[tokio::test]
+async fn s5_a_repeated_mutation_has_its_effect_once() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let token = new_token();
+    let create = with_request_id(&token, REQUEST_ID);
+    let (first, _) = client.create_as(create.clone()).await.unwrap();
+    assert_eq!(client.create_as(create.clone()).await.unwrap().0, first);
+
+    let update = UpdateSessionRequest {
+        key: by_token(&token),
+        set_attributes: [("a".to_owned(), text("1"))].into(),
+        request_id: "request-0000000002".into(),
+        ..Default::default()
+    };
+    let updated = client.update(update.clone()).await.unwrap();
+    let meanwhile = client.set(by_token(&token), &[("a", text("2"))]).await.unwrap();
+    assert!(meanwhile.revision > updated.revision);
+    // The same outcome with the present state: the repeat does not set the old value again.
+    assert_eq!(client.update(update.clone()).await.unwrap(), meanwhile);
+    let other = UpdateSessionRequest { set_attributes: [("a".to_owned(), text("3"))].into(), ..update.clone() };
+    expect_error(client.update(other).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+
+    let delete = DeleteSessionRequest {
+        namespace: NAMESPACE.into(),
+        key: by_token(&token),
+        request_id: "request-0000000003".into(),
+        ..Default::default()
+    };
+    let mut grpc = client.grpc.clone();
+    assert!(grpc.delete_session(delete.clone()).await.unwrap().into_inner().deleted);
+    assert!(grpc.delete_session(delete).await.unwrap().into_inner().deleted, "a repeat is told the same");
+    expect_error(client.update(update).await, Code::NotFound, "SESSION_ENDED");
+    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+    let events = watching.everything_so_far().await;
+    assert_eq!(events.len(), 4, "created, updated twice, ended: {events:?}");
+}
+
+#[tokio::test]
+async fn s5_a_request_that_changed_nothing_is_remembered_too() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, token) = client.create(&[("a", text("1"))]).await;
+    let update = UpdateSessionRequest {
+        key: by_token(&token),
+        set_attributes: [("a".to_owned(), text("1"))].into(),
+        request_id: REQUEST_ID.into(),
+        ..Default::default()
+    };
+    client.update(update.clone()).await.unwrap();
+    let changed = client.set(by_token(&token), &[("a", text("2"))]).await.unwrap();
+    assert_eq!(client.update(update).await.unwrap(), changed);
+}
+
+#[tokio::test]
+async fn s5_the_last_sixteen_request_ids_are_kept() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, token) = client.create(&[]).await;
+    let update = |n: usize| UpdateSessionRequest {
+        key: by_token(&token),
+        set_attributes: [("n".to_owned(), text(&n.to_string()))].into(),
+        request_id: format!("request-{n:010}"),
+        ..Default::default()
+    };
+    let mut last = None;
+    for n in 0..17 {
+        last = Some(client.update(update(n)).await.unwrap());
+    }
+    for n in 1..17 {
+        assert_eq!(client.update(update(n)).await.ok(), last, "{n} is known");
+    }
+    assert_ne!(client.update(update(0)).await.unwrap().revision, last.unwrap().revision, "the seventeenth is forgotten");
+}
+
+#[tokio::test]
+async fn s8_the_secret_appears_nowhere_but_in_the_answer_to_its_maker() {
+    let world = World::own();
+    let arguments = [format!("--redis={}", world.redis.url()), "--log-level=trace".into()];
+    let process = Process::start(&arguments);
+    let client = process.client().await;
+    let mut watching = client.watch_all().await;
+    let foreign = "a-foreign-token-of-enough-bytes";
+    let create = CreateSessionRequest { token: foreign.into(), ..with_request_id(foreign, REQUEST_ID) };
+    client.create_as(create.clone()).await.unwrap();
+    let (_, token) = client.create(&[("a", text("1"))]).await;
+    let server_made = new_token();
+    client.create_as(with_request_id(&server_made, REQUEST_ID)).await.unwrap();
+    let mut told = String::new();
+    for secret in [foreign, &token, &server_made] {
+        client.get(by_token(secret)).await.unwrap();
+        client.set(by_token(secret), &[("b", text("2"))]).await.unwrap();
+        // A token in the wrong field is echoed nowhere.
+        told += &format!("{:?}", client.get(by_id(secret)).await.unwrap_err());
+        told += &format!("{:?}", client.create_as(with_request_id(secret, "request-0000000009")).await.unwrap_err());
+        client.delete(by_token(secret)).await.unwrap();
+        told += &format!("{:?}", client.get(by_token(secret)).await.unwrap_err());
+    }
+    told += &format!("{:?}", watching.everything_so_far().await);
+    told += &process.log.lock().unwrap();
+    told += &process.metrics().await;
+    told += &String::from_utf8_lossy(&world.redis.contents());
+    assert!(told.len() > 10_000, "something was looked through");
+    for secret in [foreign, &token[31..], &server_made[31..]] {
+        assert!(!told.contains(secret), "the secret stands in: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_touch_is_skipped_while_the_last_is_young() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    let touch = GetSessionRequest {
+        namespace: NAMESPACE.into(),
+        key: by_token(&token),
+        touch: true,
+        view: SessionView::Basic.into(),
+        min_revision: Some(session.revision),
+    };
+    let touched = client.grpc.clone().get_session(touch).await.unwrap().into_inner().session.unwrap();
+    assert_eq!((touched.access_time, touched.expire_time), (session.access_time, session.expire_time));
+}
+
+#[tokio::test]
+async fn a_touch_moves_the_idle_deadline_without_a_revision_or_an_event() {
+    let world = World::shared();
+    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (session, token) = client.create(&[]).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let touch = TouchSessionRequest { namespace: NAMESPACE.into(), key: by_token(&token) };
+    let touched = client.grpc.clone().touch_session(touch).await.unwrap().into_inner().expire_time.unwrap();
+    let before = session.expire_time.unwrap();
+    assert!((touched.seconds, touched.nanos) > (before.seconds, before.nanos));
+    let read = client.get(by_token(&token)).await.unwrap();
+    assert_eq!((read.revision, read.expire_time), (session.revision, Some(touched)));
+    assert_eq!(watching.everything_so_far().await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_subject_moves_only_from_or_to_empty() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, token) = client.create(&[]).await;
+    let to = |subject: &str| UpdateSessionRequest {
+        key: by_token(&token),
+        subject: Some(subject.into()),
+        ..Default::default()
+    };
+    assert_eq!(client.update(to("1")).await.unwrap().subject, "1");
+    expect_error(client.update(to("2")).await, Code::FailedPrecondition, "SUBJECT_CHANGE");
+    assert_eq!(client.update(to("")).await.unwrap().subject, "");
+    assert_eq!(client.update(to("2")).await.unwrap().subject, "2");
+}
+
+#[tokio::test]
+async fn policies_bound_what_a_request_may_ask_for() {
+    let world = World::shared();
+    let toml = "allow_unlisted_namespaces = false\n[namespace.web]\nmax_idle_timeout = '1h'\nclient_tokens = false\n";
+    let server = world.server_with(toml).await;
+    let client = server.client().await;
+    for timeout in [seconds(3601), seconds(0)] {
+        let request = CreateSessionRequest { idle_timeout: timeout, ..Default::default() };
+        let status = expect_error(client.create_as(request).await, Code::InvalidArgument, "FIELD_INVALID");
+        assert_eq!(status.bad_fields(), ["idle_timeout"]);
+    }
+    let foreign = CreateSessionRequest { token: "f".repeat(22), ..Default::default() };
+    expect_error(client.create_as(foreign).await, Code::FailedPrecondition, "CLIENT_TOKENS_FORBIDDEN");
+    let elsewhere = client.in_namespace("other").create_as(CreateSessionRequest::default()).await;
+    expect_error(elsewhere, Code::NotFound, "NAMESPACE_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_list_is_complete_and_filters_by_labels() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let creates = (0..250).map(async |n: usize| {
+        let labels = labels(&[("parity", if n % 2 == 0 { "even" } else { "odd" })]);
+        client.create_as(CreateSessionRequest { labels, ..Default::default() }).await.unwrap().0.id
+    });
+    let mut ids = join_all(creates).await;
+    let list = async |labels: &[(&str, &str)], page_size| {
+        let mut request = ListSessionsRequest {
+            namespace: NAMESPACE.into(),
+            labels: harness::client::labels(labels),
+            page_size,
+            ..Default::default()
+        };
+        let mut found = Vec::new();
+        loop {
+            let page = client.grpc.clone().list_sessions(request.clone()).await.unwrap().into_inner();
+            assert!(page.sessions.len() <= page_size as usize);
+            found.extend(page.sessions.into_iter().map(|session| session.id));
+            if page.next_page_token.is_empty() {
+                found.sort();
+                return found;
+            }
+            request.page_token = page.next_page_token;
+        }
+    };
+    ids.sort();
+    assert_eq!(list(&[], 7).await, ids);
+    assert_eq!(list(&[("parity", "odd")], 1000).await.len(), 125);
+    assert_eq!(list(&[("parity", "odd"), ("other", "x")], 1000).await.len(), 0);
+}
+
+#[tokio::test]
+async fn delete_tells_its_cause() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[]).await;
+    let delete = DeleteSessionRequest {
+        namespace: NAMESPACE.into(),
+        key: by_id(&session.id),
+        cause: Cause::Revoked.into(),
+        ..Default::default()
+    };
+    client.grpc.clone().delete_session(delete).await.unwrap();
+    let status = expect_error(client.get(by_id(&session.id)).await, Code::NotFound, "SESSION_ENDED");
+    assert_eq!(status.metadata_of("cause"), "REVOKED");
 }

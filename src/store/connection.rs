@@ -128,7 +128,7 @@ impl Connection {
     /// never runs ahead while the clock does not step back, so the moment is never later than the deadline.
     pub async fn not_after(&self, deadline: Instant) -> Result<u64, Error> {
         if !self.clock.is_known() {
-            let now = self.time(deadline).await?;
+            let now = self.time(Lane::Calls, deadline).await?;
             self.clock.note(now);
         }
         Ok(self.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
@@ -155,8 +155,9 @@ impl Connection {
         reply.into_string().ok_or_else(|| Error::Unexpected("INFO".into()))
     }
 
-    async fn time(&self, deadline: Instant) -> Result<u64, Error> {
-        let reply = self.command(Lane::Calls, "TIME", Vec::new(), deadline).await?;
+    /// Reads the clock of Redis, in us.
+    pub async fn time(&self, lane: Lane, deadline: Instant) -> Result<u64, Error> {
+        let reply = self.command(lane, "TIME", Vec::new(), deadline).await?;
         let mut parts = reply.into_array().into_iter().filter_map(|part| part.as_u64());
         match (parts.next(), parts.next()) {
             (Some(seconds), Some(micros)) => Ok(seconds * 1_000_000 + micros),

@@ -96,6 +96,14 @@ impl Entry {
     }
 }
 
+/// Where all logs end.
+pub struct Tails {
+    /// Time of Redis in us before they were read.
+    pub as_of: u64,
+    /// One of each partition.
+    pub positions: Vec<Position>,
+}
+
 /// What the channel of a partition brought.
 pub enum Message {
     Entry(Box<Entry>),
@@ -125,9 +133,13 @@ pub enum Page {
 
 impl Store {
     /// Where each partition's log ends, as the primary tells it; [`Error::StoreChanged`] where it is another store.
-    pub async fn tails(&self, deadline: Instant) -> Result<Vec<Position>, Error> {
+    pub async fn tails(&self, deadline: Instant) -> Result<Tails, Error> {
+        // Redis answers in order: it reads its clock first.
+        let as_of = self.connection.time(Lane::Bulk, deadline);
         let reads = self.keys.partitions().map(|partition| self.tail(partition, deadline));
-        futures_util::future::try_join_all(reads).await
+        let (as_of, positions) = tokio::try_join!(as_of, futures_util::future::try_join_all(reads))?;
+        self.connection.note_time(as_of);
+        Ok(Tails { as_of, positions })
     }
 
     async fn tail(&self, partition: Partition, deadline: Instant) -> Result<Position, Error> {

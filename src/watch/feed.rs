@@ -63,11 +63,10 @@ pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) -> Result<(), FeedClosed> {
         if !subscribed {
             subscribed = store.subscribe().await.is_ok();
         }
-        let as_of = store.now().unwrap_or(0);
         match catch_up(&store, &hub).await {
-            Ok(()) => {
+            Ok(verified) => {
                 for waiting in waiting {
-                    let _ = waiting.send(Verified { as_of });
+                    let _ = waiting.send(verified);
                 }
             }
             Err(error) => tracing::debug!(%error, "tails could not be read"),
@@ -82,19 +81,19 @@ fn note_lag(store: &Store, hub: &Hub, revision: u64) {
 }
 
 /// Reads all tails, and from the logs what the hub lacks.
-async fn catch_up(store: &Store, hub: &Hub) -> Result<(), Error> {
+async fn catch_up(store: &Store, hub: &Hub) -> Result<Verified, Error> {
     let deadline = Instant::now() + READ_TIMEOUT;
     let tails = match store.tails(deadline).await {
         Ok(tails) => tails,
         Err(Error::StoreChanged) => return flushed(store, hub).await,
         Err(error) => return Err(error),
     };
-    for (partition, tail) in store.partitions().zip(tails) {
+    for (partition, tail) in store.partitions().zip(tails.positions) {
         if hub.position(partition) != tail {
             read_log(store, hub, partition).await?;
         }
     }
-    Ok(())
+    Ok(Verified { as_of: tails.as_of })
 }
 
 async fn read_log(store: &Store, hub: &Hub, partition: Partition) -> Result<(), Error> {
@@ -116,7 +115,7 @@ async fn read_log(store: &Store, hub: &Hub, partition: Partition) -> Result<(), 
             Page::Compacted => Resync::Compacted,
             Page::RolledBack => Resync::RolledBack,
         };
-        let tail = store.tails(deadline).await?[partition.index()];
+        let tail = store.tails(deadline).await?.positions[partition.index()];
         tracing::warn!(partition = partition.0, ?reason, "history cannot be followed; watchers are told to resync");
         hub.restart(reason, store.id(), vec![(partition, tail)]);
         return Ok(());
@@ -124,10 +123,10 @@ async fn read_log(store: &Store, hub: &Hub, partition: Partition) -> Result<(), 
 }
 
 /// The store was emptied or exchanged: takes what is there now, or makes it anew.
-async fn flushed(store: &Store, hub: &Hub) -> Result<(), Error> {
+async fn flushed(store: &Store, hub: &Hub) -> Result<Verified, Error> {
     let id = store.initialise().await.map_err(|error| Error::Unavailable(error.to_string()))?;
     let tails = store.tails(Instant::now() + READ_TIMEOUT).await?;
     tracing::warn!("the store was emptied or exchanged; watchers are told to resync");
-    hub.restart(Resync::Flushed, id, store.partitions().zip(tails).collect());
-    Ok(())
+    hub.restart(Resync::Flushed, id, store.partitions().zip(tails.positions).collect());
+    Ok(Verified { as_of: tails.as_of })
 }

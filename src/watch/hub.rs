@@ -32,7 +32,7 @@ pub struct WatchLimitReached;
 /// A reading of all tails: what stood in the logs by then is in the ring.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified {
-    /// Time of Redis in us when the reading began, as far as it is known.
+    /// Time of Redis in us when the reading began.
     pub as_of: u64,
 }
 

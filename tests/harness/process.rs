@@ -13,6 +13,7 @@ use super::{Client, PATIENCE};
 pub struct Process {
     child: Child,
     pub address: String,
+    pub metrics_address: String,
     /// Everything it has logged.
     pub log: Arc<Mutex<String>>,
 }
@@ -21,7 +22,7 @@ impl Process {
     /// `sessiond serve` with these arguments, on a port of its own; returns when it listens.
     pub fn start(arguments: &[String]) -> Self {
         let mut process = Process::spawn(arguments);
-        process.address = process.wait_for_address().expect("the server listens");
+        (process.address, process.metrics_address) = process.wait_for_address().expect("the server listens");
         process
     }
 
@@ -37,10 +38,10 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sessiond"));
         command.args(["serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--log-format=json"]);
         let child = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        Process { child, address: String::new(), log: Arc::default() }
+        Process { child, address: String::new(), metrics_address: String::new(), log: Arc::default() }
     }
 
-    fn wait_for_address(&mut self) -> Option<String> {
+    fn wait_for_address(&mut self) -> Option<(String, String)> {
         let (sender, address) = mpsc::channel();
         let (log, stderr) = (self.log.clone(), self.child.stderr.take()?);
         std::thread::spawn(move || {
@@ -48,11 +49,16 @@ impl Process {
                 log.lock().unwrap().push_str(&format!("{line}\n"));
                 let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
                 if entry["message"] == "listening" {
-                    let _ = sender.send(entry["address"].as_str().unwrap().to_owned());
+                    let address = |of: &str| entry[of].as_str().unwrap().to_owned();
+                    let _ = sender.send((address("address"), address("metrics")));
                 }
             }
         });
         address.recv_timeout(PATIENCE).ok()
+    }
+
+    pub async fn metrics(&self) -> String {
+        super::http(&self.metrics_address, "/metrics").await.expect("metrics are served")
     }
 
     pub async fn client(&self) -> Client {

@@ -1,0 +1,493 @@
+//! W1 to W5 and W7: what a watcher may rely on.
+
+mod harness;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use futures_util::future::join_all;
+use harness::{World, client::*, eventually};
+use sessiond::{session::Revision, watch::ResumeToken};
+use sessiond_client::v1::{
+    Cause, CreateSessionRequest, DeleteSessionRequest, EventType, ResyncReason, SessionEvent, UpdateSessionRequest,
+    WatchRequest, watch_response::Control,
+};
+use tonic::Code;
+
+/// Some sessions, each made, changed a few times and ended, all in parallel over both clients; how many changes.
+async fn work(clients: &[&Client], sessions: usize) -> usize {
+    let lives = (0..sessions).map(async |n: usize| {
+        let client = clients[n % clients.len()];
+        let (session, token) = client.create(&[("n", text("0"))]).await;
+        for turn in 1..=3 {
+            let client = clients[(n + turn) % clients.len()];
+            client.set(by_token(&token), &[("n", text(&turn.to_string()))]).await.unwrap();
+        }
+        client.delete(by_id(&session.id)).await.unwrap();
+    });
+    join_all(lives).await;
+    sessions * 5
+}
+
+/// Each session's events in order of arrival.
+fn by_session(events: &[SessionEvent]) -> BTreeMap<String, Vec<&SessionEvent>> {
+    let mut sessions: BTreeMap<String, Vec<&SessionEvent>> = BTreeMap::new();
+    for event in events {
+        sessions.entry(event.id.clone()).or_default().push(event);
+    }
+    sessions
+}
+
+/// Every session of `work` was told whole and in order, and nothing twice.
+fn assert_whole(events: &[SessionEvent], changes: usize) {
+    assert_eq!(events.len(), changes);
+    let unique: HashSet<_> = events.iter().map(|event| (&event.id, event.revision)).collect();
+    assert_eq!(unique.len(), events.len(), "told twice");
+    for told in by_session(events).values() {
+        assert!(told.is_sorted_by_key(|event| event.revision), "out of order");
+        let kinds: Vec<_> = told.iter().map(|event| event.r#type()).collect();
+        let updated = EventType::Updated;
+        assert_eq!(kinds, [EventType::Created, updated, updated, updated, EventType::Ended]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w1_events_of_one_session_come_by_rising_revision() {
+    let world = World::shared();
+    let (a, b) = (world.server().await, world.server().await);
+    let clients = [a.client().await, b.client().await];
+    let mut watching = clients[1].watch_all().await;
+    let changes = work(&[&clients[0], &clients[1]], 40).await;
+    assert_whole(&watching.events(changes).await, changes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w2_nothing_is_told_twice_also_across_a_resume() {
+    let world = World::shared();
+    let (a, b) = (world.server().await, world.server().await);
+    let (client, other) = (a.client().await, b.client().await);
+    let mut watching = client.watch_all().await;
+    let clients = [&client, &other];
+    let working = work(&clients, 60);
+    let resuming = async {
+        let mut events = Vec::new();
+        let mut instance = 0;
+        while events.len() < 300 {
+            let response = watching.response().await.unwrap().unwrap();
+            events.extend(response.events);
+            // After every few events on, by turns, on the other instance.
+            if events.len() / 20 > instance {
+                instance = events.len() / 20;
+                let from = [&client, &other][instance % 2];
+                watching = from.resume(&watching.token).await;
+            }
+        }
+        events.extend(watching.everything_so_far().await);
+        events
+    };
+    let (changes, events) = tokio::join!(working, resuming);
+    assert_whole(&events, changes);
+}
+
+#[tokio::test]
+async fn w3_a_change_that_matches_before_or_after_is_told() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let request = WatchRequest { labels: labels(&[("team", "red")]), ..whole_namespace() };
+    let mut watching = client.watch(request).await.unwrap();
+    watching.bookmark().await;
+    let create = |team: &str| CreateSessionRequest { labels: labels(&[("team", team)]), ..Default::default() };
+    let (red, _) = client.create_as(create("red")).await.unwrap();
+    let (blue, _) = client.create_as(create("blue")).await.unwrap();
+    let paint = async |id: &str, team: &str| {
+        let set_labels = labels(&[("team", team)]);
+        client.update(UpdateSessionRequest { key: by_id(id), set_labels, ..Default::default() }).await.unwrap();
+    };
+    paint(&red.id, "blue").await;
+    client.set(by_id(&red.id), &[("unseen", text("1"))]).await.unwrap();
+    paint(&blue.id, "red").await;
+    client.delete(by_id(&red.id)).await.unwrap();
+    client.delete(by_id(&blue.id)).await.unwrap();
+    let events = watching.everything_so_far().await;
+    let told: Vec<_> = events.iter().map(|event| (event.r#type(), &event.id == &red.id)).collect();
+    let expected = [
+        (EventType::Created, true),
+        (EventType::Left, true),
+        (EventType::Updated, false),
+        (EventType::Ended, false),
+    ];
+    let (reds, blues): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, is_red)| *is_red);
+    assert_eq!([reds, blues].concat(), expected);
+}
+
+#[tokio::test]
+async fn w3_types_and_views_are_as_asked_for() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let request =
+        WatchRequest { types: vec![EventType::Ended.into(), EventType::Snapshot.into()], view: 0, ..whole_namespace() };
+    let mut watching = client.watch(request).await.unwrap();
+    watching.bookmark().await;
+    let (session, _) = client.create(&[("a", text("1"))]).await;
+    client.in_namespace("other").create(&[]).await;
+    client.delete(by_id(&session.id)).await.unwrap();
+    let events = watching.everything_so_far().await;
+    assert_eq!(events.len(), 1);
+    let ended = &events[0];
+    assert_eq!((ended.r#type(), ended.cause()), (EventType::Ended, Cause::Logout));
+    let last = ended.session.as_ref().unwrap();
+    assert_eq!((&last.id, last.revision, last.attributes.len()), (&session.id, session.revision, 0));
+}
+
+#[tokio::test]
+async fn w3_events_too_large_to_travel_come_by_the_log() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let random: String = (0..40_000).map(|n| char::from(b'!' + (n * n % 89 + n % 5) as u8)).collect();
+    let (session, token) = client.create(&[("large", text(&random))]).await;
+    client.set(by_token(&token), &[("small", text("1"))]).await.unwrap();
+    let events = watching.events(2).await;
+    assert_eq!(events[0].session.as_ref(), Some(&session));
+    assert_eq!(events[1].session.as_ref().unwrap().attributes.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w4_a_watch_resumes_on_any_instance() {
+    let world = World::shared();
+    let mut first = world.server().await;
+    let client = first.client().await;
+    let mut watching = client.watch_all().await;
+    let before = work(&[&client], 10).await;
+    let mut events = watching.events(before).await;
+    let token = watching.token.clone();
+    drop(watching);
+    let unseen = work(&[&client], 30).await;
+    first.stop().await;
+    let second = world.server().await;
+    let client = second.client().await;
+    let mut watching = client.resume(&token).await;
+    events.extend(watching.events(unseen).await);
+    let live = work(&[&client], 10).await;
+    events.extend(watching.events(live).await);
+    assert_whole(&events, before + unseen + live);
+    // Any filter goes on from any token.
+    let by_label = WatchRequest { labels: labels(&[("no", "one")]), resume_token: token, ..whole_namespace() };
+    let mut watching = client.watch(by_label).await.unwrap();
+    assert_eq!(watching.everything_so_far().await, []);
+}
+
+#[tokio::test]
+async fn w4_an_ending_that_was_missed_is_told_on_resume() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    // Opened, left, and opened again after the session has ended.
+    let miss_the_ending = async |id: &str, request: WatchRequest| {
+        let mut watching = client.watch(request.clone()).await.unwrap();
+        watching.bookmark().await;
+        let resume_token = watching.token.clone();
+        drop(watching);
+        client.delete(by_id(id)).await.unwrap();
+        client.watch(WatchRequest { resume_token, ..request }).await.unwrap()
+    };
+    let (session, _) = client.create(&[]).await;
+    let by_ids = WatchRequest { keys: by_id(&session.id).into_iter().collect(), ..Default::default() };
+    let mut resumed = miss_the_ending(&session.id, by_ids).await;
+    resumed.end().await.unwrap();
+    assert_eq!(resumed.kept().len(), 1);
+
+    let (session, token) = client.create(&[]).await;
+    let by_token = WatchRequest { keys: vec![by_token_key(&token)], ..Default::default() };
+    let mut resumed = miss_the_ending(&session.id, by_token.clone()).await;
+    expect_error(resumed.end().await, Code::NotFound, "SESSION_ENDED");
+    assert_eq!(resumed.kept().len(), 1);
+    expect_error(client.watch(by_token).await.map(drop), Code::NotFound, "SESSION_ENDED");
+}
+
+fn by_token_key(token: &str) -> sessiond_client::v1::SessionKey {
+    by_token(token).unwrap()
+}
+
+#[tokio::test]
+async fn w5_bookmarks_come_in_silence_and_say_up_to_when() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
+    let mut last = watching.bookmark().await.as_of.unwrap();
+    for _ in 0..5 {
+        let next = watching.bookmark().await.as_of.unwrap();
+        assert!((next.seconds, next.nanos) > (last.seconds, last.nanos));
+        last = next;
+    }
+}
+
+#[tokio::test]
+async fn w5_no_bookmark_comes_while_redis_does_not_answer() {
+    let world = World::own();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
+    watching.bookmark().await;
+    world.redis.pause();
+    let mut bookmarks = 0;
+    // The one that was under way may come; the tail was read for it before.
+    let silence = tokio::time::timeout(std::time::Duration::from_secs(2), async {
+        loop {
+            watching.bookmark().await;
+            bookmarks += 1;
+        }
+    });
+    assert!(silence.await.is_err());
+    assert!(bookmarks <= 2, "{bookmarks}");
+    world.redis.resume();
+    watching.bookmark().await;
+}
+
+#[tokio::test]
+async fn a_watch_by_ids_closes_when_all_have_ended() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let ((one, _), (two, _)) = (client.create(&[]).await, client.create(&[]).await);
+    let keys = [&one, &two].iter().filter_map(|session| by_id(&session.id)).collect();
+    let request = WatchRequest { keys, types: vec![EventType::Updated.into()], ..Default::default() };
+    let mut watching = client.watch(request).await.unwrap();
+    client.set(by_id(&one.id), &[("a", text("1"))]).await.unwrap();
+    client.delete(by_id(&one.id)).await.unwrap();
+    client.set(by_id(&two.id), &[("a", text("1"))]).await.unwrap();
+    client.delete(by_id(&two.id)).await.unwrap();
+    watching.end().await.unwrap();
+    assert_eq!(watching.kept().len(), 2);
+    let unknown = WatchRequest { keys: by_id(&id_of(&new_token())).into_iter().collect(), ..Default::default() };
+    expect_error(client.watch(unknown).await.map(drop), Code::NotFound, "SESSION_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_watch_by_token_ends_with_its_session() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    let request = WatchRequest { keys: vec![by_token_key(&token)], ..Default::default() };
+    let mut watching = client.watch(request).await.unwrap();
+    watching.bookmark().await;
+    client.delete(by_id(&session.id)).await.unwrap();
+    let status = expect_error(watching.end().await, Code::NotFound, "SESSION_ENDED");
+    assert_eq!(status.metadata_of("cause"), "LOGOUT");
+    assert_eq!(watching.kept().len(), 1);
+    let stranger = format!("{}{}", &token[..31], &new_token()[31..]);
+    let request = WatchRequest { keys: vec![by_token_key(&stranger)], ..Default::default() };
+    expect_error(client.watch(request).await.map(drop), Code::NotFound, "SESSION_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w7_every_expiry_is_told_once_with_its_cause_and_last_state_and_never_early() {
+    let world = World::shared();
+    let (a, b) = (world.server().await, world.server().await);
+    let (client, other) = (a.client().await, b.client().await);
+    let mut watchings = [client.watch_all().await, other.watch_all().await];
+    let creates = (0..200).map(async |n: i64| {
+        let idle_timeout = millis(100 + n * 5);
+        let absolute_timeout = if n % 2 == 0 { millis(100 + n * 5) } else { seconds(60) };
+        let attributes = [("n".to_owned(), text(&n.to_string()))].into();
+        let request = CreateSessionRequest { idle_timeout, absolute_timeout, attributes, ..Default::default() };
+        client.create_as(request).await.unwrap().0
+    });
+    let sessions: HashMap<_, _> =
+        join_all(creates).await.into_iter().map(|session| (session.id.clone(), session)).collect();
+    for watching in &mut watchings {
+        let mut endings = HashSet::new();
+        while endings.len() < sessions.len() {
+            let event = watching.event().await;
+            if event.r#type() != EventType::Ended {
+                continue;
+            }
+            let session = &sessions[&event.id];
+            assert!(endings.insert(event.id.clone()), "told twice");
+            let expected = if session.expire_time == session.absolute_expire_time {
+                Cause::AbsoluteTimeout
+            } else {
+                Cause::IdleTimeout
+            };
+            assert_eq!(event.cause(), expected);
+            assert_eq!(event.session.as_ref(), Some(session));
+            let (due, at) = (session.expire_time.unwrap(), event.event_time.unwrap());
+            assert!((at.seconds, at.nanos) >= (due.seconds, due.nanos), "early");
+        }
+        assert!(watching.everything_so_far().await.is_empty(), "exactly one ENDED each");
+    }
+    let expired = async |server: &harness::Server| server.metric("sessiond_sessions_expired_total").await as usize;
+    assert_eq!(expired(&a).await + expired(&b).await, sessions.len());
+}
+
+#[tokio::test]
+async fn a_token_older_than_the_log_is_answered_by_resync() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let token = watching.token.clone();
+    for _ in 0..3 {
+        work(&[&client], 20).await;
+    }
+    watching.events(300).await;
+    for log in world.redis.keys(&format!("{}*:log", world.prefix)) {
+        world.redis.command(&["XTRIM", &log, "MAXLEN", "1"]);
+    }
+    let mut resumed = client.resume(&token).await;
+    assert_eq!(resumed.resync().await.reason(), ResyncReason::Compacted);
+    // And the stream goes on.
+    let changes = work(&[&client], 5).await;
+    assert_whole(&resumed.events(changes).await, changes);
+    assert_whole(&watching.events(changes).await, changes);
+}
+
+#[tokio::test]
+async fn a_token_of_another_store_or_from_ahead_of_the_log_is_answered_by_resync() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    work(&[&client], 4).await;
+    watching.events(20).await;
+    let own = ResumeToken::decode(&watching.token).unwrap();
+    let elsewhere = ResumeToken { store: sessiond::store::StoreId([1; 16]), ..own.clone() };
+    let mut ahead = own.clone();
+    ahead.positions[3].revision = Revision(ahead.positions[3].revision.0 + 3_600_000_000);
+    let mut other_branch = own.clone();
+    other_branch.positions.iter_mut().for_each(|position| position.nonce ^= 1);
+    for (token, reason) in [
+        (elsewhere, ResyncReason::Flushed),
+        (ahead, ResyncReason::Rollback),
+        (other_branch, ResyncReason::Rollback),
+    ] {
+        let mut resumed = client.resume(&token.encode()).await;
+        assert_eq!(resumed.resync().await.reason(), reason);
+        let (session, _) = client.create(&[]).await;
+        resumed.wait_for(EventType::Created, &session.id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flushed_store_is_told_by_resync_and_serves_on() {
+    let world = World::own();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (session, _) = client.create(&[]).await;
+    watching.event().await;
+    world.redis.command(&["FLUSHALL"]);
+    assert_eq!(watching.resync().await.reason(), ResyncReason::Flushed);
+    expect_error(client.get(by_id(&session.id)).await, Code::NotFound, "SESSION_NOT_FOUND");
+    let (session, _) = client.create(&[]).await;
+    watching.wait_for(EventType::Created, &session.id).await;
+}
+
+#[tokio::test]
+async fn a_stopped_server_ends_its_watches_with_their_token() {
+    let world = World::shared();
+    let mut server = world.server().await;
+    let other = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (session, _) = client.create(&[]).await;
+    watching.event().await;
+    server.begin_to_stop();
+    expect_error(watching.end().await, Code::Unavailable, "DRAINING");
+    server.stop().await;
+    let client = other.client().await;
+    client.delete(by_id(&session.id)).await.unwrap();
+    let mut resumed = client.resume(&watching.token).await;
+    assert_eq!(resumed.event().await.r#type(), EventType::Ended);
+}
+
+#[tokio::test]
+async fn watchers_are_counted() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let watching = [client.watch_all().await, client.watch_all().await];
+    assert_eq!(server.metric("sessiond_watchers").await, 2.0);
+    drop(watching);
+    eventually("they are let go", async || (server.metric("sessiond_watchers").await == 0.0).then_some(())).await;
+    let cancelled = "sessiond_calls_total{method=\"Watch\",code=\"CANCELLED\"}";
+    eventually("they are counted as cancelled", async || (server.metric(cancelled).await == 2.0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_first_response_is_a_bookmark_that_comes_at_once() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let request = WatchRequest { bookmark_interval: seconds(60), ..whole_namespace() };
+    let mut watching = client.watch(request).await.unwrap();
+    let first = watching.response().await.unwrap().unwrap();
+    assert!(first.events.is_empty() && matches!(first.control, Some(Control::Bookmark(_))));
+}
+
+#[tokio::test]
+async fn a_delete_and_an_expiry_at_once_make_one_ending() {
+    let world = World::shared();
+    let (a, b) = (world.server().await, world.server().await);
+    let (client, other) = (a.client().await, b.client().await);
+    let mut watching = client.watch_all().await;
+    let races = (0..100).map(async |n: i64| {
+        let request = CreateSessionRequest { idle_timeout: millis(40), ..Default::default() };
+        let (session, _) = client.create_as(request).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(30 + n as u64 % 20)).await;
+        let delete = DeleteSessionRequest {
+            namespace: NAMESPACE.into(),
+            key: by_id(&session.id),
+            ..Default::default()
+        };
+        let deleted = other.grpc.clone().delete_session(delete).await.unwrap().into_inner().deleted;
+        (session.id, deleted)
+    });
+    let deleted: HashMap<_, _> = join_all(races).await.into_iter().collect();
+    let mut endings = HashMap::new();
+    while endings.len() < deleted.len() {
+        let event = watching.event().await;
+        if event.r#type() == EventType::Ended {
+            assert!(endings.insert(event.id.clone(), event.cause()).is_none(), "told twice");
+        }
+    }
+    assert!(watching.everything_so_far().await.is_empty());
+    for (id, cause) in endings {
+        assert_eq!(cause == Cause::Logout, deleted[&id], "{cause:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_touch_and_an_expiry_at_once_agree() {
+    let world = World::shared();
+    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let races = (0..50).map(async |n: u64| {
+        let request = CreateSessionRequest { idle_timeout: millis(60), ..Default::default() };
+        let (session, token) = client.create_as(request).await.unwrap();
+        let mut expires = session.expire_time.unwrap();
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(50 + n % 15)).await;
+            let key = by_token(&token);
+            let touch = sessiond_client::v1::TouchSessionRequest { namespace: NAMESPACE.into(), key };
+            match client.grpc.clone().touch_session(touch).await {
+                Ok(touched) => expires = touched.into_inner().expire_time.unwrap(),
+                Err(_) => return (session.id, (expires.seconds, expires.nanos)),
+            }
+        }
+    });
+    let last: HashMap<_, _> = join_all(races).await.into_iter().collect();
+    let mut ended = Vec::new();
+    while ended.len() < last.len() {
+        ended.extend(Some(watching.event().await).filter(|event| event.r#type() == EventType::Ended));
+    }
+    for event in ended {
+        let at = event.event_time.unwrap();
+        assert!((at.seconds, at.nanos) >= last[&event.id], "ended before the deadline that the last touch was told");
+    }
+}
