@@ -146,7 +146,7 @@ impl Client {
         Ok(Watching::new(self.grpc.clone().watch(request).await?.into_inner()))
     }
 
-    /// Everything in the namespace, in full, with a bookmark every 200 ms; its first bookmark has come.
+    /// Everything in the namespace, in full, with a bookmark every 100 ms; its first bookmark has come.
     pub async fn watch_all(&self) -> Watching {
         let mut watching = self.watch(whole_namespace()).await.unwrap();
         watching.bookmark().await;
@@ -163,7 +163,7 @@ pub fn whole_namespace() -> WatchRequest {
     WatchRequest {
         whole_namespace: true,
         view: SessionView::Full.into(),
-        bookmark_interval: millis(200),
+        bookmark_interval: millis(100),
         ..Default::default()
     }
 }
