@@ -20,13 +20,33 @@ const CASES: u32 = 60;
 
 #[derive(Clone, Debug)]
 enum Command {
-    Create { request: bool },
-    Set { name: u8, value: u8, label: Option<u8>, request: bool },
-    Remove { name: u8, clear: bool },
-    SetIf { name: u8, stale: bool },
+    Create {
+        request: bool,
+    },
+    Set {
+        name: u8,
+        value: u8,
+        label: Option<u8>,
+        request: bool,
+    },
+    Remove {
+        name: u8,
+        clear: bool,
+    },
+    SetIf {
+        name: u8,
+        stale: bool,
+    },
     Subject(u8),
-    Delete { by_token: bool, wrong: bool, request: bool },
-    Get { by_token: bool, wrong: bool },
+    Delete {
+        by_token: bool,
+        wrong: bool,
+        request: bool,
+    },
+    Get {
+        by_token: bool,
+        wrong: bool,
+    },
     /// Sends the slot's last mutation that had a request id once more.
     Repeat,
     List,
@@ -144,13 +164,25 @@ impl Model<'_> {
                 self.update(client, slot, UpdateSessionRequest { key, subject, ..Default::default() }).await;
             }
             Command::Delete { by_token, wrong, request } => {
-                let key = if wrong { stranger } else if by_token { key } else { by_id(&id) };
+                let key = if wrong {
+                    stranger
+                } else if by_token {
+                    key
+                } else {
+                    by_id(&id)
+                };
                 let request_id = self.request_id(request);
                 let delete = DeleteSessionRequest { namespace: client.namespace.clone(), key, request_id, cause: 0 };
                 self.delete(client, slot, delete, wrong).await;
             }
             Command::Get { by_token, wrong } => {
-                let key = if wrong { stranger } else if by_token { key } else { by_id(&id) };
+                let key = if wrong {
+                    stranger
+                } else if by_token {
+                    key
+                } else {
+                    by_id(&id)
+                };
                 let answer = client.get(key).await;
                 match &self.slots[slot].state {
                     State::Live(live) if !wrong => assert_same(live, &answer.unwrap()),
@@ -189,7 +221,8 @@ impl Model<'_> {
         if request.if_revision.is_some_and(|revision| revision != live.revision) {
             return drop(expect_error(answer, Code::Aborted, "REVISION_MISMATCH"));
         }
-        if request.subject.as_ref().is_some_and(|to| !to.is_empty() && !live.subject.is_empty() && *to != live.subject) {
+        if request.subject.as_ref().is_some_and(|to| !to.is_empty() && !live.subject.is_empty() && *to != live.subject)
+        {
             return drop(expect_error(answer, Code::FailedPrecondition, "SUBJECT_CHANGE"));
         }
         let mut after = live.clone();
@@ -251,8 +284,11 @@ impl Model<'_> {
     }
 
     async fn list(&self, client: &Client) {
-        let request =
-            ListSessionsRequest { namespace: client.namespace.clone(), view: SessionView::Full.into(), ..Default::default() };
+        let request = ListSessionsRequest {
+            namespace: client.namespace.clone(),
+            view: SessionView::Full.into(),
+            ..Default::default()
+        };
         let page = client.grpc.clone().list_sessions(request).await.unwrap().into_inner();
         assert_eq!(page.next_page_token, "");
         let mut expected = BTreeMap::new();
@@ -285,10 +321,8 @@ fn new_slot() -> Slot {
 /// Every case has a namespace of its own.
 async fn hold_against_the_model(servers: &[Server; 2], case: usize, steps: Vec<Step>) {
     let namespace = format!("case-{case}");
-    let clients = [
-        servers[0].client().await.in_namespace(&namespace),
-        servers[1].client().await.in_namespace(&namespace),
-    ];
+    let clients =
+        [servers[0].client().await.in_namespace(&namespace), servers[1].client().await.in_namespace(&namespace)];
     let mut watching = clients[1].watch_all().await;
     let slots = (0..SLOTS).map(|_| new_slot()).collect();
     let mut model = Model { clients: &clients, slots, events: Vec::new(), requests: 0 };

@@ -75,7 +75,8 @@ async fn an_update_merges_and_one_that_changes_nothing_raises_no_revision() {
     assert_eq!(updated.attributes.keys().collect::<Vec<_>>(), ["a", "c"]);
     assert!(updated.revision > created.revision);
     assert_eq!(client.update(request).await.unwrap().revision, updated.revision);
-    let only_the_deadline = UpdateSessionRequest { key: key.clone(), idle_timeout: seconds(1800), ..Default::default() };
+    let only_the_deadline =
+        UpdateSessionRequest { key: key.clone(), idle_timeout: seconds(1800), ..Default::default() };
     let moved = client.update(only_the_deadline).await.unwrap();
     assert_eq!(moved.revision, updated.revision);
     assert!(moved.expire_time.unwrap().seconds >= updated.expire_time.unwrap().seconds);
@@ -265,7 +266,8 @@ async fn s4_the_absolute_deadline_is_not_moved_by_use() {
     let world = World::shared();
     let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
     let client = server.client().await;
-    let request = CreateSessionRequest { idle_timeout: millis(200), absolute_timeout: millis(600), ..Default::default() };
+    let request =
+        CreateSessionRequest { idle_timeout: millis(200), absolute_timeout: millis(600), ..Default::default() };
     let (session, token) = client.create_as(request).await.unwrap();
     let key = by_token(&token);
     let status = eventually("it ends", async || {
@@ -360,7 +362,11 @@ async fn s5_the_last_sixteen_request_ids_are_kept() {
     for n in 1..17 {
         assert_eq!(client.update(update(n)).await.ok(), last, "{n} is known");
     }
-    assert_ne!(client.update(update(0)).await.unwrap().revision, last.unwrap().revision, "the seventeenth is forgotten");
+    assert_ne!(
+        client.update(update(0)).await.unwrap().revision,
+        last.unwrap().revision,
+        "the seventeenth is forgotten"
+    );
 }
 
 #[tokio::test]

@@ -110,12 +110,8 @@ async fn w3_a_change_that_matches_before_or_after_is_told() {
     client.delete(by_id(&blue.id)).await.unwrap();
     let events = watching.everything_so_far().await;
     let told: Vec<_> = events.iter().map(|event| (event.r#type(), &event.id == &red.id)).collect();
-    let expected = [
-        (EventType::Created, true),
-        (EventType::Left, true),
-        (EventType::Updated, false),
-        (EventType::Ended, false),
-    ];
+    let expected =
+        [(EventType::Created, true), (EventType::Left, true), (EventType::Updated, false), (EventType::Ended, false)];
     let (reds, blues): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, is_red)| *is_red);
     assert_eq!([reds, blues].concat(), expected);
 }
@@ -216,7 +212,8 @@ async fn w5_bookmarks_come_in_silence_and_say_up_to_when() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
-    let mut watching = client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
+    let mut watching =
+        client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
     let mut last = watching.bookmark().await.as_of.unwrap();
     for _ in 0..5 {
         let next = watching.bookmark().await.as_of.unwrap();
@@ -230,7 +227,8 @@ async fn w5_no_bookmark_comes_while_redis_does_not_answer() {
     let world = World::own();
     let server = world.server().await;
     let client = server.client().await;
-    let mut watching = client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
+    let mut watching =
+        client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
     watching.bookmark().await;
     world.redis.pause();
     let mut bookmarks = 0;
@@ -360,11 +358,9 @@ async fn a_token_of_another_store_or_from_ahead_of_the_log_is_answered_by_resync
     ahead.positions[3].revision = Revision(ahead.positions[3].revision.0 + 3_600_000_000);
     let mut other_branch = own.clone();
     other_branch.positions.iter_mut().for_each(|position| position.nonce ^= 1);
-    for (token, reason) in [
-        (elsewhere, ResyncReason::Flushed),
-        (ahead, ResyncReason::Rollback),
-        (other_branch, ResyncReason::Rollback),
-    ] {
+    for (token, reason) in
+        [(elsewhere, ResyncReason::Flushed), (ahead, ResyncReason::Rollback), (other_branch, ResyncReason::Rollback)]
+    {
         let mut resumed = client.resume(&token.encode()).await;
         assert_eq!(resumed.resync().await.reason(), reason);
         let (session, _) = client.create(&[]).await;
@@ -439,11 +435,8 @@ async fn a_delete_and_an_expiry_at_once_make_one_ending() {
         let request = CreateSessionRequest { idle_timeout: millis(40), ..Default::default() };
         let (session, _) = client.create_as(request).await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(30 + n as u64 % 20)).await;
-        let delete = DeleteSessionRequest {
-            namespace: NAMESPACE.into(),
-            key: by_id(&session.id),
-            ..Default::default()
-        };
+        let delete =
+            DeleteSessionRequest { namespace: NAMESPACE.into(), key: by_id(&session.id), ..Default::default() };
         let deleted = other.grpc.clone().delete_session(delete).await.unwrap().into_inner().deleted;
         (session.id, deleted)
     });

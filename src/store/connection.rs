@@ -2,7 +2,8 @@
 //!
 //! What fred does by default and must not do here: send a command again after a disconnect (one attempt each), queue
 //! without bound, speak RESP2 (an array that begins with the text `message` is then taken for a push), and wait for
-//! ever. Time-outs are our own, for fred's do not hold while it reconnects to a server that hangs.
+//! ever. Time-outs and heartbeats are our own: fred's do not hold while there is traffic, or while it reconnects to a
+//! server that hangs.
 
 use std::{
     sync::Arc,
@@ -22,8 +23,8 @@ use fred::{
     },
 };
 use tokio::{
-    sync::broadcast::Receiver,
-    time::{Instant, timeout, timeout_at},
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, MissedTickBehavior, timeout, timeout_at},
 };
 
 use crate::observe::Metrics;
@@ -34,7 +35,7 @@ use super::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A reply that takes longer means a server that hangs: the connection is torn down.
+/// A reply to a ping that takes longer means a server that hangs: the connection is given up.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(2);
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Commands waiting for a connection's writer.
@@ -102,26 +103,42 @@ impl Connection {
         }
     }
 
-    /// Pings every connection for ever, so that one that hangs is torn down, and drops the clock's estimate whenever
-    /// the connection for calls is a new one.
+    /// Pings every connection for ever, gives up one that hangs, and drops the clock's estimate whenever the connection
+    /// for calls is a new one.
     pub async fn keep_alive(&self) {
         let mut reconnects = self.calls.reconnect_rx();
-        let mut beat = tokio::time::interval(HEARTBEAT);
+        let forgetting = async {
+            while reconnects.recv().await != Err(RecvError::Closed) {
+                self.clock.forget();
+            }
+        };
+        let beating = self.clients().map(|client| self.beat(client));
+        tokio::join!(forgetting, futures_util::future::join_all(beating));
+    }
+
+    /// fred gives up a connection that hangs only where nothing is sent on it: its time counts from the last write.
+    async fn beat(&self, client: &Client) {
+        let mut tick = tokio::time::interval(HEARTBEAT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = beat.tick() => {
-                    let pings = self.clients().map(|client| timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)));
-                    let answers = futures_util::future::join_all(pings).await;
-                    self.metrics.store_up.set(answers.iter().all(|answer| matches!(answer, Ok(Ok(())))) as i64);
-                }
-                _ = reconnects.recv() => self.clock.forget(),
+            tick.tick().await;
+            let answered = matches!(timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)).await, Ok(Ok(())));
+            self.metrics.store_up.set((answered && self.is_connected()).into());
+            if !answered && client.is_connected() {
+                tracing::warn!("Redis hangs; connecting anew");
+                // Begins it; it ends when Redis answers again.
+                let _ = timeout(HEARTBEAT, client.force_reconnection()).await;
             }
         }
     }
 
+    fn is_connected(&self) -> bool {
+        self.clients().iter().all(|client| client.is_connected())
+    }
+
     /// Whether Redis answered the last heartbeat on every connection.
     pub fn is_up(&self) -> bool {
-        self.metrics.store_up.get() == 1 && self.clients().iter().all(|client| client.is_connected())
+        self.metrics.store_up.get() == 1 && self.is_connected()
     }
 
     /// The last moment of Redis' clock, in ms, at which a script of this call may write. The estimate of that clock
@@ -181,12 +198,9 @@ impl Connection {
         let args: Vec<Value> = args.into_iter().map(Value::Bytes).collect();
         let started = Instant::now();
         let attempt = async {
-            let first = client.evalsha(loaded.sha1().clone(), keys.clone(), args.clone()).await;
-            match first {
-                Err(error) if error.details().starts_with("NOSCRIPT") => {
-                    client.script_load::<(), _>(script.source()).await?;
-                    client.evalsha(loaded.sha1().clone(), keys, args).await
-                }
+            match client.evalsha(loaded.sha1().clone(), keys.clone(), args.clone()).await {
+                // Nothing ran. Sent in full it runs at once, and is known from then on.
+                Err(error) if error.details().starts_with("NOSCRIPT") => client.eval(script.source(), keys, args).await,
                 answer => answer,
             }
         };

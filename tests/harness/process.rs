@@ -75,10 +75,15 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Its exit code, once it has ended.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
     /// Its exit code, after it was asked to stop.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::TERM);
-        self.child.wait().unwrap().code()
+        self.wait()
     }
 }
 

@@ -1,0 +1,367 @@
+//! What happens when packets are late, connections are cut, and processes are stopped or killed.
+
+mod harness;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use harness::{Redis, Server, World, client::*, eventually, process::Process, proxy::Proxy};
+use rustix::process::Signal;
+use sessiond_client::v1::{CreateSessionRequest, EventType, GetSessionRequest, SessionEvent, UpdateSessionRequest};
+use tokio::time::Instant;
+use tonic::Code;
+
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Servers that answer soon whatever happens; their clients set no deadline, whose timer would answer in their place.
+const IMPATIENT: &str = "[limits]\ncall_timeout = '700ms'";
+
+fn set(namespace: &str, id: &str, name: &str, value: &str) -> UpdateSessionRequest {
+    UpdateSessionRequest {
+        namespace: namespace.into(),
+        key: by_id(id),
+        set_attributes: [(name.to_owned(), text(value))].into(),
+        ..Default::default()
+    }
+}
+
+/// What S3 is for: a mutation whose packet reaches Redis only after the session was deleted, `later` than it.
+async fn late_write(make_it_later: impl AsyncFnOnce(&World, &str)) {
+    let world = World::own();
+    let proxy = Proxy::start(&world.redis);
+    let behind = Server::start(&proxy.url(), &world.prefix, IMPATIENT).await;
+    let direct = world.server().await;
+    let (slow, client) = (behind.client().await, direct.client().await);
+    let mut watching = client.watch_all().await;
+    let (session, _) = client.create(&[("a", text("1"))]).await;
+    // The slow server knows the clock of Redis by now.
+    slow.get(by_id(&session.id)).await.unwrap();
+    proxy.hold();
+    let mut grpc = slow.grpc.clone();
+    let write = grpc.update_session(set(NAMESPACE, &session.id, "late", "1"));
+    let token = new_token();
+    let create = CreateSessionRequest { namespace: NAMESPACE.into(), token: token.clone(), ..Default::default() };
+    let mut grpc = slow.grpc.clone();
+    let create = grpc.create_session(create);
+    let (write, create) = tokio::join!(write, create);
+    for answer in [write.map(drop), create.map(drop)] {
+        expect_error(answer, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    }
+    assert!(client.delete(by_id(&session.id)).await.unwrap());
+    client.delete(by_id(&id_of(&token))).await.unwrap();
+    make_it_later(&world, &world.prefix).await;
+    proxy.let_go();
+    // The slow server speaks to Redis again: what was held back before has gone by.
+    eventually("the slow server is back", async || slow.get(by_id(&session.id)).await.err().filter(is_not_found)).await;
+    for id in [&session.id, &id_of(&token)] {
+        expect_not_there(&client, id).await;
+    }
+    let events = watching.everything_so_far().await;
+    let kinds: Vec<_> = events.iter().map(SessionEvent::r#type).collect();
+    assert_eq!(kinds, [EventType::Created, EventType::Ended]);
+}
+
+fn is_not_found(status: &tonic::Status) -> bool {
+    status.code() == Code::NotFound
+}
+
+async fn expect_not_there(client: &Client, id: &str) {
+    assert_eq!(client.get(by_id(id)).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn s3_a_late_write_does_not_revive_a_deleted_session() {
+    late_write(async |_, _| {}).await;
+}
+
+#[tokio::test]
+async fn s3_a_write_later_than_the_tombstone_does_not_revive_a_deleted_session() {
+    late_write(async |world, prefix| {
+        // As if the tombstones' time were over.
+        for key in world.redis.keys(&format!("{prefix}*:s:*")) {
+            world.redis.command(&["DEL", &key]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cut_connection_leaves_the_outcome_unknown_and_the_write_is_not_sent_twice() {
+    let world = World::own();
+    let proxy = Proxy::start(&world.redis);
+    let server = Server::start(&proxy.url(), &world.prefix, "").await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[]).await;
+    let writes = |redis: &Redis| {
+        let stats = redis.command(&["INFO", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xadd:calls=")).unwrap_or("0,").to_owned();
+        line.split(',').next().unwrap().parse::<u32>().unwrap()
+    };
+    let before = writes(&world.redis);
+    proxy.hold();
+    let mut grpc = client.grpc.clone();
+    let write = grpc.update_session(set(NAMESPACE, &session.id, "a", "1"));
+    let cut = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        proxy.cut();
+        proxy.let_go();
+    };
+    let (answer, ()) = tokio::join!(write, cut);
+    expect_error(answer.map(drop), Code::Unknown, "OUTCOME_UNKNOWN");
+    eventually("the server is back", async || client.set(by_id(&session.id), &[("b", text("2"))]).await.ok()).await;
+    assert_eq!(writes(&world.redis), before + 1, "what was cut off is not sent again");
+    assert_eq!(client.get(by_id(&session.id)).await.unwrap().attributes.len(), 1);
+}
+
+/// Writes to a few hot sessions from many tasks, for as long as `fault` takes and at least so many times; the revisions
+/// that were acknowledged, by session.
+async fn write_through(clients: &[Client], at_least: usize, fault: impl Future<Output = ()>) -> Acknowledged {
+    let done = tokio::sync::watch::Sender::new(false);
+    let sessions = join_all((0..8).map(async |_| clients[0].create(&[]).await.0)).await;
+    let mut acknowledged: Acknowledged =
+        sessions.iter().map(|session| (session.id.clone(), HashSet::from([session.revision]))).collect();
+    let workers = (0..16).map(async |worker: usize| {
+        let (client, mut writes, finished) = (&clients[worker % clients.len()], Vec::new(), done.subscribe());
+        let mut turn = 0;
+        while turn < at_least / 16 || !*finished.borrow() {
+            turn += 1;
+            let session = &sessions[(worker + turn) % sessions.len()];
+            let mut grpc = client.grpc.clone();
+            let request = set(NAMESPACE, &session.id, &format!("w{worker}"), &turn.to_string());
+            match grpc.update_session(request).await {
+                Ok(answer) => writes.push((session.id.clone(), answer.into_inner().session.unwrap().revision)),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        writes
+    });
+    let fault = async {
+        fault.await;
+        done.send_replace(true);
+    };
+    let (writes, ()) = tokio::join!(join_all(workers), fault);
+    for (id, revision) in writes.into_iter().flatten() {
+        acknowledged.get_mut(&id).unwrap().insert(revision);
+    }
+    acknowledged
+}
+
+type Acknowledged = BTreeMap<String, HashSet<i64>>;
+
+/// Every acknowledged revision was told; none twice, and in order.
+fn assert_reliable(events: &[SessionEvent], acknowledged: &Acknowledged) {
+    let mut told: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    for event in events {
+        told.entry(&event.id).or_default().push(event.revision);
+    }
+    for (id, revisions) in acknowledged {
+        let told = &told[&id[..]];
+        assert!(told.is_sorted_by(|a, b| a < b), "told twice or out of order");
+        let told: HashSet<_> = told.iter().copied().collect();
+        let missing: Vec<_> = revisions.difference(&told).collect();
+        assert!(missing.is_empty(), "acknowledged changes of {id} were not told: {missing:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w3_killing_the_subscriber_amid_ten_thousand_writes_loses_and_doubles_nothing() {
+    let world = World::own();
+    let (a, b) = (world.server().await, world.server().await);
+    let clients = [a.client().await, b.client().await];
+    let mut watching = clients[1].watch_all().await;
+    let kill = async {
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let redis = world.redis.clone();
+            tokio::task::spawn_blocking(move || redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"])).await.unwrap();
+        }
+    };
+    let (acknowledged, events) = tokio::join!(write_through(&clients, 10_000, kill), async {
+        let mut events = watching.events(10_000).await;
+        events.extend(watching.everything_so_far().await);
+        events
+    });
+    let mut events = events;
+    events.extend(watching.everything_so_far().await);
+    let count: usize = acknowledged.values().map(HashSet::len).sum();
+    assert!(count >= 10_000, "{count}");
+    assert_eq!(events.len(), count, "no fault hit a write: as many events as changes");
+    assert_reliable(&events, &acknowledged);
+    assert!(b.metric("sessiond_feed_gaps_total").await > 0.0, "the fault was felt");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushed_scripts_are_loaded_again() {
+    let world = World::own();
+    let server = world.server().await;
+    let clients = [server.client().await];
+    let mut watching = clients[0].watch_all().await;
+    let flush = async {
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            world.redis.command(&["SCRIPT", "FLUSH"]);
+        }
+    };
+    let acknowledged = write_through(&clients, 2_000, flush).await;
+    let events = watching.everything_so_far().await;
+    let count: usize = acknowledged.values().map(HashSet::len).sum();
+    assert_eq!((events.len(), count >= 2_000), (count, true), "no write failed or was done twice");
+    assert_reliable(&events, &acknowledged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_redis_loses_nothing_that_was_acknowledged() {
+    let world = World { redis: Redis::start_with(&DURABLE), prefix: "sessiond:".into() };
+    let (a, b) = (world.server().await, world.server().await);
+    let clients = [a.client().await, b.client().await];
+    let mut watching = clients[1].watch_all().await;
+    let restart = async {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            world.redis.kill();
+            world.redis.restart();
+            eventually("the server is back", async || clients[0].create_as(Default::default()).await.ok()).await;
+        }
+    };
+    let acknowledged = write_through(&clients, 0, restart).await;
+    let events = watching.everything_so_far().await;
+    assert_reliable(&events, &acknowledged);
+    for (id, revisions) in &acknowledged {
+        let session = clients[0].get(by_id(id)).await.unwrap();
+        assert!(session.revision >= *revisions.iter().max().unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_of_a_killed_server_resumes_on_another() {
+    let world = World::own();
+    let mut process = Process::start(&[format!("--redis={}", world.redis.url())]);
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = process.client().await.watch_all().await;
+    let clients = [client.clone()];
+    let (acknowledged, mut events) =
+        tokio::join!(write_through(&clients, 1_000, tokio::time::sleep(Duration::from_millis(500))), async {
+            let events = watching.events(200).await;
+            process.kill();
+            let mut events = [events, watching.kept()].concat();
+            // What had arrived before the connection broke counts too.
+            while let Ok(Some(response)) = watching.response().await {
+                events.extend(response.events);
+            }
+            watching = client.resume(&watching.token).await;
+            events
+        });
+    events.extend(watching.everything_so_far().await);
+    assert_eq!(events.len(), acknowledged.values().map(HashSet::len).sum::<usize>());
+    assert_reliable(&events, &acknowledged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_answer_in_time_while_redis_hangs_and_nothing_unavailable_was_applied() {
+    let world = World::own();
+    let (a, b) = (world.server_with(IMPATIENT).await, world.server_with(IMPATIENT).await);
+    let clients = [a.client().await, b.client().await];
+    let mut watching = clients[1].watch_all().await;
+    let sessions = join_all((0..8).map(async |_| clients[0].create(&[]).await.0)).await;
+    world.redis.pause();
+    let began = Instant::now();
+    let workers = (0..8).map(async |worker: usize| {
+        let (client, session) = (&clients[worker % 2], &sessions[worker]);
+        let (mut unavailable, mut unknown, mut turn) = (HashSet::new(), HashSet::new(), 0);
+        while began.elapsed() < Duration::from_secs(5) {
+            turn += 1;
+            let name = format!("turn{turn}");
+            let mut grpc = client.grpc.clone();
+            let sent = Instant::now();
+            let status = grpc.update_session(set(NAMESPACE, &session.id, &name, "1")).await.unwrap_err();
+            assert!(sent.elapsed() < Duration::from_secs(2), "late: {:?}", sent.elapsed());
+            match (status.code(), &status.reason()[..]) {
+                (Code::Unavailable, "STORE_UNAVAILABLE") => unavailable.insert(name),
+                (Code::DeadlineExceeded | Code::Unknown, "OUTCOME_UNKNOWN") => unknown.insert(name),
+                // Its time was over before anything was sent.
+                (Code::DeadlineExceeded, "STORE_TIMEOUT") => unavailable.insert(name),
+                other => panic!("{other:?}: {status:?}"),
+            };
+            let read = GetSessionRequest { namespace: NAMESPACE.into(), key: by_id(&session.id), ..Default::default() };
+            let status = grpc.get_session(read).await.unwrap_err();
+            let expected = [(Code::Unavailable, "STORE_UNAVAILABLE"), (Code::DeadlineExceeded, "STORE_TIMEOUT")];
+            assert!(expected.contains(&(status.code(), &status.reason())), "{status:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        (session, unavailable, unknown)
+    });
+    let outcomes = join_all(workers).await;
+    assert!(outcomes.iter().all(|(_, _, unknown)| !unknown.is_empty()), "the fault was felt");
+    assert!(outcomes.iter().all(|(_, unavailable, _)| !unavailable.is_empty()), "and the connection given up");
+    world.redis.resume();
+    for client in &clients {
+        eventually("the server is back", async || client.set(by_id(&sessions[0].id), &[("x", text("1"))]).await.ok())
+            .await;
+    }
+    let events = watching.everything_so_far().await;
+    for (session, unavailable, unknown) in outcomes {
+        let held = clients[0].get(by_id(&session.id)).await.unwrap();
+        for name in held.attributes.keys().filter(|name| *name != "x") {
+            assert!(unknown.contains(name) && !unavailable.contains(name), "{name} was answered UNAVAILABLE");
+        }
+        // No watcher missed anything: the last state told is the state.
+        let last = events.iter().rfind(|event| event.id == session.id).unwrap();
+        assert_eq!(last.revision, held.revision);
+    }
+}
+
+#[tokio::test]
+async fn health_follows_redis() {
+    let world = World::own();
+    let server = world.server().await;
+    let ready = async || server.http("/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"));
+    assert!(ready().await);
+    world.redis.pause();
+    eventually("it is not ready", async || (!ready().await).then_some(())).await;
+    assert!(server.http("/healthz").await.unwrap().starts_with("HTTP/1.1 200"), "the process itself is alive");
+    world.redis.resume();
+    eventually("it is ready again", async || ready().await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_embedded_redis_survives_a_killed_sessiond() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = [format!("--data-dir={}", directory.path().display())];
+    let mut process = Process::start(&arguments);
+    let (session, token) = process.client().await.create(&[("cart", json(r#"["item1"]"#))]).await;
+    // Its file is written every second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    process.kill();
+    let mut process = Process::start(&arguments);
+    assert_eq!(process.client().await.get(by_token(&token)).await.unwrap(), session);
+    // A second one is kept out, and told so in one line.
+    let (log, code) = Process::start_in_vain(&arguments);
+    assert!(log.contains("in use by another sessiond") && code == Some(1), "{log}");
+    assert_eq!(process.stop(), Some(0));
+    let process = Process::start(&arguments);
+    assert_eq!(process.client().await.get(by_token(&token)).await.unwrap(), session);
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_to_stop_finishes_its_calls() {
+    let world = World::own();
+    let mut process = Process::start(&[format!("--redis={}", world.redis.url())]);
+    let client = process.client().await;
+    let (session, _) = client.create(&[]).await;
+    world.redis.pause();
+    let mut grpc = client.grpc.clone();
+    let write = grpc.update_session(set(NAMESPACE, &session.id, "a", "1"));
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        process.signal(Signal::TERM);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.redis.resume();
+    };
+    let (answer, ()) = tokio::join!(write, stop);
+    answer.unwrap();
+    assert_eq!(process.wait(), Some(0));
+}
