@@ -6,7 +6,7 @@ mod policy;
 
 pub use event::{Cause, Change, Event, Facets};
 pub use key::{ID_BYTES, Malformed, Namespace, Proof, SessionId, SessionName, Token, Verifier, is_label_name};
-pub use policy::{Durability, Policies, Policy, SessionLimitPolicy, TimeoutRefused, Timeouts, TokenReuse};
+pub use policy::{Durability, Policies, Policy, SessionLimitPolicy, TimeoutRefused, Timeouts, TimeoutsMs, TokenReuse};
 
 use std::collections::BTreeMap;
 

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 pub use channel::{Channels, Heard};
 pub use codec::MAX_CONTENT;
+pub use connection::Lane;
 pub use error::Error;
 pub use keys::Partition;
 pub use log::{Entry, Message, PAGE, Page, Position, StoreId, Tails};
@@ -30,9 +31,12 @@ pub use start::{Eviction, StartError};
 
 use crate::{
     observe::Metrics,
-    session::{Cause, Content, Patch, Policy, Proof, RequestId, Revision, Session, SessionName, Use, Verifier, View},
+    session::{
+        Cause, Content, Patch, Policy, Proof, RequestId, Revision, Session, SessionName, TimeoutsMs, Use, Verifier,
+        View,
+    },
 };
-use connection::{Connection, Effect, Lane};
+use connection::{Connection, Effect};
 use keys::Keys;
 use msgpack::Arguments;
 use scripts::{Outcome, Script};
@@ -50,11 +54,21 @@ pub struct Store {
     metrics: Arc<Metrics>,
 }
 
-/// Timeouts in ms, 0 = none; None = keep.
-#[derive(Clone, Copy, Debug)]
-pub struct TimeoutsMs {
-    pub idle: Option<u64>,
-    pub absolute: Option<u64>,
+/// What a new session begins with.
+pub struct Create<'a> {
+    pub verifier: Verifier,
+    pub content: &'a Content,
+    pub timeouts: TimeoutsMs<u64>,
+    pub request: Option<RequestId>,
+}
+
+/// How a session is read.
+#[derive(Clone, Copy)]
+pub struct Get {
+    pub proof: Proof,
+    pub view: View,
+    pub use_: Use,
+    pub lane: Lane,
 }
 
 #[derive(Debug)]
@@ -107,7 +121,8 @@ pub enum Expired {
 /// Everything an update is told beside the session's name.
 pub struct Update<'a> {
     pub patch: &'a Patch,
-    pub timeouts: TimeoutsMs,
+    /// None = keep.
+    pub timeouts: TimeoutsMs<Option<u64>>,
     pub use_: Use,
     pub if_revision: Option<Revision>,
     pub view: View,
@@ -165,23 +180,20 @@ impl Store {
         self.connection.close().await;
     }
 
-    /// Makes a session; timeouts in ms, 0 = none.
     pub async fn create(
         &self,
         name: &SessionName,
-        verifier: &Verifier,
-        content: &Content,
-        (idle, absolute): (u64, u64),
-        request: Option<RequestId>,
+        create: &Create<'_>,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Created, Error> {
-        let fields = record::fields_of(content);
-        self.note_sizes(content.attributes.values(), &fields);
+        let fields = record::fields_of(create.content);
+        self.note_sizes(create.content.attributes.values(), &fields);
         let mut args = Arguments::default();
-        args.bytes("proof", verifier.as_bytes()).number("idle", idle).number("absolute", absolute);
+        args.bytes("proof", create.verifier.as_bytes());
+        args.number("idle", create.timeouts.idle).number("absolute", create.timeouts.absolute);
         args.list("fields", flat(&fields).into_iter());
-        add_request(&mut args, request, policy);
+        add_request(&mut args, create.request, policy);
         let mut reply = self.write(&scripts::CREATE, Lane::Calls, name, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => Created::Session(reply.session(name)?),
@@ -193,40 +205,18 @@ impl Store {
     }
 
     /// Reads a session and, if asked, counts that as a use.
-    pub async fn get(
-        &self,
-        name: &SessionName,
-        proof: Proof,
-        view: View,
-        use_: Use,
-        policy: &Policy,
-        deadline: Instant,
-    ) -> Result<Found, Error> {
-        self.get_on(Lane::Calls, name, proof, view, use_, policy, deadline).await
-    }
-
-    #[expect(clippy::too_many_arguments)]
-    async fn get_on(
-        &self,
-        lane: Lane,
-        name: &SessionName,
-        proof: Proof,
-        view: View,
-        use_: Use,
-        policy: &Policy,
-        deadline: Instant,
-    ) -> Result<Found, Error> {
+    pub async fn get(&self, name: &SessionName, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
         let mut args = Arguments::default();
-        add_proof(&mut args, proof);
-        if view == View::Basic {
+        add_proof(&mut args, get.proof);
+        if get.view == View::Basic {
             args.flag("brief", true);
         }
-        let mut reply = match use_ {
-            Use::DoesNotCount => self.read(&scripts::GET, lane, name, args, deadline).await?,
+        let mut reply = match get.use_ {
+            Use::DoesNotCount => self.read(&scripts::GET, get.lane, name, args, deadline).await?,
             Use::Counts => {
                 args.flag("touch", true);
                 add_touch_interval(&mut args, policy);
-                self.write(&scripts::GET, lane, name, args, deadline).await?
+                self.write(&scripts::GET, get.lane, name, args, deadline).await?
             }
         };
         Ok(match reply.outcome {

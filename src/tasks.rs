@@ -42,7 +42,7 @@ impl Connected {
         self.0.spawn(connection);
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 

@@ -115,7 +115,7 @@ async fn s1_reads_and_writes_of_one_session_behave_as_one_register() {
         let mut history = Vec::new();
         let client = &clients[worker % 2];
         for turn in 0..60 {
-            let (began, is_write) = (Instant::now(), (turn + worker) % 3 == 0);
+            let (began, is_write) = (Instant::now(), (turn + worker).is_multiple_of(3));
             let session = if is_write {
                 client.set(by_token(&token), &[("register", text(&format!("{worker}/{turn}")))]).await.unwrap()
             } else {
@@ -476,7 +476,7 @@ async fn a_list_is_complete_and_filters_by_labels() {
     let server = world.server().await;
     let client = server.client().await;
     let creates = (0..250).map(async |n: usize| {
-        let labels = labels(&[("parity", if n % 2 == 0 { "even" } else { "odd" })]);
+        let labels = labels(&[("parity", if n.is_multiple_of(2) { "even" } else { "odd" })]);
         client.create_as(CreateSessionRequest { labels, ..Default::default() }).await.unwrap().0.id
     });
     let mut ids = join_all(creates).await;

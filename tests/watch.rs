@@ -109,7 +109,7 @@ async fn w3_a_change_that_matches_before_or_after_is_told() {
     client.delete(by_id(&red.id)).await.unwrap();
     client.delete(by_id(&blue.id)).await.unwrap();
     let events = watching.everything_so_far().await;
-    let told: Vec<_> = events.iter().map(|event| (event.r#type(), &event.id == &red.id)).collect();
+    let told: Vec<_> = events.iter().map(|event| (event.r#type(), event.id == red.id)).collect();
     let expected =
         [(EventType::Created, true), (EventType::Left, true), (EventType::Updated, false), (EventType::Ended, false)];
     let (reds, blues): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, is_red)| *is_red);

@@ -55,7 +55,7 @@ impl Connections {
             };
             match accepted {
                 // Closed at once: the peer sees why in its own log, and can try another instance.
-                Ok(_) if connected.len() >= self.limits.connections => {
+                Ok(_) if connected.count() >= self.limits.connections => {
                     tracing::warn!(limit = self.limits.connections, "connection refused: limits.connections");
                 }
                 Ok((stream, _)) => connected.spawn(self.connection(stream, stop.clone())),

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use super::*;
 use crate::{
     session::ID_BYTES,
-    store::{Found, ListPosition, Partition},
+    store::{Found, Lane, ListPosition, Partition},
 };
 
 /// No response is larger; about, before the last session.
@@ -93,7 +93,9 @@ impl Service {
             let (ids, next) = self.store.list(&call.namespace, position, limit, deadline).await?;
             for chunk in ids.chunks(READ_AT_ONCE) {
                 let names = chunk.iter().map(|id| SessionName { namespace: call.namespace.clone(), id: *id });
-                let reads = names.map(async |name| self.store.read_listed(&name, call.view, policy, deadline).await);
+                let get =
+                    store::Get { proof: Proof::Named, view: call.view, use_: Use::DoesNotCount, lane: Lane::Bulk };
+                let reads = names.map(async |name| self.store.get(&name, get, policy, deadline).await);
                 for found in futures_util::future::join_all(reads).await {
                     match found {
                         Ok(Found::Session(session)) if matches(&session, &call.labels) => {

@@ -1,7 +1,10 @@
 //! Making, reading, changing and ending one session.
 
 use super::*;
-use crate::store::{Created, Ended, Found, TimeoutsMs, Updated};
+use crate::{
+    session::TimeoutsMs,
+    store::{Created, Ended, Found, Lane, Updated},
+};
 
 impl Service {
     /// Makes a session; answers its token if the server made that.
@@ -10,7 +13,7 @@ impl Service {
         let mut refused = check_payload("attributes", policy, call.content.attributes.iter());
         let timeouts = policy.resolve(call.timeouts).unwrap_or_else(|timeouts| {
             refused.extend(timeouts.into_iter().map(Refused::from));
-            (0, 0)
+            TimeoutsMs { idle: 0, absolute: 0 }
         });
         if !refused.is_empty() {
             return Err(Error::Refused(refused));
@@ -21,8 +24,9 @@ impl Service {
         let made = call.token.is_none().then(|| Token::generate(random));
         let token = call.token.as_ref().or(made.as_ref()).expect("one of both");
         let name = SessionName { namespace: call.namespace, id: token.id() };
-        let verifier = token.verifier();
-        match self.store.create(&name, &verifier, &call.content, timeouts, call.request, policy, deadline).await? {
+        let (verifier, content) = (token.verifier(), &call.content);
+        let create = store::Create { verifier, content, timeouts, request: call.request };
+        match self.store.create(&name, &create, policy, deadline).await? {
             Created::Session(session) => Ok((session, made)),
             Created::Exists => Err(Error::Exists),
             Created::Ended(cause) => Err(Error::Ended(cause)),
@@ -34,7 +38,8 @@ impl Service {
         let policy = self.policy(&call.namespace)?;
         let (id, proof) = call.key.proof().ok_or(Error::NotFound)?;
         let name = SessionName { namespace: call.namespace, id };
-        match self.store.get(&name, proof, call.view, call.use_, policy, deadline).await? {
+        let get = store::Get { proof, view: call.view, use_: call.use_, lane: Lane::Calls };
+        match self.store.get(&name, get, policy, deadline).await? {
             Found::Session(session) => Ok(session),
             Found::NotFound => Err(Error::NotFound),
             Found::Ended(cause) => Err(Error::Ended(cause)),
@@ -44,9 +49,9 @@ impl Service {
     pub async fn update(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
         let policy = self.policy(&call.namespace)?;
         let mut refused = check_payload("set_attributes", policy, call.patch.set_attributes.iter());
-        let (idle, absolute) = policy.check(call.timeouts).unwrap_or_else(|timeouts| {
+        let timeouts = policy.check(call.timeouts).unwrap_or_else(|timeouts| {
             refused.extend(timeouts.into_iter().map(Refused::from));
-            (None, None)
+            TimeoutsMs { idle: None, absolute: None }
         });
         if !refused.is_empty() {
             return Err(Error::Refused(refused));
@@ -55,7 +60,7 @@ impl Service {
         let name = SessionName { namespace: call.namespace, id };
         let update = store::Update {
             patch: &call.patch,
-            timeouts: TimeoutsMs { idle, absolute },
+            timeouts,
             use_: call.use_,
             if_revision: call.if_revision,
             view: call.view,

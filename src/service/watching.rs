@@ -47,14 +47,14 @@ impl Service {
         let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
         let registered = self.hub.register(&filter).map_err(|_| Error::WatchLimit)?;
         // Looked at after the registration: an ending comes by the look or by the stream.
-        let before = lifetime.len();
+        let before = lifetime.sessions();
         lifetime.look(&self.store, &call.namespace).await?;
         match lifetime.ended() {
             // What ended since the resume token is told by the stream.
             _ if call.resume.is_some() && !matches!(lifetime.ended(), Some(Finish::TokenUnknown)) => {}
             Some(Finish::TokenEnded(cause)) => return Err(Error::Ended(*cause)),
             Some(_) => return Err(Error::NotFound),
-            None if lifetime.len() < before => return Err(Error::NotFound),
+            None if lifetime.sessions() < before => return Err(Error::NotFound),
             None => {}
         }
         let start = Start {

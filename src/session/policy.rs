@@ -90,6 +90,13 @@ pub struct Timeouts {
     pub absolute: Option<Duration>,
 }
 
+/// Timeouts in ms, 0 = none.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeoutsMs<T> {
+    pub idle: T,
+    pub absolute: T,
+}
+
 /// The policy does not allow this timeout; names the field and says what would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeoutRefused {
@@ -98,15 +105,18 @@ pub struct TimeoutRefused {
 }
 
 impl Policy {
-    /// Timeouts of a new session in ms, 0 = none.
-    pub fn resolve(&self, asked: Timeouts) -> Result<(u64, u64), Vec<TimeoutRefused>> {
-        let (idle, absolute) = self.check(asked)?;
-        let own = |timeout: Option<Duration>| timeout.map_or(0, millis);
-        Ok((idle.unwrap_or(own(self.idle_timeout)), absolute.unwrap_or(own(self.absolute_timeout))))
+    /// Timeouts of a new session.
+    pub fn resolve(&self, asked: Timeouts) -> Result<TimeoutsMs<u64>, Vec<TimeoutRefused>> {
+        let checked = self.check(asked)?;
+        let or_own = |asked: Option<u64>, own: Option<Duration>| asked.unwrap_or(own.map_or(0, millis));
+        Ok(TimeoutsMs {
+            idle: or_own(checked.idle, self.idle_timeout),
+            absolute: or_own(checked.absolute, self.absolute_timeout),
+        })
     }
 
-    /// Timeouts that a call asks for in ms, 0 = none, None = not asked for.
-    pub fn check(&self, asked: Timeouts) -> Result<(Option<u64>, Option<u64>), Vec<TimeoutRefused>> {
+    /// Timeouts that a call asks for, None = not asked for.
+    pub fn check(&self, asked: Timeouts) -> Result<TimeoutsMs<Option<u64>>, Vec<TimeoutRefused>> {
         let mut refused = Vec::new();
         let mut check = |field, timeout: Option<Duration>, ceiling: Option<Duration>| {
             let timeout = timeout?;
@@ -129,7 +139,7 @@ impl Policy {
         };
         let idle = check("idle_timeout", asked.idle, self.max_idle_timeout);
         let absolute = check("absolute_timeout", asked.absolute, self.max_absolute_timeout);
-        if refused.is_empty() { Ok((idle, absolute)) } else { Err(refused) }
+        if refused.is_empty() { Ok(TimeoutsMs { idle, absolute }) } else { Err(refused) }
     }
 }
 

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use fred::types::Value;
 use tokio::time::Instant;
 
-use crate::session::{Namespace, Policy, Proof, SessionId, SessionName, Use, View};
+use crate::session::{Namespace, SessionId};
 
 use super::{
-    Found, Store,
+    Store,
     connection::{Effect, Lane},
     error::Error,
     keys::Partition,
@@ -73,17 +73,6 @@ impl Store {
         let ids = ids(members.into_iter().step_by(2)).collect();
         let next = if cursor == 0 { next_partition() } else { Some(ListPosition::Cursor { partition, run, cursor }) };
         Ok((ids, next))
-    }
-
-    /// Reads a session for a list: on the connection for bulk, by its id.
-    pub async fn read_listed(
-        &self,
-        name: &SessionName,
-        view: View,
-        policy: &Policy,
-        deadline: Instant,
-    ) -> Result<Found, Error> {
-        self.get_on(Lane::Bulk, name, Proof::Named, view, Use::DoesNotCount, policy, deadline).await
     }
 
     /// The namespaces of a partition whose bound is over at `now_ms`, and the bound of the next one.

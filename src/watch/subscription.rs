@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{Cause, Change, Event, Namespace, Policy, Proof, SessionId, SessionName, Use, View},
-    store::{Error, Found, Page, Partition, Position, Store},
+    store::{Error, Found, Get, Lane, Page, Partition, Position, Store},
 };
 
 use super::{
@@ -349,7 +349,7 @@ struct Events {
 
 impl Lifetime {
     /// How many sessions it lasts for; 0 where that is unlimited.
-    pub fn len(&self) -> usize {
+    pub fn sessions(&self) -> usize {
         match self {
             Lifetime::Unlimited => 0,
             Lifetime::Ids(alive) => alive.len(),
@@ -370,7 +370,8 @@ impl Lifetime {
         let deadline = Instant::now() + READ_TIMEOUT;
         let find = async |id: SessionId, proof: Proof| {
             let name = SessionName { namespace: namespace.clone(), id };
-            store.get(&name, proof, View::Basic, Use::DoesNotCount, &Policy::default(), deadline).await
+            let get = Get { proof, view: View::Basic, use_: Use::DoesNotCount, lane: Lane::Bulk };
+            store.get(&name, get, &Policy::default(), deadline).await
         };
         match self {
             Lifetime::Unlimited => {}
