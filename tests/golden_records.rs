@@ -1,0 +1,101 @@
+//! What a store of each format holds is read, and goes on living.
+
+mod harness;
+
+use harness::{World, client::*};
+use sessiond::{session::Revision, store::Position, watch::ResumeToken};
+use sessiond_client::v1::{
+    Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest, attribute_value::Kind,
+};
+use tonic::Code;
+
+const PREFIX: &str = "golden:";
+const FOREVER: &str = "log_max_age = '36500d'\n[default_policy]\nmax_idle_timeout = 'never'";
+const TOKEN: &str = "ses_aaaaaaaaaaaaaaaaaaaaaaaaaa_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const ENDED: &str = "eaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+fn decoded(word: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = word.as_bytes().iter().copied();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next().unwrap(), rest.next().unwrap()];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
+        } else {
+            bytes.push(byte);
+        }
+    }
+    bytes
+}
+
+/// A Redis that holds what the file says.
+fn world(format: &str) -> World {
+    let world = World { prefix: PREFIX.into(), ..World::own() };
+    for line in format.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<Vec<u8>> = line.split(' ').map(decoded).collect();
+        let answer = world.redis.command_bytes(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        assert!(!answer.starts_with(b"-"), "{line}: {}", String::from_utf8_lossy(&answer));
+    }
+    world
+}
+
+#[tokio::test]
+async fn a_session_of_format_1_is_read_and_lives_on() {
+    let world = world(include_str!("golden/format-1.txt"));
+    let server = world.server_with(FOREVER).await;
+    let client = server.client().await;
+    let session = client.get(by_token(TOKEN)).await.unwrap();
+    assert_eq!((&session.subject[..], session.expire_time, session.token_generation), ("user:1", None, 1));
+    assert_eq!(session.labels, labels(&[("device", "phone")]));
+    let kind = |name: &str| session.attributes[name].kind.clone();
+    let at = prost_types::Timestamp { seconds: 1_767_323_045, nanos: 0 };
+    assert_eq!(kind("string"), Some(Kind::StringValue("text".into())));
+    assert_eq!(kind("int"), Some(Kind::IntValue(-1)));
+    assert_eq!(kind("double"), Some(Kind::DoubleValue(0.5)));
+    assert_eq!(kind("bool"), Some(Kind::BoolValue(true)));
+    assert_eq!(kind("bytes"), Some(Kind::BytesValue(vec![0, 0xff])));
+    assert_eq!(kind("json"), Some(Kind::JsonValue(r#"{"digits": 1.00000000000000000001}"#.into())));
+    assert_eq!(kind("timestamp"), Some(Kind::TimestampValue(at)));
+    assert_eq!(kind("null"), None);
+    assert_eq!(kind("large"), Some(Kind::StringValue("large ".repeat(100))));
+    let (ip_address, user_agent, device_name) = ("192.0.2.1".into(), "agent".into(), "phone".into());
+    assert_eq!(session.client, Some(ClientInfo { ip_address, user_agent, device_name }));
+    let methods = vec!["pwd".into(), "otp".into()];
+    assert_eq!(session.authentication, Some(Authentication { level: 2, methods, authentication_time: Some(at) }));
+
+    let list = ListSessionsRequest { namespace: NAMESPACE.into(), ..Default::default() };
+    assert_eq!(client.grpc.clone().list_sessions(list).await.unwrap().into_inner().sessions.len(), 1);
+    let updated = client.set(by_token(TOKEN), &[("int", text("2"))]).await.unwrap();
+    assert!(updated.revision > session.revision && updated.attributes.len() == 9);
+    assert!(client.delete(by_token(TOKEN)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_tombstone_of_format_1_still_blocks() {
+    let world = world(include_str!("golden/format-1.txt"));
+    let server = world.server_with(FOREVER).await;
+    let client = server.client().await;
+    let token = TOKEN.replacen("aaaaaaaaaaaaaaaaaaaaaaaaaa", ENDED, 1);
+    let status = expect_error(client.get(by_token(&token)).await, Code::NotFound, "SESSION_ENDED");
+    assert_eq!(status.metadata_of("cause"), "REVOKED");
+    let create = CreateSessionRequest { token, ..Default::default() };
+    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+}
+
+#[tokio::test]
+async fn a_log_of_format_1_is_told() {
+    let world = world(include_str!("golden/format-1.txt"));
+    let server = world.server_with(FOREVER).await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    // From before the three entries of the session that ended.
+    let mut token = ResumeToken::decode(&watching.token).unwrap();
+    token.positions[8] = Position { revision: Revision(1_795_373_804_798_687), nonce: 9_705_668_385_225_024_981 };
+    watching = client.resume(&token.encode()).await;
+    let events = watching.events(3).await;
+    let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();
+    assert_eq!(kinds, [EventType::Created, EventType::Updated, EventType::Ended]);
+    assert_eq!((events[1].changed_attributes.clone(), events[2].cause()), (vec!["a".into()], Cause::Revoked));
+    let last = events[2].session.as_ref().unwrap();
+    assert_eq!((&last.id[..], &last.labels), (ENDED, &labels(&[("device", "lap")])));
+}
