@@ -46,7 +46,7 @@ impl SessionService for Grpc {
         request: Request<pb::CreateSessionRequest>,
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
         let deadline = deadline(&request);
-        let call = parse::create(request.into_inner())?;
+        let call = parse::create(request.into_inner(), &self.service)?;
         let (session, token) = self.service.create(call, deadline).await.map_err(status::from_error)?;
         let token = token.map_or_else(String::new, |token| token.reveal());
         Ok(Response::new(pb::CreateSessionResponse { session: Some(render::session(session)?), token }))
@@ -71,7 +71,7 @@ impl SessionService for Grpc {
         request: Request<pb::UpdateSessionRequest>,
     ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
         let deadline = deadline(&request);
-        let call = parse::update(request.into_inner())?;
+        let call = parse::update(request.into_inner(), &self.service)?;
         let session = self.service.update(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::UpdateSessionResponse { session: Some(render::session(session)?) }))
     }

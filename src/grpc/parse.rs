@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::status;
 use crate::{
     pb,
-    service::{Create, Delete, Get, Key, List, PageToken, Update},
+    service::{Create, Delete, Get, Key, List, PageToken, Refused, Service, Update},
     session::{Cause, Content, Namespace, Patch, RequestId, Revision, Timeouts, Token, Use, View},
 };
 use fields::Problems;
@@ -17,7 +17,7 @@ use tonic::Status;
 
 pub use watch::watch;
 
-pub fn create(request: pb::CreateSessionRequest) -> Result<Create, Status> {
+pub fn create(request: pb::CreateSessionRequest, service: &Service) -> Result<Create, Status> {
     let mut problems = Problems::default();
     let namespace = problems.namespace(&request.namespace);
     let fingerprint = problems.request_id(&request.request_id, "CreateSession", &request);
@@ -34,6 +34,7 @@ pub fn create(request: pb::CreateSessionRequest) -> Result<Create, Status> {
         authentication: problems.authentication(request.authentication),
     };
     let timeouts = problems.timeouts(request.idle_timeout, request.absolute_timeout);
+    problems.with_refused(|| service.refuses_create(namespace.as_ref()?, &content, timeouts));
     problems.finish(|| Some(Create { namespace: namespace?, content, timeouts, token, request: fingerprint }))
 }
 
@@ -56,7 +57,7 @@ pub fn touch(request: pb::TouchSessionRequest) -> Result<Get, Status> {
     problems.finish(|| Some(Get { namespace: namespace?, key: key?, use_: Use::Counts, view: View::Basic }))
 }
 
-pub fn update(request: pb::UpdateSessionRequest) -> Result<Update, Status> {
+pub fn update(request: pb::UpdateSessionRequest, service: &Service) -> Result<Update, Status> {
     let mut problems = Problems::default();
     let namespace = problems.namespace(&request.namespace);
     let fingerprint = problems.request_id(&request.request_id, "UpdateSession", &request);
@@ -80,6 +81,7 @@ pub fn update(request: pb::UpdateSessionRequest) -> Result<Update, Status> {
         authentication: problems.authentication(request.authentication),
     };
     let timeouts = problems.timeouts(request.idle_timeout, request.absolute_timeout);
+    problems.with_refused(|| service.refuses_update(namespace.as_ref()?, &patch, timeouts));
     problems.finish(|| {
         Some(Update {
             namespace: namespace?,
@@ -117,6 +119,9 @@ pub fn list(request: pb::ListSessionsRequest, partitions: usize) -> Result<List,
     let view = problems.view(request.view, View::Basic);
     if request.subject.as_ref().is_some_and(String::is_empty) {
         problems.add("subject", "must not be empty; leave it out for all subjects");
+    }
+    if let Some(subject) = &request.subject {
+        problems.subject("subject", subject);
     }
     let page_size = match request.page_size {
         0 => DEFAULT,
@@ -160,6 +165,13 @@ impl Problems {
             Some(pb::session_key::Key::Token(token)) => {
                 Some(Token::parse(token).map_or(Key::MalformedToken, Key::Token))
             }
+        }
+    }
+
+    /// Where the request is refused anyway, what the namespace's policy does not allow is told too.
+    fn with_refused(&mut self, refused: impl FnOnce() -> Option<Vec<Refused>>) {
+        if !self.is_empty() {
+            self.extend(refused().unwrap_or_default());
         }
     }
 

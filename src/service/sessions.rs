@@ -1,8 +1,10 @@
 //! Making, reading, changing and ending one session.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::{
-    session::TimeoutsMs,
+    session::Encoded,
     store::{Created, Ended, Found, Lane, Updated},
 };
 
@@ -10,14 +12,10 @@ impl Service {
     /// Makes a session; answers its token if the server made that.
     pub async fn create(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
         let policy = self.policy(&call.namespace)?;
-        let mut refused = check_payload("attributes", policy, call.content.attributes.iter());
-        let timeouts = policy.resolve(call.timeouts).unwrap_or_else(|timeouts| {
-            refused.extend(timeouts.into_iter().map(Refused::from));
-            TimeoutsMs { idle: 0, absolute: 0 }
-        });
-        if !refused.is_empty() {
+        let refused = refused("attributes", policy, &call.content.attributes, call.timeouts);
+        let (true, Ok(timeouts)) = (refused.is_empty(), policy.resolve(call.timeouts)) else {
             return Err(Error::Refused(refused));
-        }
+        };
         if call.token.as_ref().is_some_and(Token::is_foreign) && !policy.client_tokens {
             return Err(Error::ClientTokensForbidden);
         }
@@ -34,6 +32,16 @@ impl Service {
         }
     }
 
+    /// What the namespace's policy does not allow of a create; None: the namespace is unknown.
+    pub fn refuses_create(&self, namespace: &Namespace, content: &Content, timeouts: Timeouts) -> Option<Vec<Refused>> {
+        Some(refused("attributes", self.policies.of(namespace)?, &content.attributes, timeouts))
+    }
+
+    /// What the namespace's policy does not allow of an update; None: the namespace is unknown.
+    pub fn refuses_update(&self, namespace: &Namespace, patch: &Patch, timeouts: Timeouts) -> Option<Vec<Refused>> {
+        Some(refused("set_attributes", self.policies.of(namespace)?, &patch.set_attributes, timeouts))
+    }
+
     pub async fn get(&self, call: Get, deadline: Instant) -> Result<Session, Error> {
         let policy = self.policy(&call.namespace)?;
         let (id, proof) = call.key.proof().ok_or(Error::NotFound)?;
@@ -48,14 +56,10 @@ impl Service {
 
     pub async fn update(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
         let policy = self.policy(&call.namespace)?;
-        let mut refused = check_payload("set_attributes", policy, call.patch.set_attributes.iter());
-        let timeouts = policy.check(call.timeouts).unwrap_or_else(|timeouts| {
-            refused.extend(timeouts.into_iter().map(Refused::from));
-            TimeoutsMs { idle: None, absolute: None }
-        });
-        if !refused.is_empty() {
+        let refused = refused("set_attributes", policy, &call.patch.set_attributes, call.timeouts);
+        let (true, Ok(timeouts)) = (refused.is_empty(), policy.check(call.timeouts)) else {
             return Err(Error::Refused(refused));
-        }
+        };
         let (id, proof) = call.key.proof().ok_or(Error::NotFound)?;
         let name = SessionName { namespace: call.namespace, id };
         let update = store::Update {
@@ -100,21 +104,18 @@ fn random(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the operating system gives random bytes");
 }
 
-/// What is too much by itself, whatever the session holds already.
-fn check_payload<'a>(
-    field: &str,
-    policy: &Policy,
-    attributes: impl ExactSizeIterator<Item = (&'a String, &'a bytes::Bytes)>,
-) -> Vec<Refused> {
+/// What the policy does not allow, whatever the session holds already.
+fn refused(field: &str, policy: &Policy, attributes: &BTreeMap<String, Encoded>, timeouts: Timeouts) -> Vec<Refused> {
     let mut refused = Vec::new();
     let mut refuse = |reason| refused.push(Refused { field: field.to_owned(), reason });
     if attributes.len() > policy.max_attributes {
         refuse(format!("{} attributes; at most {} are allowed", attributes.len(), policy.max_attributes));
     }
-    let bytes: usize = attributes.map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > policy.max_payload_bytes {
         refuse(format!("{bytes} bytes of names and values; at most {} are allowed", policy.max_payload_bytes));
     }
+    refused.extend(policy.check(timeouts).err().into_iter().flatten().map(Refused::from));
     refused
 }
 

@@ -42,6 +42,14 @@ impl Problems {
         self.0.push(Refused { field: field.into(), reason: reason.into() });
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn extend(&mut self, refused: Vec<Refused>) {
+        self.0.extend(refused);
+    }
+
     pub fn refuse<T>(&mut self, field: impl Into<String>, reason: impl Into<String>) -> Option<T> {
         self.add(field, reason);
         None
