@@ -7,7 +7,9 @@
 pub mod client;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod redis;
+pub mod refusals;
 pub mod watching;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,0 +1,301 @@
+//! What bad keys, tokens, numbers and choices get, in calls on what exists already: refused before Redis is asked.
+//!
+//! Redis hangs throughout: whatever is answered here is answered without it.
+
+mod harness;
+
+use harness::{client::*, refusals::*, *};
+use prost_types::Duration;
+use sessiond::watch::ResumeToken;
+use sessiond_client::v1::{session_key::Key, *};
+use tonic::Code;
+
+fn get() -> GetSessionRequest {
+    GetSessionRequest { namespace: NAMESPACE.into(), key: by_id(SOME_ID), ..Default::default() }
+}
+
+fn delete() -> DeleteSessionRequest {
+    DeleteSessionRequest { namespace: NAMESPACE.into(), key: by_id(SOME_ID), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_bad_update_is_refused() {
+    let deaf = deaf().await;
+    let client = &deaf.client;
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let mut rows = vec![
+        row("no key", UpdateSessionRequest { key: None, ..update() }, &["key"]),
+        row("a key of no kind", UpdateSessionRequest { key: Some(SessionKey { key: None }), ..update() }, &["key"]),
+        row(
+            "an attribute set and removed",
+            UpdateSessionRequest {
+                set_attributes: [("n".to_owned(), text("")), ("m".to_owned(), text(""))].into(),
+                remove_attributes: names(&["n", "other"]),
+                ..update()
+            },
+            &["remove_attributes[\"n\"]"],
+        ),
+        row(
+            "a label set and removed",
+            UpdateSessionRequest { set_labels: labels(&[("n", "")]), remove_labels: names(&["n"]), ..update() },
+            &["remove_labels[\"n\"]"],
+        ),
+        row(
+            "names to remove that are none",
+            UpdateSessionRequest { remove_attributes: names(&["", &a(129), &a(128)]), ..update() },
+            &["remove_attributes[\"\"]", &format!("remove_attributes[\"{}\"]", a(64))],
+        ),
+        row(
+            "labels to remove that are none",
+            UpdateSessionRequest { remove_labels: names(&["", "A", "a"]), ..update() },
+            &["remove_labels[\"\"]", "remove_labels[\"A\"]"],
+        ),
+        row("a subject of 257 bytes", UpdateSessionRequest { subject: Some(a(257)), ..update() }, &["subject"]),
+        row(
+            "level 4",
+            UpdateSessionRequest {
+                authentication: Some(Authentication { level: 4, ..Default::default() }),
+                ..update()
+            },
+            &["authentication.level"],
+        ),
+    ];
+    for revision in [0, -1, i64::MIN] {
+        let request = UpdateSessionRequest { if_revision: Some(revision), ..update() };
+        rows.push(row(format!("if_revision {revision}"), request, &["if_revision"]));
+    }
+    for id in [a(15), a(65), "a b".repeat(6)] {
+        let request = UpdateSessionRequest { request_id: id.clone(), ..update() };
+        rows.push(row(format!("request id {id:?}"), request, &["request_id"]));
+    }
+    for view in [3, -1, i32::MAX] {
+        rows.push(row(format!("view {view}"), UpdateSessionRequest { view, ..update() }, &["view"]));
+    }
+    refuses(rows, async |request| client.grpc.clone().update_session(request).await).await;
+}
+
+#[tokio::test]
+async fn numbers_and_choices_out_of_range_are_refused() {
+    let deaf = deaf().await;
+    let client = &deaf.client;
+    let rows = vec![
+        row("min_revision -1", GetSessionRequest { min_revision: Some(-1), ..get() }, &["min_revision"]),
+        row("view 3", GetSessionRequest { view: 3, ..get() }, &["view"]),
+        row(
+            "both, and no key",
+            GetSessionRequest { min_revision: Some(i64::MIN), view: -1, key: None, ..get() },
+            &["key", "min_revision", "view"],
+        ),
+    ];
+    refuses(rows, async |request| client.grpc.clone().get_session(request).await).await;
+
+    let mut rows = Vec::new();
+    for cause in [Cause::TokenReuse, Cause::IdleTimeout, Cause::AbsoluteTimeout, Cause::OutOfBand] {
+        rows.push(row(format!("{cause:?}"), DeleteSessionRequest { cause: cause.into(), ..delete() }, &["cause"]));
+    }
+    for cause in [8, -1, i32::MAX] {
+        rows.push(row(format!("cause {cause}"), DeleteSessionRequest { cause, ..delete() }, &["cause"]));
+    }
+    rows.push(row("a request id", DeleteSessionRequest { request_id: a(15), ..delete() }, &["request_id"]));
+    refuses(rows, async |request| client.grpc.clone().delete_session(request).await).await;
+
+    let mut rows = Vec::new();
+    for page_size in [-1, 1_001, i32::MIN, i32::MAX] {
+        rows.push(row(format!("{page_size}"), ListSessionsRequest { page_size, ..list() }, &["page_size"]));
+    }
+    rows.push(row("view 3", ListSessionsRequest { view: 3, ..list() }, &["view"]));
+    rows.push(row("no subject", ListSessionsRequest { subject: Some(String::new()), ..list() }, &["subject"]));
+    rows.push(row("a long subject", ListSessionsRequest { subject: Some(a(257)), ..list() }, &["subject"]));
+    refuses(rows, async |request| client.grpc.clone().list_sessions(request).await).await;
+}
+
+#[tokio::test]
+async fn what_is_no_id_is_refused_and_echoed_nowhere() {
+    let deaf = deaf().await;
+    let client = &deaf.client;
+    let token = new_token();
+    let spare_bits = SOME_ID[1..].to_owned() + "b";
+    let bad = [
+        token.as_str(),
+        &token[31..],
+        &SOME_ID[1..],
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        &spare_bits,
+        "AAAAAAAAAAAAAAAAAAAAAAAAAA",
+        "web:aaaaaaaaaaaaaaaaaaaaaa",
+        "{ses}aaaaaaaaaaaaaaaaaaaaa",
+        "aaaaaaaaaaaaaaaaaaaaaaaaa\0",
+        "aaaaaaaaaaaaaaaaaaaaaaaaa\n",
+        "MOVED 1 127.0.0.1:1",
+        "\u{1f600}",
+        "smessage",
+        "",
+    ];
+    for id in bad {
+        let (key, field) = (|| by_id(id), || vec!["key.id".to_owned()]);
+        let grpc = || client.grpc.clone();
+        let statuses = [
+            check(id, grpc().get_session(GetSessionRequest { key: key(), ..get() }).await, field()),
+            check(id, grpc().update_session(UpdateSessionRequest { key: key(), ..update() }).await, field()),
+            check(id, grpc().delete_session(DeleteSessionRequest { key: key(), ..delete() }).await, field()),
+            check(
+                id,
+                grpc().touch_session(TouchSessionRequest { namespace: NAMESPACE.into(), key: key() }).await,
+                field(),
+            ),
+            check(
+                id,
+                grpc().watch(WatchRequest { keys: vec![key().unwrap()], whole_namespace: false, ..watch() }).await,
+                vec!["keys[0].id".into()],
+            ),
+        ];
+        for status in statuses.iter().filter(|_| id.len() > 4) {
+            assert!(!status.message().contains(id), "{id}: {status:?}");
+            assert!(!status.details().windows(id.len()).any(|part| part == id.as_bytes()), "{id}: {status:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_token_is_answered_exactly_as_an_unknown_one() {
+    let world = World::own();
+    let server = world.server_with(CEILINGS).await;
+    let client = server.client().await;
+    let grpc = || client.grpc.clone();
+    let token = new_token();
+    let of = |token: &str| GetSessionRequest { key: by_token(token), ..get() };
+    let unknown = grpc().get_session(of(&token)).await.unwrap_err();
+    assert_eq!((unknown.code(), &unknown.reason()[..]), (Code::NotFound, "SESSION_NOT_FOUND"));
+    world.redis.pause();
+    let malformed = [
+        String::new(),
+        "ses_".into(),
+        "ses__".into(),
+        token[..token.len() - 1].into(),
+        token.clone() + "a",
+        token.to_uppercase(),
+        token.replacen('_', "-", 2),
+        a(21),
+        a(257),
+        "{ses:00:0}:s:web:x".into(),
+        "\0".into(),
+    ];
+    for token in malformed.iter().filter(|token| !token.starts_with("SES_") && !token.starts_with("ses-")) {
+        let key = by_token(token);
+        let statuses = [
+            grpc().get_session(of(token)).await.unwrap_err(),
+            grpc().get_session(GetSessionRequest { touch: true, ..of(token) }).await.unwrap_err(),
+            grpc().update_session(UpdateSessionRequest { key: key.clone(), ..update() }).await.unwrap_err(),
+            grpc()
+                .touch_session(TouchSessionRequest { namespace: NAMESPACE.into(), key: key.clone() })
+                .await
+                .unwrap_err(),
+            grpc()
+                .watch(WatchRequest { keys: vec![key.clone().unwrap()], whole_namespace: false, ..watch() })
+                .await
+                .unwrap_err(),
+        ];
+        for status in statuses {
+            assert_eq!(status.code(), unknown.code(), "{token:?}");
+            assert_eq!(status.message(), unknown.message(), "{token:?}");
+            assert_eq!(status.details(), unknown.details(), "{token:?}");
+        }
+        assert!(!client.delete(key).await.unwrap(), "{token:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_watch_is_refused() {
+    let deaf = deaf().await;
+    let client = &deaf.client;
+    let (id, token) = (by_id(SOME_ID).unwrap(), by_token(&new_token()).unwrap());
+    let of_keys = |keys: Vec<SessionKey>| WatchRequest { keys, whole_namespace: false, ..watch() };
+    let subject = |subject: &str| WatchRequest { subject: Some(subject.into()), whole_namespace: false, ..watch() };
+    let both = |request: WatchRequest| WatchRequest { whole_namespace: true, ..request };
+    let mut rows = vec![
+        row("none of the three", of_keys(Vec::new()), &["keys"]),
+        row("keys and namespace", both(of_keys(vec![id.clone()])), &["keys"]),
+        row("subject and namespace", both(subject("alice")), &["keys"]),
+        row("keys and subject", WatchRequest { keys: vec![id.clone()], ..subject("alice") }, &["keys"]),
+        row("all three", WatchRequest { keys: vec![id.clone()], ..both(subject("alice")) }, &["keys"]),
+        row("an empty subject", subject(""), &["subject"]),
+        row("an empty subject and namespace", both(subject("")), &["keys", "subject"]),
+        row("a long subject", subject(&a(257)), &["subject"]),
+        row("1,001 keys", of_keys(vec![id.clone(); 1_001]), &["keys"]),
+        row("two tokens", of_keys(vec![token.clone(), token.clone()]), &["keys"]),
+        row("a token and an id", of_keys(vec![token.clone(), id.clone()]), &["keys"]),
+        row("an id and a malformed token", of_keys(vec![id.clone(), by_token("x").unwrap()]), &["keys"]),
+        row("a key of no kind", of_keys(vec![id.clone(), SessionKey { key: None }]), &["keys[1]"]),
+        row(
+            "two ids that are none",
+            of_keys(vec![SessionKey { key: Some(Key::Id("x".into())) }, id, by_id("y").unwrap()]),
+            &["keys[0].id", "keys[2].id"],
+        ),
+        row(
+            "types that are none",
+            WatchRequest { types: vec![1, 0, 99, -1], ..watch() },
+            &["types[1]", "types[2]", "types[3]"],
+        ),
+        row("view 3", WatchRequest { view: 3, ..watch() }, &["view"]),
+    ];
+    let intervals = [(0, 0), (0, 99_999_999), (60, 1), (-1, 0), (0, -1), (i64::MAX, 0), (1, 1_000_000_000)];
+    for (seconds, nanos) in intervals {
+        let request = WatchRequest { bookmark_interval: Some(Duration { seconds, nanos }), ..watch() };
+        rows.push(row(format!("bookmarks every {seconds} s {nanos} ns"), request, &["bookmark_interval"]));
+    }
+    refuses(rows, async |request| client.grpc.clone().watch(request).await).await;
+}
+
+#[tokio::test]
+async fn a_page_token_or_resume_token_that_is_none_is_refused() {
+    let world = World::own();
+    let server = world.server_with(CEILINGS).await;
+    let client = server.client().await;
+    for _ in 0..3 {
+        client.create(&[]).await;
+    }
+    let good = watch_and_page_token(&client).await;
+    world.redis.pause();
+
+    let (page, resume) = good;
+    let mut pages = vec!["x".to_owned(), "====".into(), "\0".into(), "MOVED 1 x".into(), a(10_000), page.clone() + "A"];
+    pages.extend((1..page.len()).map(|length| page[..length].to_owned()));
+    // With another letter at each place; the checksum holds.
+    pages.extend((0..page.len()).map(|at| {
+        let other = if &page[at..=at] == "Q" { "R" } else { "Q" };
+        format!("{}{other}{}", &page[..at], &page[at + 1..])
+    }));
+    let rows = pages.into_iter().map(|page_token| {
+        let what = format!("page token {page_token:?}");
+        row(what, ListSessionsRequest { page_token, ..list() }, &["page_token"])
+    });
+    refuses(rows.collect(), async |request| client.grpc.clone().list_sessions(request).await).await;
+
+    let mut resumes =
+        vec![b"x".to_vec(), vec![0; 64], vec![0; 8 * 1024], vec![0; 8 * 1024 + 1], [&resume[..], b"x"].concat()];
+    resumes.extend((1..resume.len()).step_by(7).map(|length| resume[..length].to_vec()));
+    resumes.extend((0..resume.len()).step_by(7).map(|at| {
+        let mut altered = resume.clone();
+        altered[at] ^= 1;
+        altered
+    }));
+    // Whole, but of positions that no log can have.
+    let mut beyond = ResumeToken::decode(&resume).unwrap();
+    for position in &mut beyond.positions {
+        position.revision.0 = u64::MAX;
+        position.nonce = u64::MAX;
+    }
+    resumes.push(beyond.encode().to_vec());
+    let rows = resumes.into_iter().map(|resume_token| {
+        let what = format!("resume token of {} bytes", resume_token.len());
+        row(what, WatchRequest { resume_token, ..watch() }, &["resume_token"])
+    });
+    refuses(rows.collect(), async |request| client.grpc.clone().watch(request).await).await;
+}
+
+async fn watch_and_page_token(client: &Client) -> (String, Vec<u8>) {
+    let request = ListSessionsRequest { page_size: 1, ..list() };
+    let page = client.grpc.clone().list_sessions(request).await.unwrap().into_inner();
+    assert!(!page.next_page_token.is_empty());
+    (page.next_page_token, client.watch_all().await.token)
+}
