@@ -82,9 +82,12 @@ where
             parts.extensions.insert(Deadline(deadline));
             parts.extensions.insert(record.clone());
             let response = inner.call(Request::from_parts(parts, Body::new(Full::new(message)))).await?;
-            let status = Status::from_header_map(response.headers());
-            match status {
-                Some(status) => record.finish(status.code()),
+            match Status::from_header_map(response.headers()) {
+                // tonic's word for a message that it cannot decode: the service itself never answers INTERNAL.
+                Some(answer) if answer.code() == Code::Internal => {
+                    return Ok(record.answer(status::malformed_message(answer.message())));
+                }
+                Some(answer) => record.finish(answer.code()),
                 // The stream tells its own end.
                 None if method == "Watch" => {}
                 None => record.finish(Code::Ok),
