@@ -55,18 +55,41 @@ impl Answer {
     }
 }
 
+/// Of paths and reasons in one status. They stand in its text and, in base64, in its details: clients close a connection
+/// that brings them larger headers than they take, 8 KiB some of them.
+const MAX_REFUSED_BYTES: usize = 1_800;
 const SOON: Duration = Duration::from_millis(100);
 const LATER: Duration = Duration::from_secs(1);
 
 /// The fields that are malformed or out of range, all of them.
 pub fn fields_invalid(refused: Vec<Refused>) -> Status {
-    let list: Vec<String> = refused.iter().map(|field| format!("{}: {}", field.field, field.reason)).collect();
-    let text = list.join("; ");
+    let refused = fitting(refused);
+    let list = refused.iter().map(|field| match &field.field[..] {
+        "" => field.reason.clone(),
+        path => format!("{path}: {}", field.reason),
+    });
+    let text = list.collect::<Vec<_>>().join("; ");
     let mut answer = answer(Code::InvalidArgument, ErrorReason::FieldInvalid, text.clone());
     let mut details = answer.details();
     let violation = |field: Refused| FieldViolation::new(field.field, field.reason);
     details.set_bad_request(refused.into_iter().map(violation).collect::<Vec<_>>());
     Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+/// As many as fit into a status; the last one then says that there are more.
+fn fitting(mut refused: Vec<Refused>) -> Vec<Refused> {
+    let mut left = MAX_REFUSED_BYTES;
+    let fits = |field: &Refused| {
+        let bytes = field.field.bytes().chain(field.reason.bytes());
+        left = left.checked_sub(bytes.map(|byte| if byte.is_ascii() { 1 } else { 2 }).sum::<usize>() + 8)?;
+        Some(())
+    };
+    let count = refused.iter().map_while(fits).count().max(1);
+    if count < refused.len() {
+        refused.truncate(count);
+        refused.push(Refused { field: String::new(), reason: "there are more".into() });
+    }
+    refused
 }
 
 /// The request, or the answer, is larger than it may be.

@@ -14,6 +14,8 @@ use crate::{
     store::MAX_LABELS,
 };
 
+/// Kept of one request: more than fit into its status.
+const MOST_PROBLEMS: usize = 256;
 const MAX_NAME: usize = 128;
 const MAX_LABEL_VALUE: usize = 256;
 const MAX_SUBJECT: usize = 256;
@@ -39,7 +41,9 @@ fn entry(field: &str, name: &str) -> String {
 
 impl Problems {
     pub fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.0.push(Refused { field: field.into(), reason: reason.into() });
+        if self.0.len() < MOST_PROBLEMS {
+            self.0.push(Refused { field: field.into(), reason: reason.into() });
+        }
     }
 
     pub fn is_empty(&self) -> bool {
