@@ -1,6 +1,6 @@
 //! Listing live sessions, page by page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use data_encoding::BASE64URL_NOPAD;
 
@@ -10,8 +10,8 @@ use crate::{
     store::{Found, Lane, ListPosition, Partition},
 };
 
-/// No response is larger; about, before the last session.
-const PAGE_BYTES: usize = 1024 * 1024;
+/// Of the sessions in a page; the page token and the frame around them fit into what is left of 2 MiB.
+const PAGE_BYTES: usize = 2 * 1024 * 1024 - 64 * 1024;
 /// Sessions read at once: bounds what one round trip brings.
 const READ_AT_ONCE: usize = 100;
 
@@ -30,28 +30,40 @@ pub struct Page {
     pub next: Option<PageToken>,
 }
 
-/// Where a list goes on. Bound to its request: another namespace or other labels do not take it.
+/// Where a list goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageToken(ListPosition);
+pub struct PageToken {
+    /// Found, but not told yet: they come first.
+    rest: Vec<SessionId>,
+    /// None = nothing comes after them.
+    next: Option<ListPosition>,
+}
 
 impl PageToken {
-    pub const START: PageToken = PageToken(ListPosition::After(Partition(0), None));
+    pub const START: PageToken = PageToken { rest: Vec::new(), next: Some(ListPosition::After(Partition(0), None)) };
 
+    /// Kind of position, the position, the ids, a checksum.
     pub fn encode(&self) -> String {
         let mut text = Vec::new();
-        match &self.0 {
-            ListPosition::After(partition, after) => {
-                text.push(0);
-                text.extend(partition.0.to_be_bytes());
-                text.extend(after.iter().flat_map(|id| *id.as_bytes()));
-            }
-            ListPosition::Cursor { partition, run, cursor } => {
+        match &self.next {
+            None => text.push(0),
+            Some(ListPosition::After(partition, None)) => {
                 text.push(1);
+                text.extend(partition.0.to_be_bytes());
+            }
+            Some(ListPosition::After(partition, Some(after))) => {
+                text.push(2);
+                text.extend(partition.0.to_be_bytes());
+                text.extend(after.as_bytes());
+            }
+            Some(ListPosition::Cursor { partition, run, cursor }) => {
+                text.push(3);
                 text.extend(partition.0.to_be_bytes());
                 text.extend(run.to_be_bytes());
                 text.extend(cursor.to_be_bytes());
             }
         }
+        text.extend(self.rest.iter().flat_map(|id| *id.as_bytes()));
         text.extend(crc32fast::hash(&text).to_be_bytes());
         BASE64URL_NOPAD.encode(&text)
     }
@@ -63,21 +75,32 @@ impl PageToken {
         if crc32fast::hash(text) != u32::from_be_bytes(*checksum) {
             return None;
         }
-        let (kind, rest) = text.split_first()?;
-        let (partition, rest) = rest.split_first_chunk()?;
-        let partition = Partition(u16::from_be_bytes(*partition));
-        let position = match (kind, rest.len()) {
-            (0, 0) => ListPosition::After(partition, None),
-            (0, ID_BYTES) => ListPosition::After(partition, Some(SessionId::from_bytes(rest.try_into().ok()?))),
-            (1, 12) => ListPosition::Cursor {
-                partition,
-                run: u32::from_be_bytes(rest[..4].try_into().ok()?),
-                cursor: u64::from_be_bytes(rest[4..].try_into().ok()?),
-            },
+        let (kind, mut text) = text.split_first()?;
+        let mut partition = || {
+            let partition = Partition(u16::from_be_bytes(*take(&mut text)?));
+            (partition.index() < partitions).then_some(partition)
+        };
+        let next = match kind {
+            0 => None,
+            1 => Some(ListPosition::After(partition()?, None)),
+            2 => Some(ListPosition::After(partition()?, Some(SessionId::from_bytes(*take(&mut text)?)))),
+            3 => Some(ListPosition::Cursor {
+                partition: partition()?,
+                run: u32::from_be_bytes(*take(&mut text)?),
+                cursor: u64::from_be_bytes(*take(&mut text)?),
+            }),
             _ => return None,
         };
-        (partition.index() < partitions).then_some(PageToken(position))
+        let (ids, left) = text.as_chunks::<ID_BYTES>();
+        let rest = ids.iter().map(|id| SessionId::from_bytes(*id)).collect();
+        left.is_empty().then_some(PageToken { rest, next })
     }
+}
+
+fn take<'a, const N: usize>(text: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (first, rest) = text.split_first_chunk()?;
+    *text = rest;
+    Some(first)
 }
 
 impl Service {
@@ -85,35 +108,40 @@ impl Service {
     pub async fn list(&self, call: List, deadline: Instant) -> Result<Page, Error> {
         let policy = self.policy(&call.namespace)?;
         let enough = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let get = store::Get { proof: Proof::Named, view: call.view, use_: Use::DoesNotCount, lane: Lane::Bulk };
         let mut sessions = Vec::new();
         let mut bytes = 0;
-        let mut position = call.from.0;
-        while sessions.len() < call.page_size && bytes < PAGE_BYTES && Instant::now() < enough {
+        let PageToken { rest, mut next } = call.from;
+        let mut rest = VecDeque::from(rest);
+        while sessions.len() < call.page_size && Instant::now() < enough {
             let limit = (call.page_size - sessions.len()).min(READ_AT_ONCE);
-            let (ids, next) = self.store.list(&call.namespace, position, limit, deadline).await?;
-            for chunk in ids.chunks(READ_AT_ONCE) {
-                let names = chunk.iter().map(|id| SessionName { namespace: call.namespace.clone(), id: *id });
-                let get =
-                    store::Get { proof: Proof::Named, view: call.view, use_: Use::DoesNotCount, lane: Lane::Bulk };
-                let reads = names.map(async |name| self.store.get(&name, get, policy, deadline).await);
-                for found in futures_util::future::join_all(reads).await {
-                    match found {
-                        Ok(Found::Session(session)) if matches(&session, &call.labels) => {
-                            bytes += size(&session);
-                            sessions.push(session);
-                        }
-                        // One that cannot be read hides no others; whoever asks for it is told.
-                        Ok(_) | Err(store::Error::Corrupt { .. }) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
+            if rest.is_empty() {
+                let Some(position) = next else { return Ok(Page { sessions, next: None }) };
+                let (ids, after) = self.store.list(&call.namespace, position, limit, deadline).await?;
+                (rest, next) = (ids.into(), after);
             }
-            match next {
-                Some(next) => position = next,
-                None => return Ok(Page { sessions, next: None }),
+            let reads = rest.iter().take(limit).map(async |id| {
+                let name = SessionName { namespace: call.namespace.clone(), id: *id };
+                self.store.get(&name, get, policy, deadline).await
+            });
+            for found in futures_util::future::join_all(reads).await {
+                match found {
+                    Ok(Found::Session(session)) if matches(&session, &call.labels) => {
+                        bytes += size(&session);
+                        if bytes > PAGE_BYTES && !sessions.is_empty() {
+                            return Ok(Page { sessions, next: Some(PageToken { rest: rest.into(), next }) });
+                        }
+                        sessions.push(session);
+                    }
+                    // One that cannot be read hides no others; whoever asks for it is told.
+                    Ok(_) | Err(store::Error::Corrupt { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                rest.pop_front();
             }
         }
-        Ok(Page { sessions, next: Some(PageToken(position)) })
+        let is_over = rest.is_empty() && next.is_none();
+        Ok(Page { sessions, next: (!is_over).then(|| PageToken { rest: rest.into(), next }) })
     }
 }
 
@@ -121,7 +149,13 @@ fn matches(session: &Session, labels: &BTreeMap<String, String>) -> bool {
     labels.iter().all(|(label, value)| session.labels.get(label) == Some(value))
 }
 
+/// No less than the session takes on the wire.
 fn size(session: &Session) -> usize {
-    let values = session.attributes.iter().map(|(name, value)| name.len() + value.len() + 16);
-    2048 + values.sum::<usize>()
+    // Namespace, id, numbers and times; and what stands before each field.
+    const FIXED: usize = 320;
+    const FRAME: usize = 16;
+    let values = session.attributes.iter().map(|(name, value)| FRAME + name.len() + value.len());
+    let labels = session.labels.iter().map(|(name, value)| FRAME + name.len() + value.len());
+    let rest = session.client.iter().chain(&session.authentication).map(|message| FRAME + message.len());
+    FIXED + session.subject.len() + values.chain(labels).chain(rest).sum::<usize>()
 }
