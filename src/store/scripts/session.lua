@@ -74,15 +74,21 @@ local function find()
   local fields = {}
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
   local found = {kind = 'corrupt', fields = fields}
+  -- Request ids that are cut tell nothing, and reading them must not fail once the entry is written.
+  local requests = fields.r
+  if requests and (requests == '' or #requests % REQUEST_BYTES ~= 0) then
+    fields.r = nil
+    requests = false
+  end
   local token = fields.t
   if token and #token == 25 then
     found.verifier, found.token_since, found.token_used = struct.unpack(TOKEN_FIELD, token)
   end
   if fields.x then
-    if #fields.x == 10 then
+    if #fields.x == 10 and requests ~= false then
       local format
       format, found.cause = struct.unpack(TOMBSTONE_FIELD, fields.x)
-      if format == FORMAT then found.kind = 'tombstone' end
+      if format == FORMAT and found.cause >= 1 and found.cause <= OUT_OF_BAND then found.kind = 'tombstone' end
     end
     return found
   end
@@ -93,7 +99,7 @@ local function find()
   format, found.revision, found.created, found.accessed, found.idle, found.idle_until, found.absolute, found.generation =
     struct.unpack(META_FIELD, packed)
   found.expires = earlier(found.idle_until, found.absolute)
-  if format == FORMAT and m:sub(54) == seal(packed, token) then found.kind = 'live' end
+  if format == FORMAT and requests ~= false and m:sub(54) == seal(packed, token) then found.kind = 'live' end
   return found
 end
 
