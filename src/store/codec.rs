@@ -63,7 +63,10 @@ pub fn decode(stored: &Bytes) -> Result<Bytes, Unreadable> {
             let mut content = vec![0; length];
             let written =
                 lz4_flex::block::decompress_into(&stored[LZ4_HEADER..], &mut content).map_err(|_| Unreadable::Lz4)?;
-            content.truncate(written);
+            // Scripts count what a session holds by this length.
+            if written != length {
+                return Err(Unreadable::Lz4);
+            }
             Bytes::from(content)
         }
         _ => return Err(Unreadable::UnknownCodec),
