@@ -1,0 +1,246 @@
+//! Records that cannot be read: DATA_LOSS for that session alone, whatever is wrong with it.
+
+mod harness;
+
+use harness::{client::*, *};
+use sessiond_client::v1::*;
+use tonic::Code;
+
+/// A session with every field, as Redis holds it.
+struct Victim {
+    world: World,
+    key: String,
+    id: String,
+    token: String,
+}
+
+/// Stored fields by name; `\0` stands for a field that is not to be there.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl Victim {
+    async fn create(world: &World, client: &Client) -> Self {
+        let request = CreateSessionRequest {
+            subject: "alice".into(),
+            attributes: [("small".into(), text("x")), ("large".into(), text(&"compressible ".repeat(100)))].into(),
+            labels: labels(&[("app", "web")]),
+            client: Some(ClientInfo { device_name: "phone".into(), ..Default::default() }),
+            authentication: Some(Authentication { level: 2, ..Default::default() }),
+            token: new_token(),
+            request_id: "~".repeat(16),
+            ..Default::default()
+        };
+        let token = request.token.clone();
+        let (session, _) = client.create_as(request).await.unwrap();
+        let key = world.redis.keys(&format!("{}*:s:*:{}", world.prefix, session.id)).remove(0);
+        let world = World { redis: world.redis.clone(), prefix: world.prefix.clone() };
+        Victim { world, key, id: session.id, token }
+    }
+
+    fn redis(&self, words: &[&[u8]]) -> Vec<u8> {
+        let answer = self.world.redis.command_bytes(words);
+        assert!(!answer.starts_with(b"-"), "{}", String::from_utf8_lossy(&answer));
+        answer
+    }
+
+    fn fields(&self) -> Fields {
+        let answer = self.redis(&[b"HGETALL", self.key.as_bytes()]);
+        let mut texts = bulk_strings(&answer).into_iter();
+        let mut fields = Vec::new();
+        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+            fields.push((name, value));
+        }
+        fields.sort();
+        fields
+    }
+
+    fn field(&self, name: &str) -> Vec<u8> {
+        self.fields().into_iter().find(|(field, _)| field == name.as_bytes()).expect("it has this field").1
+    }
+
+    fn set(&self, name: &str, value: &[u8]) {
+        self.redis(&[b"HSET", self.key.as_bytes(), name.as_bytes(), value]);
+    }
+
+    fn flip(&self, name: &str, at: usize, bit: u8) {
+        let mut value = self.field(name);
+        let at = at % value.len();
+        value[at] ^= 1 << bit;
+        self.set(name, &value);
+    }
+}
+
+/// The bulk strings of a RESP2 answer.
+fn bulk_strings(mut answer: &[u8]) -> Vec<Vec<u8>> {
+    let mut strings = Vec::new();
+    while let Some(end) = answer.windows(2).position(|pair| pair == b"\r\n") {
+        let (line, rest) = (&answer[..end], &answer[end + 2..]);
+        answer = rest;
+        if let Some(length) = line.strip_prefix(b"$") {
+            let length: usize = std::str::from_utf8(length).unwrap().parse().unwrap();
+            strings.push(rest[..length].to_vec());
+            answer = &rest[length + 2..];
+        }
+    }
+    strings
+}
+
+/// Whether the right token still leads to the damaged record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Secret {
+    Matches,
+    /// It is what is damaged.
+    Unknown,
+}
+
+type Damage = Box<dyn Fn(&Victim)>;
+
+fn row(what: impl Into<String>, secret: Secret, damage: impl Fn(&Victim) + 'static) -> (String, Secret, Damage) {
+    (what.into(), secret, Box::new(damage))
+}
+
+fn damages() -> Vec<(String, Secret, Damage)> {
+    use Secret::{Matches, Unknown};
+    let mut rows = vec![
+        row("no meta", Matches, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m"]))),
+        row("no token", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"t"]))),
+        row("neither", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m", b"t"]))),
+        row("a field longer than it may be", Matches, |v| v.set("m", &[v.field("m"), vec![0]].concat())),
+        row("a tombstone in no format", Matches, |v| v.set("x", &[9; 10])),
+        row("a tombstone of no cause", Matches, |v| v.set("x", &[1, 99, 0, 0, 0, 0, 0, 0, 0, 0])),
+        row("a tombstone that is cut", Matches, |v| v.set("x", &[1, 1])),
+        row("another format", Matches, |v| v.set("m", &[&[2], &v.field("m")[1..]].concat())),
+        row("a name that is no text", Matches, |v| {
+            drop(v.redis(&[b"HSET", v.key.as_bytes(), b"a:\xff\xfe", &v.field("a:small")]));
+        }),
+        row("another type: string", Unknown, |v| drop(v.redis(&[b"SET", v.key.as_bytes(), b"message"]))),
+        row("another type: list", Unknown, |v| {
+            v.redis(&[b"DEL", v.key.as_bytes()]);
+            v.redis(&[b"RPUSH", v.key.as_bytes(), b"message", b"x", b"y"]);
+        }),
+        row("the dump of no session", Unknown, |v| {
+            v.redis(&[b"DEL", v.key.as_bytes()]);
+            v.redis(&[b"HSET", v.key.as_bytes(), b"message", b"x"]);
+        }),
+    ];
+    for field in ["m", "t", "u", "c", "h", "r", "l:app", "a:small", "a:large"] {
+        let secret = if field == "t" { Unknown } else { Matches };
+        for length in [0, 1, 4, 5, 8, 9, 24, 60] {
+            rows.push(row(format!("{field} cut to {length}"), secret, move |v| {
+                let value = v.field(field);
+                v.set(field, &value[..length.min(value.len() - 1)]);
+            }));
+        }
+    }
+    for field in ["m", "u", "c", "h", "l:app", "a:small", "a:large"] {
+        for at in [0, 1, 4, 5, 7, 8, 9, 20, 55] {
+            rows.push(row(format!("{field} with a bit flipped in byte {at}"), Matches, move |v| v.flip(field, at, 4)));
+        }
+    }
+    for (at, secret) in [(0, Unknown), (15, Unknown), (16, Matches), (23, Matches), (24, Matches)] {
+        rows.push(row(format!("t with a bit flipped in byte {at}"), secret, move |v| v.flip("t", at, 2)));
+    }
+    for field in ["u", "c", "l:app", "a:small"] {
+        for codec in [0, b'm', 0xEF, 0xF2, 0xFF] {
+            rows.push(row(format!("{field} in codec {codec:#x}"), Matches, move |v| {
+                v.set(field, &[&[codec], &v.field(field)[1..]].concat());
+            }));
+        }
+        for length in [0u32, 1, 1 << 20, 1 << 24, u32::MAX] {
+            rows.push(row(format!("{field} of {length} bytes by its own word"), Matches, move |v| {
+                let block = &v.field("a:large")[9..];
+                v.set(field, &[&[0xF1, 0, 0, 0, 0][..], &length.to_be_bytes(), block].concat());
+            }));
+        }
+    }
+    rows
+}
+
+const NOT_FOUND: (Code, &str) = (Code::NotFound, "SESSION_NOT_FOUND");
+
+/// What is to be seen of the damaged session, whose neighbours live on.
+async fn check(what: &str, secret: Secret, client: &Client, victim: &Victim) {
+    let by_its_token = || by_token(&victim.token);
+    let mut wrong_secret = victim.token.clone();
+    let last_but_one = wrong_secret.len() - 2;
+    let other = if wrong_secret.as_bytes()[last_but_one] == b'a' { "b" } else { "a" };
+    wrong_secret.replace_range(last_but_one..=last_but_one, other);
+
+    let by_its_id = client.get(by_id(&victim.id)).await.expect_err(what);
+    assert_eq!(
+        (by_its_id.code(), &by_its_id.reason()[..]),
+        (Code::DataLoss, "RECORD_CORRUPT"),
+        "{what}: {by_its_id:?}"
+    );
+    assert_eq!(by_its_id.metadata_of("id"), victim.id, "{what}");
+
+    let right = client.get(by_its_token()).await.expect_err(what);
+    let expected = if secret == Secret::Matches { (Code::DataLoss, "RECORD_CORRUPT") } else { NOT_FOUND };
+    assert_eq!((right.code(), &right.reason()[..]), expected, "{what}: by the right token: {right:?}");
+    let wrong = client.get(by_token(&wrong_secret)).await.expect_err(what);
+    assert_eq!((wrong.code(), &wrong.reason()[..]), NOT_FOUND, "{what}: by a wrong token: {wrong:?}");
+    assert!(!client.delete(by_token(&wrong_secret)).await.unwrap(), "{what}: a wrong token ends nothing");
+    assert!(!format!("{by_its_id:?}{right:?}{wrong:?}").contains(&victim.token[31..]), "{what}: the secret is told");
+}
+
+async fn live_ids(client: &Client) -> Vec<String> {
+    let request = ListSessionsRequest {
+        namespace: client.namespace.clone(),
+        page_size: 1_000,
+        view: SessionView::Full.into(),
+        ..Default::default()
+    };
+    let page = client.grpc.clone().list_sessions(request).await.unwrap().into_inner();
+    page.sessions.into_iter().map(|session| session.id).collect()
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_data_loss_for_that_session_alone() {
+    let world = World::shared();
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (neighbour, neighbours_token) = client.create(&[("a", text("x"))]).await;
+    for (what, secret, damage) in damages() {
+        let victim = Victim::create(&world, &client).await;
+        damage(&victim);
+        check(&what, secret, &client, &victim).await;
+        let neighbour = client.set(by_token(&neighbours_token), &[("a", text(&what))]).await.expect(&what);
+        assert_eq!(live_ids(&client).await, [neighbour.id.clone()], "{what}");
+
+        // A repeat of the create neither makes nor tells a session, and its id ends it.
+        let request_id = "!".repeat(16);
+        let key = by_id(&victim.id);
+        let request =
+            DeleteSessionRequest { namespace: client.namespace.clone(), key, request_id, ..Default::default() };
+        let deleted = client.grpc.clone().delete_session(request.clone()).await.expect(&what).into_inner();
+        assert!(deleted.deleted, "{what}: deleted");
+        assert!(
+            client.grpc.clone().delete_session(request).await.expect(&what).into_inner().deleted,
+            "{what}: repeated"
+        );
+        expect_error(client.get(by_id(&victim.id)).await, Code::NotFound, "SESSION_ENDED");
+        let ended = tokio::time::timeout(PATIENCE, watching.wait_for(EventType::Ended, &victim.id)).await.expect(&what);
+        assert_eq!(ended.cause(), Cause::Logout, "{what}");
+    }
+    assert_eq!(client.get(by_id(&neighbour.id)).await.unwrap().id, neighbour.id);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_ends_at_its_deadline() {
+    let world = World::shared();
+    let server = world.server_with("partitions = 1\n[default_policy]\nidle_timeout = '2s'").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let mut victims = Vec::new();
+    for (what, _, damage) in damages() {
+        let victim = Victim::create(&world, &client).await;
+        damage(&victim);
+        victims.push((what, victim));
+    }
+    for (what, victim) in &victims {
+        let ended = tokio::time::timeout(PATIENCE, watching.wait_for(EventType::Ended, &victim.id)).await.expect(what);
+        assert_eq!(ended.cause(), Cause::IdleTimeout, "{what}");
+        expect_error(client.get(by_id(&victim.id)).await, Code::NotFound, "SESSION_ENDED");
+    }
+    assert_eq!(live_ids(&client).await, Vec::<String>::new());
+}
