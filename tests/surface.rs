@@ -18,8 +18,7 @@ async fn user_1_with_a_cart_of_two_items_is_written_on_a_and_heard_and_read_on_b
     let (server_a, server_b) = (a.client().await, b.client().await);
     let mut watching = server_b.watch_all().await;
     let user_id = sessiond_client::v1::AttributeValue { kind: Some(Kind::IntValue(1)) };
-    let (written, token) =
-        server_a.create(&[("user_id", user_id), ("cart", json(r#"["item1","item2"]"#))]).await;
+    let (written, token) = server_a.create(&[("user_id", user_id), ("cart", json(r#"["item1","item2"]"#))]).await;
     let heard = watching.event().await;
     assert_eq!((heard.r#type(), heard.session.as_ref()), (EventType::Created, Some(&written)));
     assert_eq!(server_b.get(by_token(&token)).await.unwrap(), written);
@@ -34,7 +33,8 @@ async fn reflection_serves_v1_with_the_details_of_errors() {
     let world = World::shared();
     let server = world.server().await;
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel(&server.address).await);
-    for symbol in ["sessiond.v1.SessionService", "google.rpc.ErrorInfo", "google.rpc.BadRequest", "grpc.health.v1.Health"]
+    for symbol in
+        ["sessiond.v1.SessionService", "google.rpc.ErrorInfo", "google.rpc.BadRequest", "grpc.health.v1.Health"]
     {
         use v1::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
         let message_request = Some(MessageRequest::FileContainingSymbol(symbol.into()));
@@ -108,10 +108,8 @@ async fn metrics_tell_what_happens_and_name_no_namespace_and_no_subject() {
         assert!(text.contains(name), "{name} in {text}");
     }
     assert!(!text.contains("-of-its-own"));
-    let (before, after) = (
-        server.metric("sessiond_values_bytes_total").await,
-        server.metric("sessiond_stored_values_bytes_total").await,
-    );
+    let (before, after) =
+        (server.metric("sessiond_values_bytes_total").await, server.metric("sessiond_stored_values_bytes_total").await);
     assert!(before > 5_000.0 && after < before / 4.0, "{before} {after}");
 }
 
