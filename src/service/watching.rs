@@ -64,6 +64,6 @@ impl Service {
             resume: call.resume,
             as_of: verified.as_of,
         };
-        Ok(self.hub.subscribe(self.store.clone(), registered, start, self.draining.clone()))
+        Ok(Subscription::new(self.store.clone(), registered, start, self.draining.clone()))
     }
 }

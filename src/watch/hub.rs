@@ -5,19 +5,17 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     observe::Metrics,
     session::{Namespace, SessionId, SessionName},
-    store::{self, Partition, Position, Store, StoreId},
+    store::{self, Partition, Position, StoreId},
 };
 
 use super::{
     deadlines::Deadlines,
     filter::{Filter, Scope},
     ring::{Entry, Item, Resync, Ring, Slot},
-    subscription::{Start, Subscription},
     token::ResumeToken,
 };
 
@@ -151,17 +149,6 @@ impl Hub {
             self.deadlines.note(partition, 0);
         }
         state.append(Item::Resync(reason));
-    }
-
-    /// Starts the watcher that was registered.
-    pub fn subscribe(
-        &self,
-        store: Arc<Store>,
-        (registration, end): (Registration, ResumeToken),
-        start: Start,
-        draining: CancellationToken,
-    ) -> Subscription {
-        Subscription::new(store, registration, end, start, draining)
     }
 
     /// Registers a watcher; it is told of what comes after the returned token.

@@ -121,10 +121,10 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn new(
+    /// Goes on from where the hub registered it.
+    pub fn new(
         store: Arc<Store>,
-        registration: Registration,
-        end: ResumeToken,
+        (registration, end): (Registration, ResumeToken),
         start: Start,
         draining: CancellationToken,
     ) -> Self {
