@@ -19,7 +19,7 @@ use table::Section;
 
 /// Ceiling of `max_payload_bytes`.
 const MAX_PAYLOAD: u64 = 1024 * 1024;
-const SHORTEST_TOMBSTONE: Duration = Duration::from_secs(60);
+const TOMBSTONES: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The effective configuration.
 #[derive(Clone, Debug)]
@@ -218,8 +218,8 @@ fn check_policy(policy: &Policy, section: &mut Section<'_>) {
     if policy.absolute_timeout.unwrap_or(never) > policy.max_absolute_timeout.unwrap_or(never) {
         section.problem("absolute_timeout", "must be at most max_absolute_timeout");
     }
-    if policy.tombstone < SHORTEST_TOMBSTONE {
-        section.problem("tombstone", "must be at least 60s");
+    if !TOMBSTONES.contains(&policy.tombstone) {
+        section.problem("tombstone", "must be 60s to 30d");
     }
     if policy.retry_window > policy.tombstone {
         section.problem("retry_window", "must be at most tombstone");

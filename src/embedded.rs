@@ -6,13 +6,16 @@
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     io,
-    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, MetadataExt},
+    },
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, geteuid, kill_process, set_parent_process_death_signal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -118,6 +121,11 @@ fn socket_path(directory: &Path) -> io::Result<PathBuf> {
     let name = format!("sessiond-{:08x}", crc32fast::hash(directory.as_os_str().as_bytes()));
     let directory = std::env::temp_dir().join(name);
     create(&directory)?;
+    // The directory for temporary files is everybody's: another user may have been first.
+    let found = directory.symlink_metadata()?;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
+        return Err(io::Error::other(format!("{} is not ours alone", directory.display())));
+    }
     Ok(directory.join("redis.sock"))
 }
 

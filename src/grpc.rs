@@ -16,7 +16,7 @@ use crate::{
 };
 
 use layers::CallRecord;
-pub use layers::{Guard, MAX_MESSAGE};
+pub use layers::{Guard, MAX_MESSAGE, MAX_MESSAGES};
 use watch_stream::WatchStream;
 
 /// The service on the wire.

@@ -5,7 +5,11 @@ mod monitoring;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -13,7 +17,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     config::{Config, Limits},
     embedded::Embedded,
-    grpc::{Grpc, Guard, MAX_MESSAGE},
+    grpc::{Grpc, Guard, MAX_MESSAGE, MAX_MESSAGES},
     observe::Metrics,
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
@@ -59,57 +63,47 @@ impl Listeners {
 /// Runs until `shutdown` is cancelled, then drains.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::default());
+    let metrics_address = listeners.metrics.local_addr().unwrap_or(config.metrics_listen);
+    let ready = watch::Sender::new(false);
+    let mut tasks = Tasks::default();
+    tasks.spawn("metrics", monitoring::serve(listeners.metrics, metrics.clone(), ready.subscribe()));
 
-    let mut embedded = match &config.redis {
-        Some(_) => None,
-        None => Some(Embedded::start(&config.data_dir).await?),
+    // Start: what the service stands on, from below.
+    let started = tokio::select! {
+        started = start(&config, &metrics) => started?,
+        () = shutdown.cancelled() => return Ok(()),
     };
-    let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
-    let eviction = if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused };
-    let password = config.redis_password.as_deref();
-    let store = Store::open(&url, password, &config.key_prefix, config.partitions, eviction, metrics.clone()).await?;
-    let store = Arc::new(store);
-    let tails = store.tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
-    let hub = Arc::new(Hub::new(store.id(), tails.positions, config.limits.watches, metrics.clone()));
+    let Started { mut embedded, store, hub } = started;
     let policies = Arc::new(config.policies.clone());
     let draining = CancellationToken::new();
     let service = Service { store: store.clone(), hub: hub.clone(), policies: policies.clone(), draining };
-
-    let (health, health_service) = tonic_health::server::health_reporter();
-    let routes = routes(service.clone(), health_service, &config.limits, metrics.clone());
-    let connections = Connections::new(listeners.grpc, routes, config.limits.clone(), metrics.clone());
-    tracing::info!(
-        address = %connections.address(),
-        metrics = %listeners.metrics.local_addr().unwrap_or(config.metrics_listen),
-        "listening"
-    );
-
-    let mut tasks = Tasks::default();
     let sweeper = Arc::new(Sweeper { store: store.clone(), hub: hub.clone(), policies });
     let (keeper, sweeping, trimming, bounds) = (store.clone(), sweeper.clone(), sweeper, bounds(&config));
     tasks.spawn("keep-alive", async move { keeper.keep_alive().await });
     tasks.spawn("feed", feed(store.clone(), hub));
     tasks.spawn("sweeper", async move { sweeping.run().await });
     tasks.spawn("log trimmer", async move { trimming.trim(bounds).await });
-    tasks.spawn("health", report_health(health.clone(), store.clone()));
-    tasks.spawn("metrics", monitoring::serve(listeners.metrics, metrics, store.clone(), service.draining.clone()));
-    let stop_accepting = CancellationToken::new();
-    let (accepting, serving) = (stop_accepting.clone(), connections.serve(stop_accepting, config.drain_timeout));
-    let mut serving = std::pin::pin!(serving);
 
+    // Serve.
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let routes = routes(service.clone(), health_service, &config.limits, metrics.clone());
+    let connections = Connections::new(listeners.grpc, routes, config.limits.clone(), metrics);
+    tracing::info!(address = %connections.address(), metrics = %metrics_address, "listening");
+    let stop_accepting = CancellationToken::new();
+    let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
     let failed = tokio::select! {
         () = shutdown.cancelled() => None,
         name = tasks.first_end() => Some(name),
         name = &mut serving => Some(name),
         name = ended(&mut embedded) => Some(name),
+        name = report_health(&health, &ready, &store) => Some(name),
     };
 
     // Drain: no new calls, the watches end with their token, the others have their time; then what they stood on.
     tracing::info!("draining");
-    health.set_service_status(NAME, ServingStatus::NotServing).await;
-    health.set_service_status("", ServingStatus::NotServing).await;
+    set_health(&health, &ready, ServingStatus::NotServing).await;
     service.draining.cancel();
-    accepting.cancel();
+    stop_accepting.cancel();
     if failed.is_none() {
         serving.await;
     }
@@ -120,6 +114,28 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     }
     tracing::info!("stopped");
     failed.map_or(Ok(()), |name| Err(Error::Task(name)))
+}
+
+/// What the service stands on.
+struct Started {
+    embedded: Option<Embedded>,
+    store: Arc<Store>,
+    hub: Arc<Hub>,
+}
+
+async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error> {
+    let embedded = match &config.redis {
+        Some(_) => None,
+        None => Some(Embedded::start(&config.data_dir).await?),
+    };
+    let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
+    let eviction = if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused };
+    let password = config.redis_password.as_deref();
+    let store = Store::open(&url, password, &config.key_prefix, config.partitions, eviction, metrics.clone()).await?;
+    let store = Arc::new(store);
+    let tails = store.tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
+    let hub = Arc::new(Hub::new(store.id(), tails.positions, config.limits.watches, metrics.clone()));
+    Ok(Started { embedded, store, hub })
 }
 
 async fn ended(embedded: &mut Option<Embedded>) -> &'static str {
@@ -163,7 +179,12 @@ where
     const VALID: &str = "the descriptors are generated";
     let mut routes = Routes::builder();
     routes
-        .add_service(Guard { inner, metrics, call_timeout: limits.call_timeout })
+        .add_service(Guard {
+            inner,
+            metrics,
+            call_timeout: limits.call_timeout,
+            room: Arc::new(Semaphore::new(MAX_MESSAGES)),
+        })
         .add_service(health)
         .add_service(reflection().build_v1().expect(VALID))
         .add_service(reflection().build_v1alpha().expect(VALID));
@@ -171,7 +192,7 @@ where
 }
 
 /// SERVING only while Redis answers; never ends.
-async fn report_health(health: HealthReporter, store: Arc<Store>) {
+async fn report_health(health: &HealthReporter, ready: &watch::Sender<bool>, store: &Store) -> &'static str {
     let mut tick = tokio::time::interval(HEALTH_EVERY);
     let mut told = None;
     loop {
@@ -179,9 +200,14 @@ async fn report_health(health: HealthReporter, store: Arc<Store>) {
         let status = if store.is_up() { ServingStatus::Serving } else { ServingStatus::NotServing };
         if told != Some(status) {
             tracing::info!(%status, "health");
-            health.set_service_status(NAME, status).await;
-            health.set_service_status("", status).await;
+            set_health(health, ready, status).await;
             told = Some(status);
         }
     }
+}
+
+async fn set_health(health: &HealthReporter, ready: &watch::Sender<bool>, status: ServingStatus) {
+    ready.send_replace(status == ServingStatus::Serving);
+    health.set_service_status(NAME, status).await;
+    health.set_service_status("", status).await;
 }

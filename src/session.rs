@@ -71,6 +71,20 @@ impl Session {
         }
     }
 
+    /// Whether nothing is known of it but its name.
+    pub fn is_bare(&self) -> bool {
+        self.revision == Revision(0)
+    }
+
+    /// About how many bytes it is on the wire, and no fewer.
+    pub fn size(&self) -> usize {
+        const FIXED: usize = 512;
+        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + 16);
+        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + 16);
+        let messages = [&self.client, &self.authentication].into_iter().flatten().map(Encoded::len);
+        FIXED + self.subject.len() + attributes.chain(labels).chain(messages).sum::<usize>()
+    }
+
     /// When it ends if not used again: the earlier of both deadlines; None = never.
     pub fn expires(&self) -> Option<Millis> {
         self.idle_until.into_iter().chain(self.absolute_until).min()

@@ -22,9 +22,9 @@ pub use codec::MAX_CONTENT;
 pub use connection::Lane;
 pub use error::Error;
 pub use keys::Partition;
-pub use log::{Entry, Message, PAGE, Page, Position, StoreId, Tails};
+pub use log::{Entry, Message, Page, Position, StoreId, Tails};
 pub use record::Corrupt;
-pub use scan::{ListPosition, LogBounds};
+pub use scan::{Due, ListPosition, LogBounds};
 pub use start::{Eviction, StartError};
 
 use crate::{
@@ -36,6 +36,7 @@ use keys::Keys;
 
 /// Labels of a session.
 pub const MAX_LABELS: usize = 16;
+
 /// The store of sessions.
 pub struct Store {
     connection: Connection,

@@ -62,50 +62,44 @@ impl Sweeper {
         }
     }
 
-    /// Ends what is due in a partition, and notes its next deadline.
+    /// Ends what is due in a partition, and notes its next deadline. One pass: what is due again at once is noted as
+    /// such, and comes after the other partitions.
     async fn sweep(&self, partition: Partition) {
-        if let Err(error) = self.try_sweep(partition).await {
-            tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated");
-        }
-    }
-
-    async fn try_sweep(&self, partition: Partition) -> Result<(), Error> {
-        loop {
-            let Some(now) = self.now_ms() else { return Ok(()) };
-            let (due, next) = self.store.due_namespaces(partition, now, deadline()).await?;
-            if let Some(next) = next {
-                self.hub.deadlines.note(partition, next);
-            }
-            if due.is_empty() {
-                return Ok(());
-            }
-            for namespace in due {
-                self.sweep_namespace(partition, &namespace).await?;
+        let Some(now) = self.now_ms() else { return };
+        let (due, next) = match self.store.due_namespaces(partition, now, deadline()).await {
+            Ok(found) => found,
+            Err(error) => return tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated"),
+        };
+        let mut earliest = next.into_iter().collect::<Vec<_>>();
+        for namespace in due {
+            match self.sweep_namespace(partition, &namespace).await {
+                Ok(next) => earliest.extend(next),
+                Err(error) => tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated"),
             }
         }
+        earliest.into_iter().for_each(|next| self.hub.deadlines.note(partition, next));
     }
 
-    async fn sweep_namespace(&self, partition: Partition, namespace: &Namespace) -> Result<(), Error> {
+    /// Ends what is due of a namespace; when the next is.
+    async fn sweep_namespace(&self, partition: Partition, namespace: &Namespace) -> Result<Option<u64>, Error> {
         let policy = self.policies.of(namespace).unwrap_or(&self.policies.default);
         loop {
-            let ids = self.store.due_ids(partition, namespace, BATCH, deadline()).await?;
-            if ids.is_empty() {
-                return Ok(());
-            }
-            let endings = ids.into_iter().map(async |(id, due)| {
+            let due = self.store.due(partition, namespace, BATCH, deadline()).await?;
+            let endings = due.ids.into_iter().map(async |(id, due)| {
                 let name = SessionName { namespace: namespace.clone(), id };
                 (due, self.store.expire(&name, policy, deadline()).await)
             });
-            let now = |us: Option<u64>| us.unwrap_or(0) as f64 / 1e6;
+            let mut ended_one = false;
             for (due, ended) in futures_util::future::join_all(endings).await {
-                match ended? {
-                    Expired::Now => {
-                        let late = now(self.store.now()) - due as f64 / 1e3;
-                        self.hub.metrics.sessions_expired.inc();
-                        self.hub.metrics.expiry_lag_seconds.observe(late.max(0.0));
-                    }
-                    Expired::Before | Expired::NotDue => {}
+                if ended? == Expired::Now {
+                    ended_one = true;
+                    let late = self.store.now().unwrap_or(0) as f64 / 1e6 - due as f64 / 1e3;
+                    self.hub.metrics.sessions_expired.inc();
+                    self.hub.metrics.expiry_lag_seconds.observe(late.max(0.0));
                 }
+            }
+            if !ended_one {
+                return Ok(due.next);
             }
         }
     }

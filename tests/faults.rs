@@ -10,7 +10,9 @@ use std::{
 use futures_util::future::join_all;
 use harness::{Redis, Server, World, client::*, eventually, process::Process, proxy::Proxy};
 use rustix::process::Signal;
-use sessiond_client::v1::{CreateSessionRequest, EventType, GetSessionRequest, SessionEvent, UpdateSessionRequest};
+use sessiond_client::v1::{
+    CreateSessionRequest, EventType, GetSessionRequest, SessionEvent, TouchSessionRequest, UpdateSessionRequest,
+};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -364,4 +366,26 @@ async fn a_server_that_is_told_to_stop_finishes_its_calls() {
     let (answer, ()) = tokio::join!(write, stop);
     answer.unwrap();
     assert_eq!(process.wait(), Some(0));
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_no_writes_but_reads_touches_ends_and_expires() {
+    let world = World::own();
+    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (session, token) = client.create(&[("a", text("1"))]).await;
+    let short = CreateSessionRequest { idle_timeout: millis(500), ..Default::default() };
+    let (short, _) = client.create_as(short).await.unwrap();
+    world.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    expect_error(client.create_as(Default::default()).await, Code::ResourceExhausted, "STORE_FULL");
+    expect_error(client.set(by_token(&token), &[("b", text("2"))]).await, Code::ResourceExhausted, "STORE_FULL");
+    let touch = TouchSessionRequest { namespace: NAMESPACE.into(), key: by_token(&token) };
+    client.grpc.clone().touch_session(touch).await.unwrap();
+    assert_eq!(client.get(by_token(&token)).await.unwrap().attributes.len(), 1);
+    assert!(client.delete(by_token(&token)).await.unwrap());
+    watching.wait_for(EventType::Ended, &session.id).await;
+    watching.wait_for(EventType::Ended, &short.id).await;
+    world.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    client.create(&[]).await;
 }

@@ -14,7 +14,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
@@ -23,6 +26,8 @@ use crate::observe::Metrics;
 
 /// Of a request's message, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Of all requests under way together, in bytes.
+pub const MAX_MESSAGES: usize = 256 * 1024 * 1024;
 /// Flag of compression and length stand before a message.
 const FRAME_HEADER: usize = 5;
 
@@ -46,6 +51,8 @@ pub struct Guard<S> {
     pub metrics: Arc<Metrics>,
     /// Longest time of a call.
     pub call_timeout: Duration,
+    /// Bytes that requests under way may still take.
+    pub room: Arc<Semaphore>,
 }
 
 impl<S: NamedService> NamedService for Guard<S> {
@@ -70,12 +77,16 @@ where
         let (mut parts, body) = request.into_parts();
         let name = parts.uri.path().rsplit('/').next().unwrap_or_default();
         let method = METHODS.into_iter().find(|method| *method == name).unwrap_or("unknown");
-        let record = CallRecord::new(self.metrics.clone(), method);
+        let (record, room) = (CallRecord::new(self.metrics.clone(), method), self.room.clone());
         let asked = grpc_timeout(&parts.headers).unwrap_or(self.call_timeout);
         let deadline = Instant::now() + answer_within(asked.min(self.call_timeout));
         Box::pin(async move {
-            let message = match timeout_at(deadline, read_message(body)).await {
-                Ok(Ok(message)) => message,
+            let message = match timeout_at(deadline, read_message(body, &room)).await {
+                Ok(Ok((message, taken))) => {
+                    // Given back with the last copy of the record: when the call is over.
+                    parts.extensions.insert(Arc::new(taken));
+                    message
+                }
                 Ok(Err(status)) => return Ok(record.answer(status)),
                 Err(_) => return Ok(record.answer(status::request_timeout())),
             };
@@ -105,13 +116,15 @@ fn answer_within(asked: Duration) -> Duration {
 }
 
 /// The request's one message, with the frame around it.
-async fn read_message(mut body: Body) -> Result<Bytes, Status> {
-    let mut whole = BytesMut::new();
+async fn read_message(mut body: Body, room: &Arc<Semaphore>) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Status> {
+    let (mut whole, mut taken) = (BytesMut::new(), Vec::new());
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         if whole.len() + data.len() > FRAME_HEADER + MAX_MESSAGE {
             return Err(status::message_too_large("request", MAX_MESSAGE));
         }
+        let bytes = room.clone().try_acquire_many_owned(data.len() as u32);
+        taken.push(bytes.map_err(|_| status::overloaded())?);
         whole.extend_from_slice(&data);
     }
     let Some(header) = whole.first_chunk::<FRAME_HEADER>() else {
@@ -119,7 +132,7 @@ async fn read_message(mut body: Body) -> Result<Bytes, Status> {
     };
     let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
     match (whole.len() - FRAME_HEADER).cmp(&length) {
-        std::cmp::Ordering::Equal => Ok(whole.freeze()),
+        std::cmp::Ordering::Equal => Ok((whole.freeze(), taken)),
         std::cmp::Ordering::Less => Err(status::malformed_message("the call's message is cut short")),
         std::cmp::Ordering::Greater => Err(status::malformed_message("the call has more than one message")),
     }

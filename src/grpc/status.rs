@@ -110,6 +110,11 @@ pub fn request_timeout() -> Status {
     answer(Code::DeadlineExceeded, ErrorReason::StoreTimeout, text).status()
 }
 
+/// More bytes of requests are under way than the server takes at once.
+pub fn overloaded() -> Status {
+    from_store(&store::Error::Overloaded)
+}
+
 /// Not there yet.
 pub fn unimplemented(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not available in this version of sessiond"))
@@ -202,8 +207,7 @@ fn from_store(error: &store::Error) -> Status {
             let text = text + "; raise maxmemory";
             answer(Code::ResourceExhausted, ErrorReason::StoreFull, text).retry(LATER).status()
         }
-        E::Corrupt { name, cause } => {
-            tracing::error!(session = %name, %cause, "record is corrupt");
+        E::Corrupt { name, .. } => {
             let text = format!("what the store holds of session {} cannot be read; end it by its id", name.id);
             answer(Code::DataLoss, ErrorReason::RecordCorrupt, text).with("id", name.id).status()
         }

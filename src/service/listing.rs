@@ -127,7 +127,7 @@ impl Service {
             for found in futures_util::future::join_all(reads).await {
                 match found {
                     Ok(Found::Session(session)) if matches(&session, &call.labels) => {
-                        bytes += size(&session);
+                        bytes += session.size();
                         if bytes > PAGE_BYTES && !sessions.is_empty() {
                             return Ok(Page { sessions, next: Some(PageToken { rest: rest.into(), next }) });
                         }
@@ -147,15 +147,4 @@ impl Service {
 
 fn matches(session: &Session, labels: &BTreeMap<String, String>) -> bool {
     labels.iter().all(|(label, value)| session.labels.get(label) == Some(value))
-}
-
-/// No less than the session takes on the wire.
-fn size(session: &Session) -> usize {
-    // Namespace, id, numbers and times; and what stands before each field.
-    const FIXED: usize = 320;
-    const FRAME: usize = 16;
-    let values = session.attributes.iter().map(|(name, value)| FRAME + name.len() + value.len());
-    let labels = session.labels.iter().map(|(name, value)| FRAME + name.len() + value.len());
-    let rest = session.client.iter().chain(&session.authentication).map(|message| FRAME + message.len());
-    FIXED + session.subject.len() + values.chain(labels).chain(rest).sum::<usize>()
 }

@@ -61,3 +61,10 @@ pub struct Event {
     /// Subject and labels before, where the change touched them.
     pub before: Option<Facets>,
 }
+
+impl Event {
+    /// About how many bytes it is on the wire, and no fewer.
+    pub fn size(&self) -> usize {
+        self.session.size() + self.changed_attributes.iter().map(|name| name.len() + 8).sum::<usize>()
+    }
+}

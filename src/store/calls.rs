@@ -36,10 +36,8 @@ impl Reply {
         Cause::from_number(number as i64).ok_or_else(|| Error::Unexpected(format!("cause {number}")))
     }
 
-    fn session(&mut self, name: &SessionName) -> Result<Session, Error> {
-        let fields = self.rest.next().and_then(Value::into_bytes);
-        let fields = fields.ok_or_else(|| Error::Unexpected("no fields".into()))?;
-        record::decode(name.clone(), fields).map_err(|cause| Error::Corrupt { name: name.clone(), cause })
+    fn fields(&mut self) -> Result<Bytes, Error> {
+        self.rest.next().and_then(Value::into_bytes).ok_or_else(|| Error::Unexpected("no fields".into()))
     }
 }
 
@@ -60,7 +58,7 @@ impl Store {
         add_request(&mut args, create.request, policy);
         let mut reply = self.write(&scripts::CREATE, Lane::Calls, name, args, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done => Created::Session(reply.session(name)?),
+            Outcome::Done => Created::Session(self.decode(name, reply.fields()?)?),
             Outcome::Exists => Created::Exists,
             Outcome::Ended => Created::Ended(reply.cause()?),
             Outcome::RequestIdReused => Created::RequestIdReused,
@@ -76,19 +74,19 @@ impl Store {
             args.flag("brief", true);
         }
         let mut reply = match get.use_ {
-            Use::DoesNotCount => self.read(&scripts::GET, get.lane, name, args, deadline).await?,
+            Use::DoesNotCount => self.run(&scripts::READ, get.lane, name, args, deadline, Effect::Reads).await?,
             Use::Counts => {
                 args.flag("touch", true);
                 add_touch_interval(&mut args, policy);
-                self.write(&scripts::GET, get.lane, name, args, deadline).await?
+                self.write(&scripts::TOUCH, get.lane, name, args, deadline).await?
             }
         };
         Ok(match reply.outcome {
-            Outcome::Done => Found::Session(reply.session(name)?),
+            Outcome::Done => Found::Session(self.decode(name, reply.fields()?)?),
             Outcome::NotFound => Found::NotFound,
             Outcome::Ended => Found::Ended(reply.cause()?),
-            Outcome::Corrupt => return Err(Error::Corrupt { name: name.clone(), cause: Corrupt::Seal }),
-            other => return Err(unexpected(&scripts::GET, other)),
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
+            other => return Err(unexpected(&scripts::READ, other)),
         })
     }
 
@@ -124,7 +122,7 @@ impl Store {
         }
         let mut reply = self.write(&scripts::UPDATE, Lane::Calls, name, args, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done => Updated::Session(reply.session(name)?),
+            Outcome::Done => Updated::Session(self.decode(name, reply.fields()?)?),
             Outcome::NotFound => Updated::NotFound,
             Outcome::Ended => Updated::Ended(reply.cause()?),
             Outcome::RevisionMismatch => Updated::RevisionMismatch { current: Revision(reply.number()?) },
@@ -133,7 +131,7 @@ impl Store {
             Outcome::TooManyAttributes => Updated::TooManyAttributes { count: reply.number()? },
             Outcome::TooManyLabels => Updated::TooManyLabels { count: reply.number()? },
             Outcome::TooLarge => Updated::TooLarge { bytes: reply.number()? },
-            Outcome::Corrupt => return Err(Error::Corrupt { name: name.clone(), cause: Corrupt::Seal }),
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::UPDATE, other)),
         })
     }
@@ -151,13 +149,16 @@ impl Store {
         let mut args = Arguments::default();
         add_proof(&mut args, proof);
         add_request(&mut args, request, policy);
-        args.number("cause", cause as u64).number("nothing", millis(NOTHING_TOMBSTONE));
+        args.number("cause", cause as u64);
+        // As long as its request id has to be known.
+        let nothing = if request.is_some() { policy.retry_window.max(NOTHING_TOMBSTONE) } else { NOTHING_TOMBSTONE };
+        args.number("nothing", millis(nothing));
         let reply = self.write(&scripts::END, Lane::Calls, name, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => Ended::Now,
             Outcome::NotFound | Outcome::Ended => Ended::Before,
             Outcome::RequestIdReused => Ended::RequestIdReused,
-            Outcome::Corrupt => return Err(Error::Corrupt { name: name.clone(), cause: Corrupt::Seal }),
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::END, other)),
         })
     }
@@ -188,24 +189,12 @@ impl Store {
         for _ in 0..2 {
             let mut args = args.clone();
             args.number("not_after", self.connection.not_after(deadline).await?);
-            let (reply, now) = self.run(script, lane, name, args, deadline, Effect::Writes).await?;
+            let reply = self.run(script, lane, name, args, deadline, Effect::Writes).await?;
             if reply.outcome != Outcome::TooLate {
                 return Ok(reply);
             }
-            self.connection.correct_time(now);
         }
         Err(Error::Timeout)
-    }
-
-    async fn read(
-        &self,
-        script: &'static Script,
-        lane: Lane,
-        name: &SessionName,
-        args: Arguments,
-        deadline: Instant,
-    ) -> Result<Reply, Error> {
-        Ok(self.run(script, lane, name, args, deadline, Effect::Reads).await?.0)
     }
 
     async fn run(
@@ -216,7 +205,7 @@ impl Store {
         mut args: Arguments,
         deadline: Instant,
         effect: Effect,
-    ) -> Result<(Reply, u64), Error> {
+    ) -> Result<Reply, Error> {
         let partition = self.keys.partition_of(&name.id);
         args.text("store", self.id().to_text())
             .text("nonce", random_u64())
@@ -229,6 +218,7 @@ impl Store {
             self.keys.log(partition),
             self.keys.meta(partition),
         ];
+        let sent = Instant::now();
         let reply = self.connection.run(lane, script, keys, vec![args.finish()], deadline, effect).await?;
         let mut rest = reply.into_iter();
         let number = rest.next().and_then(|value| value.as_i64());
@@ -238,10 +228,19 @@ impl Store {
         let now = reply.number()?;
         match outcome {
             Outcome::StoreChanged => return Err(Error::StoreChanged),
-            Outcome::TooLate => {}
-            _ => self.connection.note_time(now),
+            _ => self.connection.note_time(now, sent),
         }
-        Ok((reply, now))
+        Ok(reply)
+    }
+
+    fn decode(&self, name: &SessionName, fields: Bytes) -> Result<Session, Error> {
+        record::decode(name.clone(), fields).map_err(|cause| self.corrupt(name, cause))
+    }
+
+    fn corrupt(&self, name: &SessionName, cause: Corrupt) -> Error {
+        tracing::error!(session = %name, %cause, "record is corrupt");
+        self.metrics.corrupt_records.inc();
+        Error::Corrupt { name: name.clone(), cause }
     }
 
     fn note_sizes<'a>(&self, values: impl Iterator<Item = &'a Bytes>, fields: &record::Fields) {

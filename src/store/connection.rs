@@ -7,7 +7,7 @@
 
 use std::{
     sync::Arc,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
     time::Duration,
 };
 
@@ -65,6 +65,8 @@ pub struct Connection {
     calls: Client,
     bulk: Client,
     subscriber: Client,
+    /// Whether each of them answered its last heartbeat.
+    up: [AtomicBool; 3],
     clock: Clock,
     loaded: Vec<(&'static str, Loaded)>,
     metrics: Arc<Metrics>,
@@ -82,6 +84,7 @@ impl Connection {
             calls: client(&config, 32)?,
             bulk: client(&config, 32)?,
             subscriber: client(&config, MESSAGES)?,
+            up: [const { AtomicBool::new(true) }; 3],
             clock: Clock::new(),
             loaded: scripts::ALL.iter().map(|script| (script.name, script.load())).collect(),
             metrics,
@@ -112,19 +115,20 @@ impl Connection {
                 self.clock.forget();
             }
         };
-        let beating = self.clients().map(|client| self.beat(client));
+        let beating = self.clients().into_iter().zip(&self.up).map(|(client, up)| self.beat(client, up));
         tokio::join!(forgetting, futures_util::future::join_all(beating));
     }
 
     /// fred gives up a connection that hangs only where nothing is sent on it: its time counts from the last write.
-    async fn beat(&self, client: &Client) {
+    async fn beat(&self, client: &Client, up: &AtomicBool) {
         let mut tick = tokio::time::interval(HEARTBEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let answered = matches!(timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)).await, Ok(Ok(())));
-            self.metrics.store_up.set((answered && self.is_connected()).into());
-            if !answered && client.is_connected() {
+            let answer = timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)).await;
+            up.store(matches!(answer, Ok(Ok(()))), Ordering::Relaxed);
+            self.metrics.store_up.set(self.is_up().into());
+            if answer.is_err() && client.is_connected() {
                 tracing::warn!("Redis hangs; connecting anew");
                 // Begins it; it ends when Redis answers again.
                 let _ = timeout(HEARTBEAT, client.force_reconnection()).await;
@@ -132,21 +136,17 @@ impl Connection {
         }
     }
 
-    fn is_connected(&self) -> bool {
-        self.clients().iter().all(|client| client.is_connected())
-    }
-
     /// Whether Redis answered the last heartbeat on every connection.
     pub fn is_up(&self) -> bool {
-        self.metrics.store_up.get() == 1 && self.is_connected()
+        let connected = self.clients().iter().all(|client| client.is_connected());
+        connected && self.up.iter().all(|up| up.load(Ordering::Relaxed))
     }
 
     /// The last moment of Redis' clock, in ms, at which a script of this call may write. The estimate of that clock
-    /// never runs ahead while the clock does not step back, so the moment is never later than the deadline.
+    /// is bounded by every answer, so the moment is later than the deadline by a round trip at most.
     pub async fn not_after(&self, deadline: Instant) -> Result<u64, Error> {
         if !self.clock.is_known() {
-            let now = self.time(Lane::Calls, deadline).await?;
-            self.clock.note(now);
+            self.time(Lane::Calls, deadline).await?;
         }
         Ok(self.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
     }
@@ -156,14 +156,9 @@ impl Connection {
         self.clock.is_known().then(|| self.clock.at(Instant::now()))
     }
 
-    pub fn note_time(&self, redis_us: u64) {
-        self.clock.note(redis_us);
-    }
-
-    /// Takes this reading even where it is earlier than the estimate: a script found its time over.
-    pub fn correct_time(&self, redis_us: u64) {
-        self.clock.forget();
-        self.clock.note(redis_us);
+    /// Takes a reading of Redis' clock that came in answer to what was sent then.
+    pub fn note_time(&self, redis_us: u64, sent: Instant) {
+        self.clock.note(redis_us, sent);
     }
 
     /// What Redis says of itself, a `field:value` a line.
@@ -174,12 +169,15 @@ impl Connection {
 
     /// Reads the clock of Redis, in us.
     pub async fn time(&self, lane: Lane, deadline: Instant) -> Result<u64, Error> {
+        let sent = Instant::now();
         let reply = self.command(lane, "TIME", Vec::new(), deadline).await?;
         let mut parts = reply.into_array().into_iter().filter_map(|part| part.as_u64());
-        match (parts.next(), parts.next()) {
-            (Some(seconds), Some(micros)) => Ok(seconds * 1_000_000 + micros),
-            _ => Err(Error::Unexpected("TIME".into())),
-        }
+        let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
+            return Err(Error::Unexpected("TIME".into()));
+        };
+        let now = seconds * 1_000_000 + micros;
+        self.note_time(now, sent);
+        Ok(now)
     }
 
     /// Runs a script; the reply is an array that an integer begins.
@@ -288,24 +286,29 @@ fn client(config: &Config, messages: usize) -> Result<Client, FredError> {
         .build()
 }
 
-/// What an error of fred means for the call.
+/// What an error of fred means for the call. That a write was not applied is said only of what Redis answers before it
+/// runs a script, and of what was never handed over.
 fn failure(error: &FredError, effect: Effect) -> Error {
-    const NOT_NOW: [&str; 6] = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"];
+    const NOT_NOW: [&str; 8] =
+        ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MISCONF"];
+    const REFUSED: [&str; 4] = ["NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"];
     let text = error.details();
-    match error.kind() {
-        ErrorKind::Backpressure => Error::Overloaded,
-        ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol => match effect {
-            Effect::Reads => Error::Unavailable(text.to_owned()),
-            Effect::Writes => Error::OutcomeUnknown(text.to_owned()),
-        },
+    let is = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
+    match (error.kind(), effect) {
+        (ErrorKind::Backpressure, _) => Error::Overloaded,
         _ if text.starts_with("OOM") => Error::Full,
-        _ if NOT_NOW.iter().any(|word| text.starts_with(word)) => Error::Unavailable(text.to_owned()),
-        _ => Error::Refused(text.to_owned()),
+        _ if is(&NOT_NOW) => Error::Unavailable(text.to_owned()),
+        _ if is(&REFUSED) => Error::Refused(text.to_owned()),
+        (ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol, Effect::Reads) => {
+            Error::Unavailable(text.to_owned())
+        }
+        (_, Effect::Reads) => Error::Refused(text.to_owned()),
+        (_, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
     }
 }
 
-/// An estimate of Redis' clock that does not run ahead of it: the reading of a reply, and what passed here since it
-/// came. Belongs to one connection.
+/// An estimate of Redis' clock that runs at most a round trip ahead of it. A reading was made between the sending and the
+/// answer, which bounds the estimate on both sides; the latest one wins. Belongs to one connection.
 struct Clock {
     origin: Instant,
     /// Redis' time in us less the time since `origin`.
@@ -323,9 +326,11 @@ impl Clock {
         self.offset.load(Ordering::Relaxed) != UNKNOWN
     }
 
-    fn note(&self, redis_us: u64) {
-        let offset = redis_us as i64 - self.origin.elapsed().as_micros() as i64;
-        self.offset.fetch_max(offset, Ordering::Relaxed);
+    fn note(&self, redis_us: u64, sent: Instant) {
+        let since = |moment: Instant| moment.saturating_duration_since(self.origin).as_micros() as i64;
+        let (least, most) = (redis_us as i64 - since(Instant::now()), redis_us as i64 - since(sent));
+        let narrowed = |offset: i64| Some(if offset == UNKNOWN { least } else { offset.clamp(least, most) });
+        let _ = self.offset.fetch_update(Ordering::Relaxed, Ordering::Relaxed, narrowed);
     }
 
     fn forget(&self) {
@@ -335,5 +340,33 @@ impl Clock {
     fn at(&self, moment: Instant) -> u64 {
         let offset = self.offset.load(Ordering::Relaxed);
         (offset.max(0) as u64).saturating_add(moment.saturating_duration_since(self.origin).as_micros() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    #[test]
+    fn the_estimate_follows_a_clock_that_steps_back_and_forth() {
+        let clock = Clock::new();
+        for now in [1_000, 2_000, 500, 700].map(|seconds| seconds * SECOND) {
+            clock.note(now, Instant::now());
+            let ahead = clock.at(Instant::now()) as i64 - now as i64;
+            assert!((0..100_000).contains(&ahead), "{ahead}");
+        }
+    }
+
+    #[test]
+    fn a_slow_answer_does_not_set_the_estimate_back() {
+        let clock = Clock::new();
+        let sent = clock.origin;
+        clock.note(1_000 * SECOND, sent);
+        let before = clock.offset.load(Ordering::Relaxed);
+        // Read by Redis as soon as it was sent, heard of half a second later.
+        clock.note(1_000 * SECOND, sent - Duration::from_millis(500));
+        assert_eq!(clock.offset.load(Ordering::Relaxed), before);
     }
 }

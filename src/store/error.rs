@@ -7,11 +7,11 @@ use super::record::Corrupt;
 /// Failures of the store; each says whether anything was applied.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Never handed to a connection: nothing was applied.
+    /// Nothing was applied: it was never handed to a connection, Redis answered that it cannot now, or it was a read.
     #[error("no connection to Redis: {0}")]
     Unavailable(String),
     /// Never handed to a connection: nothing was applied.
-    #[error("too many calls wait for Redis")]
+    #[error("too many calls are under way")]
     Overloaded,
     /// Nothing was applied: it was a read, or the script found its time over.
     #[error("Redis did not answer in time")]
@@ -28,7 +28,7 @@ pub enum Error {
     /// Nothing was applied.
     #[error("Redis has no memory left for writes")]
     Full,
-    /// Redis refused the command before it wrote anything.
+    /// Nothing was applied: Redis refused the command before it ran, or it was a read.
     #[error("Redis refused: {0}")]
     Refused(String),
     /// What Redis holds of this session cannot be read.

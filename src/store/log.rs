@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Entries in a page: bounds what one reply may hold.
-pub const PAGE: usize = 64;
+const PAGE: usize = 32;
 
 /// Identity of a store: made when it was first used, lost when it is emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,21 +107,32 @@ pub struct Tails {
 /// What the channel of a partition brought.
 pub enum Message {
     Entry(Box<Entry>),
-    /// Too large to travel, or unreadable: it is in the log of this partition.
-    InLog(Partition),
+    /// Too large to travel: it is in the log of this partition, at this position. None = unreadable.
+    InLog(Partition, Option<Position>),
 }
 
 impl Message {
     pub(super) fn decode(partition: Partition, text: Bytes) -> Self {
-        match Entry::decode(partition, text) {
-            Ok(entry) => Message::Entry(Box::new(entry)),
-            Err(_) => Message::InLog(partition),
+        match Position::from_text(&text) {
+            Some(position) => Message::InLog(partition, Some(position)),
+            None => match Entry::decode(partition, text) {
+                Ok(entry) => Message::Entry(Box::new(entry)),
+                Err(_) => Message::InLog(partition, None),
+            },
         }
     }
 }
 
+/// The entries up to the first one that does not follow the one before it: reading on from there tells why.
+fn chained(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let follows = entries.windows(2).take_while(|pair| pair[1].previous == pair[0].position).count();
+    entries.truncate(follows + 1);
+    entries
+}
+
 /// What follows a position.
 pub enum Page {
+    /// At least one, each following the one before it.
     Entries(Vec<Entry>),
     /// Nothing: the position is the tail.
     Tail,
@@ -138,7 +149,6 @@ impl Store {
         let as_of = self.connection.time(Lane::Bulk, deadline);
         let reads = self.keys.partitions().map(|partition| self.tail(partition, deadline));
         let (as_of, positions) = tokio::try_join!(as_of, futures_util::future::try_join_all(reads))?;
-        self.connection.note_time(as_of);
         Ok(Tails { as_of, positions })
     }
 
@@ -165,7 +175,7 @@ impl Store {
             entries => entries?,
         };
         if entries.first().is_some_and(|first| first.previous == after) {
-            return Ok(Page::Entries(entries));
+            return Ok(Page::Entries(chained(entries)));
         }
         if entries.is_empty() {
             let tail = self.tail(partition, deadline).await?;

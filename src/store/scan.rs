@@ -100,30 +100,34 @@ impl Store {
         Ok((due, None))
     }
 
-    /// Ids of a namespace whose deadline is over, at most so many. Where there is none, the namespace's bound is set
-    /// to its earliest deadline.
-    pub async fn due_ids(
+    /// What is due of a namespace, at most so many ids. Where there is none, the namespace's bound is set to its earliest
+    /// deadline.
+    pub async fn due(
         &self,
         partition: Partition,
         namespace: &Namespace,
         limit: usize,
         deadline: Instant,
-    ) -> Result<Vec<(SessionId, u64)>, Error> {
+    ) -> Result<Due, Error> {
         let keys = vec![self.keys.due(partition, namespace), self.keys.namespaces(partition)];
         let args = vec![Bytes::copy_from_slice(namespace.as_str().as_bytes()), limit.to_string().into()];
+        let sent = Instant::now();
         let reply = self.connection.run(Lane::Bulk, &scripts::DUE, keys, args, deadline, Effect::Writes).await?;
         let mut reply = reply.into_iter();
         if let Some(now) = reply.next().and_then(|now| now.as_u64()) {
-            self.connection.note_time(now);
+            self.connection.note_time(now, sent);
         }
         let members = reply.next().map(Value::into_array).unwrap_or_default();
-        let mut due = Vec::with_capacity(members.len() / 2);
+        let mut ids = Vec::with_capacity(members.len() / 2);
         let mut members = members.into_iter();
         while let (Some(id), Some(score)) = (members.next(), members.next()) {
-            let score = score.as_f64().unwrap_or(0.0) as u64;
-            due.extend(id.into_string().and_then(|id| id.parse().ok()).map(|id| (id, score)));
+            match id.as_str().and_then(|id| id.parse().ok()) {
+                Some(id) => ids.push((id, score.as_f64().unwrap_or(0.0) as u64)),
+                None => tracing::error!(partition = partition.0, %namespace, "an id in the due set is none"),
+            }
         }
-        Ok(due)
+        let next = reply.next().and_then(|next| next.as_f64()).filter(|next| next.is_finite());
+        Ok(Due { ids, next: next.map(|next| next as u64) })
     }
 
     /// Drops log entries beyond the bounds, at most a batch of them; says how many.
@@ -134,6 +138,14 @@ impl Store {
         let reply = self.connection.run(Lane::Bulk, &scripts::TRIM, keys, args, deadline, Effect::Writes).await?;
         Ok(reply.first().and_then(|dropped| dropped.as_u64()).unwrap_or(0))
     }
+}
+
+/// What is due of a namespace.
+pub struct Due {
+    /// With their deadlines in ms.
+    pub ids: Vec<(SessionId, u64)>,
+    /// The earliest deadline in ms, where nothing is due; None = there is none.
+    pub next: Option<u64>,
 }
 
 /// How long a partition's log may get.

@@ -5,6 +5,8 @@ use fred::types::scripts::Script as Loaded;
 /// One Lua script. Its header names its keys, arguments and replies.
 pub struct Script {
     pub name: &'static str,
+    /// What Redis may assume of it: `no-writes` runs where Redis takes no writes, `allow-oom` where it has no memory left.
+    pub flags: &'static str,
     /// Number of keys it declares.
     pub keys: usize,
     body: &'static str,
@@ -21,11 +23,12 @@ enum Prelude {
 const SESSION: &str = include_str!("scripts/session.lua");
 
 macro_rules! registry {
-    ($($constant:ident $name:literal keys $keys:literal $prelude:ident;)*) => {
+    ($($constant:ident $name:literal in $file:literal flags $flags:literal keys $keys:literal $prelude:ident;)*) => {
         $(pub static $constant: Script = Script {
             name: $name,
+            flags: $flags,
             keys: $keys,
-            body: include_str!(concat!("scripts/", $name, ".lua")),
+            body: include_str!(concat!("scripts/", $file, ".lua")),
             prelude: Prelude::$prelude,
         };)*
         /// All of them.
@@ -34,25 +37,24 @@ macro_rules! registry {
 }
 
 registry! {
-    CREATE "create" keys 5 Session;
-    GET "get" keys 5 Session;
-    UPDATE "update" keys 5 Session;
-    END "end" keys 5 Session;
-    INITIALISE "initialise" keys 1 None;
-    DUE "due" keys 2 None;
-    TRIM "trim" keys 2 None;
+    CREATE "create" in "create" flags "" keys 5 Session;
+    READ "read" in "get" flags "no-writes,allow-oom" keys 5 Session;
+    TOUCH "touch" in "get" flags "allow-oom" keys 5 Session;
+    UPDATE "update" in "update" flags "" keys 5 Session;
+    END "end" in "end" flags "allow-oom" keys 5 Session;
+    INITIALISE "initialise" in "initialise" flags "" keys 1 None;
+    DUE "due" in "due" flags "allow-oom" keys 2 None;
+    TRIM "trim" in "trim" flags "allow-oom" keys 2 None;
 }
 
 impl Script {
-    /// The text that Redis is given. The body's first line, which says what Redis may assume of it, comes first.
+    /// The text that Redis is given.
     pub fn source(&self) -> String {
-        match self.prelude {
-            Prelude::None => self.body.to_owned(),
-            Prelude::Session => {
-                let (shebang, body) = self.body.split_once('\n').expect("a script has a first line");
-                format!("{shebang}\n{SESSION}\n{body}")
-            }
-        }
+        let prelude = match self.prelude {
+            Prelude::None => "",
+            Prelude::Session => SESSION,
+        };
+        format!("#!lua flags={}\n{prelude}\n{}", self.flags, self.body)
     }
 
     pub(super) fn load(&self) -> Loaded {

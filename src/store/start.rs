@@ -10,7 +10,7 @@ use super::{
     Store, StoreId,
     connection::{Connection, Effect, Lane},
     error::Error,
-    keys::Keys,
+    keys::{Keys, Partition},
     record::FORMAT,
     scripts,
 };
@@ -67,50 +67,44 @@ impl Store {
         Ok(store)
     }
 
-    /// Finds the store's id, and gives it one where it has none: at first use, and after it was emptied.
+    /// Finds the store's id, and gives it one where it has none: at first use, and after it was emptied. The first
+    /// partition names the store, so that of several instances one does.
     pub async fn initialise(&self) -> Result<StoreId, StartError> {
         let deadline = Instant::now() + PATIENCE;
-        let mut id = self.existing_id(deadline).await?;
+        let mut id = StoreId::random();
         for partition in self.keys.partitions() {
-            let offered = id.unwrap_or_else(StoreId::random);
-            let args = vec![
-                offered.to_text().into(),
-                FORMAT.to_string().into(),
-                self.keys.partitions().len().to_string().into(),
-                super::random_u64().to_string().into(),
-            ];
-            let keys = vec![self.keys.meta(partition)];
-            let reply =
-                self.connection.run(Lane::Bulk, &scripts::INITIALISE, keys, args, deadline, Effect::Writes).await?;
-            let text = |at: usize| reply.get(at).and_then(Value::as_string).unwrap_or_default();
-            let wanted = self.keys.partitions().len() as u16;
-            if text(2) != FORMAT.to_string() {
-                return Err(StartError::Format(text(2)));
-            }
-            if text(3) != wanted.to_string() {
-                return Err(StartError::Partitions { found: text(3), wanted });
-            }
-            let found = StoreId::from_text(text(1).as_bytes()).ok_or(StartError::Format("unknown".into()))?;
-            // Another instance may have been first; whoever makes the first partition names the store.
-            if id.is_some_and(|id| id != found) {
-                return Err(Error::StoreChanged.into());
-            }
-            id = Some(found);
+            let role = if partition == Partition(0) { "names" } else { "joins" };
+            id = self.initialise_partition(partition, id, role, deadline).await?;
         }
-        let id = id.expect("there is at least one partition");
         *self.id.write() = id;
         Ok(id)
     }
 
-    async fn existing_id(&self, deadline: Instant) -> Result<Option<StoreId>, Error> {
-        for partition in self.keys.partitions() {
-            let args = vec![self.keys.meta(partition).into(), "store".into()];
-            let reply = self.connection.command(Lane::Bulk, "HGET", args, deadline).await?;
-            if let Some(id) = reply.into_bytes().and_then(|text| StoreId::from_text(&text)) {
-                return Ok(Some(id));
-            }
+    async fn initialise_partition(
+        &self,
+        partition: Partition,
+        id: StoreId,
+        role: &'static str,
+        deadline: Instant,
+    ) -> Result<StoreId, StartError> {
+        let wanted = self.keys.partitions().len() as u16;
+        let args = vec![
+            id.to_text().into(),
+            FORMAT.to_string().into(),
+            wanted.to_string().into(),
+            super::random_u64().to_string().into(),
+            role.into(),
+        ];
+        let keys = vec![self.keys.meta(partition)];
+        let reply = self.connection.run(Lane::Bulk, &scripts::INITIALISE, keys, args, deadline, Effect::Writes).await?;
+        let text = |at: usize| reply.get(at).and_then(Value::as_string).unwrap_or_default();
+        if text(2) != FORMAT.to_string() {
+            return Err(StartError::Format(text(2)));
         }
-        Ok(None)
+        if text(3) != wanted.to_string() {
+            return Err(StartError::Partitions { found: text(3), wanted });
+        }
+        StoreId::from_text(text(1).as_bytes()).ok_or(StartError::Format("unknown".into()))
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use crate::store::{Error, Heard, Message, PAGE, Page, Partition, Store};
+use crate::store::{Error, Heard, Message, Page, Partition, Position, Store};
 
 use super::{
     hub::{Hub, Pushed, Verified},
@@ -44,12 +44,13 @@ pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) -> Result<(), FeedClosed> {
                         Pushed::Gap => {}
                     }
                 }
-                Heard::Message(Message::InLog(partition)) => {
-                    if let Err(error) = read_log(&store, &hub, partition).await {
+                Heard::Message(Message::InLog(partition, Some(position))) => {
+                    if let Err(error) = read_log(&store, &hub, partition, position).await {
                         tracing::debug!(%error, "log could not be read");
                     }
                     continue;
                 }
+                Heard::Message(Message::InLog(_, None)) => {}
                 Heard::Missed => {}
                 Heard::Reconnected => subscribed = false,
                 Heard::Closed => return Err(FeedClosed),
@@ -89,26 +90,28 @@ async fn catch_up(store: &Store, hub: &Hub) -> Result<Verified, Error> {
         Err(error) => return Err(error),
     };
     for (partition, tail) in store.partitions().zip(tails.positions) {
-        if hub.position(partition) != tail {
-            read_log(store, hub, partition).await?;
-        }
+        read_log(store, hub, partition, tail).await?;
     }
     Ok(Verified { as_of: tails.as_of })
 }
 
-async fn read_log(store: &Store, hub: &Hub, partition: Partition) -> Result<(), Error> {
+/// Takes from the log what the hub lacks up to this position.
+async fn read_log(store: &Store, hub: &Hub, partition: Partition, until: Position) -> Result<(), Error> {
+    if hub.position(partition) == until {
+        return Ok(());
+    }
     hub.metrics.feed_gaps.inc();
     loop {
+        let at = hub.position(partition);
+        if at == until {
+            return Ok(());
+        }
         let deadline = Instant::now() + READ_TIMEOUT;
-        let reason = match store.read_after(partition, hub.position(partition), deadline).await? {
+        let reason = match store.read_after(partition, at, deadline).await? {
             Page::Tail => return Ok(()),
             Page::Entries(entries) => {
-                let is_last = entries.len() < PAGE;
                 for entry in entries {
                     hub.push(entry);
-                }
-                if is_last {
-                    return Ok(());
                 }
                 continue;
             }

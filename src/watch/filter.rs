@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::session::{Cause, Change, Event, Namespace, SessionId};
+use crate::session::{Change, Event, Namespace, SessionId};
 
 /// What a watch is opened for.
 #[derive(Clone, Debug)]
@@ -56,8 +56,8 @@ impl Filter {
         let after = matches(&event.session.labels);
         let before = event.before.as_ref().map_or(after, |facets| matches(&facets.labels));
         let seen = match event.change {
-            // Of a session that vanished from Redis nothing is known but its name.
-            Change::Ended(Cause::OutOfBand) => Seen::Change(event.change),
+            // It vanished from Redis, or cannot be read: nothing is known but its name.
+            _ if event.session.is_bare() => Seen::Change(event.change),
             Change::Ended(_) | Change::Created | Change::Updated if after => Seen::Change(event.change),
             Change::Ended(_) | Change::Created | Change::Updated if before => Seen::Left,
             Change::Ended(_) | Change::Created | Change::Updated => return None,

@@ -22,6 +22,9 @@ use super::{
 /// Entries and bytes kept for watchers that are a little behind; beyond it they read the log.
 const RING_SLOTS: usize = 65_536;
 const RING_BYTES: usize = 64 * 1024 * 1024;
+/// Slots and their bytes that a watcher takes in one go: what a stalled one may hold on to.
+const TAKE_SLOTS: usize = 256;
+const TAKE_BYTES: usize = 1024 * 1024;
 
 /// The server has as many watches as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,9 +245,9 @@ impl Registration {
         self.wake.notified().await;
     }
 
-    /// The next slots, from the first that concerns the watcher on, at most so many. Where there is none the watcher
-    /// stands at the ring's end.
-    pub fn take(&self, limit: usize) -> Taken {
+    /// Some of the next slots, from the first that concerns the watcher on. Where there is none the watcher stands at the
+    /// ring's end.
+    pub fn take(&self) -> Taken {
         let mut guard = self.hub.state.lock();
         let state = &mut *guard;
         let watcher = state.watchers.get_mut(&self.id).expect("registered");
@@ -254,7 +257,13 @@ impl Registration {
         if first < state.ring.first() {
             return Taken::FellOff;
         }
-        let slots: Vec<Slot> = state.ring.from(first).take(limit).cloned().collect();
+        let mut bytes = 0;
+        let fits = |slot: &&Slot| {
+            let first_or_fits = bytes < TAKE_BYTES;
+            bytes += slot.bytes;
+            first_or_fits
+        };
+        let slots: Vec<Slot> = state.ring.from(first).take(TAKE_SLOTS).take_while(fits).cloned().collect();
         let next = first + slots.len() as u64;
         watcher.first = (next < state.ring.end()).then_some(next);
         Taken::Slots(slots)

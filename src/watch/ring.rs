@@ -46,7 +46,7 @@ pub enum Item {
 pub struct Slot {
     pub item: Item,
     pub token: Bytes,
-    bytes: usize,
+    pub bytes: usize,
 }
 
 /// The slots by their number, which counts from the start of the process.
@@ -92,15 +92,11 @@ impl Ring {
 }
 
 impl Item {
-    /// About what it takes in memory, both renderings included.
+    /// About what it takes in memory: the event, and as much again for each rendering.
     fn weight(&self) -> usize {
-        const FIXED: usize = 1024;
         match self {
-            Item::Resync(_) => FIXED,
-            Item::Change(entry) => {
-                let attributes = entry.event.session.attributes.iter();
-                FIXED + 2 * attributes.map(|(name, value)| name.len() + value.len() + 32).sum::<usize>()
-            }
+            Item::Resync(_) => 64,
+            Item::Change(entry) => 3 * entry.event.size(),
         }
     }
 }

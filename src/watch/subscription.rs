@@ -7,7 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,19 +17,19 @@ use crate::{
 };
 
 use super::{
-    filter::{Filter, Seen},
+    filter::{Filter, Scope, Seen},
     hub::{Registration, Taken},
     ring::{Entry, Item, Resync, Slot},
     token::ResumeToken,
 };
 
-/// Slots looked at in one go.
-const TAKE: usize = 256;
-/// Attribute bytes of the events in one batch, but for the last event.
+/// Of the events in one batch, but for the last event.
 const BATCH_BYTES: usize = 512 * 1024;
+/// Sessions looked for at once.
+const LOOK_AT_ONCE: usize = 100;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// How soon a bookmark is tried again that Redis did not answer for.
-const BOOKMARK_RETRY: Duration = Duration::from_millis(250);
+/// How soon Redis is asked again that did not answer.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// An event that the watcher is told of.
 pub struct Matched {
@@ -112,8 +113,11 @@ pub struct Subscription {
     lifetime: Lifetime,
     phase: Phase,
     pending: VecDeque<Slot>,
-    /// Position after what was told, or passed over.
+    /// Position after what was looked at.
     token: Bytes,
+    /// Position after the last batch: where to go on, should the watch end.
+    told: Bytes,
+    told_at: Instant,
     bookmark_interval: Duration,
     next_bookmark: Instant,
     bookmark: Option<u64>,
@@ -140,6 +144,8 @@ impl Subscription {
             lifetime: start.lifetime,
             phase,
             pending: VecDeque::new(),
+            told: token.clone(),
+            told_at: Instant::now(),
             token,
             bookmark_interval: start.bookmark_interval,
             next_bookmark: Instant::now() + start.bookmark_interval,
@@ -156,15 +162,21 @@ impl Subscription {
             () = draining.cancelled() => self.last_words()?,
             batch = self.advance() => batch?,
         };
-        self.next_bookmark = Instant::now() + self.bookmark_interval;
+        self.told = batch.token.clone();
+        self.told_at = Instant::now();
+        if matches!(batch.control, Some(Control::Bookmark { .. })) {
+            self.next_bookmark = self.told_at + self.bookmark_interval;
+        }
         Ok(batch)
     }
 
-    /// Tells where to go on elsewhere, then ends.
+    /// Tells where to go on elsewhere, then ends. What was taken but not told yet is not behind that.
     fn last_words(&mut self) -> Result<Batch, Finish> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Over => Err(Finish::Draining),
-            Phase::CatchUp { .. } | Phase::Live => Ok(self.batch(Vec::new(), None)),
+            Phase::CatchUp { .. } | Phase::Live => {
+                Ok(Batch { events: Vec::new(), control: None, token: self.told.clone() })
+            }
         }
     }
 
@@ -195,7 +207,7 @@ impl Subscription {
 
     async fn live(&mut self) -> Result<Option<Batch>, Finish> {
         if self.pending.is_empty() {
-            match self.registration.take(TAKE) {
+            match self.registration.take() {
                 Taken::Slots(slots) => self.pending = slots.into(),
                 Taken::Nothing(token) => {
                     self.token = token;
@@ -232,7 +244,7 @@ impl Subscription {
             () = self.registration.woken() => {}
             () = sleep_until(self.next_bookmark) => match self.registration.hub().refresh().await {
                 Some(verified) => self.bookmark = Some(verified.as_of),
-                None => self.next_bookmark = Instant::now() + BOOKMARK_RETRY.min(self.bookmark_interval),
+                None => self.next_bookmark = Instant::now() + RETRY.min(self.bookmark_interval),
             },
         }
         Ok(None)
@@ -257,10 +269,15 @@ impl Subscription {
         }
         let partition = Partition(index as u16);
         let page = self.store.read_after(partition, from, Instant::now() + READ_TIMEOUT).await;
-        let entries = match page.map_err(Finish::Store)? {
-            Page::Entries(entries) => entries,
-            Page::Compacted => return self.give_up(Resync::Compacted).await.map(Some),
-            Page::Tail | Page::RolledBack => return self.give_up(Resync::RolledBack).await.map(Some),
+        let entries = match page {
+            Ok(Page::Entries(entries)) => entries,
+            Ok(Page::Compacted) => return self.give_up(Resync::Compacted).await.map(Some),
+            Ok(Page::Tail | Page::RolledBack) => return self.give_up(Resync::RolledBack).await.map(Some),
+            Err(error) => {
+                tracing::debug!(%error, "a watch waits for the log");
+                sleep(RETRY).await;
+                return Ok(None);
+            }
         };
         let mut events = Events::default();
         for entry in entries {
@@ -276,7 +293,7 @@ impl Subscription {
                 break;
             }
         }
-        let is_silent = events.list.is_empty() && Instant::now() < self.next_bookmark;
+        let is_silent = events.list.is_empty() && self.told_at.elapsed() < self.bookmark_interval;
         Ok((!is_silent).then(|| self.batch(events.list, None)))
     }
 
@@ -302,23 +319,31 @@ impl Subscription {
     fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
         self.note_ending(&entry.event);
         if let Some(seen) = self.filter.sees(&entry.event) {
-            let values = entry.event.session.attributes.values();
-            events.bytes += 256 + values.map(Bytes::len).sum::<usize>();
+            events.bytes += entry.event.size();
             events.list.push(Matched { entry, seen });
         }
     }
 
     fn note_ending(&mut self, event: &Event) {
-        let Change::Ended(cause) = event.change else { return };
         let name = &event.session.name;
-        match &mut self.lifetime {
-            _ if name.namespace != self.filter.namespace => {}
-            Lifetime::Unlimited => {}
-            Lifetime::Ids(alive) => {
+        if name.namespace != self.filter.namespace {
+            return;
+        }
+        match (&mut self.lifetime, event.change) {
+            (Lifetime::Unlimited, _) | (_, Change::Updated) => {}
+            (Lifetime::Ids(alive), Change::Ended(_)) => {
                 alive.remove(&name.id);
             }
-            Lifetime::Token { id, ended, .. } if *id == name.id => *ended = Some(Finish::TokenEnded(cause)),
-            Lifetime::Token { .. } => {}
+            // An id may be used again once its tombstone's time is over.
+            (Lifetime::Ids(alive), Change::Created) => {
+                if matches!(&self.filter.scope, Scope::Ids(ids) if ids.contains(&name.id)) {
+                    alive.insert(name.id);
+                }
+            }
+            (Lifetime::Token { id, ended, .. }, change) if *id == name.id => {
+                *ended = if let Change::Ended(cause) = change { Some(Finish::TokenEnded(cause)) } else { None };
+            }
+            (Lifetime::Token { .. }, _) => {}
         }
     }
 
@@ -376,8 +401,9 @@ impl Lifetime {
         match self {
             Lifetime::Unlimited => {}
             Lifetime::Ids(alive) => {
-                let found = alive.iter().map(async |id| (*id, find(*id, Proof::Named).await));
-                for (id, found) in futures_util::future::join_all(found).await {
+                let found = alive.clone().into_iter().map(async |id| (id, find(id, Proof::Named).await));
+                let mut found = futures_util::stream::iter(found).buffer_unordered(LOOK_AT_ONCE);
+                while let Some((id, found)) = found.next().await {
                     match found {
                         Ok(Found::Session(_)) | Err(Error::Corrupt { .. }) => {}
                         Ok(Found::NotFound | Found::Ended(_)) => {

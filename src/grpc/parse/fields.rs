@@ -16,6 +16,7 @@ use crate::{
 
 /// Kept of one request: more than fit into its status.
 const MOST_PROBLEMS: usize = 256;
+const MOST_NAMES: usize = 1_024;
 const MAX_NAME: usize = 128;
 const MAX_LABEL_VALUE: usize = 256;
 const MAX_SUBJECT: usize = 256;
@@ -77,7 +78,15 @@ impl Problems {
         self.longest(field, subject, MAX_SUBJECT);
     }
 
+    /// More than a session can ever hold.
+    pub fn at_most_names(&mut self, field: &str, count: usize) {
+        if count > MOST_NAMES {
+            self.add(field, format!("{count}; at most {MOST_NAMES}"));
+        }
+    }
+
     pub fn names(&mut self, field: &str, names: Vec<String>) -> Vec<String> {
+        self.at_most_names(field, names.len());
         for name in &names {
             self.name(field, name);
         }
@@ -91,6 +100,7 @@ impl Problems {
     }
 
     pub fn label_names(&mut self, field: &str, names: Vec<String>) -> Vec<String> {
+        self.at_most_names(field, names.len());
         for name in names.iter().filter(|name| !is_label_name(name)) {
             self.add(entry(field, name), LABEL_FORM);
         }

@@ -88,6 +88,7 @@ impl Problems {
         if types.is_empty() {
             return None;
         }
+        self.at_most_names("types", types.len());
         let mut kinds = HashSet::new();
         for (index, number) in types.iter().enumerate() {
             let kind = match pb::EventType::try_from(*number) {

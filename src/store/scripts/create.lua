@@ -1,4 +1,3 @@
-#!lua
 -- Makes a session.
 --
 -- KEYS  session, due, namespaces, log, meta

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Ends a session: the only script that does so on request.
 --
 -- KEYS  session, due, namespaces, log, meta
@@ -22,7 +21,7 @@ if not args.cause then
   local over = end_if_over(found)
   if over then return {DONE, now_us, over} end
   -- The due set follows the record, should they ever differ.
-  if found.kind == 'live' and tonumber(due_score) ~= found.expires and found.expires > 0 then schedule(found.expires) end
+  if found.kind == 'live' and tonumber(due_score) ~= found.expires then schedule(found.expires) end
   if found.kind == 'tombstone' and due_score then redis.call('ZREM', DUE, args.id) end
   return {found.kind == 'live' and NOT_DUE or NOT_FOUND, now_us}
 end

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Reads a session and, if asked, counts that as a use: moves its deadline, without a revision and without an entry.
 --
 -- KEYS  session, due, namespaces, log, meta

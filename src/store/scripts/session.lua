@@ -45,6 +45,8 @@ local meta = redis.pcall('HMGET', META, 'store', 'last', 'bytes')
 if meta.err or meta[1] ~= args.store or not meta[2] then return {STORE_CHANGED, now_us} end
 if args.not_after and now > args.not_after then return {TOO_LATE, now_us} end
 
+local logged_bytes = tonumber(meta[3]) or 0
+
 -- Both raise before anything is written where a key is of another type.
 local due_score = redis.call('ZSCORE', DUE, args.id)
 local namespace_score = redis.call('ZSCORE', NAMESPACES, args.namespace)
@@ -156,7 +158,7 @@ local function append(kind, cause, fields, changed, before)
   local entry = cmsgpack.pack({FORMAT, position, meta[2], kind, cause, args.namespace, args.id, told(fields),
     changed or {}, before and told(before, true) or ''})
   redis.call('XADD', LOG, position, 'e', entry)
-  redis.call('HSET', META, 'last', position, 'bytes', string.format('%.0f', tonumber(meta[3] or 0) + #entry))
+  redis.call('HSET', META, 'last', position, 'bytes', string.format('%.0f', logged_bytes + #entry))
   -- A refused message is a message lost: the watchers find the entry in the log.
   redis.pcall('SPUBLISH', args.channel, #entry <= INLINE_EVENT_BYTES and entry or position)
 end
@@ -195,6 +197,7 @@ local function bury(found, cause, ms, outcome)
   if requests then redis.call('HSET', SESSION, 'r', requests) end
   redis.call('PEXPIRE', SESSION, ms)
   redis.call('ZREM', DUE, args.id)
+  if redis.call('ZCARD', DUE) == 0 then redis.call('ZREM', NAMESPACES, args.namespace) end
 end
 
 -- Ends what was found, for this cause: the one entry, then the tombstone.

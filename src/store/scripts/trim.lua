@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Drops the oldest log entries beyond the bounds, at most a batch in one go; never the last one.
 --
 -- KEYS  1 log  2 meta
@@ -28,8 +27,10 @@ while dropped < batch and count > 1 and not keep do
   if #entries == 0 then break end
 end
 if dropped > 0 then
-  if not keep then keep = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1][1] end
-  redis.call('XTRIM', KEYS[1], 'MINID', keep)
+  local kept = redis.call('XRANGE', KEYS[1], keep or from, '+', 'COUNT', 1)[1]
+  redis.call('XTRIM', KEYS[1], 'MINID', kept[1])
+  -- Exact again, should somebody else have trimmed.
+  if count == 1 then bytes = #kept[2][2] end
   redis.call('HSET', KEYS[2], 'bytes', string.format('%.0f', math.max(bytes, 0)))
 end
 return {dropped, count, bytes}

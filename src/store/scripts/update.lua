@@ -1,4 +1,3 @@
-#!lua
 -- Changes parts of a session; fields are merged one by one.
 --
 -- KEYS  session, due, namespaces, log, meta

@@ -175,11 +175,12 @@ class SessionServiceServicer:
     def Watch(self, request, context):
         """Tells every change, as it happens and after a reconnect.
 
-        The first response comes at once: a bookmark with the position the stream begins at. Between two positions every
-        matching event comes, once, or the stream says resync; never is one missed silently. Events of one session come by
-        rising revision. After a lost connection open it again, on any instance, with the last resume_token. No response
-        for two bookmark intervals means the same: reconnect. Give watches a channel of their own: stalled ones fill its
-        flow-control window and block the calls beside them.
+        Without a resume_token the first response comes at once: a bookmark with the position the stream begins at. With one,
+        what came after it is told first, then a bookmark. Between two positions every matching event comes, once, or the
+        stream says resync; never is one missed silently. Events of one session come by rising revision. After a lost
+        connection open it again, on any instance, with the last resume_token. No response for two bookmark intervals means
+        the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
+        calls beside them.
 
         By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
         stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
