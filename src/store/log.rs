@@ -148,7 +148,7 @@ impl Store {
         // Redis answers in order: it reads its clock first.
         let as_of = self.connection.time(Lane::Bulk, deadline);
         let reads = self.keys.partitions().map(|partition| self.tail(partition, deadline));
-        let (as_of, positions) = tokio::try_join!(as_of, futures_util::future::try_join_all(reads))?;
+        let (as_of, positions) = tokio::try_join!(biased; as_of, futures_util::future::try_join_all(reads))?;
         Ok(Tails { as_of, positions })
     }
 
@@ -167,7 +167,13 @@ impl Store {
     /// The entries that follow the position, at most a page of them.
     pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<Page, Error> {
         let from = format!("({}", after.to_text());
-        let entries = match self.range(partition, &from, PAGE, deadline).await {
+        // Redis answers in order: what is appended after the tail was read can only be among the entries.
+        let reads = tokio::join!(
+            biased;
+            self.tail(partition, deadline),
+            self.range(partition, &from, PAGE, deadline)
+        );
+        let entries = match reads.1 {
             Err(Error::Unexpected(what)) => {
                 tracing::error!(what, "watchers have to resync past it");
                 return Ok(Page::Compacted);
@@ -177,13 +183,12 @@ impl Store {
         if entries.first().is_some_and(|first| first.previous == after) {
             return Ok(Page::Entries(chained(entries)));
         }
+        let tail = reads.0?;
+        if after == tail {
+            return Ok(Page::Tail);
+        }
         if entries.is_empty() {
-            let tail = self.tail(partition, deadline).await?;
-            return Ok(match after.revision.cmp(&tail.revision) {
-                _ if after == tail => Page::Tail,
-                std::cmp::Ordering::Less => Page::Compacted,
-                _ => Page::RolledBack,
-            });
+            return Ok(if after.revision < tail.revision { Page::Compacted } else { Page::RolledBack });
         }
         let first = self.range(partition, "-", 1, deadline).await?;
         let is_below = |first: &Entry| after.revision < first.previous.revision;
