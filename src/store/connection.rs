@@ -210,7 +210,7 @@ impl Connection {
         }
     }
 
-    /// Sends a command that only reads.
+    /// Sends a command that reads, or that may as well be sent again.
     pub async fn command(
         &self,
         lane: Lane,

@@ -123,7 +123,12 @@ impl Store {
         while let (Some(id), Some(score)) = (members.next(), members.next()) {
             match id.as_str().and_then(|id| id.parse().ok()) {
                 Some(id) => ids.push((id, score.as_f64().unwrap_or(0.0) as u64)),
-                None => tracing::error!(partition = partition.0, %namespace, "an id in the due set is none"),
+                // No session of that name can be ended: it would be due for ever.
+                None => {
+                    tracing::error!(partition = partition.0, %namespace, "what is no id is dropped from the due set");
+                    let args = vec![self.keys.due(partition, namespace).into(), id];
+                    self.connection.command(Lane::Bulk, "ZREM", args, deadline).await?;
+                }
             }
         }
         let next = reply.next().and_then(|next| next.as_f64()).filter(|next| next.is_finite());
