@@ -61,6 +61,10 @@ impl Process {
         super::http(&self.metrics_address, "/metrics").await.expect("metrics are served")
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub async fn client(&self) -> Client {
         Client::connect(&self.address).await
     }

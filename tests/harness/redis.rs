@@ -50,6 +50,10 @@ impl Redis {
         format!("redis+unix://{}", self.socket().display())
     }
 
+    pub fn pid(&self) -> u32 {
+        self.0.child.lock().unwrap().id()
+    }
+
     fn wait_until_it_answers(&self) {
         let started = Instant::now();
         while self.try_command(&["PING"]).as_deref() != Some("+PONG\r\n") {
