@@ -1,0 +1,165 @@
+//! Two bare tonic servers to compare with: one whose GetSession does nothing, one whose GetSession is one GET of Redis.
+//!
+//! The same stubs, the same size of messages, the same settings of the runtime; no deadline, metric, policy, hash or
+//! check. Each is a process of its own: the benchmark's binary, started once more.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+};
+
+use bytes::Bytes;
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, KeysInterface},
+    types::{
+        Builder, RespVersion,
+        config::{Config, ConnectionConfig, TcpConfig},
+    },
+};
+use sessiond::pb::{
+    self,
+    service::session_service_server::{SessionService, SessionServiceServer},
+};
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+
+use super::harness::client::id_of;
+
+/// What GetSession does.
+#[derive(Clone, clap::Subcommand)]
+pub enum Baseline {
+    /// Answers so many bytes.
+    Nothing { bytes: usize },
+    /// Answers the value of a key of that Redis.
+    Get { redis: String },
+}
+
+/// Bytes that stand around the value in the answer of a baseline.
+pub const FRAME: usize = 15;
+
+fn answer(value: Vec<u8>) -> pb::GetSessionResponse {
+    let value = pb::AttributeValue { kind: Some(pb::attribute_value::Kind::BytesValue(value)) };
+    let attributes = BTreeMap::from([("a".to_owned(), value)]);
+    pb::GetSessionResponse { session: Some(pb::Session { attributes, ..Default::default() }), token_state: 0 }
+}
+
+enum Server {
+    Nothing { value: Vec<u8> },
+    Get { redis: Client },
+}
+
+impl Server {
+    async fn get(&self, request: pb::GetSessionRequest) -> Result<pb::GetSessionResponse, Status> {
+        match self {
+            Server::Nothing { value } => Ok(answer(value.clone())),
+            Server::Get { redis } => {
+                let Some(pb::SessionKey { key: Some(pb::session_key::Key::Token(token)) }) = request.key else {
+                    return Err(Status::invalid_argument("no token"));
+                };
+                let value: Option<Bytes> = redis.get(id_of(&token)).await.map_err(|_| Status::internal("Redis"))?;
+                value.map(|value| answer(value.into())).ok_or_else(|| Status::not_found("no such key"))
+            }
+        }
+    }
+}
+
+macro_rules! with_nothing_else_than_get {
+    ($($method:ident $request:ident $response:ident;)*) => {
+        #[tonic::async_trait]
+        impl SessionService for Server {
+            type WatchStream = tokio_stream::Empty<Result<pb::EncodedWatchResponse, Status>>;
+
+            async fn get_session(
+                &self,
+                request: Request<pb::GetSessionRequest>,
+            ) -> Result<Response<pb::GetSessionResponse>, Status> {
+                Ok(Response::new(self.get(request.into_inner()).await?))
+            }
+
+            async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+                Err(Status::unimplemented(""))
+            }
+
+            $(async fn $method(&self, _: Request<pb::$request>) -> Result<Response<pb::$response>, Status> {
+                Err(Status::unimplemented(""))
+            })*
+        }
+    };
+}
+
+with_nothing_else_than_get! {
+    create_session CreateSessionRequest CreateSessionResponse;
+    update_session UpdateSessionRequest UpdateSessionResponse;
+    touch_session TouchSessionRequest TouchSessionResponse;
+    rotate_session RotateSessionRequest RotateSessionResponse;
+    delete_session DeleteSessionRequest DeleteSessionResponse;
+    delete_subject_sessions DeleteSubjectSessionsRequest DeleteSubjectSessionsResponse;
+    list_sessions ListSessionsRequest ListSessionsResponse;
+}
+
+impl Baseline {
+    /// Serves until it is killed; the first line of its output is its address.
+    pub async fn serve(self) {
+        let server = match self {
+            Baseline::Nothing { bytes } => Server::Nothing { value: vec![b'x'; bytes - FRAME] },
+            Baseline::Get { redis } => Server::Get { redis: connect(&redis).await },
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a port");
+        println!("{}", listener.local_addr().unwrap());
+        std::io::stdout().flush().unwrap();
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let served = tonic::transport::Server::builder().add_service(SessionServiceServer::new(server));
+        served.serve_with_incoming(incoming).await.expect("it serves");
+    }
+
+    fn arguments(&self) -> [String; 2] {
+        match self {
+            Baseline::Nothing { bytes } => ["nothing".to_owned(), bytes.to_string()],
+            Baseline::Get { redis } => ["get".to_owned(), redis.clone()],
+        }
+    }
+}
+
+/// One multiplexed connection, as the service has for its calls.
+async fn connect(url: &str) -> Client {
+    let mut config = Config::from_url(url).unwrap();
+    config.version = RespVersion::RESP3;
+    let client = Builder::from_config(config)
+        .with_connection_config(|connection: &mut ConnectionConfig| {
+            connection.max_command_attempts = 1;
+            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+        })
+        .build()
+        .unwrap();
+    client.init().await.expect("Redis answers");
+    client
+}
+
+/// A baseline as a process; killed when dropped.
+pub struct Process {
+    child: Child,
+    pub address: String,
+}
+
+impl Process {
+    pub fn start(baseline: &Baseline) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut child = command.args(baseline.arguments()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut address = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        Process { child, address: address.trim().to_owned() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,48 @@
+//! The clock, medians, quartiles, and Markdown.
+
+use std::{fmt, time::SystemTime};
+
+/// The clock of this machine, in µs since 1970.
+pub fn now_us() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().expect("the clock is set").as_micros() as u64
+}
+
+/// Median and quartiles over the rounds.
+pub struct Quartiles {
+    low: f64,
+    median: f64,
+    high: f64,
+}
+
+impl Quartiles {
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = share * (values.len() - 1) as f64;
+            let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
+            below + (above - below) * place.fract()
+        };
+        Quartiles { low: at(0.25), median: at(0.5), high: at(0.75) }
+    }
+}
+
+/// Precision is the number of significant digits of the median.
+impl fmt::Display for Quartiles {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let significant = out.precision().unwrap_or(3) as i32;
+        let before_point = self.median.abs().max(1e-9).log10().floor() as i32 + 1;
+        let digits = (significant - before_point).max(0) as usize;
+        write!(out, "{:.digits$} ({:.digits$}–{:.digits$})", self.median, self.low, self.high)
+    }
+}
+
+/// Prints a Markdown table.
+pub fn print_table(head: &[&str], rows: &[Vec<String>]) {
+    println!("| {} |", head.join(" | "));
+    println!("|---{}|", "|---:".repeat(head.len() - 1));
+    for row in rows {
+        println!("| {} |", row.join(" | "));
+    }
+    println!();
+}
