@@ -108,7 +108,7 @@ async fn main() {
 }
 
 fn share(used: Duration, of: Duration) -> String {
-    format!("{:.0} % of a core", 100.0 * used.as_secs_f64() / of.as_secs_f64())
+    format!("{:.1} % of a core", 100.0 * used.as_secs_f64() / of.as_secs_f64())
 }
 
 fn line(title: &str, lateness: &Histogram<u64>) -> Vec<String> {
