@@ -144,7 +144,7 @@ async fn what_stands_at_a_limit_passes() {
         client.grpc.clone().watch(WatchRequest { bookmark_interval, ..watch() }).await.unwrap();
     }
     let (session, _) = client.create(&[]).await;
-    let remove_attributes = (0..20_000).map(|n| n.to_string()).collect();
+    let remove_attributes = (0..1_024).map(|n| n.to_string()).collect();
     client.update(UpdateSessionRequest { key: by_id(&session.id), remove_attributes, ..update() }).await.unwrap();
 }
 

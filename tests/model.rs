@@ -10,8 +10,8 @@ use std::{
 use harness::{Server, World, client::*};
 use proptest::{prelude::*, test_runner::TestRunner};
 use sessiond_client::v1::{
-    AttributeValue, CreateSessionRequest, DeleteSessionRequest, EventType, ListSessionsRequest, SessionView,
-    UpdateSessionRequest,
+    AttributeValue, CreateSessionRequest, DeleteSessionRequest, EventType, ListSessionsRequest, SessionKey,
+    SessionView, UpdateSessionRequest,
 };
 use tonic::Code;
 
@@ -183,15 +183,19 @@ impl Model<'_> {
                 } else {
                     by_id(&id)
                 };
-                let answer = client.get(key).await;
-                match &self.slots[slot].state {
-                    State::Live(live) if !wrong => assert_same(live, &answer.unwrap()),
-                    State::Ended if !wrong => drop(expect_error(answer, Code::NotFound, "SESSION_ENDED")),
-                    _ => drop(expect_error(answer, Code::NotFound, "SESSION_NOT_FOUND")),
-                }
+                self.get(client, slot, key, wrong).await;
             }
             Command::Repeat => self.repeat(client, slot).await,
             Command::List => self.list(client).await,
+        }
+    }
+
+    async fn get(&self, client: &Client, slot: usize, key: Option<SessionKey>, wrong: bool) {
+        let answer = client.get(key).await;
+        match &self.slots[slot].state {
+            State::Live(live) if !wrong => assert_same(live, &answer.unwrap()),
+            State::Ended if !wrong => drop(expect_error(answer, Code::NotFound, "SESSION_ENDED")),
+            _ => drop(expect_error(answer, Code::NotFound, "SESSION_NOT_FOUND")),
         }
     }
 
