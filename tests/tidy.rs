@@ -185,7 +185,7 @@ fn header_count(text: &str, name: &str) -> Option<usize> {
 fn every_script_is_registered_and_its_header_is_true() {
     let mut wrong = Vec::new();
     let files = texts("src/store/scripts", "lua");
-    let prelude = &files["src/store/scripts/session.lua"];
+    let prelude = &files["src/store/scripts/record.lua"];
     for (path, text) in &files {
         let name = Path::new(path).file_stem().unwrap().to_str().unwrap();
         let of_a_session = !text.contains("assert(#KEYS");
@@ -206,8 +206,8 @@ fn every_script_is_registered_and_its_header_is_true() {
         if arguments.is_some_and(|count| !text.contains(&format!("#ARGV == {count},"))) {
             wrong.push(format!("{path}: its header and its assert differ in ARGV"));
         }
-        match scripts::ALL.iter().find(|script| script.name == name) {
-            None if name == "session" => {}
+        match scripts::ALL.iter().find(|script| script.file == name) {
+            None if ["record", "mutation"].contains(&name) => {}
             None => wrong.push(format!("{path}: is not registered")),
             Some(script) if script.keys != keys => {
                 wrong.push(format!("{path}: {keys} keys, registered with {}", script.keys))
@@ -221,9 +221,10 @@ fn every_script_is_registered_and_its_header_is_true() {
     no_more(wrong, "bring header, assert, and the registry in src/store/scripts.rs together");
 }
 
-/// The numbers that `local A, B = 1, 2` gives in session.lua.
+/// The numbers that `local A, B = 1, 2` gives in record.lua and mutation.lua.
 fn lua_constants() -> BTreeMap<String, i64> {
-    let text = texts("src/store/scripts", "lua").remove("src/store/scripts/session.lua").unwrap();
+    let files = texts("src/store/scripts", "lua");
+    let text = files["src/store/scripts/record.lua"].clone() + &files["src/store/scripts/mutation.lua"];
     let mut constants = BTreeMap::new();
     for line in text.lines() {
         let Some((names, values)) = line.strip_prefix("local ").and_then(|line| line.split_once(" = ")) else {
@@ -277,7 +278,7 @@ fn lua_and_rust_give_the_same_numbers() {
             wrong.push(format!("{name} = {} in the proto", kind as i64));
         }
     }
-    no_more(wrong, "give session.lua the number that Rust and the proto have");
+    no_more(wrong, "give record.lua or mutation.lua the number that Rust and the proto have");
 }
 
 #[test]

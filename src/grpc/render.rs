@@ -11,7 +11,7 @@ use super::status;
 use crate::{
     pb,
     service::Error,
-    session::{Cause, Change, Encoded, Event, Millis, Session, View},
+    session::{Cause, Change, Event, Millis, Session, View},
     store,
     watch::{Batch, Control, Matched, Resync, Seen},
 };
@@ -31,47 +31,35 @@ fn duration_ms(ms: u64) -> Duration {
 /// The session as it is answered; DATA_LOSS where a value is no message of its type.
 pub fn session(session: Session) -> Result<pb::Session, Status> {
     let name = session.name.clone();
-    try_session(&session).map_err(|_| {
+    try_session(session).map_err(|_| {
         let cause = store::Corrupt::Truncated;
         status::from_error(Error::Store(store::Error::Corrupt { name, cause }))
     })
 }
 
-fn try_session(session: &Session) -> Result<pb::Session, prost::DecodeError> {
+fn try_session(session: Session) -> Result<pb::Session, prost::DecodeError> {
+    let (revision, expire_time) = (session.revision.0, session.expires().map(timestamp));
     let mut attributes = BTreeMap::new();
-    for (name, value) in &session.attributes {
-        attributes.insert(name.clone(), decode(value)?);
+    for (name, value) in session.attributes {
+        attributes.insert(name, pb::AttributeValue::decode(value)?);
     }
     Ok(pb::Session {
         attributes,
-        client: session.client.as_ref().map(decode).transpose()?,
-        authentication: session.authentication.as_ref().map(decode).transpose()?,
-        ..brief(session)
-    })
-}
-
-fn decode<M: Message + Default>(value: &Encoded) -> Result<M, prost::DecodeError> {
-    M::decode(value.clone())
-}
-
-/// Everything that cannot fail to be read.
-fn brief(session: &Session) -> pb::Session {
-    let revision = session.revision.0;
-    pb::Session {
+        client: session.client.map(pb::ClientInfo::decode).transpose()?,
+        authentication: session.authentication.map(pb::Authentication::decode).transpose()?,
+        expire_time,
         namespace: session.name.namespace.to_string(),
         id: session.name.id.to_string(),
         revision: revision as i64,
-        subject: session.subject.clone(),
-        labels: session.labels.clone(),
+        subject: session.subject,
+        labels: session.labels,
         create_time: (session.created.0 > 0).then(|| timestamp(session.created)),
         update_time: (revision > 0).then(|| timestamp_us(revision)),
         access_time: (session.accessed.0 > 0).then(|| timestamp(session.accessed)),
-        expire_time: session.expires().map(timestamp),
         absolute_expire_time: session.absolute_until.map(timestamp),
         idle_timeout: session.idle_timeout.map(duration_ms),
         token_generation: session.token_generation as i32,
-        ..pb::Session::default()
-    }
+    })
 }
 
 impl From<Cause> for pb::Cause {
@@ -95,13 +83,15 @@ fn event(event: &Event, seen: Seen, view: View) -> pb::SessionEvent {
         Seen::Change(Change::Updated) => (pb::EventType::Updated, pb::Cause::Unspecified),
         Seen::Change(Change::Ended(cause)) => (pb::EventType::Ended, cause.into()),
     };
-    let mut session = try_session(&event.session).unwrap_or_else(|cause| {
+    let told = match view {
+        View::Full => event.session.clone(),
+        View::Basic => Session { attributes: BTreeMap::new(), ..event.session.clone() },
+    };
+    let session = try_session(told).unwrap_or_else(|cause| {
         tracing::error!(session = %event.session.name, %cause, "event holds a value that cannot be read");
-        brief(&event.session)
+        let name = &event.session.name;
+        pb::Session { namespace: name.namespace.to_string(), id: name.id.to_string(), ..Default::default() }
     });
-    if view == View::Basic {
-        session.attributes.clear();
-    }
     pb::SessionEvent {
         r#type: kind.into(),
         id: session.id.clone(),

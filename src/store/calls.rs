@@ -74,7 +74,7 @@ impl Store {
             args.flag("brief", true);
         }
         let mut reply = match get.use_ {
-            Use::DoesNotCount => self.run(&scripts::READ, get.lane, name, args, deadline, Effect::Reads).await?,
+            Use::DoesNotCount => self.run(&scripts::READ, get.lane, name, &args, None, deadline).await?,
             Use::Counts => {
                 args.flag("touch", true);
                 add_touch_interval(&mut args, policy);
@@ -187,9 +187,8 @@ impl Store {
         deadline: Instant,
     ) -> Result<Reply, Error> {
         for _ in 0..2 {
-            let mut args = args.clone();
-            args.number("not_after", self.connection.not_after(deadline).await?);
-            let reply = self.run(script, lane, name, args, deadline, Effect::Writes).await?;
+            let not_after = self.connection.not_after(deadline).await?;
+            let reply = self.run(script, lane, name, &args, Some(not_after), deadline).await?;
             if reply.outcome != Outcome::TooLate {
                 return Ok(reply);
             }
@@ -197,20 +196,26 @@ impl Store {
         Err(Error::Timeout)
     }
 
+    /// Runs a session script; one that may write is given the last moment at which it may.
     async fn run(
         &self,
         script: &'static Script,
         lane: Lane,
         name: &SessionName,
-        mut args: Arguments,
+        args: &Arguments,
+        not_after: Option<u64>,
         deadline: Instant,
-        effect: Effect,
     ) -> Result<Reply, Error> {
         let partition = self.keys.partition_of(&name.id);
-        args.text("store", self.id().to_text())
-            .text("nonce", random_u64())
-            .text("channel", self.keys.channel(partition));
-        args.text("namespace", &name.namespace).text("id", name.id);
+        let mut common = Arguments::default();
+        common.text("store", self.id().to_text()).text("namespace", &name.namespace).text("id", name.id);
+        let effect = if not_after.is_some() { Effect::Writes } else { Effect::Reads };
+        if let Some(not_after) = not_after {
+            common
+                .number("not_after", not_after)
+                .text("nonce", random_u64())
+                .text("channel", self.keys.channel(partition));
+        }
         let keys = vec![
             self.keys.session(name),
             self.keys.due(partition, &name.namespace),
@@ -219,7 +224,7 @@ impl Store {
             self.keys.meta(partition),
         ];
         let sent = Instant::now();
-        let reply = self.connection.run(lane, script, keys, vec![args.finish()], deadline, effect).await?;
+        let reply = self.connection.run(lane, script, keys, vec![common.join(args)], deadline, effect).await?;
         let mut rest = reply.into_iter();
         let number = rest.next().and_then(|value| value.as_i64());
         let outcome = number.and_then(Outcome::from_number);

@@ -53,7 +53,7 @@ impl Store {
 
     /// Subscribes to the channels of all partitions; to be repeated on every new connection.
     pub async fn subscribe(&self) -> Result<(), Error> {
-        self.connection.subscribe(self.keys.partitions().map(|partition| self.keys.channel(partition))).await
+        self.connection.subscribe(self.keys.partitions().map(|partition| self.keys.channel(partition).to_owned())).await
     }
 
     fn read_message(&self, raw: Raw) -> Option<Message> {

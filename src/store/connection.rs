@@ -17,9 +17,8 @@ use fred::{
     error::{Error as FredError, ErrorKind},
     interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface},
     types::{
-        Builder, ClusterHash, CustomCommand, Message, RespVersion, Value,
+        Builder, ClusterHash, CustomCommand, Key, Message, RespVersion, Value,
         config::{Config, ConnectionConfig, ReconnectPolicy, Server, TcpConfig, UnresponsiveConfig},
-        scripts::Script as Loaded,
     },
 };
 use tokio::{
@@ -29,10 +28,7 @@ use tokio::{
 
 use crate::observe::Metrics;
 
-use super::{
-    error::Error,
-    scripts::{self, Script},
-};
+use super::{error::Error, scripts::Script};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reply to a ping that takes longer means a server that hangs: the connection is given up.
@@ -68,7 +64,6 @@ pub struct Connection {
     /// Whether each of them answered its last heartbeat.
     up: [AtomicBool; 3],
     clock: Clock,
-    loaded: Vec<(&'static str, Loaded)>,
     metrics: Arc<Metrics>,
 }
 
@@ -86,7 +81,6 @@ impl Connection {
             subscriber: client(&config, MESSAGES)?,
             up: [const { AtomicBool::new(true) }; 3],
             clock: Clock::new(),
-            loaded: scripts::ALL.iter().map(|script| (script.name, script.load())).collect(),
             metrics,
         };
         for client in connection.clients() {
@@ -185,18 +179,17 @@ impl Connection {
         &self,
         lane: Lane,
         script: &Script,
-        keys: Vec<String>,
+        keys: Vec<Key>,
         args: Vec<Bytes>,
         deadline: Instant,
         effect: Effect,
     ) -> Result<Vec<Value>, Error> {
         debug_assert_eq!(keys.len(), script.keys, "{}", script.name);
         let client = self.client(lane);
-        let loaded = &self.loaded.iter().find(|(name, _)| *name == script.name).expect("registered").1;
         let args: Vec<Value> = args.into_iter().map(Value::Bytes).collect();
         let started = Instant::now();
         let attempt = async {
-            match client.evalsha(loaded.sha1().clone(), keys.clone(), args.clone()).await {
+            match client.evalsha(script.digest().clone(), keys.clone(), args.clone()).await {
                 // Nothing ran. Sent in full it runs at once, and is known from then on.
                 Err(error) if error.details().starts_with("NOSCRIPT") => client.eval(script.source(), keys, args).await,
                 answer => answer,

@@ -3,6 +3,8 @@
 //! A session belongs to a virtual partition by a hash of its id. All keys of a partition share a hash tag, so one
 //! script can touch them on a Redis Cluster too; the tags are chosen so that the partitions' slots lie evenly.
 
+use fred::types::Key;
+
 use crate::session::{ID_BYTES, Namespace, SessionId, SessionName};
 
 const SLOTS: usize = 16_384;
@@ -19,64 +21,79 @@ impl Partition {
 
 /// Names of all keys of a store.
 #[derive(Clone, Debug)]
-pub struct Keys {
-    /// Key prefix and hash tag of each partition.
-    stems: Vec<String>,
+pub struct Keys(Vec<Names>);
+
+/// Names of a partition's keys; copies share their text.
+#[derive(Clone, Debug)]
+struct Names {
+    /// Key prefix and hash tag.
+    stem: String,
+    namespaces: Key,
+    log: Key,
+    meta: Key,
+    channel: String,
+}
+
+impl Names {
+    fn new(stem: String) -> Self {
+        Names {
+            namespaces: format!("{stem}:ns").into(),
+            log: format!("{stem}:log").into(),
+            meta: format!("{stem}:meta").into(),
+            channel: format!("{stem}:events"),
+            stem,
+        }
+    }
 }
 
 impl Keys {
     /// The number of partitions is a power of two of at most 64.
     pub fn new(prefix: &str, partitions: u16) -> Self {
-        let stems = (0..partitions).map(|index| format!("{prefix}{{{}}}", tag(index, partitions))).collect();
-        Keys { stems }
+        let stem = |index| format!("{prefix}{{{}}}", tag(index, partitions));
+        Keys((0..partitions).map(|index| Names::new(stem(index))).collect())
     }
 
     pub fn partitions(&self) -> impl ExactSizeIterator<Item = Partition> + use<> {
-        (0..self.stems.len() as u16).map(Partition)
+        (0..self.0.len() as u16).map(Partition)
     }
 
     pub fn partition_of(&self, id: &SessionId) -> Partition {
         const { assert!(ID_BYTES == 16) };
-        Partition((crc32fast::hash(id.as_bytes()) as usize & (self.stems.len() - 1)) as u16)
-    }
-
-    fn stem(&self, partition: Partition) -> &str {
-        &self.stems[partition.index()]
+        Partition((crc32fast::hash(id.as_bytes()) as usize & (self.0.len() - 1)) as u16)
     }
 
     /// Hash: one session, or its tombstone.
-    pub fn session(&self, name: &SessionName) -> String {
-        format!("{}:s:{}:{}", self.stem(self.partition_of(&name.id)), name.namespace, name.id)
+    pub fn session(&self, name: &SessionName) -> Key {
+        format!("{}:s:{}:{}", self.0[self.partition_of(&name.id).index()].stem, name.namespace, name.id).into()
     }
 
     /// Sorted set of the namespace's ids by deadline in ms: timer and list in one.
-    pub fn due(&self, partition: Partition, namespace: &Namespace) -> String {
-        format!("{}:due:{namespace}", self.stem(partition))
+    pub fn due(&self, partition: Partition, namespace: &Namespace) -> Key {
+        format!("{}:due:{namespace}", self.0[partition.index()].stem).into()
     }
 
     /// Sorted set of namespaces by a lower bound of their earliest deadline in ms.
-    pub fn namespaces(&self, partition: Partition) -> String {
-        format!("{}:ns", self.stem(partition))
+    pub fn namespaces(&self, partition: Partition) -> Key {
+        self.0[partition.index()].namespaces.clone()
     }
 
     /// Stream: one entry per change.
-    pub fn log(&self, partition: Partition) -> String {
-        format!("{}:log", self.stem(partition))
+    pub fn log(&self, partition: Partition) -> Key {
+        self.0[partition.index()].log.clone()
     }
 
     /// Hash: store id, format, number of partitions, last position, bytes in the log.
-    pub fn meta(&self, partition: Partition) -> String {
-        format!("{}:meta", self.stem(partition))
+    pub fn meta(&self, partition: Partition) -> Key {
+        self.0[partition.index()].meta.clone()
     }
 
     /// Sharded channel: every log entry as it is written.
-    pub fn channel(&self, partition: Partition) -> String {
-        format!("{}:events", self.stem(partition))
+    pub fn channel(&self, partition: Partition) -> &str {
+        &self.0[partition.index()].channel
     }
 
     pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
-        let stem = channel.strip_suffix(":events")?;
-        self.stems.iter().position(|own| own == stem).map(|index| Partition(index as u16))
+        self.0.iter().position(|names| names.channel == channel).map(|index| Partition(index as u16))
     }
 }
 
@@ -101,7 +118,7 @@ mod tests {
     fn the_tags_of_a_store_never_change() {
         let keys = Keys::new("sessiond:", 16);
         let name = SessionName { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
-        assert_eq!(keys.session(&name), "sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
+        assert_eq!(keys.session(&name).as_str(), Some("sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa"));
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Store {
         let log = self.keys.log(partition);
         let args = vec![log.clone().into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()];
         let reply = self.connection.command(Lane::Bulk, "XRANGE", args, deadline).await?;
-        let unreadable = |at: &str| Error::Unexpected(format!("entry {at} of {log} is in no known format"));
+        let unreadable = |at: &str| Error::Unexpected(format!("entry {at} of {log:?} is in no known format"));
         let mut entries = Vec::new();
         for entry in reply.into_array() {
             let mut parts = entry.into_array().into_iter();

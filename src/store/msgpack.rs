@@ -48,7 +48,7 @@ impl Reader {
 }
 
 /// A map of named arguments for a script.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Arguments {
     count: u32,
     body: Vec<u8>,
@@ -90,11 +90,12 @@ impl Arguments {
         self
     }
 
-    /// The whole map as one text.
-    pub fn finish(self) -> Bytes {
-        let mut whole = Vec::with_capacity(self.body.len() + 5);
-        encode::write_map_len(&mut whole, self.count).expect(INFALLIBLE);
+    /// Both maps as one text; they share no name.
+    pub fn join(&self, others: &Arguments) -> Bytes {
+        let mut whole = Vec::with_capacity(self.body.len() + others.body.len() + 5);
+        encode::write_map_len(&mut whole, self.count + others.count).expect(INFALLIBLE);
         whole.extend_from_slice(&self.body);
+        whole.extend_from_slice(&others.body);
         whole.into()
     }
 }

@@ -142,7 +142,7 @@ fn text(field: &str, stored: &Bytes) -> Result<String, Corrupt> {
     String::from_utf8(value(field, stored)?.into()).map_err(|_| Corrupt::NotText(field.to_owned()))
 }
 
-/// Packed meta, big-endian, the same layout as in session.lua.
+/// Packed meta, big-endian, the same layout as in record.lua.
 fn read_meta(stored: &Bytes, session: &mut Session) -> Result<(), Corrupt> {
     let meta = stored.first_chunk::<META_BYTES>().ok_or(Corrupt::Meta)?;
     let number = |at: usize| u64::from_be_bytes(meta[at..at + 8].try_into().expect("eight bytes"));

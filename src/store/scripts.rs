@@ -1,35 +1,46 @@
 //! The registry of scripts, and the numbers they answer with.
 
-use fred::types::scripts::Script as Loaded;
+use std::sync::OnceLock;
+
+use fred::{bytes_utils::Str, types::scripts::Script as Loaded};
 
 /// One Lua script. Its header names its keys, arguments and replies.
 pub struct Script {
     pub name: &'static str,
+    /// Its file in scripts/, without the ending.
+    pub file: &'static str,
     /// What Redis may assume of it: `no-writes` runs where Redis takes no writes, `allow-oom` where it has no memory left.
     pub flags: &'static str,
     /// Number of keys it declares.
     pub keys: usize,
     body: &'static str,
-    prelude: Prelude,
+    pub prelude: Prelude,
+    loaded: OnceLock<Loaded>,
 }
 
+/// What stands before a script's body.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Prelude {
-    /// session.lua stands before the body.
-    Session,
+pub enum Prelude {
     None,
+    /// record.lua: it reads a session.
+    Record,
+    /// record.lua and mutation.lua: it writes one.
+    Mutation,
 }
 
-const SESSION: &str = include_str!("scripts/session.lua");
+const RECORD: &str = include_str!("scripts/record.lua");
+const MUTATION: &str = include_str!("scripts/mutation.lua");
 
 macro_rules! registry {
     ($($constant:ident $name:literal in $file:literal flags $flags:literal keys $keys:literal $prelude:ident;)*) => {
         $(pub static $constant: Script = Script {
             name: $name,
+            file: $file,
             flags: $flags,
             keys: $keys,
             body: include_str!(concat!("scripts/", $file, ".lua")),
             prelude: Prelude::$prelude,
+            loaded: OnceLock::new(),
         };)*
         /// All of them.
         pub static ALL: &[&Script] = &[$(&$constant),*];
@@ -37,11 +48,11 @@ macro_rules! registry {
 }
 
 registry! {
-    CREATE "create" in "create" flags "" keys 5 Session;
-    READ "read" in "get" flags "no-writes,allow-oom" keys 5 Session;
-    TOUCH "touch" in "get" flags "allow-oom" keys 5 Session;
-    UPDATE "update" in "update" flags "" keys 5 Session;
-    END "end" in "end" flags "allow-oom" keys 5 Session;
+    CREATE "create" in "create" flags "" keys 5 Mutation;
+    READ "read" in "get" flags "no-writes,allow-oom" keys 5 Record;
+    TOUCH "touch" in "get" flags "allow-oom" keys 5 Mutation;
+    UPDATE "update" in "update" flags "" keys 5 Mutation;
+    END "end" in "end" flags "allow-oom" keys 5 Mutation;
     INITIALISE "initialise" in "initialise" flags "" keys 1 None;
     DUE "due" in "due" flags "allow-oom" keys 2 None;
     TRIM "trim" in "trim" flags "allow-oom" keys 2 None;
@@ -50,19 +61,21 @@ registry! {
 impl Script {
     /// The text that Redis is given.
     pub fn source(&self) -> String {
-        let prelude = match self.prelude {
-            Prelude::None => "",
-            Prelude::Session => SESSION,
+        let (record, mutation) = match self.prelude {
+            Prelude::None => ("", ""),
+            Prelude::Record => (RECORD, ""),
+            Prelude::Mutation => (RECORD, MUTATION),
         };
-        format!("#!lua flags={}\n{prelude}\n{}", self.flags, self.body)
+        format!("#!lua flags={}\n{record}\n{mutation}\n{}", self.flags, self.body)
     }
 
-    pub(super) fn load(&self) -> Loaded {
-        Loaded::from_lua(self.source())
+    /// The digest that Redis knows it by.
+    pub(super) fn digest(&self) -> &Str {
+        self.loaded.get_or_init(|| Loaded::from_lua(self.source())).sha1()
     }
 }
 
-/// The first integer of a session script's reply; session.lua has the same list.
+/// The first integer of a session script's reply; record.lua has the same list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     StoreChanged = -2,

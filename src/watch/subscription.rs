@@ -1,32 +1,23 @@
 //! One watcher: a cursor into the ring, a filter, a wake-up; and the log for what the ring no longer has.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    session::{Cause, Change, Event, Namespace, Policy, Proof, SessionId, SessionName, Use, View},
-    store::{Error, Found, Get, Lane, Page, Partition, Position, Store},
-};
+use crate::store::{Page, Partition, Position, Store};
 
 use super::{
-    filter::{Filter, Scope, Seen},
+    filter::{Filter, Seen},
     hub::{Registration, Taken},
+    lifetime::{Finish, Lifetime},
     ring::{Entry, Item, Resync, Slot},
     token::ResumeToken,
 };
 
 /// Of the events in one batch, but for the last event.
 const BATCH_BYTES: usize = 512 * 1024;
-/// Sessions looked for at once.
-const LOOK_AT_ONCE: usize = 100;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How soon Redis is asked again that did not answer.
 const RETRY: Duration = Duration::from_millis(250);
@@ -53,33 +44,6 @@ pub struct Batch {
     pub control: Option<Control>,
     /// The position after it.
     pub token: Bytes,
-}
-
-/// Why a watch is over.
-#[derive(Debug)]
-pub enum Finish {
-    /// All sessions it was opened for have ended.
-    AllEnded,
-    /// The session of its token has ended.
-    TokenEnded(Cause),
-    /// The session of its token is not there any more.
-    TokenUnknown,
-    /// The server is being stopped.
-    Draining,
-    Store(Error),
-}
-
-/// How long a watch lasts.
-pub enum Lifetime {
-    Unlimited,
-    /// Until all of these have ended.
-    Ids(HashSet<SessionId>),
-    /// Until the session of this token has ended: with this cause, once that is known.
-    Token {
-        id: SessionId,
-        proof: Proof,
-        ended: Option<Finish>,
-    },
 }
 
 enum Phase {
@@ -239,7 +203,7 @@ impl Subscription {
         if let Some(as_of) = self.bookmark.take() {
             return Ok(Some(self.batch(Vec::new(), Some(Control::Bookmark { as_of }))));
         }
-        self.check_lifetime()?;
+        self.lifetime.check()?;
         tokio::select! {
             () = self.registration.woken() => {}
             () = sleep_until(self.next_bookmark) => match self.registration.hub().refresh().await {
@@ -317,42 +281,10 @@ impl Subscription {
     // ---- for both ----
 
     fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
-        self.note_ending(&entry.event);
+        self.lifetime.note(&entry.event, &self.filter);
         if let Some(seen) = self.filter.sees(&entry.event) {
             events.bytes += entry.event.size();
             events.list.push(Matched { entry, seen });
-        }
-    }
-
-    fn note_ending(&mut self, event: &Event) {
-        let name = &event.session.name;
-        if name.namespace != self.filter.namespace {
-            return;
-        }
-        match (&mut self.lifetime, event.change) {
-            (Lifetime::Unlimited, _) | (_, Change::Updated) => {}
-            (Lifetime::Ids(alive), Change::Ended(_)) => {
-                alive.remove(&name.id);
-            }
-            // An id may be used again once its tombstone's time is over.
-            (Lifetime::Ids(alive), Change::Created) => {
-                if matches!(&self.filter.scope, Scope::Ids(ids) if ids.contains(&name.id)) {
-                    alive.insert(name.id);
-                }
-            }
-            (Lifetime::Token { id, ended, .. }, change) if *id == name.id => {
-                *ended = if let Change::Ended(cause) = change { Some(Finish::TokenEnded(cause)) } else { None };
-            }
-            (Lifetime::Token { .. }, _) => {}
-        }
-    }
-
-    fn check_lifetime(&mut self) -> Result<(), Finish> {
-        match &mut self.lifetime {
-            Lifetime::Unlimited => Ok(()),
-            Lifetime::Ids(alive) if alive.is_empty() => Err(Finish::AllEnded),
-            Lifetime::Ids(_) => Ok(()),
-            Lifetime::Token { ended, .. } => ended.take().map_or(Ok(()), Err),
         }
     }
 
@@ -370,56 +302,4 @@ impl Subscription {
 struct Events {
     list: Vec<Matched>,
     bytes: usize,
-}
-
-impl Lifetime {
-    /// How many sessions it lasts for; 0 where that is unlimited.
-    pub fn sessions(&self) -> usize {
-        match self {
-            Lifetime::Unlimited => 0,
-            Lifetime::Ids(alive) => alive.len(),
-            Lifetime::Token { .. } => 1,
-        }
-    }
-
-    /// Why the session of its token is over; None = it lives, or the watch is not by token.
-    pub fn ended(&self) -> Option<&Finish> {
-        match self {
-            Lifetime::Unlimited | Lifetime::Ids(_) => None,
-            Lifetime::Token { ended, .. } => ended.as_ref(),
-        }
-    }
-
-    /// Looks which of the sessions live.
-    pub async fn look(&mut self, store: &Store, namespace: &Namespace) -> Result<(), Error> {
-        let deadline = Instant::now() + READ_TIMEOUT;
-        let find = async |id: SessionId, proof: Proof| {
-            let name = SessionName { namespace: namespace.clone(), id };
-            let get = Get { proof, view: View::Basic, use_: Use::DoesNotCount, lane: Lane::Bulk };
-            store.get(&name, get, &Policy::default(), deadline).await
-        };
-        match self {
-            Lifetime::Unlimited => {}
-            Lifetime::Ids(alive) => {
-                let found = alive.clone().into_iter().map(async |id| (id, find(id, Proof::Named).await));
-                let mut found = futures_util::stream::iter(found).buffer_unordered(LOOK_AT_ONCE);
-                while let Some((id, found)) = found.next().await {
-                    match found {
-                        Ok(Found::Session(_)) | Err(Error::Corrupt { .. }) => {}
-                        Ok(Found::NotFound | Found::Ended(_)) => {
-                            alive.remove(&id);
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-            Lifetime::Token { id, proof, ended } => match find(*id, *proof).await {
-                Ok(Found::Session(_)) | Err(Error::Corrupt { .. }) => {}
-                Ok(Found::Ended(cause)) => *ended = Some(Finish::TokenEnded(cause)),
-                Ok(Found::NotFound) => *ended = Some(Finish::TokenUnknown),
-                Err(error) => return Err(error),
-            },
-        }
-        Ok(())
-    }
 }

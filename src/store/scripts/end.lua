@@ -1,12 +1,10 @@
 -- Ends a session: the only script that does so on request.
 --
 -- KEYS  session, due, namespaces, log, meta
--- ARGV  those of session.lua, and
+-- ARGV  those of mutation.lua, and
 --         cause       number of sessiond.v1.Cause; absent = only what is over by itself: past its deadline, or gone
 --                     from Redis behind our back
---         tombstone   ms
 --         nothing     ms: the tombstone where there was no session, so that a create still under way fails
---         request, fingerprint, retry_window   as in create.lua
 -- Reply {DONE, now, cause} | {NOT_FOUND, now} | {ENDED, now, cause} | {CORRUPT, now} | {REQUEST_ID_REUSED, now}
 --     | {NOT_DUE, now}
 
@@ -27,7 +25,7 @@ if not args.cause then
 end
 
 if found.kind ~= 'none' and not proves(found) then return {NOT_FOUND, now_us} end
-local known = known_request(found.fields.r)
+local known = known_request(found.fixed.r)
 if known and not known.same then return {REQUEST_ID_REUSED, now_us} end
 if known and known.outcome == 2 then return {DONE, now_us, found.cause} end
 
@@ -35,7 +33,7 @@ local over = end_if_over(found)
 if over then return {ENDED, now_us, over} end
 if found.kind == 'tombstone' then return {ENDED, now_us, found.cause} end
 if found.kind == 'none' then
-  bury({fields = {}}, args.cause, args.nothing, 0)
+  bury(found, args.cause, args.nothing, 0)
   return {NOT_FOUND, now_us}
 end
 if found.kind == 'corrupt' and args.proof then return {CORRUPT, now_us} end

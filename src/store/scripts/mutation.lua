@@ -1,0 +1,122 @@
+-- What the scripts that write share; stands after record.lua.
+--
+-- KEYS  session, due, namespaces, log, meta
+-- ARGV  those of record.lua, and
+--         nonce           decimal text, random, fresh for every send
+--         channel         the partition's channel
+--         tombstone       ms
+--         touch_interval  ms; absent = min(60 s, idle timeout / 20)
+--         request, fingerprint, retry_window   16 bytes, 8 bytes, ms; absent = no request id
+-- Reply none of its own.
+--
+-- Order: read and check everything, then XADD, then the rest, which can no longer fail: a script is no transaction,
+-- what ran before an error stays.
+
+-- Types of log entries; the numbers of sessiond.v1.EventType.
+local CREATED, UPDATED, ENDING = 1, 2, 4
+
+local REQUEST = '>c16c8I6B'
+local REQUESTS_KEPT = 16
+local INLINE_EVENT_BYTES = 8192
+
+local logged_bytes = tonumber(meta[3]) or 0
+
+-- Both raise before anything is written where a key is of another type.
+local due_score = redis.call('ZSCORE', DUE, args.id)
+local namespace_score = redis.call('ZSCORE', NAMESPACES, args.namespace)
+
+local revision = math.max(tonumber(meta[2]:match('^%d+')) + 1, now_us)
+
+-- A moment from now; 0 ms = never, as in every deadline.
+local function from_now(ms)
+  return ms > 0 and now + ms or 0
+end
+
+-- Whether a use now is to be written down: not where the last one is younger than the touch interval.
+local function touch_is_due(found)
+  local interval = args.touch_interval or (found.idle > 0 and math.min(60000, found.idle / 20) or 60000)
+  return now - found.accessed >= interval
+end
+
+local function pack_meta(s)
+  local packed = struct.pack(META_FIELD, FORMAT, s.revision, s.created, s.accessed, s.idle, s.idle_until, s.absolute,
+    s.generation)
+  return packed .. seal(packed, s.token)
+end
+
+local function schedule(expires)
+  local score = expires > 0 and expires or '+inf'
+  redis.call('ZADD', DUE, score, args.id)
+  if not namespace_score or tonumber(namespace_score) > (expires > 0 and expires or math.huge) then
+    redis.call('ZADD', NAMESPACES, score, args.namespace)
+  end
+end
+
+-- Appends the one entry that this script may append, and tells it. The entry is a MessagePack array:
+-- format, position, position of the entry before, type, cause, namespace, id, fields after (or last fields) as told,
+-- changed attribute names, fields before as told where the subject or a label changed.
+local function append(kind, cause, fields, changed, before)
+  local position = string.format('%.0f', revision) .. '-' .. args.nonce
+  local entry = cmsgpack.pack({FORMAT, position, meta[2], kind, cause, args.namespace, args.id, fields,
+    changed or {}, before or ''})
+  redis.call('XADD', LOG, position, 'e', entry)
+  redis.call('HSET', META, 'last', position, 'bytes', string.format('%.0f', logged_bytes + #entry))
+  -- A refused message is a message lost: the watchers find the entry in the log.
+  redis.pcall('SPUBLISH', args.channel, #entry <= INLINE_EVENT_BYTES and entry or position)
+end
+
+-- The request ids kept, with this call's at the end; nil = this call has none.
+local function requests_with_this(kept, outcome)
+  if not args.request then return kept end
+  local list, oldest = {}, now - args.retry_window
+  for at = 1, #(kept or ''), REQUEST_BYTES do
+    local entry = kept:sub(at, at + REQUEST_BYTES - 1)
+    local _, _, told_at = struct.unpack(REQUEST, entry)
+    if told_at >= oldest then list[#list + 1] = entry end
+  end
+  list[#list + 1] = struct.pack(REQUEST, args.request, args.fingerprint, now, outcome)
+  return table.concat(list, '', math.max(1, #list - REQUESTS_KEPT + 1))
+end
+
+-- Whether this call's request id is known: nil = no, else whether it was the same request, and its outcome.
+local function known_request(kept)
+  if not args.request or not kept then return nil end
+  for at = 1, #kept - REQUEST_BYTES + 1, REQUEST_BYTES do
+    local id, fingerprint, told_at, outcome = struct.unpack(REQUEST, kept, at)
+    if id == args.request and told_at >= now - args.retry_window then
+      return {same = fingerprint == args.fingerprint, outcome = outcome}
+    end
+  end
+  return nil
+end
+
+-- Leaves a tombstone in the session's place; never replaces one, nor shortens it.
+local function bury(found, cause, ms, outcome)
+  local requests = requests_with_this(found.fixed.r, outcome)
+  redis.call('DEL', SESSION)
+  redis.call('HSET', SESSION, 'x', struct.pack(TOMBSTONE_FIELD, FORMAT, cause, revision))
+  if found.fixed.t then redis.call('HSET', SESSION, 't', found.fixed.t) end
+  if requests then redis.call('HSET', SESSION, 'r', requests) end
+  redis.call('PEXPIRE', SESSION, ms)
+  redis.call('ZREM', DUE, args.id)
+  if redis.call('ZCARD', DUE) == 0 then redis.call('ZREM', NAMESPACES, args.namespace) end
+end
+
+-- Ends what was found, for this cause: the one entry, then the tombstone.
+local function finish(found, cause, outcome)
+  append(ENDING, cause, told(found.flat))
+  bury(found, cause, args.tombstone, outcome or 0)
+end
+
+-- What every mutation does first with a session that is over without having been ended: past its deadline, or gone
+-- from Redis while its id is still due. Ends it and answers its cause; nil = nothing of the kind.
+local function end_if_over(found)
+  local cause
+  if found.kind == 'live' and is_over(found) then
+    cause = timeout_cause(found)
+  elseif found.kind == 'none' and due_score then
+    cause = now >= tonumber(due_score) and IDLE_TIMEOUT or OUT_OF_BAND
+  end
+  if cause then finish(found, cause) end
+  return cause
+end
