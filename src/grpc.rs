@@ -116,9 +116,9 @@ impl SessionService for Grpc {
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
         let deadline = deadline(&request);
         let call = parse::list(request.into_inner(), self.service.store.partitions().len())?;
-        let page = within(deadline, self.service.list(call, deadline)).await?;
+        let page = within(deadline, self.service.list(&call, deadline)).await?;
         let sessions = page.sessions.into_iter().map(render::session).collect::<Result<_, _>>()?;
-        let next_page_token = page.next.map_or_else(String::new, |next| next.encode());
+        let next_page_token = page.next.map_or_else(String::new, |next| next.encode(&call.of));
         Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
     }
 

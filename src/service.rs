@@ -18,7 +18,7 @@ use crate::{
     watch::Hub,
 };
 
-pub use listing::{List, Page, PageToken};
+pub use listing::{List, Listed, Page, PageToken};
 pub use watching::{Watch, WatchKeys};
 
 /// The use cases.

@@ -244,3 +244,17 @@ async fn a_record_that_cannot_be_read_ends_at_its_deadline() {
     }
     assert_eq!(live_ids(&client).await, Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_tombstone_under_a_foreign_key_buries_nobody_silently() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let ((ended, _), (session, token)) = (client.create(&[]).await, client.create(&[]).await);
+    client.delete(by_id(&ended.id)).await.unwrap();
+    let key = |id: &str| world.redis.keys(&format!("{}*:s:web:{id}", world.prefix)).pop().unwrap();
+    world.redis.command(&["COPY", &key(&ended.id), &key(&session.id), "REPLACE"]);
+    expect_error(client.get(by_id(&session.id)).await, Code::DataLoss, "RECORD_CORRUPT");
+    expect_error(client.get(by_token(&token)).await, Code::NotFound, "SESSION_NOT_FOUND");
+    expect_error(client.get(by_id(&ended.id)).await, Code::NotFound, "SESSION_ENDED");
+}

@@ -90,7 +90,7 @@ async fn a_log_of_format_1_is_told() {
     let mut watching = client.watch_all().await;
     // From before the three entries of the session that ended.
     let mut token = ResumeToken::decode(&watching.token).unwrap();
-    token.positions[8] = Position { revision: Revision(1_795_375_102_073_784), nonce: 12_734_549_527_386_077_337 };
+    token.positions[8] = Position { revision: Revision(1_795_376_290_882_684), nonce: 7_414_334_466_282_323_716 };
     watching = client.resume(&token.encode()).await;
     let events = watching.events(3).await;
     let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();

@@ -506,6 +506,25 @@ async fn a_list_is_complete_and_filters_by_labels() {
 }
 
 #[tokio::test]
+async fn a_page_token_is_good_for_its_own_list_alone() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    join_all((0..3).map(async |_| client.create(&[]).await)).await;
+    let list = ListSessionsRequest { namespace: NAMESPACE.into(), page_size: 1, ..Default::default() };
+    let mut grpc = client.grpc.clone();
+    let page_token = grpc.list_sessions(list.clone()).await.unwrap().into_inner().next_page_token;
+    for other in [
+        ListSessionsRequest { namespace: "other".into(), page_token: page_token.clone(), ..list.clone() },
+        ListSessionsRequest { labels: labels(&[("a", "b")]), page_token: page_token.clone(), ..list.clone() },
+    ] {
+        let status = expect_error(grpc.list_sessions(other).await, Code::InvalidArgument, "FIELD_INVALID");
+        assert_eq!(status.bad_fields(), ["page_token"]);
+    }
+    grpc.list_sessions(ListSessionsRequest { page_token, ..list }).await.unwrap();
+}
+
+#[tokio::test]
 async fn delete_tells_its_cause() {
     let world = World::shared();
     let server = world.server().await;

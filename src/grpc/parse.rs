@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::status;
 use crate::{
     pb,
-    service::{Create, Delete, Get, Key, List, PageToken, Refused, Service, Update},
+    service::{Create, Delete, Get, Key, List, Listed, PageToken, Refused, Service, Update},
     session::{Cause, Content, Namespace, Patch, RequestId, Revision, Timeouts, Token, Use, View},
 };
 use fields::Problems;
@@ -128,16 +128,15 @@ pub fn list(request: pb::ListSessionsRequest, partitions: usize) -> Result<List,
         size @ 1..=MOST => size,
         _ => problems.refuse("page_size", "must be 1 to 1,000; 0 = 100").unwrap_or(DEFAULT),
     };
-    let from = match &request.page_token[..] {
-        "" => Some(PageToken::START),
-        text => match PageToken::decode(text, partitions) {
-            None => problems.refuse("page_token", "must be the next_page_token of the last response"),
+    let of = namespace.map(|namespace| Listed { namespace, labels });
+    let from = match (&request.page_token[..], &of) {
+        ("", _) | (_, None) => Some(PageToken::START),
+        (text, Some(of)) => match PageToken::decode(text, partitions, of) {
+            None => problems.refuse("page_token", "must be the next_page_token of the last response to this request"),
             token => token,
         },
     };
-    let list = problems.finish(|| {
-        Some(List { namespace: namespace?, labels, page_size: page_size as usize, from: from?, view: view? })
-    })?;
+    let list = problems.finish(|| Some(List { of: of?, page_size: page_size as usize, from: from?, view: view? }))?;
     if request.subject.is_some() { Err(status::unimplemented("ListSessions by subject")) } else { Ok(list) }
 }
 

@@ -15,10 +15,28 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024 - 64 * 1024;
 /// Sessions read at once: bounds what one round trip brings.
 const READ_AT_ONCE: usize = 100;
 
-pub struct List {
+/// What is listed: the sessions of a namespace with these labels.
+pub struct Listed {
     pub namespace: Namespace,
     /// All must match.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Listed {
+    fn checksum(&self, text: &[u8]) -> [u8; 4] {
+        let mut hasher = crc32fast::Hasher::new();
+        let labels = self.labels.iter().flat_map(|(name, value)| [name.as_str(), value]);
+        for part in [self.namespace.as_str()].into_iter().chain(labels) {
+            hasher.update(&(part.len() as u32).to_be_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.update(text);
+        hasher.finalize().to_be_bytes()
+    }
+}
+
+pub struct List {
+    pub of: Listed,
     pub page_size: usize,
     pub from: PageToken,
     pub view: View,
@@ -30,7 +48,7 @@ pub struct Page {
     pub next: Option<PageToken>,
 }
 
-/// Where a list goes on.
+/// Where a list goes on; good for lists of the same namespace and labels alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageToken {
     /// Found, but not told yet: they come first.
@@ -42,8 +60,8 @@ pub struct PageToken {
 impl PageToken {
     pub const START: PageToken = PageToken { rest: Vec::new(), next: Some(ListPosition::After(Partition(0), None)) };
 
-    /// Kind of position, the position, the ids, a checksum.
-    pub fn encode(&self) -> String {
+    /// Kind of position, the position, the ids, a checksum over them and over what is listed.
+    pub fn encode(&self, of: &Listed) -> String {
         let mut text = Vec::new();
         match &self.next {
             None => text.push(0),
@@ -64,15 +82,15 @@ impl PageToken {
             }
         }
         text.extend(self.rest.iter().flat_map(|id| *id.as_bytes()));
-        text.extend(crc32fast::hash(&text).to_be_bytes());
+        text.extend(of.checksum(&text));
         BASE64URL_NOPAD.encode(&text)
     }
 
-    /// None = not a page token of ours.
-    pub fn decode(text: &str, partitions: usize) -> Option<Self> {
+    /// None = not a page token of ours for such a list.
+    pub fn decode(text: &str, partitions: usize, of: &Listed) -> Option<Self> {
         let text = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
         let (text, checksum) = text.split_last_chunk()?;
-        if crc32fast::hash(text) != u32::from_be_bytes(*checksum) {
+        if of.checksum(text) != *checksum {
             return None;
         }
         let (kind, mut text) = text.split_first()?;
@@ -105,28 +123,28 @@ fn take<'a, const N: usize>(text: &mut &'a [u8]) -> Option<&'a [u8; N]> {
 
 impl Service {
     /// One page. Goes on from partition to partition until it is full, or half of the call's time is over.
-    pub async fn list(&self, call: List, deadline: Instant) -> Result<Page, Error> {
-        let policy = self.policy(&call.namespace)?;
+    pub async fn list(&self, call: &List, deadline: Instant) -> Result<Page, Error> {
+        let policy = self.policy(&call.of.namespace)?;
         let enough = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
         let get = store::Get { proof: Proof::Named, view: call.view, use_: Use::DoesNotCount, lane: Lane::Bulk };
         let mut sessions = Vec::new();
         let mut bytes = 0;
-        let PageToken { rest, mut next } = call.from;
+        let PageToken { rest, mut next } = call.from.clone();
         let mut rest = VecDeque::from(rest);
         while sessions.len() < call.page_size && Instant::now() < enough {
             let limit = (call.page_size - sessions.len()).min(READ_AT_ONCE);
             if rest.is_empty() {
                 let Some(position) = next else { return Ok(Page { sessions, next: None }) };
-                let (ids, after) = self.store.list(&call.namespace, position, limit, deadline).await?;
+                let (ids, after) = self.store.list(&call.of.namespace, position, limit, deadline).await?;
                 (rest, next) = (ids.into(), after);
             }
             let reads = rest.iter().take(limit).map(async |id| {
-                let name = SessionName { namespace: call.namespace.clone(), id: *id };
+                let name = SessionName { namespace: call.of.namespace.clone(), id: *id };
                 self.store.get(&name, get, policy, deadline).await
             });
             for found in futures_util::future::join_all(reads).await {
                 match found {
-                    Ok(Found::Session(session)) if matches(&session, &call.labels) => {
+                    Ok(Found::Session(session)) if matches(&session, &call.of.labels) => {
                         bytes += session.size();
                         if bytes > PAGE_BYTES && !sessions.is_empty() {
                             return Ok(Page { sessions, next: Some(PageToken { rest: rest.into(), next }) });

@@ -89,9 +89,13 @@ impl Store {
         let mut due = Vec::new();
         for pair in reply.into_array() {
             let mut pair = pair.into_array().into_iter();
-            let namespace = pair.next().and_then(|name| name.into_string()).and_then(|name| name.parse().ok());
-            let bound = pair.next().and_then(|bound| bound.as_f64());
-            let (Some(namespace), Some(bound)) = (namespace, bound) else { continue };
+            let (name, bound) = (pair.next().unwrap_or(Value::Null), pair.next().and_then(|bound| bound.as_f64()));
+            let (Some(namespace), Some(bound)) = (name.as_str().and_then(|name| name.parse().ok()), bound) else {
+                tracing::error!(partition = partition.0, "what is no namespace is dropped from the set of them");
+                let args = vec![self.keys.namespaces(partition).into(), name];
+                self.connection.command(Lane::Bulk, "ZREM", args, deadline).await?;
+                continue;
+            };
             if bound > now_ms as f64 {
                 return Ok((due, bound.is_finite().then_some(bound as u64)));
             }

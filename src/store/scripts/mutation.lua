@@ -94,7 +94,8 @@ end
 local function bury(found, cause, ms, outcome)
   local requests = requests_with_this(found.fixed.r, outcome)
   redis.call('DEL', SESSION)
-  redis.call('HSET', SESSION, 'x', struct.pack(TOMBSTONE_FIELD, FORMAT, cause, revision))
+  local packed = struct.pack(TOMBSTONE_FIELD, FORMAT, cause, revision)
+  redis.call('HSET', SESSION, 'x', packed .. seal(packed, found.fixed.t or ''))
   if found.fixed.t then redis.call('HSET', SESSION, 't', found.fixed.t) end
   if requests then redis.call('HSET', SESSION, 'r', requests) end
   redis.call('PEXPIRE', SESSION, ms)

@@ -69,9 +69,9 @@ local function find()
     found.verifier, found.token_since, found.token_used = struct.unpack(TOKEN_FIELD, token)
   end
   if fixed.x then
-    if #fixed.x == 10 and requests_are_whole then
-      local format
-      format, found.cause = struct.unpack(TOMBSTONE_FIELD, fixed.x)
+    local packed, format = fixed.x:sub(1, 10), nil
+    if #fixed.x == 18 and requests_are_whole and fixed.x:sub(11) == seal(packed, token or '') then
+      format, found.cause = struct.unpack(TOMBSTONE_FIELD, packed)
       if format == FORMAT and found.cause >= 1 and found.cause <= OUT_OF_BAND then found.kind = 'tombstone' end
     end
     return found

@@ -11,8 +11,8 @@
 // (grpc-timeout) is honoured down to Redis; without one, or with a longer one, a unary call gets 10 s.
 //
 // Every error carries google.rpc.ErrorInfo with domain "sessiond" and a reason out of ErrorReason. INVALID_ARGUMENT
-// carries google.rpc.BadRequest too, with all bad fields and not just the first; what may be tried again carries
-// google.rpc.RetryInfo. Fields are checked before the store is asked.
+// carries google.rpc.BadRequest too, with all bad fields and not just the first (as many as fit into 8 KiB of headers);
+// what may be tried again carries google.rpc.RetryInfo. Fields are checked before the store is asked.
 
 package sessiondv1
 
