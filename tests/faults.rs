@@ -389,3 +389,17 @@ async fn a_full_redis_takes_no_writes_but_reads_touches_ends_and_expires() {
     world.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     client.create(&[]).await;
 }
+
+#[tokio::test]
+async fn reads_go_on_where_redis_takes_no_writes() {
+    let world = World::own();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, token) = client.create(&[]).await;
+    world.redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    client.get(by_token(&token)).await.unwrap();
+    let write = client.set(by_token(&token), &[("a", text("1"))]).await;
+    expect_error(write, Code::Unavailable, "STORE_UNAVAILABLE");
+    world.redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert!(client.get(by_token(&token)).await.unwrap().attributes.is_empty(), "nothing was applied");
+}

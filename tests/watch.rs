@@ -484,3 +484,67 @@ async fn a_touch_and_an_expiry_at_once_agree() {
         assert!((at.seconds, at.nanos) >= last[&event.id], "ended before the deadline that the last touch was told");
     }
 }
+
+#[tokio::test]
+async fn w5_bookmarks_come_while_events_flow() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, token) = client.create(&[]).await;
+    let mut watching = client.watch_all().await;
+    let flow = async {
+        for n in 0.. {
+            client.set(by_token(&token), &[("n", text(&n.to_string()))]).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let five = async {
+        for _ in 0..5 {
+            watching.bookmark().await;
+        }
+    };
+    tokio::select! {
+        () = flow => {}
+        () = five => {}
+    }
+    assert!(watching.kept().len() >= 5);
+}
+
+#[tokio::test]
+async fn w3_large_events_come_in_responses_that_clients_take() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let start = client.watch_all().await.token;
+    let name = |n: usize| format!("{n:03}{}", "x".repeat(120));
+    let attributes: Vec<_> = (0..256).map(|n| (name(n), text(""))).collect();
+    let attributes: Vec<_> = attributes.iter().map(|(name, value)| (&name[..], value.clone())).collect();
+    let (_, token) = client.create(&attributes).await;
+    for turn in 0..150 {
+        let all: Vec<_> = attributes.iter().map(|(name, _)| (*name, text(&turn.to_string()))).collect();
+        client.set(by_token(&token), &all).await.unwrap();
+    }
+    // By the log, and by the ring: neither brings more than the 4 MiB that clients take by default.
+    assert_eq!(client.resume(&start).await.events(151).await.len(), 151);
+}
+
+#[tokio::test]
+async fn w3_a_hole_in_the_log_is_told_by_resync() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let start = client.watch_all().await.token;
+    let (session, token) = client.create(&[]).await;
+    for n in 0..5 {
+        client.set(by_token(&token), &[("n", text(&n.to_string()))]).await.unwrap();
+    }
+    let logs = world.redis.keys(&format!("{}*:log", world.prefix));
+    let entries = world.redis.list(&["XRANGE", &logs[0], "-", "+"]);
+    let ids: Vec<_> = entries.iter().filter(|text| text.len() < 60 && text.contains('-')).collect();
+    assert_eq!((logs.len(), ids.len()), (1, 6));
+    world.redis.command(&["XDEL", &logs[0], ids[3]]);
+    let mut resumed = client.resume(&start).await;
+    assert_eq!(resumed.resync().await.reason(), ResyncReason::Rollback);
+    let before: Vec<_> = resumed.kept().iter().map(|event| event.id.clone()).collect();
+    assert_eq!(before, [&session.id[..]; 3], "what stands before the hole is told");
+}
