@@ -31,7 +31,8 @@ fn duration_ms(ms: u64) -> Duration {
 /// The session as it is answered; DATA_LOSS where a value is no message of its type.
 pub fn session(session: Session) -> Result<pb::Session, Status> {
     let name = session.name.clone();
-    try_session(session).map_err(|_| {
+    try_session(session).map_err(|error| {
+        tracing::error!(session = %name, %error, "a value of the record is no message of its type");
         let cause = store::Corrupt::Truncated;
         status::from_error(Error::Store(store::Error::Corrupt { name, cause }))
     })
