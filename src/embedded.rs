@@ -105,6 +105,8 @@ impl Embedded {
                 let _ = self.child.kill().await;
             }
         }
+        // A directory made for the socket alone is empty now; one with data is not, and stays.
+        let _ = self.socket.parent().map(std::fs::remove_dir);
     }
 }
 

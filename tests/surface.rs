@@ -166,3 +166,26 @@ fn a_redis_with_user_and_password_over_tcp_is_served() {
     let (log, code) = harness::process::Process::start_in_vain(&[wrong]);
     assert!(code == Some(1) && log.contains("WRONGPASS") && !log.contains("wrong@"), "{log}");
 }
+
+#[test]
+fn without_a_redis_server_one_line_says_how_to_get_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sessiond"))
+        .args(["serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--data-dir"])
+        .arg(directory.path())
+        .env("PATH", "")
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    assert!(told.contains("apt-get install redis-server"), "{told}");
+}
+
+#[tokio::test]
+async fn the_embedded_redis_runs_in_a_directory_too_deep_for_a_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let deep = directory.path().join("d".repeat(120));
+    let mut process = harness::process::Process::start(&[format!("--data-dir={}", deep.display())]);
+    process.client().await.create(&[]).await;
+    assert_eq!(process.stop(), Some(0));
+}

@@ -142,12 +142,12 @@ async fn w3_events_too_large_to_travel_come_by_the_log() {
     let server = world.server().await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
-    let random: String = (0..40_000).map(|n| char::from(b'!' + (n * n % 89 + n % 5) as u8)).collect();
-    let (session, token) = client.create(&[("large", text(&random))]).await;
+    let (session, token) = client.create(&[("large", text(&incompressible(40_000)))]).await;
     client.set(by_token(&token), &[("small", text("1"))]).await.unwrap();
     let events = watching.events(2).await;
     assert_eq!(events[0].session.as_ref(), Some(&session));
     assert_eq!(events[1].session.as_ref().unwrap().attributes.len(), 2);
+    assert!(server.metric("sessiond_feed_gaps_total").await >= 2.0, "the channel brought their positions alone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -547,4 +547,31 @@ async fn w3_a_hole_in_the_log_is_told_by_resync() {
     assert_eq!(resumed.resync().await.reason(), ResyncReason::Rollback);
     let before: Vec<_> = resumed.kept().iter().map(|event| event.id.clone()).collect();
     assert_eq!(before, [&session.id[..]; 3], "what stands before the hole is told");
+}
+
+#[tokio::test]
+async fn the_log_stays_within_its_bounds_and_older_tokens_are_told_so() {
+    let world = World::shared();
+    for bounds in ["log_max_bytes = '64 KiB'", "log_max_age = '1s'"] {
+        let server = world.server_with(bounds).await;
+        let client = server.client().await;
+        let start = client.watch_all().await.token;
+        let (_, token) = client.create(&[]).await;
+        let long = incompressible(2_000);
+        for n in 0..100 {
+            client.set(by_token(&token), &[("long", text(&format!("{n}{long}")))]).await.unwrap();
+        }
+        eventually("it is trimmed", async || {
+            let logs = world.redis.keys(&format!("{}*:log", world.prefix));
+            let entries: i64 = logs.iter().map(|log| world.redis.number(&["XLEN", log])).sum();
+            (entries < 50).then_some(())
+        })
+        .await;
+        assert_eq!(client.resume(&start).await.resync().await.reason(), ResyncReason::Compacted);
+        // What is kept is told whole.
+        let now = client.watch_all().await.token;
+        client.set(by_token(&token), &[("short", text("1"))]).await.unwrap();
+        assert_eq!(client.resume(&now).await.event().await.changed_attributes, ["short"]);
+        client.delete(by_token(&token)).await.unwrap();
+    }
 }

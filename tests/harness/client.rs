@@ -168,6 +168,18 @@ pub fn whole_namespace() -> WatchRequest {
     }
 }
 
+/// A text of so many bytes that LZ4 makes no smaller.
+pub fn incompressible(bytes: usize) -> String {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'0' + (state % 64) as u8)
+    };
+    std::iter::repeat_with(next).take(bytes).collect()
+}
+
 pub fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }

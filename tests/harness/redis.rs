@@ -5,7 +5,7 @@ use std::{
     os::unix::{net::UnixStream, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, OnceLock, mpsc},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc},
     time::{Duration, Instant},
 };
 
@@ -22,10 +22,13 @@ struct Inner {
 }
 
 impl Redis {
-    /// The one that the tests of this binary share.
+    /// The one that the tests of this binary share; it ends with the last of those that run.
     pub fn shared() -> Self {
-        static SHARED: OnceLock<Redis> = OnceLock::new();
-        SHARED.get_or_init(Redis::start).clone()
+        static SHARED: Mutex<Weak<Inner>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let redis = shared.upgrade().map_or_else(Redis::start, Redis);
+        *shared = Arc::downgrade(&redis.0);
+        redis
     }
 
     pub fn start() -> Self {
