@@ -343,7 +343,7 @@ async fn the_embedded_redis_survives_a_killed_sessiond() {
     // A second one is kept out, and told so in one line.
     let (log, code) = Process::start_in_vain(&arguments);
     assert!(log.contains("in use by another sessiond") && code == Some(1), "{log}");
-    assert_eq!(process.stop(), Some(0));
+    assert_eq!(process.stop().await, Some(0));
     let process = Process::start(&arguments);
     assert_eq!(process.client().await.get(by_token(&token)).await.unwrap(), session);
 }
@@ -365,7 +365,7 @@ async fn a_server_that_is_told_to_stop_finishes_its_calls() {
     };
     let (answer, ()) = tokio::join!(write, stop);
     answer.unwrap();
-    assert_eq!(process.wait(), Some(0));
+    assert_eq!(process.wait().await, Some(0));
 }
 
 #[tokio::test]

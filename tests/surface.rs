@@ -187,5 +187,5 @@ async fn the_embedded_redis_runs_in_a_directory_too_deep_for_a_socket() {
     let deep = directory.path().join("d".repeat(120));
     let mut process = harness::process::Process::start(&[format!("--data-dir={}", deep.display())]);
     process.client().await.create(&[]).await;
-    assert_eq!(process.stop(), Some(0));
+    assert_eq!(process.stop().await, Some(0));
 }

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Client, PATIENCE};
+use super::{Client, PATIENCE, eventually};
 
 pub struct Process {
     child: Child,
@@ -80,14 +80,14 @@ impl Process {
     }
 
     /// Its exit code, once it has ended.
-    pub fn wait(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
+    pub async fn wait(&mut self) -> Option<i32> {
+        eventually("the process ends", async || self.child.try_wait().unwrap()).await.code()
     }
 
     /// Its exit code, after it was asked to stop.
-    pub fn stop(&mut self) -> Option<i32> {
+    pub async fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::TERM);
-        self.wait()
+        self.wait().await
     }
 }
 
