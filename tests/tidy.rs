@@ -206,7 +206,7 @@ fn every_script_is_registered_and_its_header_is_true() {
         if arguments.is_some_and(|count| !text.contains(&format!("#ARGV == {count},"))) {
             wrong.push(format!("{path}: its header and its assert differ in ARGV"));
         }
-        match scripts::ALL.iter().find(|script| script.file == name) {
+        match scripts::ALL.iter().find(|script| script.file == format!("{name}.lua")) {
             None if ["record", "mutation"].contains(&name) => {}
             None => wrong.push(format!("{path}: is not registered")),
             Some(script) if script.keys != keys => {

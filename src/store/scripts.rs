@@ -7,7 +7,7 @@ use fred::{bytes_utils::Str, types::scripts::Script as Loaded};
 /// One Lua script. Its header names its keys, arguments and replies.
 pub struct Script {
     pub name: &'static str,
-    /// Its file in scripts/, without the ending.
+    /// Its file in scripts/.
     pub file: &'static str,
     /// What Redis may assume of it: `no-writes` runs where Redis takes no writes, `allow-oom` where it has no memory left.
     pub flags: &'static str,
@@ -38,7 +38,7 @@ macro_rules! registry {
             file: $file,
             flags: $flags,
             keys: $keys,
-            body: include_str!(concat!("scripts/", $file, ".lua")),
+            body: include_str!(concat!("scripts/", $file)),
             prelude: Prelude::$prelude,
             loaded: OnceLock::new(),
         };)*
@@ -48,14 +48,14 @@ macro_rules! registry {
 }
 
 registry! {
-    CREATE "create" in "create" flags "" keys 5 Mutation;
-    READ "read" in "get" flags "no-writes,allow-oom" keys 5 Record;
-    TOUCH "touch" in "get" flags "allow-oom" keys 5 Mutation;
-    UPDATE "update" in "update" flags "" keys 5 Mutation;
-    END "end" in "end" flags "allow-oom" keys 5 Mutation;
-    INITIALISE "initialise" in "initialise" flags "" keys 1 None;
-    DUE "due" in "due" flags "allow-oom" keys 2 None;
-    TRIM "trim" in "trim" flags "allow-oom" keys 2 None;
+    CREATE "create" in "create.lua" flags "" keys 5 Mutation;
+    READ "read" in "get.lua" flags "no-writes,allow-oom" keys 5 Record;
+    TOUCH "touch" in "get.lua" flags "allow-oom" keys 5 Mutation;
+    UPDATE "update" in "update.lua" flags "" keys 5 Mutation;
+    END "end" in "end.lua" flags "allow-oom" keys 5 Mutation;
+    INITIALISE "initialise" in "initialise.lua" flags "" keys 1 None;
+    DUE "due" in "due.lua" flags "allow-oom" keys 2 None;
+    TRIM "trim" in "trim.lua" flags "allow-oom" keys 2 None;
 }
 
 impl Script {
