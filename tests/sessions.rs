@@ -239,12 +239,14 @@ async fn only_the_id_or_the_right_secret_ends_a_session() {
 }
 
 #[tokio::test]
-async fn s4_no_session_is_used_after_its_deadline() {
+async fn s4_a_session_is_used_up_to_its_deadline_and_not_after() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
     let request = CreateSessionRequest { idle_timeout: millis(300), ..Default::default() };
-    let (_, token) = client.create_as(request).await.unwrap();
+    let (session, token) = client.create_as(request).await.unwrap();
+    let expires = session.expire_time.unwrap();
+    let expires = expires.seconds * 1000 + i64::from(expires.nanos) / 1_000_000;
     let redis_ms = || {
         let time = world.redis.list(&["TIME"]);
         time[0].parse::<i64>().unwrap() * 1000 + time[1].parse::<i64>().unwrap() / 1000
@@ -252,11 +254,11 @@ async fn s4_no_session_is_used_after_its_deadline() {
     loop {
         let before = redis_ms();
         match client.get(by_token(&token)).await {
-            Ok(session) => {
-                let expires = session.expire_time.unwrap();
-                assert!(before < expires.seconds * 1000 + i64::from(expires.nanos) / 1_000_000);
+            Ok(_) => assert!(before < expires, "used after its deadline"),
+            Err(status) => {
+                assert_eq!(status.reason(), "SESSION_ENDED");
+                break assert!(redis_ms() >= expires, "over before its deadline");
             }
-            Err(status) => break assert_eq!(status.reason(), "SESSION_ENDED"),
         }
     }
 }
