@@ -18,7 +18,6 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 pub use channel::{Channels, Heard};
-pub use codec::MAX_CONTENT;
 pub use connection::Lane;
 pub use error::Error;
 pub use keys::Partition;

@@ -81,12 +81,9 @@ where
         let asked = grpc_timeout(&parts.headers).unwrap_or(self.call_timeout);
         let deadline = Instant::now() + answer_within(asked.min(self.call_timeout));
         Box::pin(async move {
-            let message = match timeout_at(deadline, read_message(body, &room)).await {
-                Ok(Ok((message, taken))) => {
-                    // Given back with the last copy of the record: when the call is over.
-                    parts.extensions.insert(Arc::new(taken));
-                    message
-                }
+            // What it takes is given back once the call is answered.
+            let (message, _taken) = match timeout_at(deadline, read_message(body, &room)).await {
+                Ok(Ok(read)) => read,
                 Ok(Err(status)) => return Ok(record.answer(status)),
                 Err(_) => return Ok(record.answer(status::request_timeout())),
             };
@@ -228,5 +225,16 @@ mod tests {
     fn read(text: &str) -> Option<Duration> {
         let value = http::HeaderValue::from_bytes(text.as_bytes()).unwrap();
         grpc_timeout(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), value)]))
+    }
+
+    #[tokio::test]
+    async fn requests_that_take_more_than_there_is_room_for_are_told_so_and_give_it_back() {
+        let (room, body) =
+            (Arc::new(Semaphore::new(FRAME_HEADER + 3)), || Body::new(Full::new(Bytes::from("\0\0\0\0\x03abc"))));
+        let (message, taken) = read_message(body(), &room).await.unwrap();
+        assert_eq!((message.len(), room.available_permits()), (FRAME_HEADER + 3, 0));
+        assert_eq!(read_message(body(), &room).await.unwrap_err().code(), Code::Unavailable);
+        drop(taken);
+        read_message(body(), &room).await.unwrap();
     }
 }

@@ -13,7 +13,7 @@ const LZ4_HEADER: usize = 9;
 /// Smaller values are stored as they are: LZ4 seldom wins there, and Redis keeps small hashes compact anyway.
 const COMPRESS_FROM: usize = 128;
 /// No value is larger than a session's payload may ever be, and a little for its protobuf frame.
-pub const MAX_CONTENT: usize = 1024 * 1024 + 1024;
+const MAX_CONTENT: usize = 1024 * 1024 + 1024;
 
 /// The value cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

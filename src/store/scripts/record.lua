@@ -66,7 +66,7 @@ local function find()
   end
   local token = fixed.t
   if token and #token == 25 then
-    found.verifier, found.token_since, found.token_used = struct.unpack(TOKEN_FIELD, token)
+    found.verifier = struct.unpack(TOKEN_FIELD, token)
   end
   if fixed.x then
     local packed, format = fixed.x:sub(1, 10), nil
