@@ -44,6 +44,8 @@ pub struct Config {
     pub log_max_age: Duration,
     /// Of each partition.
     pub log_max_bytes: u64,
+    /// Between two audits of the subjects' indexes.
+    pub audit_interval: Duration,
     pub partitions: u16,
     pub limits: Limits,
 }
@@ -141,11 +143,15 @@ fn read(table: toml::Table, password: Option<String>, problems: &mut Vec<String>
         policies,
         log_max_age: top.duration("log_max_age").unwrap_or(Duration::from_secs(15 * 60)),
         log_max_bytes: top.bytes("log_max_bytes", 64 * 1024..=u64::MAX >> 11).unwrap_or(64 * 1024 * 1024),
+        audit_interval: top.duration("audit_interval").unwrap_or(Duration::from_secs(10 * 60)),
         partitions,
         limits: limits(top.section("limits")),
     };
     if config.key_prefix.contains(['{', '}']) || config.key_prefix.len() > 64 {
         top.problem("key_prefix", "must be at most 64 bytes without braces");
+    }
+    if config.audit_interval < Duration::from_secs(1) {
+        top.problem("audit_interval", "must be at least 1s");
     }
     top.finish();
     config
@@ -223,16 +229,6 @@ fn check_policy(policy: &Policy, section: &mut Section<'_>) {
     }
     if policy.retry_window > policy.tombstone {
         section.problem("retry_window", "must be at most tombstone");
-    }
-    // Said at start rather than promised and not kept.
-    if policy.renewal_timeout.is_some() {
-        section.problem("renewal_timeout", "rotation is not available in this version");
-    }
-    if policy.session_limit > 0 {
-        section.problem("session_limit", "session limits are not available in this version");
-    }
-    if policy.durability == Durability::Replicated {
-        section.problem("durability", "\"replicated\" is not available in this version");
     }
 }
 

@@ -57,11 +57,9 @@ impl SessionService for Grpc {
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
         let deadline = deadline(&request);
-        let by_token =
-            matches!(request.get_ref().key, Some(pb::SessionKey { key: Some(pb::session_key::Key::Token(_)) }));
         let call = parse::get(request.into_inner())?;
-        let session = self.service.get(call, deadline).await.map_err(status::from_error)?;
-        let token_state = if by_token { pb::TokenState::Current } else { pb::TokenState::Unspecified };
+        let (session, standing) = self.service.get(call, deadline).await.map_err(status::from_error)?;
+        let token_state = pb::TokenState::from(standing);
         let session = Some(render::session(session)?);
         Ok(Response::new(pb::GetSessionResponse { session, token_state: token_state.into() }))
     }
@@ -82,15 +80,19 @@ impl SessionService for Grpc {
     ) -> Result<Response<pb::TouchSessionResponse>, Status> {
         let deadline = deadline(&request);
         let call = parse::touch(request.into_inner())?;
-        let session = self.service.get(call, deadline).await.map_err(status::from_error)?;
+        let (session, _) = self.service.get(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::TouchSessionResponse { expire_time: session.expires().map(render::timestamp) }))
     }
 
     async fn rotate_session(
         &self,
-        _: Request<pb::RotateSessionRequest>,
+        request: Request<pb::RotateSessionRequest>,
     ) -> Result<Response<pb::RotateSessionResponse>, Status> {
-        Err(status::unimplemented("RotateSession"))
+        let deadline = deadline(&request);
+        let call = parse::rotate(request.into_inner(), &self.service)?;
+        let (session, token) = self.service.rotate(call, deadline).await.map_err(status::from_error)?;
+        let token = token.map_or_else(String::new, |token| token.reveal());
+        Ok(Response::new(pb::RotateSessionResponse { session: Some(render::session(session)?), token }))
     }
 
     async fn delete_session(
@@ -105,9 +107,12 @@ impl SessionService for Grpc {
 
     async fn delete_subject_sessions(
         &self,
-        _: Request<pb::DeleteSubjectSessionsRequest>,
+        request: Request<pb::DeleteSubjectSessionsRequest>,
     ) -> Result<Response<pb::DeleteSubjectSessionsResponse>, Status> {
-        Err(status::unimplemented("DeleteSubjectSessions"))
+        let deadline = deadline(&request);
+        let call = parse::delete_all(request.into_inner())?;
+        let deleted = self.service.delete_all(call, deadline).await.map_err(status::from_error)?;
+        Ok(Response::new(pb::DeleteSubjectSessionsResponse { deleted_count: deleted as i32 }))
     }
 
     async fn list_sessions(

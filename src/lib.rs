@@ -15,9 +15,10 @@
 //!
 //! # Reading order
 //!
-//! [`session`] → [`store`] → [`watch`], [`sweeper`] → [`service`] → [`grpc`] → [`server`]; imports go the other way
+//! [`session`] → [`store`] → [`watch`], [`sweeper`], [`auditor`] → [`service`] → [`grpc`] → [`server`]; imports go the other way
 //! only. [`config`], [`observe`], [`embedded`], [`tasks`] and [`pb`] are leaves.
 
+pub mod auditor;
 pub mod config;
 pub mod embedded;
 pub mod grpc;

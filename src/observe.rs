@@ -1,4 +1,4 @@
-//! Logs and metrics. Namespace and subject are never labels.
+//! Logs and metrics. No metric carries an id, a subject, or a namespace that the configuration does not list.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -46,6 +46,11 @@ struct RedisCall {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sessions {
+    namespace: String,
+}
+
 type Histograms = Family<Method, Histogram, fn() -> Histogram>;
 
 /// Every metric of the service.
@@ -74,6 +79,9 @@ pub struct Metrics {
     /// Bytes of values as they are stored.
     pub stored_bytes: Counter,
     pub corrupt_records: Counter,
+    /// Entries of subjects' indexes that an audit added or took out.
+    pub index_repairs: Counter,
+    sessions: Family<Sessions, Gauge>,
 }
 
 fn latency() -> Histogram {
@@ -102,6 +110,8 @@ impl Default for Metrics {
             value_bytes: Counter::default(),
             stored_bytes: Counter::default(),
             corrupt_records: Counter::default(),
+            index_repairs: Counter::default(),
+            sessions: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -133,6 +143,8 @@ impl Default for Metrics {
         r.register_with_unit("values", "Values before compression", Unit::Bytes, metrics.value_bytes.clone());
         r.register_with_unit("stored_values", "Values as stored", Unit::Bytes, metrics.stored_bytes.clone());
         r.register("corrupt_records", "Records that could not be read", metrics.corrupt_records.clone());
+        r.register("index_repairs", "Entries of subjects' indexes repaired by audits", metrics.index_repairs.clone());
+        r.register("sessions", "Live sessions of a namespace that the configuration lists", metrics.sessions.clone());
         Metrics { registry, ..metrics }
     }
 }
@@ -148,6 +160,11 @@ impl Metrics {
         let result = if answered { "ok" } else { "failed" };
         self.redis_calls.get_or_create(&RedisCall { command, result }).inc();
         self.redis_seconds.observe(took.as_secs_f64());
+    }
+
+    /// How many sessions of a namespace live. Only for namespaces that the configuration lists: they are few.
+    pub fn sessions(&self, namespace: &str, count: u64) {
+        self.sessions.get_or_create(&Sessions { namespace: namespace.to_owned() }).set(count as i64);
     }
 
     /// The text that Prometheus reads.

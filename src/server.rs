@@ -15,13 +15,15 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    auditor::Auditor,
     config::{Config, Limits},
     embedded::Embedded,
     grpc::{Grpc, Guard, MAX_MESSAGE, MAX_MESSAGES},
     observe::Metrics,
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
-    store::{Eviction, LogBounds, StartError, Store},
+    session::Durability,
+    store::{Eviction, LogBounds, Open, StartError, Store, Waits},
     sweeper::Sweeper,
     tasks::Tasks,
     watch::{Hub, feed},
@@ -77,12 +79,23 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let policies = Arc::new(config.policies.clone());
     let draining = CancellationToken::new();
     let service = Service { store: store.clone(), hub: hub.clone(), policies: policies.clone(), draining };
-    let sweeper = Arc::new(Sweeper { store: store.clone(), hub: hub.clone(), policies });
+    let sweeper = Arc::new(Sweeper { store: store.clone(), hub: hub.clone(), policies: policies.clone() });
+    let auditor = Arc::new(Auditor {
+        store: store.clone(),
+        hub: hub.clone(),
+        policies: policies.clone(),
+        metrics: metrics.clone(),
+        interval: config.audit_interval,
+    });
+    let tidier = auditor.clone();
     let (keeper, sweeping, trimming, bounds) = (store.clone(), sweeper.clone(), sweeper, bounds(&config));
     tasks.spawn("keep-alive", async move { keeper.keep_alive().await });
     tasks.spawn("feed", feed(store.clone(), hub));
     tasks.spawn("sweeper", async move { sweeping.run().await });
     tasks.spawn("log trimmer", async move { trimming.trim(bounds).await });
+    tasks.spawn("tidier", async move { tidier.tidy().await });
+    tasks.spawn("auditor", async move { auditor.run().await });
+    tasks.spawn("session counter", monitoring::count_sessions(store.clone(), policies, metrics.clone()));
 
     // Serve.
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -131,8 +144,16 @@ async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error
     let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
     let eviction = if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused };
     let password = config.redis_password.as_deref();
-    let store = Store::open(&url, password, &config.key_prefix, config.partitions, eviction, metrics.clone()).await?;
-    let store = Arc::new(store);
+    let replicated = config.policies.all().any(|policy| policy.durability == Durability::Replicated);
+    let open = Open {
+        url: &url,
+        password,
+        prefix: &config.key_prefix,
+        partitions: config.partitions,
+        eviction,
+        waits: if replicated { Waits::ForReplicas } else { Waits::Never },
+    };
+    let store = Arc::new(Store::open(open, metrics.clone()).await?);
     let tails = store.tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
     let hub = Arc::new(Hub::new(store.id(), tails.positions, config.limits.watches, metrics.clone()));
     Ok(Started { embedded, store, hub })

@@ -2,6 +2,7 @@
 
 mod listing;
 mod sessions;
+mod subjects;
 mod watching;
 
 use std::sync::Arc;
@@ -11,14 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{
-        Cause, Content, Namespace, Patch, Policies, Policy, Proof, RequestId, Revision, Session, SessionId,
-        SessionName, TimeoutRefused, Timeouts, Token, Use, View,
+        Cause, Namespace, Policies, Policy, Proof, Revision, Session, SessionId, SessionName, TimeoutRefused, Token,
+        Use, View,
     },
     store::{self, Store},
     watch::Hub,
 };
 
 pub use listing::{List, Listed, Page, PageToken};
+pub use sessions::{Create, Delete, Get, Rotate, Update};
+pub use subjects::DeleteAll;
 pub use watching::{Watch, WatchKeys};
 
 /// The use cases.
@@ -71,12 +74,17 @@ pub enum Error {
     /// Unknown, malformed, of another namespace, or the secret is wrong: all the same.
     NotFound,
     Ended(Cause),
+    /// The presented token is superseded: its time is over, or it may not do this.
+    Rotated,
     Exists,
     RevisionMismatch {
         current: Revision,
     },
     ClientTokensForbidden,
     SubjectChange,
+    SubjectSessionLimit {
+        limit: u32,
+    },
     WatchLimit,
     Draining,
     Store(store::Error),
@@ -86,40 +94,6 @@ impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         Error::Store(error)
     }
-}
-
-pub struct Create {
-    pub namespace: Namespace,
-    pub content: Content,
-    pub timeouts: Timeouts,
-    /// None = the server makes one.
-    pub token: Option<Token>,
-    pub request: Option<RequestId>,
-}
-
-pub struct Get {
-    pub namespace: Namespace,
-    pub key: Key,
-    pub use_: Use,
-    pub view: View,
-}
-
-pub struct Update {
-    pub namespace: Namespace,
-    pub key: Key,
-    pub patch: Patch,
-    pub timeouts: Timeouts,
-    pub use_: Use,
-    pub if_revision: Option<Revision>,
-    pub view: View,
-    pub request: Option<RequestId>,
-}
-
-pub struct Delete {
-    pub namespace: Namespace,
-    pub key: Key,
-    pub cause: Cause,
-    pub request: Option<RequestId>,
 }
 
 impl Service {

@@ -5,7 +5,9 @@ mod key;
 mod policy;
 
 pub use event::{Cause, Change, Event, Facets};
-pub use key::{ID_BYTES, Malformed, Namespace, Proof, SessionId, SessionName, Token, Verifier, is_label_name};
+pub use key::{
+    ID_BYTES, Malformed, Namespace, Proof, SessionId, SessionName, Standing, Subject, Token, Verifier, is_label_name,
+};
 pub use policy::{Durability, Policies, Policy, SessionLimitPolicy, TimeoutRefused, Timeouts, TimeoutsMs, TokenReuse};
 
 use std::collections::BTreeMap;
@@ -113,6 +115,13 @@ pub struct Patch {
     pub subject: Option<String>,
     /// None = keep.
     pub authentication: Option<Encoded>,
+}
+
+impl Patch {
+    /// Whether it tells who the subject is or how that was proven: no older token may outlast this.
+    pub fn is_login(&self) -> bool {
+        self.subject.is_some() || self.authentication.is_some()
+    }
 }
 
 /// How much of a session is asked for.

@@ -5,30 +5,36 @@ mod channel;
 mod codec;
 mod connection;
 mod error;
+mod exchange;
 mod keys;
 mod log;
 mod msgpack;
 mod record;
+mod replicated;
 mod scan;
 pub mod scripts;
 mod start;
+mod subjects;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 
 pub use channel::{Channels, Heard};
-pub use connection::Lane;
+pub use connection::{Lane, Waits};
 pub use error::Error;
 pub use keys::Partition;
 pub use log::{Entry, Message, Page, Position, StoreId, Tails};
 pub use record::Corrupt;
 pub use scan::{Due, ListPosition, LogBounds};
-pub use start::{Eviction, StartError};
+pub use start::{Eviction, Open, StartError};
+pub use subjects::{Admitted, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, Why};
 
 use crate::{
     observe::Metrics,
-    session::{Cause, Content, Patch, Proof, RequestId, Revision, Session, TimeoutsMs, Use, Verifier, View},
+    session::{
+        Cause, Content, Millis, Patch, Proof, RequestId, Revision, Session, Standing, TimeoutsMs, Use, Verifier, View,
+    },
 };
 use connection::Connection;
 use keys::Keys;
@@ -41,6 +47,7 @@ pub struct Store {
     connection: Connection,
     keys: Keys,
     id: RwLock<StoreId>,
+    leaving: subjects::Leaving,
     metrics: Arc<Metrics>,
 }
 
@@ -50,6 +57,8 @@ pub struct Create<'a> {
     pub content: &'a Content,
     pub timeouts: TimeoutsMs<u64>,
     pub request: Option<RequestId>,
+    /// Whether its subject's index has it, or needs not to.
+    pub reserved: bool,
 }
 
 /// How a session is read.
@@ -58,7 +67,6 @@ pub struct Get {
     pub proof: Proof,
     pub view: View,
     pub use_: Use,
-    pub lane: Lane,
 }
 
 #[derive(Debug)]
@@ -67,13 +75,17 @@ pub enum Created {
     Exists,
     Ended(Cause),
     RequestIdReused,
+    /// It would be made, were it in its subject's index.
+    NotReserved,
 }
 
 #[derive(Debug)]
 pub enum Found {
-    Session(Session),
+    Session(Session, Standing),
     NotFound,
     Ended(Cause),
+    /// The presented token is superseded, and its time is over.
+    Rotated,
 }
 
 #[derive(Debug)]
@@ -81,12 +93,26 @@ pub enum Updated {
     Session(Session),
     NotFound,
     Ended(Cause),
-    RevisionMismatch { current: Revision },
+    /// The presented token is superseded: its time is over, or it may not do this.
+    Rotated,
+    /// The successor is, or was, a token of this session.
+    TokenKnown,
+    /// It would become this subject's, were it in the subject's index.
+    NotReserved,
+    RevisionMismatch {
+        current: Revision,
+    },
     RequestIdReused,
     SubjectChange,
-    TooManyAttributes { count: u64 },
-    TooManyLabels { count: u64 },
-    TooLarge { bytes: u64 },
+    TooManyAttributes {
+        count: u64,
+    },
+    TooManyLabels {
+        count: u64,
+    },
+    TooLarge {
+        bytes: u64,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -95,7 +121,28 @@ pub enum Ended {
     Now,
     /// There was no live session.
     Before,
+    /// It lives on: the condition is not met.
+    NotMeant,
     RequestIdReused,
+}
+
+/// Which session may be ended.
+#[derive(Clone, Copy)]
+pub struct Condition<'a> {
+    /// Only one of this subject.
+    pub subject: &'a str,
+    /// Also one of no subject: it may be about to become this one's.
+    pub is_joining: bool,
+    /// Only one made before this.
+    pub created_before: Option<Millis>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Empty = anonymous.
+    Lives { subject: String },
+    /// It has ended, and none of its id can come to live for a while.
+    Ended,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -117,6 +164,18 @@ pub struct Update<'a> {
     pub if_revision: Option<Revision>,
     pub view: View,
     pub request: Option<RequestId>,
+    /// Whether the subject's index has it.
+    pub reserved: bool,
+    /// None = it keeps its token.
+    pub successor: Option<Successor>,
+}
+
+/// The token after a rotation.
+#[derive(Clone, Copy)]
+pub struct Successor {
+    pub verifier: Verifier,
+    /// How long the one before is still accepted.
+    pub grace: Duration,
 }
 
 impl Store {

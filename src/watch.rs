@@ -17,7 +17,7 @@ pub use deadlines::Deadlines;
 pub use feed::{FeedClosed, feed};
 pub use filter::{Filter, Kind, Scope, Seen};
 pub use hub::{Hub, Verified, WatchLimitReached};
-pub use lifetime::{Finish, Lifetime};
+pub use lifetime::{Finish, Lifetime, TokenLifetime};
 pub use ring::{Entry, Resync};
 pub use subscription::{Batch, Control, Matched, Start, Subscription};
 pub use token::{Garbage, ResumeToken};

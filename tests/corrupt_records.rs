@@ -29,8 +29,10 @@ impl Victim {
             request_id: "~".repeat(16),
             ..Default::default()
         };
-        let token = request.token.clone();
-        let (session, _) = client.create_as(request).await.unwrap();
+        let first = request.token.clone();
+        client.create_as(request).await.unwrap();
+        let token = client.rotate(&first).await.unwrap();
+        let session = client.get(by_token(&token)).await.unwrap();
         let key = world.redis.keys(&format!("{}*:s:*:{}", world.prefix, session.id)).remove(0);
         let world = World { redis: world.redis.clone(), prefix: world.prefix.clone() };
         Victim { world, key, id: session.id, token }
@@ -102,6 +104,7 @@ fn damages() -> Vec<(String, Secret, Damage)> {
     use Secret::{Matches, Unknown};
     let mut rows = vec![
         row("no meta", Matches, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m"]))),
+        row("no older tokens", Matches, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"g"]))),
         row("no token", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"t"]))),
         row("neither", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m", b"t"]))),
         row("a field longer than it may be", Matches, |v| v.set("m", &[v.field("m"), vec![0]].concat())),
@@ -122,16 +125,16 @@ fn damages() -> Vec<(String, Secret, Damage)> {
             v.redis(&[b"HSET", v.key.as_bytes(), b"message", b"x"]);
         }),
     ];
-    for field in ["m", "t", "u", "c", "h", "r", "l:app", "a:small", "a:large"] {
-        let secret = if field == "t" { Unknown } else { Matches };
+    for field in ["m", "t", "g", "u", "c", "h", "r", "l:app", "a:small", "a:large"] {
         for length in [0, 1, 4, 5, 8, 9, 24, 60] {
+            let secret = if field == "t" && length < 16 { Unknown } else { Matches };
             rows.push(row(format!("{field} cut to {length}"), secret, move |v| {
                 let value = v.field(field);
                 v.set(field, &value[..length.min(value.len() - 1)]);
             }));
         }
     }
-    for field in ["m", "u", "c", "h", "l:app", "a:small", "a:large"] {
+    for field in ["m", "g", "u", "c", "h", "l:app", "a:small", "a:large"] {
         for at in [0, 1, 4, 5, 7, 8, 9, 20, 55] {
             rows.push(row(format!("{field} with a bit flipped in byte {at}"), Matches, move |v| v.flip(field, at, 4)));
         }

@@ -52,6 +52,7 @@ impl Config {
         set("allow_unlisted_namespaces", (!self.policies.only_listed).into());
         set("log_max_age", duration(self.log_max_age));
         set("log_max_bytes", (self.log_max_bytes as i64).into());
+        set("audit_interval", duration(self.audit_interval));
         set("partitions", i64::from(self.partitions).into());
         let limits = &self.limits;
         let limits = [

@@ -1,20 +1,23 @@
 //! From the wire to the domain: every field is checked, and all that are bad are told at once.
 
 mod fields;
+mod rotate;
 mod watch;
 
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use super::status;
 use crate::{
     pb,
-    service::{Create, Delete, Get, Key, List, Listed, PageToken, Refused, Service, Update},
-    session::{Cause, Content, Namespace, Patch, RequestId, Revision, Timeouts, Token, Use, View},
+    service::{Create, Delete, DeleteAll, Get, Key, List, Listed, PageToken, Refused, Service, Update},
+    session::{
+        Cause, Content, Millis, Namespace, Patch, RequestId, Revision, SessionId, Subject, Timeouts, Token, Use, View,
+    },
 };
 use fields::Problems;
 use tonic::Status;
 
+pub use rotate::rotate;
 pub use watch::watch;
 
 pub fn create(request: pb::CreateSessionRequest, service: &Service) -> Result<Create, Status> {
@@ -68,9 +71,7 @@ pub fn update(request: pb::UpdateSessionRequest, service: &Service) -> Result<Up
     if let Some(subject) = &request.subject {
         problems.subject("subject", subject);
     }
-    if request.if_revision.is_some_and(|revision| revision <= 0) {
-        problems.add("if_revision", "must be positive");
-    }
+    let if_revision = problems.revision("if_revision", request.if_revision);
     let patch = Patch {
         set_attributes: problems.attributes("set_attributes", request.set_attributes),
         remove_attributes: problems.names("remove_attributes", request.remove_attributes),
@@ -89,7 +90,7 @@ pub fn update(request: pb::UpdateSessionRequest, service: &Service) -> Result<Up
             patch,
             timeouts,
             use_: use_of(request.touch),
-            if_revision: request.if_revision.map(|revision| Revision(revision as u64)),
+            if_revision,
             view: view?,
             request: fingerprint,
         })
@@ -110,6 +111,33 @@ pub fn delete(request: pb::DeleteSessionRequest) -> Result<Delete, Status> {
     problems.finish(|| Some(Delete { namespace: namespace?, key: key?, cause: cause?, request: fingerprint }))
 }
 
+pub fn delete_all(request: pb::DeleteSubjectSessionsRequest) -> Result<DeleteAll, Status> {
+    let mut problems = Problems::default();
+    let namespace = problems.namespace(&request.namespace);
+    problems.present_subject("subject", &request.subject);
+    let except = match &request.except_id[..] {
+        "" => None,
+        id => problems.id("except_id", id),
+    };
+    let cause = match pb::Cause::try_from(request.cause) {
+        Ok(pb::Cause::Unspecified | pb::Cause::Revoked) => Some(Cause::Revoked),
+        Ok(pb::Cause::Logout) => Some(Cause::Logout),
+        _ => problems.refuse("cause", "must be CAUSE_REVOKED or CAUSE_LOGOUT"),
+    };
+    if let Some(at) = request.created_before {
+        problems.timestamp("created_before", at);
+    }
+    // Whole milliseconds, as sessions have: one that was made in this very one was made before.
+    let created_before = request.created_before.map(|at| {
+        let seconds = u64::try_from(at.seconds).unwrap_or(0);
+        Millis(seconds.saturating_mul(1000) + (at.nanos.max(0) as u64).div_ceil(1_000_000))
+    });
+    problems.finish(|| {
+        let subject = Subject { namespace: namespace?, name: request.subject };
+        Some(DeleteAll { subject, except, cause: cause?, created_before })
+    })
+}
+
 pub fn list(request: pb::ListSessionsRequest, partitions: usize) -> Result<List, Status> {
     const DEFAULT: i32 = 100;
     const MOST: i32 = 1_000;
@@ -117,27 +145,24 @@ pub fn list(request: pb::ListSessionsRequest, partitions: usize) -> Result<List,
     let namespace = problems.namespace(&request.namespace);
     let labels = problems.labels("labels", request.labels);
     let view = problems.view(request.view, View::Basic);
-    if request.subject.as_ref().is_some_and(String::is_empty) {
-        problems.add("subject", "must not be empty; leave it out for all subjects");
-    }
     if let Some(subject) = &request.subject {
-        problems.subject("subject", subject);
+        problems.present_subject("subject", subject);
     }
     let page_size = match request.page_size {
         0 => DEFAULT,
         size @ 1..=MOST => size,
         _ => problems.refuse("page_size", "must be 1 to 1,000; 0 = 100").unwrap_or(DEFAULT),
     };
-    let of = namespace.map(|namespace| Listed { namespace, labels });
+    let of = namespace.map(|namespace| Listed { namespace, subject: request.subject, labels });
     let from = match (&request.page_token[..], &of) {
-        ("", _) | (_, None) => Some(PageToken::START),
+        (_, None) => None,
+        ("", Some(of)) => Some(PageToken::start(of)),
         (text, Some(of)) => match PageToken::decode(text, partitions, of) {
             None => problems.refuse("page_token", "must be the next_page_token of the last response to this request"),
             token => token,
         },
     };
-    let list = problems.finish(|| Some(List { of: of?, page_size: page_size as usize, from: from?, view: view? }))?;
-    if request.subject.is_some() { Err(status::unimplemented("ListSessions by subject")) } else { Ok(list) }
+    problems.finish(|| Some(List { of: of?, page_size: page_size as usize, from: from?, view: view? }))
 }
 
 fn use_of(touch: bool) -> Use {
@@ -156,14 +181,22 @@ impl Problems {
     fn key(&mut self, field: &str, key: Option<pb::SessionKey>) -> Option<Key> {
         match key.and_then(|key| key.key) {
             None => self.refuse(field, "is required: id or token"),
-            Some(pb::session_key::Key::Id(id)) => match id.parse() {
-                Ok(id) => Some(Key::Id(id)),
-                // Not echoed: it may be a token that was put into the wrong field.
-                Err(_) => self.refuse(format!("{field}.id"), "must be 26 characters of a-z2-7"),
-            },
+            Some(pb::session_key::Key::Id(id)) => self.id(&format!("{field}.id"), &id).map(Key::Id),
             Some(pb::session_key::Key::Token(token)) => {
                 Some(Token::parse(token).map_or(Key::MalformedToken, Key::Token))
             }
+        }
+    }
+
+    fn id(&mut self, field: &str, text: &str) -> Option<SessionId> {
+        // Not echoed: it may be a token that was put into the wrong field.
+        text.parse().map_or_else(|_| self.refuse(field, "must be 26 characters of a-z2-7"), Some)
+    }
+
+    fn revision(&mut self, field: &str, revision: Option<i64>) -> Option<Revision> {
+        match revision? {
+            revision @ 1.. => Some(Revision(revision as u64)),
+            _ => self.refuse(field, "must be positive"),
         }
     }
 

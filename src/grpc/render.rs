@@ -11,7 +11,7 @@ use super::status;
 use crate::{
     pb,
     service::Error,
-    session::{Cause, Change, Event, Millis, Session, View},
+    session::{Cause, Change, Event, Millis, Session, Standing, View},
     store,
     watch::{Batch, Control, Matched, Resync, Seen},
 };
@@ -77,11 +77,24 @@ impl From<Cause> for pb::Cause {
     }
 }
 
+impl From<Standing> for pb::TokenState {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Named => pb::TokenState::Unspecified,
+            Standing::Current => pb::TokenState::Current,
+            Standing::RotationDue => pb::TokenState::RotationDue,
+            Standing::Superseded { .. } => pb::TokenState::Superseded,
+        }
+    }
+}
+
 fn event(event: &Event, seen: Seen, view: View) -> pb::SessionEvent {
     let (kind, cause) = match seen {
         Seen::Left => (pb::EventType::Left, pb::Cause::Unspecified),
         Seen::Change(Change::Created) => (pb::EventType::Created, pb::Cause::Unspecified),
         Seen::Change(Change::Updated) => (pb::EventType::Updated, pb::Cause::Unspecified),
+        Seen::Change(Change::Rotated) => (pb::EventType::Rotated, pb::Cause::Unspecified),
+        Seen::Change(Change::TokenReused) => (pb::EventType::TokenReused, pb::Cause::Unspecified),
         Seen::Change(Change::Ended(cause)) => (pb::EventType::Ended, cause.into()),
     };
     let told = match view {

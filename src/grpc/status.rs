@@ -135,6 +135,11 @@ fn ended(cause: Cause) -> Status {
     answer(Code::NotFound, ErrorReason::SessionEnded, text).with("cause", name).status()
 }
 
+fn rotated() -> Status {
+    let text = "this token was superseded by a rotation; take its successor, or log in again";
+    answer(Code::NotFound, ErrorReason::TokenRotated, text).status()
+}
+
 pub fn from_error(error: Error) -> Status {
     match error {
         Error::Refused(refused) => fields_invalid(refused),
@@ -148,6 +153,7 @@ pub fn from_error(error: Error) -> Status {
         }
         Error::NotFound => not_found(),
         Error::Ended(cause) => ended(cause),
+        Error::Rotated => rotated(),
         Error::Exists => {
             let text = "a session with the id of this token lives already; make a new token";
             answer(Code::AlreadyExists, ErrorReason::SessionExists, text).status()
@@ -164,6 +170,11 @@ pub fn from_error(error: Error) -> Status {
         Error::SubjectChange => {
             let text = "a session cannot go from one subject to another; end it and make a new one";
             answer(Code::FailedPrecondition, ErrorReason::SubjectChange, text).status()
+        }
+        Error::SubjectSessionLimit { limit } => {
+            let text = format!("the subject has {limit} sessions, as many as the policy allows; end one first");
+            let answer = answer(Code::FailedPrecondition, ErrorReason::SubjectSessionLimit, text);
+            answer.with("session_limit", limit).status()
         }
         Error::WatchLimit => {
             let text = "this server holds as many watches as it may; try another instance, or raise limits.watches";
@@ -194,6 +205,10 @@ fn from_store(error: &store::Error) -> Status {
             let text = text + "; repeat it with the same request_id";
             answer(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, text).retry(SOON).status()
         }
+        E::NotReplicated { .. } => {
+            let text = text + "; repeat it with the same request_id";
+            answer(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, text).retry(LATER).status()
+        }
         E::OutcomeUnknown(_) | E::Unexpected(_) => {
             tracing::warn!(error = text, "outcome of a call is unknown");
             let text = text + "; repeat it with the same request_id";
@@ -219,6 +234,7 @@ pub fn from_finish(finish: Finish) -> Option<Status> {
     match finish {
         Finish::AllEnded => None,
         Finish::TokenEnded(cause) => Some(ended(cause)),
+        Finish::TokenRotated => Some(rotated()),
         Finish::TokenUnknown => Some(not_found()),
         Finish::Draining => Some(draining()),
         Finish::Store(error) => Some(from_store(&error)),

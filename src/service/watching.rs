@@ -6,11 +6,17 @@ use std::{
 };
 
 use super::*;
-use crate::watch::{Filter, Finish, Kind, Lifetime, ResumeToken, Scope, Start, Subscription};
+use crate::{
+    store::Found,
+    watch::{Filter, Finish, Kind, Lifetime, ResumeToken, Scope, Start, Subscription, TokenLifetime},
+};
+
+const PRESENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub enum WatchKeys {
     WholeNamespace,
     Ids(HashSet<SessionId>),
+    Subject(String),
     Token(Token),
     MalformedToken,
 }
@@ -28,18 +34,28 @@ pub struct Watch {
 impl Service {
     /// Opens a watch that tells every matching change after the log's end as of now, or after the resume token.
     pub async fn watch(&self, call: Watch) -> Result<Subscription, Error> {
-        self.policy(&call.namespace)?;
+        let policy = self.policy(&call.namespace)?;
+        let mut presented = None;
         let (scope, mut lifetime) = match call.keys {
             WatchKeys::WholeNamespace => (Scope::Namespace, Lifetime::Unlimited),
             WatchKeys::Ids(ids) => (Scope::Ids(ids.clone()), Lifetime::Ids(ids)),
             WatchKeys::Token(token) => {
                 let (id, proof) = (token.id(), Proof::Secret(token.verifier()));
-                (Scope::Ids(HashSet::from([id])), Lifetime::Token { id, proof, ended: None })
+                presented = Some((id, proof));
+                (Scope::Ids(HashSet::from([id])), Lifetime::Token(TokenLifetime::new(id, proof)))
             }
+            WatchKeys::Subject(subject) => (Scope::Subject(subject), Lifetime::Unlimited),
             WatchKeys::MalformedToken => return Err(Error::NotFound),
         };
         if self.draining.is_cancelled() {
             return Err(Error::Draining);
+        }
+        if let Some((id, proof)) = presented {
+            let name = SessionName { namespace: call.namespace.clone(), id };
+            let get = store::Get { proof, view: View::Basic, use_: Use::DoesNotCount };
+            if let Found::Rotated = self.store.get(&name, get, policy, Instant::now() + PRESENT_TIMEOUT).await? {
+                return Err(Error::Rotated);
+            }
         }
         // Ask the primary: this server's ring may lag behind the one that gave the token.
         let verified = self.hub.refresh().await;
@@ -53,6 +69,7 @@ impl Service {
             // What ended since the resume token is told by the stream.
             _ if call.resume.is_some() && !matches!(lifetime.ended(), Some(Finish::TokenUnknown)) => {}
             Some(Finish::TokenEnded(cause)) => return Err(Error::Ended(*cause)),
+            Some(Finish::TokenRotated) => return Err(Error::Rotated),
             Some(_) => return Err(Error::NotFound),
             None if lifetime.sessions() < before => return Err(Error::NotFound),
             None => {}

@@ -9,7 +9,11 @@ use super::{Revision, Session};
 pub enum Change {
     Created,
     Updated,
+    /// It has a new token.
+    Rotated,
     Ended(Cause),
+    /// A superseded token came back after its time, and the policy is to report that.
+    TokenReused,
 }
 
 /// Why a session ended. The numbers are those of `sessiond.v1.Cause`, of the log and of tombstones.

@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::Millis;
+
 /// Bytes of a session id: 128 bits.
 pub const ID_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
@@ -106,6 +108,14 @@ impl fmt::Display for SessionName {
     }
 }
 
+/// Whose sessions: a subject of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject {
+    pub namespace: Namespace,
+    /// Not empty.
+    pub name: String,
+}
+
 /// Hash of a secret: what is stored and sent to Redis in its place.
 #[derive(Clone, Copy)]
 pub struct Verifier([u8; 16]);
@@ -131,6 +141,20 @@ pub enum Proof {
     Secret(Verifier),
 }
 
+/// How the token that a caller presented stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// None was presented: the caller named the id.
+    Named,
+    Current,
+    /// The current one, older than the renewal timeout.
+    RotationDue,
+    /// A newer one exists; this one is accepted until then.
+    Superseded {
+        until: Millis,
+    },
+}
+
 /// The bearer secret of a session. Has no Debug and no Display, and is wiped when dropped.
 pub struct Token {
     text: Zeroizing<String>,
@@ -146,12 +170,17 @@ enum Form {
 
 impl Token {
     /// A new token in the server's form, of 128 bits of id and 256 bits of secret.
-    pub fn generate(random: impl FnOnce(&mut [u8])) -> Self {
-        let mut bytes = Zeroizing::new([0; ID_BYTES + SECRET_BYTES]);
+    pub fn generate(random: impl Fn(&mut [u8])) -> Self {
+        let mut id = [0; ID_BYTES];
+        random(&mut id);
+        Token::successor(SessionId(id), random)
+    }
+
+    /// A new token in the server's form for a session that is there.
+    pub fn successor(id: SessionId, random: impl Fn(&mut [u8])) -> Self {
+        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
         random(&mut bytes[..]);
-        let (id, secret) = bytes.split_at(ID_BYTES);
-        let id = SessionId(id.try_into().expect("split at the id's length"));
-        let secret = Zeroizing::new(base32().encode(secret));
+        let secret = Zeroizing::new(base32().encode(&bytes[..]));
         Token { text: Zeroizing::new(format!("{SERVER_FORM}{id}_{}", *secret)), id, form: Form::Server }
     }
 

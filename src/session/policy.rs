@@ -157,6 +157,11 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// Every one of them.
+    pub fn all(&self) -> impl Iterator<Item = &Policy> {
+        [&self.default].into_iter().chain(self.listed.values())
+    }
+
     /// None: the namespace is not listed, and only listed ones are allowed.
     pub fn of(&self, namespace: &Namespace) -> Option<&Policy> {
         match self.listed.get(namespace) {

@@ -7,39 +7,21 @@ use fred::types::Value;
 use tokio::time::Instant;
 
 use super::{
-    Create, Created, Ended, Expired, Found, Get, Lane, MAX_LABELS, Store, Update, Updated,
-    connection::Effect,
+    Condition, Create, Created, Ended, Expired, Found, Get, Lane, MAX_LABELS, Settled, Store, Successor, Update,
+    Updated,
     error::Error,
+    exchange::{Answer, Reply},
     msgpack::Arguments,
-    random_u64,
     record::{self, Corrupt},
     scripts::{self, Outcome, Script},
+    subjects::Why,
 };
-use crate::session::{Cause, Policy, Proof, RequestId, Revision, Session, SessionName, Use, View};
+use crate::session::{
+    Cause, Millis, Policy, Proof, RequestId, Revision, Session, SessionName, Standing, TokenReuse, Use, View,
+};
 
-/// Tombstone of a delete that found nothing: outlives every create that was under way.
+/// Tombstone where there was no session: outlives every create and login that was under way.
 const NOTHING_TOMBSTONE: Duration = Duration::from_secs(60);
-
-/// A reply of a session script: its outcome, and what follows it.
-struct Reply {
-    outcome: Outcome,
-    rest: std::vec::IntoIter<Value>,
-}
-
-impl Reply {
-    fn number(&mut self) -> Result<u64, Error> {
-        self.rest.next().and_then(|value| value.as_u64()).ok_or_else(|| Error::Unexpected("no number".into()))
-    }
-
-    fn cause(&mut self) -> Result<Cause, Error> {
-        let number = self.number()?;
-        Cause::from_number(number as i64).ok_or_else(|| Error::Unexpected(format!("cause {number}")))
-    }
-
-    fn fields(&mut self) -> Result<Bytes, Error> {
-        self.rest.next().and_then(Value::into_bytes).ok_or_else(|| Error::Unexpected("no fields".into()))
-    }
-}
 
 impl Store {
     pub async fn create(
@@ -52,44 +34,81 @@ impl Store {
         let fields = record::fields_of(create.content);
         self.note_sizes(create.content.attributes.values(), &fields);
         let mut args = Arguments::default();
-        args.bytes("proof", create.verifier.as_bytes());
+        args.bytes("verifier", create.verifier.as_bytes()).flag("reserved", create.reserved);
         args.number("idle", create.timeouts.idle).number("absolute", create.timeouts.absolute);
         args.list("fields", flat(&fields).into_iter());
         add_request(&mut args, create.request, policy);
-        let mut reply = self.write(&scripts::CREATE, Lane::Calls, name, args, deadline).await?;
+        let target = self.session_target(name);
+        let mut reply = self.write(&scripts::CREATE, Answer::of(policy), target, args, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done => Created::Session(self.decode(name, reply.fields()?)?),
+            Outcome::Done => Created::Session(self.decode(name, reply.bytes()?)?),
             Outcome::Exists => Created::Exists,
-            Outcome::Ended => Created::Ended(reply.cause()?),
+            Outcome::Ended => Created::Ended(self.ended(name, &mut reply)?),
             Outcome::RequestIdReused => Created::RequestIdReused,
+            Outcome::NotReserved => Created::NotReserved,
             other => return Err(unexpected(&scripts::CREATE, other)),
         })
     }
 
-    /// Reads a session and, if asked, counts that as a use.
+    /// Reads a session for who presents its token or names its id and, if asked, counts that as a use. The first use of a
+    /// token is noted, and one that comes back after its time has its consequence.
     pub async fn get(&self, name: &SessionName, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
         let mut args = Arguments::default();
-        add_proof(&mut args, get.proof);
-        if get.view == View::Basic {
-            args.flag("brief", true);
-        }
-        let mut reply = match get.use_ {
-            Use::DoesNotCount => self.run(&scripts::READ, get.lane, name, &args, None, deadline).await?,
-            Use::Counts => {
-                args.flag("touch", true);
-                add_touch_interval(&mut args, policy);
-                self.write(&scripts::TOUCH, get.lane, name, args, deadline).await?
+        add_proof(&mut args, get.proof, policy);
+        args.flag("brief", get.view == View::Basic);
+        if get.use_ == Use::DoesNotCount {
+            let reply = self.read(&scripts::READ, Lane::Calls, self.session_target(name), &args, deadline).await?;
+            let looked = self.looked(name, reply)?;
+            if !looked.is_news {
+                return Ok(looked.found);
             }
-        };
-        Ok(match reply.outcome {
-            Outcome::Done => Found::Session(self.decode(name, reply.fields()?)?),
-            Outcome::NotFound => Found::NotFound,
-            Outcome::Ended => Found::Ended(reply.cause()?),
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
-            other => return Err(unexpected(&scripts::READ, other)),
-        })
+        }
+        args.flag("writes", true).flag("touch", get.use_ == Use::Counts);
+        add_touch_interval(&mut args, policy);
+        args.number("tombstone", millis(policy.tombstone));
+        let answer = Answer::AtOnce(Lane::Calls);
+        let reply = self.write(&scripts::TOUCH, answer, self.session_target(name), args, deadline).await?;
+        Ok(self.looked(name, reply)?.found)
     }
 
+    /// Reads a session without any consequence: nobody presents the token anew.
+    pub async fn look(&self, name: &SessionName, proof: Proof, view: View, deadline: Instant) -> Result<Found, Error> {
+        let mut args = Arguments::default();
+        add_proof(&mut args, proof, &Policy::default());
+        args.flag("brief", view == View::Basic);
+        let reply = self.read(&scripts::READ, Lane::Bulk, self.session_target(name), &args, deadline).await?;
+        Ok(self.looked(name, reply)?.found)
+    }
+
+    fn looked(&self, name: &SessionName, mut reply: Reply) -> Result<Looked, Error> {
+        let mut is_news = false;
+        let found = match reply.outcome {
+            Outcome::Done => {
+                let session = self.decode(name, reply.bytes()?)?;
+                let (state, until) = (reply.number()?, Millis(reply.number()?));
+                is_news = reply.number()? == 1;
+                let standing = match state {
+                    0 => Standing::Named,
+                    1 => Standing::Current,
+                    2 => Standing::RotationDue,
+                    3 => Standing::Superseded { until },
+                    other => return Err(Error::Unexpected(format!("standing {other}"))),
+                };
+                Found::Session(session, standing)
+            }
+            Outcome::Rotated => {
+                is_news = reply.next().and_then(|value| value.as_u64()) == Some(1);
+                Found::Rotated
+            }
+            Outcome::NotFound => Found::NotFound,
+            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?),
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
+            other => return Err(unexpected(&scripts::READ, other)),
+        };
+        Ok(Looked { found, is_news })
+    }
+
+    /// Changes a session, and gives it a new token where there is a successor.
     pub async fn update(
         &self,
         name: &SessionName,
@@ -98,17 +117,44 @@ impl Store {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Updated, Error> {
+        let script = if update.successor.is_some() { &scripts::ROTATE } else { &scripts::UPDATE };
+        let args = self.update_arguments(proof, update, policy);
+        let mut reply = self.write(script, Answer::of(policy), self.session_target(name), args, deadline).await?;
+        Ok(match reply.outcome {
+            Outcome::Done => {
+                let fields = reply.bytes()?;
+                self.note_leaving(name, &mut reply, Why::Perhaps);
+                Updated::Session(self.decode(name, fields)?)
+            }
+            Outcome::NotFound => Updated::NotFound,
+            Outcome::Ended => Updated::Ended(self.ended(name, &mut reply)?),
+            Outcome::Rotated => Updated::Rotated,
+            Outcome::TokenKnown => Updated::TokenKnown,
+            Outcome::NotReserved => Updated::NotReserved,
+            Outcome::RevisionMismatch => Updated::RevisionMismatch { current: Revision(reply.number()?) },
+            Outcome::RequestIdReused => Updated::RequestIdReused,
+            Outcome::SubjectChange => Updated::SubjectChange,
+            Outcome::TooManyAttributes => Updated::TooManyAttributes { count: reply.number()? },
+            Outcome::TooManyLabels => Updated::TooManyLabels { count: reply.number()? },
+            Outcome::TooLarge => Updated::TooLarge { bytes: reply.number()? },
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
+            other => return Err(unexpected(script, other)),
+        })
+    }
+
+    fn update_arguments(&self, proof: Proof, update: &Update<'_>, policy: &Policy) -> Arguments {
         let set = record::set_by(update.patch);
         let removed = record::removed_by(update.patch);
         self.note_sizes(update.patch.set_attributes.values(), &set);
         let mut args = Arguments::default();
-        add_proof(&mut args, proof);
+        add_proof(&mut args, proof, policy);
         add_touch_interval(&mut args, policy);
         add_request(&mut args, update.request, policy);
         args.list("set", flat(&set).into_iter());
         args.list("remove", removed.iter().map(String::as_bytes));
         args.flag("clear", update.patch.clear_attributes).flag("touch", update.use_ == Use::Counts);
-        args.flag("brief", update.view == View::Basic);
+        args.flag("brief", update.view == View::Basic).flag("reserved", update.reserved);
+        args.flag("login", update.patch.is_login());
         args.number("max_attributes", policy.max_attributes as u64).number("max_labels", MAX_LABELS as u64);
         args.number("max_payload", policy.max_payload_bytes as u64);
         if let Some(revision) = update.if_revision {
@@ -120,23 +166,13 @@ impl Store {
         for (field, timeout) in [("idle", update.timeouts.idle), ("absolute", update.timeouts.absolute)] {
             timeout.map(|ms| args.number(field, ms));
         }
-        let mut reply = self.write(&scripts::UPDATE, Lane::Calls, name, args, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => Updated::Session(self.decode(name, reply.fields()?)?),
-            Outcome::NotFound => Updated::NotFound,
-            Outcome::Ended => Updated::Ended(reply.cause()?),
-            Outcome::RevisionMismatch => Updated::RevisionMismatch { current: Revision(reply.number()?) },
-            Outcome::RequestIdReused => Updated::RequestIdReused,
-            Outcome::SubjectChange => Updated::SubjectChange,
-            Outcome::TooManyAttributes => Updated::TooManyAttributes { count: reply.number()? },
-            Outcome::TooManyLabels => Updated::TooManyLabels { count: reply.number()? },
-            Outcome::TooLarge => Updated::TooLarge { bytes: reply.number()? },
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
-            other => return Err(unexpected(&scripts::UPDATE, other)),
-        })
+        if let Some(Successor { verifier, grace }) = update.successor {
+            args.bytes("successor", verifier.as_bytes()).number("grace_period", millis(grace));
+        }
+        args
     }
 
-    /// Ends a session for this cause.
+    /// Ends a session for this cause, or leaves a tombstone where there is none.
     pub async fn end(
         &self,
         name: &SessionName,
@@ -147,16 +183,54 @@ impl Store {
         deadline: Instant,
     ) -> Result<Ended, Error> {
         let mut args = Arguments::default();
-        add_proof(&mut args, proof);
+        add_proof(&mut args, proof, policy);
         add_request(&mut args, request, policy);
         args.number("cause", cause as u64);
         // As long as its request id has to be known.
         let nothing = if request.is_some() { policy.retry_window.max(NOTHING_TOMBSTONE) } else { NOTHING_TOMBSTONE };
         args.number("nothing", millis(nothing));
-        let reply = self.write(&scripts::END, Lane::Calls, name, args, deadline).await?;
+        self.end_with(name, args, policy, deadline).await
+    }
+
+    /// Ends a session if it is one of the subject's, or leaves a tombstone where there is none.
+    pub async fn end_of(
+        &self,
+        name: &SessionName,
+        condition: Condition<'_>,
+        cause: Cause,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Ended, Error> {
+        let mut args = Arguments::default();
+        add_request(&mut args, None, policy);
+        args.number("cause", cause as u64).number("nothing", millis(NOTHING_TOMBSTONE));
+        args.bytes("subject", &record::stored_subject(condition.subject)).flag("joining", condition.is_joining);
+        if let Some(Millis(created_before)) = condition.created_before {
+            args.number("created_before", created_before);
+        }
+        self.end_with(name, args, policy, deadline).await
+    }
+
+    async fn end_with(
+        &self,
+        name: &SessionName,
+        args: Arguments,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Ended, Error> {
+        let target = self.session_target(name);
+        let mut reply = self.write(&scripts::END, Answer::of(policy), target, args, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done => Ended::Now,
-            Outcome::NotFound | Outcome::Ended => Ended::Before,
+            Outcome::Done => {
+                self.ended(name, &mut reply)?;
+                Ended::Now
+            }
+            Outcome::Ended => {
+                self.ended(name, &mut reply)?;
+                Ended::Before
+            }
+            Outcome::NotFound => Ended::Before,
+            Outcome::NotDue => Ended::NotMeant,
             Outcome::RequestIdReused => Ended::RequestIdReused,
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::END, other)),
@@ -165,77 +239,62 @@ impl Store {
 
     /// Ends a session whose deadline is over, or that is gone from Redis while its id is still due; no other.
     pub async fn expire(&self, name: &SessionName, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
-        let mut args = Arguments::default();
-        args.number("tombstone", millis(policy.tombstone));
-        let reply = self.write(&scripts::END, Lane::Bulk, name, args, deadline).await?;
+        let mut reply = self.end_what_is_over(name, None, policy, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done => Expired::Now,
+            Outcome::Done => {
+                self.ended(name, &mut reply)?;
+                Expired::Now
+            }
             Outcome::NotDue => Expired::NotDue,
-            Outcome::NotFound => Expired::Before,
+            Outcome::NotFound | Outcome::Ended | Outcome::Corrupt => Expired::Before,
             other => return Err(unexpected(&scripts::END, other)),
         })
     }
 
-    /// Sends a script that may write. Where its time was over when it ran, and the call still has some, it is sent once
-    /// more, by the clock that the refusal told.
-    async fn write(
-        &self,
-        script: &'static Script,
-        lane: Lane,
-        name: &SessionName,
-        args: Arguments,
-        deadline: Instant,
-    ) -> Result<Reply, Error> {
-        for _ in 0..2 {
-            let not_after = self.connection.not_after(deadline).await?;
-            let reply = self.run(script, lane, name, &args, Some(not_after), deadline).await?;
-            if reply.outcome != Outcome::TooLate {
-                return Ok(reply);
+    /// Makes sure whether a session lives. Where it does not, none of that id can come to live while the index of its
+    /// subject forgets it.
+    pub async fn settle(&self, name: &SessionName, policy: &Policy, deadline: Instant) -> Result<Settled, Error> {
+        let mut reply = self.end_what_is_over(name, Some(NOTHING_TOMBSTONE), policy, deadline).await?;
+        Ok(match reply.outcome {
+            Outcome::Done | Outcome::Ended => Settled::Ended,
+            Outcome::NotDue => {
+                let subject = record::subject_of(&reply.bytes()?).map_err(|cause| self.corrupt(name, cause))?;
+                Settled::Lives { subject }
             }
-        }
-        Err(Error::Timeout)
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
+            other => return Err(unexpected(&scripts::END, other)),
+        })
     }
 
-    /// Runs a session script; one that may write is given the last moment at which it may.
-    async fn run(
+    async fn end_what_is_over(
         &self,
-        script: &'static Script,
-        lane: Lane,
         name: &SessionName,
-        args: &Arguments,
-        not_after: Option<u64>,
+        nothing: Option<Duration>,
+        policy: &Policy,
         deadline: Instant,
     ) -> Result<Reply, Error> {
-        let partition = self.keys.partition_of(&name.id);
-        let mut common = Arguments::default();
-        common.text("store", self.id().to_text()).text("namespace", &name.namespace).text("id", name.id);
-        let effect = if not_after.is_some() { Effect::Writes } else { Effect::Reads };
-        if let Some(not_after) = not_after {
-            common
-                .number("not_after", not_after)
-                .text("nonce", random_u64())
-                .text("channel", self.keys.channel(partition));
+        let mut args = Arguments::default();
+        args.number("tombstone", millis(policy.tombstone));
+        if let Some(nothing) = nothing {
+            args.number("nothing", millis(nothing));
         }
-        let keys = vec![
-            self.keys.session(name),
-            self.keys.due(partition, &name.namespace),
-            self.keys.namespaces(partition),
-            self.keys.log(partition),
-            self.keys.meta(partition),
-        ];
-        let sent = Instant::now();
-        let reply = self.connection.run(lane, script, keys, vec![common.join(args)], deadline, effect).await?;
-        let mut rest = reply.into_iter();
-        let number = rest.next().and_then(|value| value.as_i64());
-        let outcome = number.and_then(Outcome::from_number);
-        let outcome = outcome.ok_or_else(|| Error::Unexpected(format!("{}: outcome {number:?}", script.name)))?;
-        let mut reply = Reply { outcome, rest };
-        let now = reply.number()?;
-        match outcome {
-            Outcome::StoreChanged => return Err(Error::StoreChanged),
-            _ => self.connection.note_time(now, sent),
+        let answer = Answer::AtOnce(Lane::Bulk);
+        self.write(&scripts::END, answer, self.session_target(name), args, deadline).await
+    }
+
+    /// Why a session is over; where this very call ended it, its subject's index is to forget it.
+    fn ended(&self, name: &SessionName, reply: &mut Reply) -> Result<Cause, Error> {
+        let cause = reply.cause()?;
+        self.note_leaving(name, reply, Why::Ended(Instant::now()));
+        Ok(cause)
+    }
+
+    /// Where the reply names a subject, the session has left it.
+    fn note_leaving(&self, name: &SessionName, reply: &mut Reply, why: Why) {
+        let subject = reply.next().and_then(Value::into_bytes).and_then(|stored| record::subject_of(&stored).ok());
+        if let Some(subject) = subject.filter(|subject| !subject.is_empty()) {
+            self.note_left(name, subject, why);
         }
-        Ok(reply)
     }
 
     fn decode(&self, name: &SessionName, fields: Bytes) -> Result<Session, Error> {
@@ -255,16 +314,24 @@ impl Store {
     }
 }
 
+/// What a reading found, and whether that has to be noted by a script that may write.
+struct Looked {
+    found: Found,
+    is_news: bool,
+}
+
 fn flat(fields: &record::Fields) -> Vec<&[u8]> {
     fields.iter().flat_map(|(name, value)| [name.as_bytes(), value]).collect()
 }
 
-fn add_proof(args: &mut Arguments, proof: Proof) {
-    match proof {
-        Proof::Named => {}
-        Proof::Secret(verifier) => {
-            args.bytes("proof", verifier.as_bytes());
-        }
+fn add_proof(args: &mut Arguments, proof: Proof, policy: &Policy) {
+    let Proof::Secret(verifier) = proof else { return };
+    args.bytes("proof", verifier.as_bytes()).number("grace", millis(policy.rotation_grace));
+    if let Some(renewal) = policy.renewal_timeout {
+        args.number("renewal", millis(renewal));
+    }
+    if policy.token_reuse == TokenReuse::Report {
+        args.flag("report", true);
     }
 }
 
@@ -287,6 +354,6 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-fn unexpected(script: &Script, outcome: Outcome) -> Error {
+pub(super) fn unexpected(script: &Script, outcome: Outcome) -> Error {
     Error::Unexpected(format!("{}: {outcome:?}", script.name))
 }

@@ -31,8 +31,8 @@ pub enum Unreadable {
 }
 
 pub fn encode(content: &[u8]) -> Vec<u8> {
-    let checksum = crc32fast::hash(content).to_be_bytes();
     if content.len() >= COMPRESS_FROM {
+        let checksum = crc32fast::hash(content).to_be_bytes();
         let mut stored = vec![0; LZ4_HEADER + lz4_flex::block::get_maximum_output_size(content.len())];
         let written = lz4_flex::block::compress_into(content, &mut stored[LZ4_HEADER..]).unwrap_or(usize::MAX);
         if written < content.len() - (LZ4_HEADER - HEADER) {
@@ -43,9 +43,14 @@ pub fn encode(content: &[u8]) -> Vec<u8> {
             return stored;
         }
     }
+    encode_raw(content)
+}
+
+/// Never compressed, so that equal contents are equal values, whatever compressed them.
+pub fn encode_raw(content: &[u8]) -> Vec<u8> {
     let mut stored = Vec::with_capacity(HEADER + content.len());
     stored.push(RAW);
-    stored.extend_from_slice(&checksum);
+    stored.extend_from_slice(&crc32fast::hash(content).to_be_bytes());
     stored.extend_from_slice(content);
     stored
 }

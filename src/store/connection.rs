@@ -28,7 +28,11 @@ use tokio::{
 
 use crate::observe::Metrics;
 
-use super::{error::Error, scripts::Script};
+use super::{
+    error::Error,
+    replicated::{self, Waiting},
+    scripts::Script,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reply to a ping that takes longer means a server that hangs: the connection is given up.
@@ -57,33 +61,49 @@ pub enum Lane {
     Bulk,
 }
 
+/// Whether some answers wait for replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    Never,
+    ForReplicas,
+}
+
 pub struct Connection {
     calls: Client,
     bulk: Client,
     subscriber: Client,
+    pub(super) waiting: Waiting,
     /// Whether each of them answered its last heartbeat.
     up: [AtomicBool; 3],
     clock: Clock,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Connection {
     /// Connects, or says why that failed; afterwards reconnects by itself, for ever.
-    pub async fn open(url: &str, password: Option<&str>, metrics: Arc<Metrics>) -> Result<Self, FredError> {
+    pub async fn open(
+        url: &str,
+        password: Option<&str>,
+        waits: Waits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, FredError> {
         let mut config = Config::from_url(url)?;
         config.version = RespVersion::RESP3;
         if let Some(password) = password {
             config.password = Some(password.to_owned());
         }
+        let waiting = if waits == Waits::ForReplicas { replicated::CONNECTIONS } else { 0 };
+        let waiting = (0..waiting).map(|_| client(&config, 32, None)).collect::<Result<_, _>>()?;
         let connection = Connection {
-            calls: client(&config, 32)?,
-            bulk: client(&config, 32)?,
-            subscriber: client(&config, MESSAGES)?,
+            calls: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
+            bulk: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
+            subscriber: client(&config, MESSAGES, Some(UNRESPONSIVE_AFTER))?,
+            waiting: Waiting::new(waiting),
             up: [const { AtomicBool::new(true) }; 3],
             clock: Clock::new(),
             metrics,
         };
-        for client in connection.clients() {
+        for client in connection.clients().into_iter().chain(connection.waiting.clients()) {
             client.init().await?;
         }
         connection.metrics.store_up.set(1);
@@ -95,7 +115,7 @@ impl Connection {
     }
 
     pub async fn close(&self) {
-        for client in self.clients() {
+        for client in self.clients().into_iter().chain(self.waiting.clients()) {
             let _ = timeout(Duration::from_secs(1), client.quit()).await;
         }
     }
@@ -126,6 +146,7 @@ impl Connection {
                 tracing::warn!("Redis hangs; connecting anew");
                 // Begins it; it ends when Redis answers again.
                 let _ = timeout(HEARTBEAT, client.force_reconnection()).await;
+                self.waiting.reconnect(HEARTBEAT).await;
             }
         }
     }
@@ -262,14 +283,14 @@ impl Connection {
     }
 }
 
-fn client(config: &Config, messages: usize) -> Result<Client, FredError> {
+fn client(config: &Config, messages: usize, unresponsive_after: Option<Duration>) -> Result<Client, FredError> {
     Builder::from_config(config.clone())
         .with_connection_config(|connection: &mut ConnectionConfig| {
             connection.connection_timeout = CONNECT_TIMEOUT;
             connection.internal_command_timeout = CONNECT_TIMEOUT;
             connection.max_command_attempts = 1;
             connection.max_command_buffer_len = QUEUE;
-            connection.unresponsive = UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE_AFTER), interval: HEARTBEAT };
+            connection.unresponsive = UnresponsiveConfig { max_timeout: unresponsive_after, interval: HEARTBEAT };
             connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
             // Their text tells the caller that nothing was applied; fred would send the command again.
             connection.reconnect_errors = Vec::new();
@@ -281,7 +302,7 @@ fn client(config: &Config, messages: usize) -> Result<Client, FredError> {
 
 /// What an error of fred means for the call. That a write was not applied is said only of what Redis answers before it
 /// runs a script, and of what was never handed over.
-fn failure(error: &FredError, effect: Effect) -> Error {
+pub(super) fn failure(error: &FredError, effect: Effect) -> Error {
     const NOT_NOW: [&str; 8] =
         ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MISCONF"];
     const REFUSED: [&str; 4] = ["NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"];

@@ -22,6 +22,9 @@ pub enum Error {
     /// A write that may have been applied, though never later than the call's deadline.
     #[error("the connection to Redis was lost; the change may have been applied: {0}")]
     OutcomeUnknown(String),
+    /// The primary has the write; too few replicas said so in time.
+    #[error("the change was applied, but {confirmed} of {wanted} replicas have confirmed it: a failover may lose it")]
+    NotReplicated { confirmed: u64, wanted: u32 },
     /// Nothing was applied: the store has another id than the one this server serves, or none.
     #[error("the store was exchanged or emptied")]
     StoreChanged,

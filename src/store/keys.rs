@@ -5,7 +5,7 @@
 
 use fred::types::Key;
 
-use crate::session::{ID_BYTES, Namespace, SessionId, SessionName};
+use crate::session::{ID_BYTES, Namespace, SessionId, SessionName, Subject};
 
 const SLOTS: usize = 16_384;
 
@@ -21,7 +21,10 @@ impl Partition {
 
 /// Names of all keys of a store.
 #[derive(Clone, Debug)]
-pub struct Keys(Vec<Names>);
+pub struct Keys {
+    prefix: String,
+    partitions: Vec<Names>,
+}
 
 /// Names of a partition's keys; copies share their text.
 #[derive(Clone, Debug)]
@@ -50,50 +53,81 @@ impl Keys {
     /// The number of partitions is a power of two of at most 64.
     pub fn new(prefix: &str, partitions: u16) -> Self {
         let stem = |index| format!("{prefix}{{{}}}", tag(index, partitions));
-        Keys((0..partitions).map(|index| Names::new(stem(index))).collect())
+        let partitions = (0..partitions).map(|index| Names::new(stem(index))).collect();
+        Keys { prefix: prefix.to_owned(), partitions }
     }
 
     pub fn partitions(&self) -> impl ExactSizeIterator<Item = Partition> + use<> {
-        (0..self.0.len() as u16).map(Partition)
+        (0..self.partitions.len() as u16).map(Partition)
     }
 
     pub fn partition_of(&self, id: &SessionId) -> Partition {
         const { assert!(ID_BYTES == 16) };
-        Partition((crc32fast::hash(id.as_bytes()) as usize & (self.0.len() - 1)) as u16)
+        Partition((crc32fast::hash(id.as_bytes()) as usize & (self.partitions.len() - 1)) as u16)
     }
 
     /// Hash: one session, or its tombstone.
     pub fn session(&self, name: &SessionName) -> Key {
-        format!("{}:s:{}:{}", self.0[self.partition_of(&name.id).index()].stem, name.namespace, name.id).into()
+        format!("{}:s:{}:{}", self.partitions[self.partition_of(&name.id).index()].stem, name.namespace, name.id).into()
+    }
+
+    pub fn partition_of_subject(&self, subject: &Subject) -> Partition {
+        let hash = crc32fast::hash(format!("{}:{}", subject.namespace, subject.name).as_bytes());
+        Partition((hash as usize & (self.partitions.len() - 1)) as u16)
+    }
+
+    /// Sorted set of a subject's ids by when they were added, in us. In the subject's partition, not the ids'.
+    pub fn subject(&self, subject: &Subject) -> Key {
+        let stem = &self.partitions[self.partition_of_subject(subject).index()].stem;
+        format!("{stem}:u:{}:{}", subject.namespace, subject.name).into()
+    }
+
+    /// What matches the keys of all subjects, as a pattern of Redis.
+    pub fn subjects_pattern(&self) -> String {
+        let mut pattern = String::new();
+        for letter in self.prefix.chars() {
+            if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(letter);
+        }
+        pattern + "{ses:*}:u:*"
+    }
+
+    /// Whose sessions the key is of; None = it is no such key.
+    pub fn subject_of_key(&self, key: &str) -> Option<Subject> {
+        let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:u:")?;
+        let (namespace, name) = rest.split_once(':')?;
+        Some(Subject { namespace: namespace.parse().ok()?, name: name.to_owned() })
     }
 
     /// Sorted set of the namespace's ids by deadline in ms: timer and list in one.
     pub fn due(&self, partition: Partition, namespace: &Namespace) -> Key {
-        format!("{}:due:{namespace}", self.0[partition.index()].stem).into()
+        format!("{}:due:{namespace}", self.partitions[partition.index()].stem).into()
     }
 
     /// Sorted set of namespaces by a lower bound of their earliest deadline in ms.
     pub fn namespaces(&self, partition: Partition) -> Key {
-        self.0[partition.index()].namespaces.clone()
+        self.partitions[partition.index()].namespaces.clone()
     }
 
     /// Stream: one entry per change.
     pub fn log(&self, partition: Partition) -> Key {
-        self.0[partition.index()].log.clone()
+        self.partitions[partition.index()].log.clone()
     }
 
     /// Hash: store id, format, number of partitions, last position, bytes in the log.
     pub fn meta(&self, partition: Partition) -> Key {
-        self.0[partition.index()].meta.clone()
+        self.partitions[partition.index()].meta.clone()
     }
 
     /// Sharded channel: every log entry as it is written.
     pub fn channel(&self, partition: Partition) -> &str {
-        &self.0[partition.index()].channel
+        &self.partitions[partition.index()].channel
     }
 
     pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
-        self.0.iter().position(|names| names.channel == channel).map(|index| Partition(index as u16))
+        self.partitions.iter().position(|names| names.channel == channel).map(|index| Partition(index as u16))
     }
 }
 

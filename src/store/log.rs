@@ -71,7 +71,9 @@ impl Entry {
         let change = match (kind, Cause::from_number(cause)) {
             (1, None) => Change::Created,
             (2, None) => Change::Updated,
+            (3, None) => Change::Rotated,
             (4, Some(cause)) => Change::Ended(cause),
+            (7, None) => Change::TokenReused,
             _ => return Err(Corrupt::Meta),
         };
         let namespace = reader.text()?.parse().map_err(|_| Truncated)?;

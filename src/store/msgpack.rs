@@ -90,12 +90,11 @@ impl Arguments {
         self
     }
 
-    /// Both maps as one text; they share no name.
-    pub fn join(&self, others: &Arguments) -> Bytes {
-        let mut whole = Vec::with_capacity(self.body.len() + others.body.len() + 5);
-        encode::write_map_len(&mut whole, self.count + others.count).expect(INFALLIBLE);
-        whole.extend_from_slice(&self.body);
-        whole.extend_from_slice(&others.body);
+    /// The maps as one text; they share no name.
+    pub fn join<const N: usize>(maps: [&Arguments; N]) -> Bytes {
+        let mut whole = Vec::with_capacity(maps.iter().map(|map| map.body.len()).sum::<usize>() + 5);
+        encode::write_map_len(&mut whole, maps.iter().map(|map| map.count).sum()).expect(INFALLIBLE);
+        maps.iter().for_each(|map| whole.extend_from_slice(&map.body));
         whole.into()
     }
 }

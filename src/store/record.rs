@@ -1,8 +1,9 @@
 //! A session as the fields of a Redis hash, and back.
 //!
-//! `m` packed meta · `t` token · `r` request ids · `x` tombstone · `a:<name>` attribute · `l:<name>` label ·
-//! `u` subject · `c` client · `h` authentication. Scripts own `m`, `t`, `r` and `x`; all others are values of
-//! [`codec`](super::codec). A script tells fields as one MessagePack array of names and values, without `t`, `r`, `x`.
+//! `m` packed meta · `t` token · `g` tokens before it · `r` request ids · `x` tombstone · `a:<name>` attribute · `l:<name>` label ·
+//! `u` subject · `c` client · `h` authentication. Scripts own `m`, `t`, `g`, `r` and `x`; all others are values of
+//! [`codec`](super::codec). A script tells fields as one MessagePack array of names and values, without `t`, `g`, `r`,
+//! `x`.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +46,9 @@ pub type Fields = Vec<(String, Vec<u8>)>;
 /// The fields of a new session that its caller decides.
 pub fn fields_of(content: &Content) -> Fields {
     let mut fields = changes_of_maps(&content.attributes, &content.labels);
-    fields.extend(optional("u", (!content.subject.is_empty()).then_some(content.subject.as_bytes())));
+    if !content.subject.is_empty() {
+        fields.push(("u".to_owned(), stored_subject(&content.subject)));
+    }
     fields.extend(optional("c", content.client.as_deref()));
     fields.extend(optional("h", content.authentication.as_deref()));
     fields
@@ -60,7 +63,12 @@ pub fn set_by(patch: &Patch) -> Fields {
 
 /// A subject as it is stored; an empty one is not.
 pub fn stored_subject(subject: &str) -> Vec<u8> {
-    if subject.is_empty() { Vec::new() } else { codec::encode(subject.as_bytes()) }
+    if subject.is_empty() { Vec::new() } else { codec::encode_raw(subject.as_bytes()) }
+}
+
+/// The subject in a stored value; an empty one means none.
+pub fn subject_of(stored: &Bytes) -> Result<String, Corrupt> {
+    if stored.is_empty() { Ok(String::new()) } else { text("u", stored) }
 }
 
 /// The names of the fields that a patch removes.

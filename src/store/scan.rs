@@ -26,6 +26,18 @@ pub enum ListPosition {
     After(Partition, Option<SessionId>),
     /// In this partition, at a cursor of Redis, good for the run of Redis that has this hash.
     Cursor { partition: Partition, run: u32, cursor: u64 },
+    /// In a subject's index, below what was added then, in us; None = at its newest.
+    AddedBefore(Option<u64>),
+}
+
+impl ListPosition {
+    /// None = it is in no partition.
+    pub fn partition(&self) -> Option<Partition> {
+        match self {
+            ListPosition::After(partition, _) | ListPosition::Cursor { partition, .. } => Some(*partition),
+            ListPosition::AddedBefore(_) => None,
+        }
+    }
 }
 
 impl Store {
@@ -40,6 +52,7 @@ impl Store {
         let (partition, run_and_cursor, after) = match from {
             ListPosition::After(partition, after) => (partition, None, after),
             ListPosition::Cursor { partition, run, cursor } => (partition, Some((run, cursor)), None),
+            ListPosition::AddedBefore(_) => return Ok((Vec::new(), None)),
         };
         let due = self.keys.due(partition, namespace);
         let count = self.connection.command(Lane::Bulk, "ZCARD", vec![due.clone().into()], deadline).await?;
@@ -73,6 +86,23 @@ impl Store {
         let ids = ids(members.into_iter().step_by(2)).collect();
         let next = if cursor == 0 { next_partition() } else { Some(ListPosition::Cursor { partition, run, cursor }) };
         Ok((ids, next))
+    }
+
+    /// All namespaces that have sessions in a partition.
+    pub async fn namespaces(&self, partition: Partition, deadline: Instant) -> Result<Vec<Namespace>, Error> {
+        let args = vec![self.keys.namespaces(partition).into(), 0.into(), (-1).into(), "WITHSCORES".into()];
+        let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+        let name = |pair: Value| pair.into_array().into_iter().next()?.into_string()?.parse().ok();
+        Ok(reply.into_array().into_iter().filter_map(name).collect())
+    }
+
+    /// How many sessions of a namespace there are; those that are due and not ended yet included.
+    pub async fn count(&self, namespace: &Namespace, deadline: Instant) -> Result<u64, Error> {
+        let counts = self.keys.partitions().map(async |partition| {
+            let args = vec![self.keys.due(partition, namespace).into()];
+            Ok::<_, Error>(self.connection.command(Lane::Bulk, "ZCARD", args, deadline).await?.as_u64().unwrap_or(0))
+        });
+        Ok(futures_util::future::try_join_all(counts).await?.into_iter().sum())
     }
 
     /// The namespaces of a partition whose bound is over at `now_ms`, and the bound of the next one.

@@ -22,13 +22,17 @@ pub struct Script {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Prelude {
     None,
-    /// record.lua: it reads a session.
+    /// gate.lua: it may be told to stop.
+    Gate,
+    /// That, record.lua and token.lua: it reads a session.
     Record,
-    /// record.lua and mutation.lua: it writes one.
+    /// Those and mutation.lua: it writes one.
     Mutation,
 }
 
+const GATE: &str = include_str!("scripts/gate.lua");
 const RECORD: &str = include_str!("scripts/record.lua");
+const TOKEN: &str = include_str!("scripts/token.lua");
 const MUTATION: &str = include_str!("scripts/mutation.lua");
 
 macro_rules! registry {
@@ -52,7 +56,11 @@ registry! {
     READ "read" in "get.lua" flags "no-writes,allow-oom" keys 5 Record;
     TOUCH "touch" in "get.lua" flags "allow-oom" keys 5 Mutation;
     UPDATE "update" in "update.lua" flags "" keys 5 Mutation;
+    ROTATE "rotate" in "update.lua" flags "" keys 5 Mutation;
     END "end" in "end.lua" flags "allow-oom" keys 5 Mutation;
+    ADMIT "admit" in "admit.lua" flags "" keys 2 Gate;
+    FORGET "forget" in "forget.lua" flags "allow-oom" keys 2 Gate;
+    CLAIM "claim" in "claim.lua" flags "" keys 1 Gate;
     INITIALISE "initialise" in "initialise.lua" flags "" keys 1 None;
     DUE "due" in "due.lua" flags "allow-oom" keys 2 None;
     TRIM "trim" in "trim.lua" flags "allow-oom" keys 2 None;
@@ -61,12 +69,13 @@ registry! {
 impl Script {
     /// The text that Redis is given.
     pub fn source(&self) -> String {
-        let (record, mutation) = match self.prelude {
-            Prelude::None => ("", ""),
-            Prelude::Record => (RECORD, ""),
-            Prelude::Mutation => (RECORD, MUTATION),
+        let before: &[&str] = match self.prelude {
+            Prelude::None => &[],
+            Prelude::Gate => &[GATE],
+            Prelude::Record => &[GATE, RECORD, TOKEN],
+            Prelude::Mutation => &[GATE, RECORD, TOKEN, MUTATION],
         };
-        format!("#!lua flags={}\n{record}\n{mutation}\n{}", self.flags, self.body)
+        format!("#!lua flags={}\n{}\n{}", self.flags, before.join("\n"), self.body)
     }
 
     /// The digest that Redis knows it by.
@@ -75,7 +84,7 @@ impl Script {
     }
 }
 
-/// The first integer of a session script's reply; record.lua has the same list.
+/// The first integer of a gated script's reply; gate.lua has the same list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     StoreChanged = -2,
@@ -92,10 +101,15 @@ pub enum Outcome {
     TooManyLabels = 9,
     TooLarge = 10,
     NotDue = 11,
+    Rotated = 12,
+    TokenKnown = 13,
+    NotReserved = 14,
+    SubjectFull = 15,
+    SubjectLimit = 16,
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 14] = [
+    pub const ALL: [Outcome; 19] = [
         Outcome::StoreChanged,
         Outcome::TooLate,
         Outcome::NotFound,
@@ -110,6 +124,11 @@ impl Outcome {
         Outcome::TooManyLabels,
         Outcome::TooLarge,
         Outcome::NotDue,
+        Outcome::Rotated,
+        Outcome::TokenKnown,
+        Outcome::NotReserved,
+        Outcome::SubjectFull,
+        Outcome::SubjectLimit,
     ];
 
     pub fn from_number(number: i64) -> Option<Self> {

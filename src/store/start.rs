@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::{
     Store, StoreId,
-    connection::{Connection, Effect, Lane},
+    connection::{Connection, Effect, Lane, Waits},
     error::Error,
     keys::{Keys, Partition},
     record::FORMAT,
     scripts,
+    subjects::Leaving,
 };
 use crate::observe::Metrics;
 
@@ -45,24 +46,31 @@ pub enum Eviction {
     Allowed,
 }
 
+/// Which store, and how it is used.
+pub struct Open<'a> {
+    pub url: &'a str,
+    /// Beats one in the URL.
+    pub password: Option<&'a str>,
+    /// What all keys begin with.
+    pub prefix: &'a str,
+    /// A power of two of at most 64.
+    pub partitions: u16,
+    pub eviction: Eviction,
+    pub waits: Waits,
+}
+
 impl Store {
     /// Connects, checks the server and the store, and makes the store where there is none.
-    pub async fn open(
-        url: &str,
-        password: Option<&str>,
-        prefix: &str,
-        partitions: u16,
-        eviction: Eviction,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, StartError> {
-        let connection = Connection::open(url, password, metrics.clone());
+    pub async fn open(open: Open<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let connection = Connection::open(open.url, open.password, open.waits, metrics.clone());
         let connection = match tokio::time::timeout(PATIENCE, connection).await {
             Ok(connection) => connection.map_err(|error| StartError::Connect(error.details().to_owned()))?,
             Err(_) => return Err(StartError::Connect("no answer".into())),
         };
-        connection.check_server(eviction).await?;
-        let keys = Keys::new(prefix, partitions);
-        let store = Store { connection, keys, id: RwLock::new(StoreId([0; 16])), metrics };
+        connection.check_server(open.eviction).await?;
+        let keys = Keys::new(open.prefix, open.partitions);
+        let leaving = Leaving::default();
+        let store = Store { connection, keys, id: RwLock::new(StoreId([0; 16])), leaving, metrics };
         store.initialise().await?;
         Ok(store)
     }

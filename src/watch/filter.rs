@@ -9,6 +9,8 @@ use crate::session::{Change, Event, Namespace, SessionId};
 pub enum Scope {
     Namespace,
     Ids(HashSet<SessionId>),
+    /// The sessions that are this subject's before or after the change.
+    Subject(String),
 }
 
 /// What happened, as a watcher sees it.
@@ -24,7 +26,9 @@ pub enum Seen {
 pub enum Kind {
     Created,
     Updated,
+    Rotated,
     Ended,
+    TokenReused,
     Left,
 }
 
@@ -43,32 +47,40 @@ impl Filter {
     /// How the watcher sees the change; None = not at all.
     pub fn sees(&self, event: &Event) -> Option<Seen> {
         let name = &event.session.name;
-        let in_scope = match &self.scope {
-            Scope::Namespace => true,
+        let may_match = match &self.scope {
+            Scope::Namespace | Scope::Subject(_) => true,
             Scope::Ids(ids) => ids.contains(&name.id),
         };
-        if name.namespace != self.namespace || !in_scope {
+        if name.namespace != self.namespace || !may_match {
             return None;
         }
-        let matches = |labels: &BTreeMap<String, String>| {
-            self.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
-        };
-        let after = matches(&event.session.labels);
-        let before = event.before.as_ref().map_or(after, |facets| matches(&facets.labels));
-        let seen = match event.change {
+        let session = &event.session;
+        let after = self.matches(&session.subject, &session.labels);
+        let before = event.before.as_ref().map_or(after, |facets| self.matches(&facets.subject, &facets.labels));
+        let seen = match (after, before) {
             // It vanished from Redis, or cannot be read: nothing is known but its name.
-            _ if event.session.is_bare() => Seen::Change(event.change),
-            Change::Ended(_) | Change::Created | Change::Updated if after => Seen::Change(event.change),
-            Change::Ended(_) | Change::Created | Change::Updated if before => Seen::Left,
-            Change::Ended(_) | Change::Created | Change::Updated => return None,
+            _ if session.is_bare() => Seen::Change(event.change),
+            (true, _) => Seen::Change(event.change),
+            (false, true) => Seen::Left,
+            (false, false) => return None,
         };
         let kind = match seen {
             Seen::Change(Change::Created) => Kind::Created,
             Seen::Change(Change::Updated) => Kind::Updated,
+            Seen::Change(Change::Rotated) => Kind::Rotated,
             Seen::Change(Change::Ended(_)) => Kind::Ended,
+            Seen::Change(Change::TokenReused) => Kind::TokenReused,
             Seen::Left => Kind::Left,
         };
         let asked_for = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind));
         asked_for.then_some(seen)
+    }
+
+    fn matches(&self, subject: &str, labels: &BTreeMap<String, String>) -> bool {
+        let is_subjects = match &self.scope {
+            Scope::Subject(of) => of == subject,
+            Scope::Namespace | Scope::Ids(_) => true,
+        };
+        is_subjects && self.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
     }
 }

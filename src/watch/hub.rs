@@ -54,6 +54,7 @@ pub struct Hub {
     refreshes: mpsc::UnboundedSender<oneshot::Sender<Verified>>,
     requests: Mutex<Option<mpsc::UnboundedReceiver<oneshot::Sender<Verified>>>>,
     pub deadlines: Deadlines,
+    rewinds: Notify,
     pub metrics: Arc<Metrics>,
     max_watches: usize,
 }
@@ -65,9 +66,10 @@ struct State {
     token: Bytes,
     watchers: HashMap<u64, Watcher>,
     next_watcher: u64,
-    /// Who waits for a session, and who for a namespace.
+    /// Who waits for a session, who for a namespace, who for a subject of it.
     by_session: HashMap<SessionName, Vec<u64>>,
     by_namespace: HashMap<Namespace, Vec<u64>>,
+    by_subject: HashMap<Namespace, HashMap<String, Vec<u64>>>,
 }
 
 struct Watcher {
@@ -99,12 +101,14 @@ impl Hub {
             next_watcher: 0,
             by_session: HashMap::new(),
             by_namespace: HashMap::new(),
+            by_subject: HashMap::new(),
         };
         Hub {
             state: Mutex::new(state),
             refreshes,
             requests: Mutex::new(Some(requests)),
             deadlines,
+            rewinds: Notify::new(),
             metrics,
             max_watches,
         }
@@ -152,6 +156,14 @@ impl Hub {
             self.deadlines.note(partition, 0);
         }
         state.append(Item::Resync(reason));
+        if reason != Resync::Compacted {
+            self.rewinds.notify_one();
+        }
+    }
+
+    /// Returns once history was rewound, or emptied, since this was last asked.
+    pub async fn rewound(&self) {
+        self.rewinds.notified().await;
     }
 
     /// Registers a watcher; it is told of what comes after the returned token.
@@ -167,6 +179,7 @@ impl Hub {
         let concerns = match &filter.scope {
             Scope::Namespace => Concerns::Namespace(filter.namespace.clone()),
             Scope::Ids(ids) => Concerns::Sessions(filter.namespace.clone(), ids.iter().copied().collect()),
+            Scope::Subject(subject) => Concerns::Subject(filter.namespace.clone(), subject.clone()),
         };
         concerns.each(&mut state, |waiting| waiting.push(id));
         self.metrics.watchers.inc();
@@ -186,9 +199,17 @@ impl State {
         match &item {
             Item::Resync(_) => self.watchers.values_mut().for_each(&mut tell),
             Item::Change(entry) => {
-                let name = &entry.event.session.name;
-                let by_session = self.by_session.get(name).into_iter().flatten();
-                for id in by_session.chain(self.by_namespace.get(&name.namespace).into_iter().flatten()) {
+                let (session, before) = (&entry.event.session, &entry.event.before);
+                let by_session = self.by_session.get(&session.name).into_iter().flatten();
+                let by_namespace = self.by_namespace.get(&session.name.namespace).into_iter().flatten();
+                let subjects = self.by_subject.get(&session.name.namespace);
+                // Whose it was is not known of one that vanished.
+                let all = subjects.filter(|_| session.is_bare()).into_iter().flat_map(HashMap::values);
+                let after = subjects.and_then(|subjects| subjects.get(&session.subject));
+                let before = before.as_ref().filter(|before| before.subject != session.subject);
+                let before = before.and_then(|before| subjects?.get(&before.subject));
+                let by_subject = all.chain(after).chain(before).flatten();
+                for id in by_session.chain(by_namespace).chain(by_subject) {
                     self.watchers.get_mut(id).into_iter().for_each(&mut tell);
                 }
             }
@@ -201,6 +222,7 @@ impl State {
 enum Concerns {
     Namespace(Namespace),
     Sessions(Namespace, Vec<SessionId>),
+    Subject(Namespace, String),
 }
 
 impl Concerns {
@@ -211,6 +233,17 @@ impl Concerns {
                 change(waiting);
                 if waiting.is_empty() {
                     state.by_namespace.remove(namespace);
+                }
+            }
+            Concerns::Subject(namespace, subject) => {
+                let subjects = state.by_subject.entry(namespace.clone()).or_default();
+                let waiting = subjects.entry(subject.clone()).or_default();
+                change(waiting);
+                if waiting.is_empty() {
+                    subjects.remove(subject);
+                }
+                if subjects.is_empty() {
+                    state.by_subject.remove(namespace);
                 }
             }
             Concerns::Sessions(namespace, ids) => {

@@ -6,8 +6,8 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use crate::{
-    session::{Cause, Change, Event, Namespace, Policy, Proof, SessionId, SessionName, Use, View},
-    store::{Error, Found, Get, Lane, Store},
+    session::{Cause, Change, Event, Millis, Namespace, Proof, SessionId, SessionName, Standing, View},
+    store::{Error, Found, Store},
 };
 
 use super::filter::{Filter, Scope};
@@ -23,6 +23,8 @@ pub enum Finish {
     AllEnded,
     /// The session of its token has ended.
     TokenEnded(Cause),
+    /// Its token is superseded, and its time is over.
+    TokenRotated,
     /// The session of its token is not there any more.
     TokenUnknown,
     /// The server is being stopped.
@@ -35,12 +37,40 @@ pub enum Lifetime {
     Unlimited,
     /// Until all of these have ended.
     Ids(HashSet<SessionId>),
-    /// Until the session of this token has ended: with this cause, once that is known.
-    Token {
-        id: SessionId,
-        proof: Proof,
-        ended: Option<Finish>,
+    /// Until this token stops being accepted.
+    Token(TokenLifetime),
+}
+
+/// How long a token is accepted.
+pub struct TokenLifetime {
+    id: SessionId,
+    proof: Proof,
+    /// The last that was seen of it: None = that is to be looked for.
+    seen: Option<Seen>,
+}
+
+enum Seen {
+    Accepted {
+        /// Until then, by the clock of Redis; None = there is no newer one.
+        until: Option<Millis>,
     },
+    Over(Finish),
+}
+
+impl TokenLifetime {
+    pub fn new(id: SessionId, proof: Proof) -> Self {
+        TokenLifetime { id, proof, seen: None }
+    }
+
+    fn note(&mut self, change: Change) {
+        match (change, &self.seen) {
+            (Change::Ended(cause), _) => self.seen = Some(Seen::Over(Finish::TokenEnded(cause))),
+            (Change::Rotated | Change::Created, _) => self.seen = None,
+            // A login ends every grace period.
+            (Change::Updated, Some(Seen::Accepted { until: Some(_) })) => self.seen = None,
+            (Change::Updated | Change::TokenReused, _) => {}
+        }
+    }
 }
 
 impl Lifetime {
@@ -51,7 +81,7 @@ impl Lifetime {
             return;
         }
         match (self, event.change) {
-            (Lifetime::Unlimited, _) | (_, Change::Updated) => {}
+            (Lifetime::Unlimited, _) => {}
             (Lifetime::Ids(alive), Change::Ended(_)) => {
                 alive.remove(&name.id);
             }
@@ -61,10 +91,9 @@ impl Lifetime {
                     alive.insert(name.id);
                 }
             }
-            (Lifetime::Token { id, ended, .. }, change) if *id == name.id => {
-                *ended = if let Change::Ended(cause) = change { Some(Finish::TokenEnded(cause)) } else { None };
-            }
-            (Lifetime::Token { .. }, _) => {}
+            (Lifetime::Ids(_), Change::Updated | Change::Rotated | Change::TokenReused) => {}
+            (Lifetime::Token(token), change) if token.id == name.id => token.note(change),
+            (Lifetime::Token(_), _) => {}
         }
     }
 
@@ -74,7 +103,25 @@ impl Lifetime {
             Lifetime::Unlimited => Ok(()),
             Lifetime::Ids(alive) if alive.is_empty() => Err(Finish::AllEnded),
             Lifetime::Ids(_) => Ok(()),
-            Lifetime::Token { ended, .. } => ended.take().map_or(Ok(()), Err),
+            Lifetime::Token(token) => match token.seen.take() {
+                Some(Seen::Over(finish)) => Err(finish),
+                seen => {
+                    token.seen = seen;
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// When it is to be looked at again, in us by the clock of Redis; None = not before something happens.
+    pub fn look_at(&self) -> Option<u64> {
+        match self {
+            Lifetime::Unlimited | Lifetime::Ids(_) => None,
+            Lifetime::Token(token) => match &token.seen {
+                None => Some(0),
+                Some(Seen::Accepted { until }) => until.map(|until| until.0 * 1000),
+                Some(Seen::Over(_)) => None,
+            },
         }
     }
 
@@ -83,15 +130,16 @@ impl Lifetime {
         match self {
             Lifetime::Unlimited => 0,
             Lifetime::Ids(alive) => alive.len(),
-            Lifetime::Token { .. } => 1,
+            Lifetime::Token(_) => 1,
         }
     }
 
-    /// Why the session of its token is over; None = it lives, or the watch is not by token.
+    /// Why its token is not accepted any more; None = it is, or the watch is not by token.
     pub fn ended(&self) -> Option<&Finish> {
         match self {
             Lifetime::Unlimited | Lifetime::Ids(_) => None,
-            Lifetime::Token { ended, .. } => ended.as_ref(),
+            Lifetime::Token(TokenLifetime { seen: Some(Seen::Over(finish)), .. }) => Some(finish),
+            Lifetime::Token(_) => None,
         }
     }
 
@@ -100,8 +148,7 @@ impl Lifetime {
         let deadline = Instant::now() + READ_TIMEOUT;
         let find = async |id: SessionId, proof: Proof| {
             let name = SessionName { namespace: namespace.clone(), id };
-            let get = Get { proof, view: View::Basic, use_: Use::DoesNotCount, lane: Lane::Bulk };
-            store.get(&name, get, &Policy::default(), deadline).await
+            store.look(&name, proof, View::Basic, deadline).await
         };
         match self {
             Lifetime::Unlimited => {}
@@ -110,20 +157,24 @@ impl Lifetime {
                 let mut found = futures_util::stream::iter(found).buffer_unordered(LOOK_AT_ONCE);
                 while let Some((id, found)) = found.next().await {
                     match found {
-                        Ok(Found::Session(_)) | Err(Error::Corrupt { .. }) => {}
-                        Ok(Found::NotFound | Found::Ended(_)) => {
+                        Ok(Found::Session(..)) | Err(Error::Corrupt { .. }) => {}
+                        Ok(Found::NotFound | Found::Ended(_) | Found::Rotated) => {
                             alive.remove(&id);
                         }
                         Err(error) => return Err(error),
                     }
                 }
             }
-            Lifetime::Token { id, proof, ended } => match find(*id, *proof).await {
-                Ok(Found::Session(_)) | Err(Error::Corrupt { .. }) => {}
-                Ok(Found::Ended(cause)) => *ended = Some(Finish::TokenEnded(cause)),
-                Ok(Found::NotFound) => *ended = Some(Finish::TokenUnknown),
-                Err(error) => return Err(error),
-            },
+            Lifetime::Token(token) => {
+                token.seen = Some(match find(token.id, token.proof).await {
+                    Ok(Found::Session(_, Standing::Superseded { until })) => Seen::Accepted { until: Some(until) },
+                    Ok(Found::Session(..)) | Err(Error::Corrupt { .. }) => Seen::Accepted { until: None },
+                    Ok(Found::Ended(cause)) => Seen::Over(Finish::TokenEnded(cause)),
+                    Ok(Found::Rotated) => Seen::Over(Finish::TokenRotated),
+                    Ok(Found::NotFound) => Seen::Over(Finish::TokenUnknown),
+                    Err(error) => return Err(error),
+                });
+            }
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ use super::{
 const BATCH_BYTES: usize = 512 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How soon Redis is asked again that did not answer.
+/// A token is looked at so much after its time.
+const A_LITTLE: Duration = Duration::from_millis(1);
 const RETRY: Duration = Duration::from_millis(250);
 
 /// An event that the watcher is told of.
@@ -204,14 +206,32 @@ impl Subscription {
             return Ok(Some(self.batch(Vec::new(), Some(Control::Bookmark { as_of }))));
         }
         self.lifetime.check()?;
+        let look_in = self.lifetime.look_at().map(|at| {
+            let now = self.store.now().unwrap_or(0);
+            Duration::from_micros(at.saturating_sub(now)) + A_LITTLE
+        });
         tokio::select! {
             () = self.registration.woken() => {}
+            () = sleep(look_in.unwrap_or_default()), if look_in.is_some() => self.look().await,
             () = sleep_until(self.next_bookmark) => match self.registration.hub().refresh().await {
                 Some(verified) => self.bookmark = Some(verified.as_of),
                 None => self.next_bookmark = Instant::now() + RETRY.min(self.bookmark_interval),
             },
         }
         Ok(None)
+    }
+
+    /// Looks whether the watch goes on. Where it does not, what it was to tell before is in the ring by then.
+    async fn look(&mut self) {
+        // Boxed: seldom needed, and large.
+        match Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
+            Ok(()) if self.lifetime.ended().is_some() => drop(self.registration.hub().refresh().await),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a watch looks for its token again");
+                sleep(RETRY).await;
+            }
+        }
     }
 
     // ---- from the log ----

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sessiond_client::v1::{
-    AttributeValue, CreateSessionRequest, DeleteSessionRequest, GetSessionRequest, Session, SessionKey, SessionView,
-    UpdateSessionRequest, WatchRequest, attribute_value::Kind, session_key::Key,
-    session_service_client::SessionServiceClient,
+    AttributeValue, CreateSessionRequest, DeleteSessionRequest, DeleteSubjectSessionsRequest, GetSessionRequest,
+    ListSessionsRequest, RotateSessionRequest, Session, SessionKey, SessionView, TokenState, UpdateSessionRequest,
+    WatchRequest, attribute_value::Kind, session_key::Key, session_service_client::SessionServiceClient,
 };
 use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt;
@@ -41,6 +41,11 @@ pub fn millis(millis: i64) -> Option<prost_types::Duration> {
 /// A new token in the server's form.
 pub fn new_token() -> String {
     sessiond::session::Token::generate(|bytes| getrandom::fill(bytes).unwrap()).reveal()
+}
+
+/// A new token in the server's form for the session of this one.
+pub fn successor_of(token: &str) -> String {
+    format!("{}{}", &token[..31], &new_token()[31..])
 }
 
 /// The id in a token of the server's form.
@@ -120,6 +125,61 @@ impl Client {
     pub async fn get(&self, key: Option<SessionKey>) -> Answer<Session> {
         let request = GetSessionRequest { namespace: self.namespace.clone(), key, ..Default::default() };
         Ok(self.grpc.clone().get_session(request).await?.into_inner().session.unwrap())
+    }
+
+    /// How this token stands.
+    pub async fn standing(&self, token: &str) -> Answer<TokenState> {
+        let request =
+            GetSessionRequest { namespace: self.namespace.clone(), key: by_token(token), ..Default::default() };
+        Ok(self.grpc.clone().get_session(request).await?.into_inner().token_state())
+    }
+
+    /// A session of this subject; the server makes its token.
+    pub async fn create_of(&self, subject: &str) -> (Session, String) {
+        self.create_as(CreateSessionRequest { subject: subject.into(), ..Default::default() }).await.unwrap()
+    }
+
+    /// The successor that the server makes.
+    pub async fn rotate(&self, token: &str) -> Answer<String> {
+        self.rotate_as(RotateSessionRequest { token: token.into(), ..Default::default() }).await.map(|(_, token)| token)
+    }
+
+    /// As the request says, in this client's namespace.
+    pub async fn rotate_as(&self, request: RotateSessionRequest) -> Answer<(Session, String)> {
+        let request = RotateSessionRequest { namespace: self.namespace.clone(), ..request };
+        let response = self.grpc.clone().rotate_session(request).await?.into_inner();
+        Ok((response.session.unwrap(), response.token))
+    }
+
+    /// All sessions of a subject, in the order they are told.
+    pub async fn list_of(&self, subject: &str) -> Vec<Session> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListSessionsRequest {
+                namespace: self.namespace.clone(),
+                subject: Some(subject.into()),
+                page_token,
+                ..Default::default()
+            };
+            let page = self.grpc.clone().list_sessions(request).await.unwrap().into_inner();
+            all.extend(page.sessions);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return all;
+            }
+        }
+    }
+
+    /// Ends all sessions of a subject; how many there were.
+    pub async fn delete_all(&self, subject: &str) -> Answer<i32> {
+        self.delete_all_as(DeleteSubjectSessionsRequest { subject: subject.into(), ..Default::default() }).await
+    }
+
+    /// As the request says, in this client's namespace.
+    pub async fn delete_all_as(&self, request: DeleteSubjectSessionsRequest) -> Answer<i32> {
+        let request = DeleteSubjectSessionsRequest { namespace: self.namespace.clone(), ..request };
+        Ok(self.grpc.clone().delete_subject_sessions(request).await?.into_inner().deleted_count)
     }
 
     /// Sets these attributes.

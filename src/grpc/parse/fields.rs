@@ -78,6 +78,13 @@ impl Problems {
         self.longest(field, subject, MAX_SUBJECT);
     }
 
+    pub fn present_subject(&mut self, field: &str, subject: &str) {
+        if subject.is_empty() {
+            self.add(field, "must not be empty");
+        }
+        self.subject(field, subject);
+    }
+
     /// More than a session can ever hold.
     pub fn at_most_names(&mut self, field: &str, count: usize) {
         if count > MOST_NAMES {
@@ -153,7 +160,7 @@ impl Problems {
         }
     }
 
-    fn timestamp(&mut self, field: &str, at: prost_types::Timestamp) {
+    pub fn timestamp(&mut self, field: &str, at: prost_types::Timestamp) {
         if !SECONDS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
             self.add(field, "must lie in the years 1 to 9999, with nanos of 0 to 999,999,999");
         }

@@ -4,7 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use tonic::Status;
 
-use super::{Problems, status};
+use super::Problems;
+use crate::grpc::status;
 use crate::{
     pb,
     service::{Key, Watch, WatchKeys},
@@ -25,13 +26,13 @@ pub fn watch(request: pb::WatchRequest) -> Result<(Watch, View), Status> {
     if chosen.iter().filter(|chosen| **chosen).count() != 1 {
         problems.add("keys", "give exactly one of keys, subject and whole_namespace");
     }
-    if request.subject.as_ref().is_some_and(String::is_empty) {
-        problems.add("subject", "must not be empty");
-    }
     if let Some(subject) = &request.subject {
-        problems.subject("subject", subject);
+        problems.present_subject("subject", subject);
     }
-    let keys = problems.watch_keys(request.keys);
+    let keys = match request.subject {
+        Some(subject) => Some(WatchKeys::Subject(subject)),
+        None => problems.watch_keys(request.keys),
+    };
     let labels = problems.labels("labels", request.labels);
     let kinds = problems.kinds(&request.types);
     let view = problems.view(request.view, View::Basic);
@@ -47,9 +48,6 @@ pub fn watch(request: pb::WatchRequest) -> Result<(Watch, View), Status> {
         let bookmark_interval = bookmark_interval?;
         Some((Watch { namespace: namespace?, keys: keys?, labels, kinds, resume, bookmark_interval }, view?))
     })?;
-    if request.subject.is_some() {
-        return Err(status::unimplemented("Watch by subject"));
-    }
     if request.initial_state {
         return Err(status::unimplemented("Watch with initial_state"));
     }
@@ -94,10 +92,12 @@ impl Problems {
             let kind = match pb::EventType::try_from(*number) {
                 Ok(pb::EventType::Created) => Kind::Created,
                 Ok(pb::EventType::Updated) => Kind::Updated,
+                Ok(pb::EventType::Rotated) => Kind::Rotated,
                 Ok(pb::EventType::Ended) => Kind::Ended,
                 Ok(pb::EventType::Left) => Kind::Left,
-                // Asked for, and never to come so far.
-                Ok(pb::EventType::Rotated | pb::EventType::TokenReused | pb::EventType::Snapshot) => continue,
+                Ok(pb::EventType::TokenReused) => Kind::TokenReused,
+                // It comes whatever is asked for.
+                Ok(pb::EventType::Snapshot) => continue,
                 Ok(pb::EventType::Unspecified) | Err(_) => {
                     self.add(format!("types[{index}]"), "is no type of event");
                     continue;

@@ -1,4 +1,4 @@
--- What the scripts that write share; stands after record.lua.
+-- What the scripts that write share; stands after token.lua.
 --
 -- KEYS  session, due, namespaces, log, meta
 -- ARGV  those of record.lua, and
@@ -7,19 +7,24 @@
 --         tombstone       ms
 --         touch_interval  ms; absent = min(60 s, idle timeout / 20)
 --         request, fingerprint, retry_window   16 bytes, 8 bytes, ms; absent = no request id
+--         report          true = a stolen token is reported, absent = it ends the session; with every proof
+--         durable         true = replicas are waited for
 -- Reply none of its own.
 --
 -- Order: read and check everything, then XADD, then the rest, which can no longer fail: a script is no transaction,
 -- what ran before an error stays.
 
 -- Types of log entries; the numbers of sessiond.v1.EventType.
-local CREATED, UPDATED, ENDING = 1, 2, 4
+local CREATED, UPDATED, ROTATING, ENDING, TOKEN_REUSED = 1, 2, 3, 4, 7
 
 local REQUEST = '>c16c8I6B'
 local REQUESTS_KEPT = 16
 local INLINE_EVENT_BYTES = 8192
 
 local logged_bytes = tonumber(meta[3]) or 0
+
+-- Replicas are waited for up to the connection's last write: this one, which changes nothing, where a repeat has none.
+if args.durable then redis.call('HSET', META, 'last', meta[2]) end
 
 -- Both raise before anything is written where a key is of another type.
 local due_score = redis.call('ZSCORE', DUE, args.id)
@@ -38,10 +43,11 @@ local function touch_is_due(found)
   return now - found.accessed >= interval
 end
 
+-- Meta of a session whose fields `t` and `g` stand in `fixed`.
 local function pack_meta(s)
   local packed = struct.pack(META_FIELD, FORMAT, s.revision, s.created, s.accessed, s.idle, s.idle_until, s.absolute,
     s.generation)
-  return packed .. seal(packed, s.token)
+  return packed .. seal(packed, s.fixed)
 end
 
 local function schedule(expires)
@@ -92,11 +98,12 @@ end
 
 -- Leaves a tombstone in the session's place; never replaces one, nor shortens it.
 local function bury(found, cause, ms, outcome)
-  local requests = requests_with_this(found.fixed.r, outcome)
+  local requests = requests_with_this(found.fixed.r, outcome or 0)
   redis.call('DEL', SESSION)
   local packed = struct.pack(TOMBSTONE_FIELD, FORMAT, cause, revision)
-  redis.call('HSET', SESSION, 'x', packed .. seal(packed, found.fixed.t or ''))
+  redis.call('HSET', SESSION, 'x', packed .. seal(packed, found.fixed))
   if found.fixed.t then redis.call('HSET', SESSION, 't', found.fixed.t) end
+  if found.fixed.g then redis.call('HSET', SESSION, 'g', found.fixed.g) end
   if requests then redis.call('HSET', SESSION, 'r', requests) end
   redis.call('PEXPIRE', SESSION, ms)
   redis.call('ZREM', DUE, args.id)
@@ -106,11 +113,59 @@ end
 -- Ends what was found, for this cause: the one entry, then the tombstone.
 local function finish(found, cause, outcome)
   append(ENDING, cause, told(found.flat))
-  bury(found, cause, args.tombstone, outcome or 0)
+  bury(found, cause, args.tombstone, outcome)
+end
+
+-- The reply where this call ended what was found: with its subject, whose index it is to leave.
+local function ended_now(found, cause)
+  return {ENDED, now_us, cause, found.fixed.u or ''}
+end
+
+local function pack_tokens(tokens, fixed)
+  fixed.t = struct.pack(TOKEN_FIELD, tokens.verifier, tokens.since, tokens.used)
+  local old = {}
+  for n, token in ipairs(tokens.old) do
+    old[n] = struct.pack(OLD_TOKEN, token.verifier, token.superseded, token.good_until, token.flags)
+  end
+  fixed.g = #old > 0 and table.concat(old) or nil
+end
+
+-- Sets the marks of tokens and, with them, the seal; after the entry, where there is one.
+local function mark(found, tokens, entry)
+  pack_tokens(tokens, found.fixed)
+  found.flat[found.meta_at] = pack_meta(found)
+  if entry then append(entry, 0, told({unpack(found.flat)})) end
+  redis.call('HSET', SESSION, 't', found.fixed.t, 'm', found.flat[found.meta_at])
+  if found.fixed.g then redis.call('HSET', SESSION, 'g', found.fixed.g) end
+end
+
+-- Takes a live session's presented token: notes its first use. Answers why it is not accepted, a stolen one after the
+-- policy's consequence; nil = it is accepted.
+local function refuse_token(found, tokens)
+  local stands, _, is_news = standing(found, tokens)
+  local old = found.place and tokens.old[found.place]
+  if stands ~= REFUSED then
+    if is_news then
+      if old then old.flags = bit.bor(old.flags, USED) else tokens.used = 1 end
+      mark(found, tokens)
+    end
+    return nil
+  end
+  if is_news and not args.report then
+    finish(found, TOKEN_REUSE)
+    return ended_now(found, TOKEN_REUSE)
+  end
+  -- Told once of each token: whoever repeats it does not fill the log.
+  if is_news and bit.band(old.flags, REPORTED) == 0 then
+    old.flags = bit.bor(old.flags, REPORTED)
+    found.revision = revision
+    mark(found, tokens, TOKEN_REUSED)
+  end
+  return {ROTATED, now_us}
 end
 
 -- What every mutation does first with a session that is over without having been ended: past its deadline, or gone
--- from Redis while its id is still due. Ends it and answers its cause; nil = nothing of the kind.
+-- from Redis while its id is still due. Ends it and answers the reply; nil = nothing of the kind.
 local function end_if_over(found)
   local cause
   if found.kind == 'live' and is_over(found) then
@@ -118,6 +173,7 @@ local function end_if_over(found)
   elseif found.kind == 'none' and due_score then
     cause = now >= tonumber(due_score) and IDLE_TIMEOUT or OUT_OF_BAND
   end
-  if cause then finish(found, cause) end
-  return cause
+  if not cause then return nil end
+  finish(found, cause)
+  return ended_now(found, cause)
 end

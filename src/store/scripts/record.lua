@@ -1,44 +1,42 @@
--- What the scripts of one session share: the call, the gate, and how a record is read. Stands before each of them.
+-- What the scripts of one session share: how a record is read. Stands after gate.lua, before each of them.
 --
 -- KEYS  1 session  2 due  3 namespaces  4 log  5 meta   (all in the session's partition)
--- ARGV  1 a MessagePack map; every script's header names its fields. Of all:
---         store       store id the caller means
---         not_after   ms of Redis' clock; later this script writes nothing
+-- ARGV  those of gate.lua, and
 --         namespace, id
 --         proof       16 bytes, hash of the presented secret; absent = the caller names the id
--- Reply {outcome, now in us, …}: an integer stands first in every reply, whatever the session holds.
+--         grace, renewal   ms: the policy's rotation_grace and renewal_timeout (absent = never); with every proof
+-- Reply none of its own.
 
-local SESSION, DUE, NAMESPACES, LOG, META = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-assert(#KEYS == 5 and #ARGV == 1, 'arity')
-
--- Outcomes; store/scripts.rs has the same list.
-local STORE_CHANGED, TOO_LATE = -2, -1
-local NOT_FOUND, DONE, ENDED, EXISTS, CORRUPT = 0, 1, 2, 3, 4
-local REVISION_MISMATCH, REQUEST_ID_REUSED, SUBJECT_CHANGE = 5, 6, 7
-local TOO_MANY_ATTRIBUTES, TOO_MANY_LABELS, TOO_LARGE, NOT_DUE = 8, 9, 10, 11
+local SESSION, DUE, NAMESPACES, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+assert(#KEYS == 5, 'arity')
 
 -- Causes; the numbers of sessiond.v1.Cause.
-local IDLE_TIMEOUT, ABSOLUTE_TIMEOUT, OUT_OF_BAND = 5, 6, 7
+local REVOKED, TOKEN_REUSE, IDLE_TIMEOUT, ABSOLUTE_TIMEOUT, OUT_OF_BAND = 2, 4, 5, 6, 7
+
+-- How a presented token stands; the first four are the numbers of sessiond.v1.TokenState.
+local NAMED, CURRENT, ROTATION_DUE, SUPERSEDED, REFUSED = 0, 1, 2, 3, 4
 
 local FORMAT = 1
 local META_FIELD = '>BI8I8I8I8I8I8I4'
 local TOKEN_FIELD = '>c16I8B'
+-- The tokens before the present one, the oldest first: verifier, superseded at, good until, flags.
+local OLD_TOKEN, OLD_TOKEN_BYTES, OLD_TOKENS_KEPT = '>c16I6I6B', 29, 16
+local USED, ROTATED_AGAIN, REPORTED = 1, 2, 4
 local TOMBSTONE_FIELD = '>BBI8'
 local REQUEST_BYTES = 31
 
-local args = cmsgpack.unpack(ARGV[1])
-local time = redis.call('TIME')
-local now_us = time[1] * 1000000 + time[2]
-local now = math.floor(now_us / 1000)
-
--- The gate: the store that the caller means, in time.
-local meta = redis.pcall('HMGET', META, 'store', 'last', 'bytes')
-if meta.err or meta[1] ~= args.store or not meta[2] then return {STORE_CHANGED, now_us} end
-if args.not_after and now > args.not_after then return {TOO_LATE, now_us} end
-
 -- What keeps a record from being cut, altered, or read under another session's key.
-local function seal(packed, token)
-  return redis.sha1hex(args.namespace .. ':' .. args.id .. packed .. token):sub(1, 8)
+local function seal(packed, fixed)
+  return redis.sha1hex(args.namespace .. ':' .. args.id .. packed .. (fixed.t or '') .. (fixed.g or '')):sub(1, 8)
+end
+
+-- Which of a record's tokens has this verifier: 0 = the present one, n = the n-th of the old ones; nil = none.
+local function place_of(verifier, token, old)
+  if token:sub(1, 16) == verifier then return 0 end
+  for at = 1, #(old or ''), OLD_TOKEN_BYTES do
+    if old:sub(at, at + 15) == verifier then return (at - 1) / OLD_TOKEN_BYTES + 1 end
+  end
+  return nil
 end
 
 local function earlier(a, b)
@@ -46,14 +44,23 @@ local function earlier(a, b)
   return math.min(a, b)
 end
 
--- The record at SESSION: {kind = 'none' | 'live' | 'tombstone' | 'corrupt', flat = all its fields, names and values in
--- turn, fixed = those that are no attribute and no label, by name, and what they say}.
+-- The record at SESSION: {kind = 'none' | 'stranger' | 'live' | 'tombstone' | 'corrupt', flat = all its fields, names and
+-- values in turn, fixed = those that are no attribute and no label, by name, and what they say}. Before a stranger, who
+-- presents a secret that is none of the session's, the record is not read: it takes as long as where there is none.
 local function find()
+  local place
+  if args.proof then
+    local tokens = redis.pcall('HMGET', SESSION, 't', 'g')
+    if tokens.err then return {kind = 'stranger', flat = {}, fixed = {}} end
+    place = tokens[1] and place_of(args.proof, tokens[1], tokens[2])
+    if tokens[1] and not place then return {kind = 'stranger', flat = {}, fixed = {}} end
+  end
   local flat = redis.pcall('HGETALL', SESSION)
   if flat.err then return {kind = 'corrupt', flat = {}, fixed = {}} end
   if #flat == 0 then return {kind = 'none', flat = flat, fixed = {}} end
+  if args.proof and not place then return {kind = 'stranger', flat = {}, fixed = {}} end
   local fixed = {}
-  local found = {kind = 'corrupt', flat = flat, fixed = fixed}
+  local found = {kind = 'corrupt', flat = flat, fixed = fixed, place = place}
   for i = 1, #flat, 2 do
     local name = flat[i]
     if #name == 1 then fixed[name] = flat[i + 1] end
@@ -64,32 +71,23 @@ local function find()
   if fixed.r and (fixed.r == '' or #fixed.r % REQUEST_BYTES ~= 0) then
     fixed.r, requests_are_whole = nil, false
   end
-  local token = fixed.t
-  if token and #token == 25 then
-    found.verifier = struct.unpack(TOKEN_FIELD, token)
-  end
   if fixed.x then
     local packed, format = fixed.x:sub(1, 10), nil
-    if #fixed.x == 18 and requests_are_whole and fixed.x:sub(11) == seal(packed, token or '') then
+    if #fixed.x == 18 and requests_are_whole and fixed.x:sub(11) == seal(packed, fixed) then
       format, found.cause = struct.unpack(TOMBSTONE_FIELD, packed)
       if format == FORMAT and found.cause >= 1 and found.cause <= OUT_OF_BAND then found.kind = 'tombstone' end
     end
     return found
   end
   local m = fixed.m
-  if not m or #m ~= 61 or not found.verifier then return found end
+  if not m or #m ~= 61 or not fixed.t or #fixed.t ~= 25 then return found end
   local packed = m:sub(1, 53)
   local format
   format, found.revision, found.created, found.accessed, found.idle, found.idle_until, found.absolute, found.generation =
     struct.unpack(META_FIELD, packed)
   found.expires = earlier(found.idle_until, found.absolute)
-  if format == FORMAT and requests_are_whole and m:sub(54) == seal(packed, token) then found.kind = 'live' end
+  if format == FORMAT and requests_are_whole and m:sub(54) == seal(packed, fixed) then found.kind = 'live' end
   return found
-end
-
--- Whether the caller may act on the record: it names the id, or holds the secret.
-local function proves(found)
-  return not args.proof or args.proof == found.verifier
 end
 
 local function is_over(found)
@@ -105,7 +103,7 @@ local function told(flat, without_attributes)
   local i, n = 1, #flat
   while i < n do
     local name = flat[i]
-    if name == 't' or name == 'r' or name == 'x' or without_attributes and name:find('^a:') then
+    if name == 't' or name == 'g' or name == 'r' or name == 'x' or without_attributes and name:find('^a:') then
       local last_name, last_value = flat[n - 1], flat[n]
       flat[i], flat[i + 1] = last_name, last_value
       flat[n - 1], flat[n] = nil, nil

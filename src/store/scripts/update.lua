@@ -1,4 +1,4 @@
--- Changes parts of a session; fields are merged one by one.
+-- Changes parts of a session; fields are merged one by one. With a successor: gives it that token in the same step.
 --
 -- KEYS  session, due, namespaces, log, meta
 -- ARGV  those of mutation.lua, and
@@ -7,25 +7,42 @@
 --         remove          array of field names
 --         set             array of field names and stored values
 --         subject         stored value, empty = none; absent = keep
+--         login           true = subject or authentication is given: every grace period ends
+--         reserved        true = the subject's index has the id
+--         successor       16 bytes, hash of the new token's secret; absent = no rotation
+--         grace_period    ms for which the old token still works; with a successor
 --         idle, absolute  ms, 0 = none; absent = keep
 --         touch           true = counts as use
 --         max_attributes, max_labels   count
 --         max_payload     bytes of all attribute names and values, before compression
 --         brief           true = answer without attributes
--- Reply {DONE, now, fields} | {NOT_FOUND, now} | {ENDED, now, cause} | {CORRUPT, now}
---     | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
+-- Reply {DONE, now, fields[, subject that it no longer has]} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]} | {CORRUPT, now} | {ROTATED, now}
+--     | {TOKEN_KNOWN, now} | {NOT_RESERVED, now} | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
 --     | {TOO_MANY_ATTRIBUTES, now, count} | {TOO_MANY_LABELS, now, count} | {TOO_LARGE, now, bytes}
 
 local found = find()
-if not proves(found) then return {NOT_FOUND, now_us} end
+if found.kind == 'stranger' or found.kind == 'none' and args.proof then return {NOT_FOUND, now_us} end
 local known = known_request(found.fixed.r)
 local over = end_if_over(found)
-if over then return {ENDED, now_us, over} end
+if over then return over end
 if found.kind == 'none' then return {NOT_FOUND, now_us} end
 if found.kind == 'tombstone' then return {ENDED, now_us, found.cause} end
 if found.kind == 'corrupt' then return {CORRUPT, now_us} end
 if known and not known.same then return {REQUEST_ID_REUSED, now_us} end
 if known then return {DONE, now_us, told(found.flat, args.brief)} end
+
+local tokens = tokens_of(found)
+local refused = refuse_token(found, tokens)
+if refused then return refused end
+local presented = found.place and tokens.old[found.place]
+-- A superseded token may not log in; nor rotate, except once where the answer that told its successor was lost.
+if presented and args.login then return {ROTATED, now_us} end
+if presented and args.successor then
+  if bit.band(presented.flags, ROTATED_AGAIN) ~= 0 or successor_was_used(tokens, found.place) then
+    return {ROTATED, now_us}
+  end
+end
+if args.successor and place_of(args.successor, found.fixed.t, found.fixed.g) then return {TOKEN_KNOWN, now_us} end
 if args.if_revision and args.if_revision ~= string.format('%.0f', found.revision) then
   return {REVISION_MISMATCH, now_us, found.revision}
 end
@@ -75,17 +92,40 @@ if #written > 0 then
   if payload > args.max_payload then return {TOO_LARGE, now_us, payload} end
 end
 
+if args.subject and args.subject ~= '' and not found.fixed.u and not args.reserved then
+  return {NOT_RESERVED, now_us}
+end
+
+-- The tokens after the change.
+if args.successor then
+  if presented then presented.flags = bit.bor(presented.flags, ROTATED_AGAIN) end
+  tokens.old[#tokens.old + 1] = {
+    verifier = tokens.verifier, superseded = now, good_until = now + args.grace_period,
+    flags = tokens.used ~= 0 and USED or 0,
+  }
+  if #tokens.old > OLD_TOKENS_KEPT then table.remove(tokens.old, 1) end
+  tokens.verifier, tokens.since, tokens.used = args.successor, now, 0
+end
+local tokens_changed = args.successor
+for _, old in ipairs(args.login and tokens.old or {}) do
+  if old.good_until > now then
+    old.good_until = now
+    tokens_changed = true
+  end
+end
+if tokens_changed then pack_tokens(tokens, found.fixed) end
+
 local idle = args.idle or found.idle
 local absolute = found.absolute
 if args.absolute then absolute = args.absolute > 0 and found.created + args.absolute or 0 end
-local logged = #written > 0 or #removed > 0 or idle ~= found.idle or absolute ~= found.absolute
+local logged = #written > 0 or #removed > 0 or idle ~= found.idle or absolute ~= found.absolute or tokens_changed
 local used = args.touch and (logged or touch_is_due(found))
 
 local session = {
   revision = logged and revision or found.revision, created = found.created,
   accessed = used and now or found.accessed, idle = idle,
   idle_until = (used or args.idle) and from_now(idle) or found.idle_until, absolute = absolute,
-  generation = found.generation, token = found.fixed.t,
+  generation = found.generation + (args.successor and 1 or 0), fixed = found.fixed,
 }
 local expires = earlier(session.idle_until, session.absolute)
 
@@ -100,10 +140,11 @@ for name, value in pairs(fields) do
   flat[#flat + 1] = value
 end
 local after = told(flat)
-if logged then append(UPDATED, 0, after, changed, filter_changed and told(found.flat, true) or nil) end
+if logged then append(args.successor and ROTATING or UPDATED, 0, after, changed, filter_changed and told(found.flat, true) or nil) end
 for _, name in ipairs(removed) do redis.call('HDEL', SESSION, name) end
 for _, name in ipairs(written) do redis.call('HSET', SESSION, name, fields[name]) end
 redis.call('HSET', SESSION, 'm', fields.m)
+if tokens_changed then redis.call('HSET', SESSION, 't', found.fixed.t, 'g', found.fixed.g) end
 if requests and requests ~= found.fixed.r then redis.call('HSET', SESSION, 'r', requests) end
 if expires ~= found.expires then schedule(expires) end
-return {DONE, now_us, args.brief and told(flat, true) or after}
+return {DONE, now_us, args.brief and told(flat, true) or after, not fields.u and before.u or nil}

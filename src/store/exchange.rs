@@ -1,0 +1,165 @@
+//! One gated script sent, and its reply: what it may do, by when, on which connection, and what has to hold afterwards.
+
+use bytes::Bytes;
+use fred::types::{Key, Value};
+use tokio::time::Instant;
+
+use super::{
+    Lane, Store,
+    connection::Effect,
+    error::Error,
+    keys::Partition,
+    msgpack::Arguments,
+    random_u64,
+    scripts::{Outcome, Script},
+};
+use crate::session::{Cause, Durability, Policy, SessionName, Subject};
+
+/// Whom an answer to a write waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The primary alone.
+    AtOnce(Lane),
+    /// So many replicas, too.
+    Replicated(u32),
+}
+
+impl Answer {
+    pub fn of(policy: &Policy) -> Self {
+        match policy.durability {
+            Durability::Local => Answer::AtOnce(Lane::Calls),
+            Durability::Replicated => Answer::Replicated(policy.replicas),
+        }
+    }
+}
+
+/// The keys a script is given, and what all scripts on such keys are told.
+pub(super) struct Target {
+    keys: Vec<Key>,
+    common: Arguments,
+}
+
+/// A reply of a script: its outcome, and what follows.
+pub(super) struct Reply {
+    pub outcome: Outcome,
+    rest: std::vec::IntoIter<Value>,
+}
+
+impl Reply {
+    /// The next value, if there is one more.
+    pub fn next(&mut self) -> Option<Value> {
+        self.rest.next()
+    }
+
+    pub fn number(&mut self) -> Result<u64, Error> {
+        self.rest.next().and_then(|value| value.as_u64()).ok_or_else(|| Error::Unexpected("no number".into()))
+    }
+
+    pub fn cause(&mut self) -> Result<Cause, Error> {
+        let number = self.number()?;
+        Cause::from_number(number as i64).ok_or_else(|| Error::Unexpected(format!("cause {number}")))
+    }
+
+    pub fn bytes(&mut self) -> Result<Bytes, Error> {
+        self.rest.next().and_then(Value::into_bytes).ok_or_else(|| Error::Unexpected("no bytes".into()))
+    }
+}
+
+impl Store {
+    /// What a script of one session is given.
+    pub(super) fn session_target(&self, name: &SessionName) -> Target {
+        let partition = self.keys.partition_of(&name.id);
+        let mut common = Arguments::default();
+        common.text("namespace", &name.namespace).text("id", name.id).text("channel", self.keys.channel(partition));
+        let keys = vec![
+            self.keys.session(name),
+            self.keys.due(partition, &name.namespace),
+            self.keys.namespaces(partition),
+            self.keys.log(partition),
+            self.keys.meta(partition),
+        ];
+        Target { keys, common }
+    }
+
+    /// What a script of a subject's index is given.
+    pub(super) fn subject_target(&self, subject: &Subject) -> Target {
+        let partition: Partition = self.keys.partition_of_subject(subject);
+        let keys = vec![self.keys.subject(subject), self.keys.meta(partition)];
+        Target { keys, common: Arguments::default() }
+    }
+
+    /// What a script of the whole store is given.
+    pub(super) fn store_target(&self) -> Target {
+        Target { keys: vec![self.keys.meta(Partition(0))], common: Arguments::default() }
+    }
+
+    /// Sends a script that reads.
+    pub(super) async fn read(
+        &self,
+        script: &'static Script,
+        lane: Lane,
+        target: Target,
+        args: &Arguments,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let mut gate = Arguments::default();
+        gate.text("store", self.id().to_text());
+        let args = Arguments::join([&gate, &target.common, args]);
+        let sent = Instant::now();
+        let reply = self.connection.run(lane, script, target.keys, vec![args], deadline, Effect::Reads).await?;
+        self.reply(script, reply, sent)
+    }
+
+    /// Sends a script that may write, with the last moment at which it may. Where that was over when it ran, and the call
+    /// still has time, it is sent once more, by the clock that the refusal told.
+    pub(super) async fn write(
+        &self,
+        script: &'static Script,
+        answer: Answer,
+        target: Target,
+        mut args: Arguments,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        if let Answer::Replicated(_) = answer {
+            args.flag("durable", true);
+        }
+        for _ in 0..2 {
+            let not_after = self.connection.not_after(deadline).await?;
+            let mut gate = Arguments::default();
+            gate.text("store", self.id().to_text()).number("not_after", not_after).text("nonce", random_u64());
+            let (keys, args) = (target.keys.clone(), vec![Arguments::join([&gate, &target.common, &args])]);
+            let sent = Instant::now();
+            let (reply, confirmed) = match answer {
+                Answer::AtOnce(lane) => {
+                    (self.connection.run(lane, script, keys, args, deadline, Effect::Writes).await?, 0)
+                }
+                Answer::Replicated(replicas) => {
+                    self.connection.run_replicated(replicas, script, keys, args, deadline).await?
+                }
+            };
+            let reply = self.reply(script, reply, sent)?;
+            match (answer, reply.outcome) {
+                (_, Outcome::TooLate) => continue,
+                // Other outcomes tell of no write that could be lost.
+                (Answer::Replicated(wanted), Outcome::Done | Outcome::Ended) if confirmed < u64::from(wanted) => {
+                    return Err(Error::NotReplicated { confirmed, wanted });
+                }
+                _ => return Ok(reply),
+            }
+        }
+        Err(Error::Timeout)
+    }
+
+    fn reply(&self, script: &Script, reply: Vec<Value>, sent: Instant) -> Result<Reply, Error> {
+        let mut rest = reply.into_iter();
+        let number = rest.next().and_then(|value| value.as_i64());
+        let outcome = number.and_then(Outcome::from_number);
+        let outcome = outcome.ok_or_else(|| Error::Unexpected(format!("{}: outcome {number:?}", script.name)))?;
+        let now = rest.next().and_then(|value| value.as_u64()).ok_or_else(|| Error::Unexpected("no time".into()))?;
+        if outcome == Outcome::StoreChanged {
+            return Err(Error::StoreChanged);
+        }
+        self.connection.note_time(now, sent);
+        Ok(Reply { outcome, rest })
+    }
+}

@@ -1,0 +1,27 @@
+-- What all scripts share that may be told to stop: the call, and the gate. Stands before each of them.
+--
+-- KEYS  the partition's meta is the last one
+-- ARGV  1 a MessagePack map; every script's header names its fields. Of all:
+--         store       store id the caller means
+--         not_after   ms of Redis' clock; later this script writes nothing
+-- Reply {outcome, now in us, …}: an integer stands first in every reply, whatever a session or an index holds.
+
+local META = KEYS[#KEYS]
+assert(#ARGV == 1, 'arity')
+
+-- Outcomes; store/scripts.rs has the same list.
+local STORE_CHANGED, TOO_LATE = -2, -1
+local NOT_FOUND, DONE, ENDED, EXISTS, CORRUPT = 0, 1, 2, 3, 4
+local REVISION_MISMATCH, REQUEST_ID_REUSED, SUBJECT_CHANGE = 5, 6, 7
+local TOO_MANY_ATTRIBUTES, TOO_MANY_LABELS, TOO_LARGE, NOT_DUE = 8, 9, 10, 11
+local ROTATED, TOKEN_KNOWN, NOT_RESERVED, SUBJECT_FULL, SUBJECT_LIMIT = 12, 13, 14, 15, 16
+
+local args = cmsgpack.unpack(ARGV[1])
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local now = math.floor(now_us / 1000)
+
+-- The gate: the store that the caller means, in time.
+local meta = redis.pcall('HMGET', META, 'store', 'last', 'bytes')
+if meta.err or meta[1] ~= args.store or not meta[2] then return {STORE_CHANGED, now_us} end
+if args.not_after and now > args.not_after then return {TOO_LATE, now_us} end

@@ -1,0 +1,276 @@
+//! The index of each subject's sessions: who is added, who is in it, who is forgotten.
+//!
+//! It lies in another slot than the sessions, so no script can change both. It is a superset: an id is added before its
+//! session is this subject's, and leaves only when a script in the id's own partition has made sure that it is not, nor
+//! comes to be.
+
+use std::time::Duration;
+
+use fred::types::Value;
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::Instant,
+};
+
+use super::{
+    Found, Lane, Settled, Store,
+    calls::unexpected,
+    error::Error,
+    exchange::Answer,
+    msgpack::Arguments,
+    scripts::{self, Outcome},
+};
+use crate::session::{Policy, Proof, SessionId, SessionLimitPolicy, SessionName, Subject, View};
+
+/// Entries read or told at once.
+pub const PAGE: usize = 1_000;
+/// Ids waiting to be forgotten; those beyond it are found by the next audit.
+const WAITING: usize = 65_536;
+/// An entry may be of a session that is still to come for as long as a script may be under way: 10 s, and as much as the
+/// clocks of two Redis hosts may differ.
+const JOINING: Duration = Duration::from_secs(15);
+
+/// An id in a subject's index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: SessionId,
+    /// When it was added, in us by the clock of Redis; no two of an index are equal.
+    pub added: u64,
+}
+
+impl Entry {
+    /// Whether its session may still be about to become this subject's.
+    pub fn may_be_joining(&self, now_us: u64) -> bool {
+        now_us < self.added + JOINING.as_micros() as u64
+    }
+}
+
+/// How many sessions a subject may have, and how far that was looked into.
+pub struct Limit {
+    /// 0 = any number.
+    pub sessions: u32,
+    pub beyond: SessionLimitPolicy,
+    /// Whether the newest of the index, as many as the limit, are known to count.
+    pub is_checked: bool,
+}
+
+impl Limit {
+    pub const NONE: Limit = Limit { sessions: 0, beyond: SessionLimitPolicy::ReplaceOldest, is_checked: false };
+}
+
+pub enum Admitted {
+    /// It is in the index, and may be made once these are ended, all but the newest; where they fill a page there may be
+    /// more.
+    InPlaceOf(Vec<Entry>),
+    /// These are the newest of the index, as many as the limit: do they count?
+    Full(Vec<Entry>),
+    LimitReached,
+}
+
+/// A session that is not one of a subject any more.
+pub struct Left {
+    pub subject: Subject,
+    pub id: SessionId,
+    pub why: Why,
+}
+
+pub enum Why {
+    /// It has ended, just now.
+    Ended(Instant),
+    /// It may have: that is to be looked into.
+    Perhaps,
+}
+
+/// Who left, for whoever tidies the indexes.
+pub struct Leaving {
+    sender: mpsc::Sender<Left>,
+    receiver: Mutex<mpsc::Receiver<Left>>,
+}
+
+impl Default for Leaving {
+    fn default() -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        Leaving { sender, receiver: Mutex::new(receiver) }
+    }
+}
+
+impl Leaving {
+    /// One that does not fit is found by the next audit.
+    pub(super) fn note(&self, left: Left) {
+        let _ = self.sender.try_send(left);
+    }
+
+    /// The next ones, at least one.
+    pub async fn next(&self) -> Vec<Left> {
+        let mut left = Vec::new();
+        self.receiver.lock().await.recv_many(&mut left, PAGE).await;
+        left
+    }
+}
+
+impl Store {
+    /// Adds an id to its subject's index.
+    pub async fn admit(
+        &self,
+        subject: &Subject,
+        id: SessionId,
+        limit: Limit,
+        deadline: Instant,
+    ) -> Result<Admitted, Error> {
+        let mut args = Arguments::default();
+        args.text("id", id).number("limit", limit.sessions.into()).number("page", PAGE as u64);
+        if limit.is_checked {
+            args.flag("checked", true);
+        }
+        if limit.beyond == SessionLimitPolicy::Reject {
+            args.flag("rejects", true);
+        }
+        let target = self.subject_target(subject);
+        let mut reply = self.write(&scripts::ADMIT, Answer::AtOnce(Lane::Calls), target, args, deadline).await?;
+        Ok(match reply.outcome {
+            Outcome::Done => {
+                reply.number()?;
+                Admitted::InPlaceOf(flat_entries(reply.next()))
+            }
+            Outcome::SubjectFull => Admitted::Full(flat_entries(reply.next())),
+            Outcome::SubjectLimit => Admitted::LimitReached,
+            other => return Err(unexpected(&scripts::ADMIT, other)),
+        })
+    }
+
+    /// Takes ids out of a subject's index, each if it was added then; None = whenever.
+    pub async fn forget(
+        &self,
+        subject: &Subject,
+        entries: impl Iterator<Item = (SessionId, Option<u64>)>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let text = |(id, added): (SessionId, Option<u64>)| {
+            [id.to_string(), added.map_or_else(String::new, |added| added.to_string())]
+        };
+        let entries: Vec<String> = entries.flat_map(text).collect();
+        for entries in entries.chunks(2 * PAGE) {
+            let mut args = Arguments::default();
+            args.list("entries", entries.iter().map(String::as_bytes));
+            let target = self.subject_target(subject);
+            self.write(&scripts::FORGET, Answer::AtOnce(Lane::Bulk), target, args, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// The oldest entries of a subject's index that were added after this, at most a page of them.
+    pub async fn entries_after(&self, subject: &Subject, after: u64, deadline: Instant) -> Result<Vec<Entry>, Error> {
+        let bounds = [format!("({after}"), "+inf".into()];
+        self.entries(subject, bounds, &["BYSCORE"], PAGE, deadline).await
+    }
+
+    /// The newest entries of a subject's index that were added before this; None = of all.
+    pub async fn entries_before(
+        &self,
+        subject: &Subject,
+        before: Option<u64>,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Error> {
+        let bounds = [before.map_or_else(|| "+inf".into(), |before| format!("({before}")), "-inf".into()];
+        self.entries(subject, bounds, &["BYSCORE", "REV"], limit, deadline).await
+    }
+
+    async fn entries(
+        &self,
+        subject: &Subject,
+        [from, to]: [String; 2],
+        order: &[&'static str],
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut args: Vec<Value> = vec![self.keys.subject(subject).into(), from.into(), to.into()];
+        args.extend(order.iter().map(|word| Value::from(*word)));
+        args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
+        // With scores the reply is an array of pairs: none that a stored text could begin.
+        let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+        let pair = |pair: Value| {
+            let mut pair = pair.into_array().into_iter();
+            entry(pair.next()?, pair.next()?)
+        };
+        Ok(reply.into_array().into_iter().filter_map(pair).collect())
+    }
+
+    /// When an id was added to a subject's index; None = it is not in it.
+    pub async fn added(&self, subject: &Subject, id: SessionId, deadline: Instant) -> Result<Option<u64>, Error> {
+        let args = vec![self.keys.subject(subject).into(), id.to_string().into()];
+        let score = self.connection.command(Lane::Bulk, "ZSCORE", args, deadline).await?;
+        Ok(score.as_f64().map(|score| score as u64))
+    }
+
+    /// Some subjects that have an index, and the cursor of the next ones; 0 = that was all. The same one may come again.
+    pub async fn subjects(&self, cursor: u64, deadline: Instant) -> Result<(Vec<Subject>, u64), Error> {
+        let words =
+            [cursor.to_string(), "MATCH".into(), self.keys.subjects_pattern(), "COUNT".into(), PAGE.to_string()];
+        let args = words.map(Value::from).to_vec();
+        let mut reply = self.connection.command(Lane::Bulk, "SCAN", args, deadline).await?.into_array().into_iter();
+        let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
+        let cursor = cursor.ok_or_else(|| Error::Unexpected("SCAN".into()))?;
+        let keys = reply.next().map(Value::into_array).unwrap_or_default();
+        let subject = |key: Value| self.keys.subject_of_key(&key.into_string()?);
+        Ok((keys.into_iter().filter_map(subject).collect(), cursor))
+    }
+
+    /// Whether an entry of a subject's index still counts. Where it does not, it may be forgotten: nothing of its id can
+    /// become this subject's for a while.
+    pub async fn counts(
+        &self,
+        subject: &Subject,
+        entry: Entry,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
+        let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
+        if entry.may_be_joining(self.now().unwrap_or(0)) {
+            match self.look(&name, Proof::Named, View::Basic, deadline).await {
+                Ok(Found::Ended(_)) => {}
+                Ok(_) | Err(Error::Corrupt { .. }) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        match self.settle(&name, policy, deadline).await {
+            Ok(Settled::Lives { subject: of }) => Ok(of == subject.name),
+            Ok(Settled::Ended) => Ok(false),
+            // It ends by its deadline, or by its id.
+            Err(Error::Corrupt { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this instance is to audit the store now: one of all is, once in a period.
+    pub async fn claim_audit(&self, period: Duration, deadline: Instant) -> Result<bool, Error> {
+        let mut args = Arguments::default();
+        args.number("period", period.as_millis() as u64);
+        let answer = Answer::AtOnce(Lane::Bulk);
+        let reply = self.write(&scripts::CLAIM, answer, self.store_target(), args, deadline).await?;
+        Ok(reply.outcome == Outcome::Done)
+    }
+
+    /// Who left since this was last asked; waits until somebody has.
+    pub async fn left(&self) -> Vec<Left> {
+        self.leaving.next().await
+    }
+
+    pub(super) fn note_left(&self, name: &SessionName, subject: String, why: Why) {
+        let subject = Subject { namespace: name.namespace.clone(), name: subject };
+        self.leaving.note(Left { subject, id: name.id, why });
+    }
+}
+
+fn flat_entries(list: Option<Value>) -> Vec<Entry> {
+    let mut list = list.map(Value::into_array).unwrap_or_default().into_iter();
+    let mut entries = Vec::new();
+    while let (Some(id), Some(score)) = (list.next(), list.next()) {
+        entries.extend(entry(id, score));
+    }
+    entries
+}
+
+fn entry(id: Value, score: Value) -> Option<Entry> {
+    Some(Entry { id: id.into_string()?.parse().ok()?, added: score.as_f64()? as u64 })
+}
