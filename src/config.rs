@@ -14,7 +14,7 @@ use crate::{
     session::{Durability, Namespace, Policies, Policy, SessionLimitPolicy, TokenReuse},
 };
 
-pub use flags::{Command, CommandLine};
+pub use flags::Flags;
 use table::Section;
 
 /// Ceiling of `max_payload_bytes`.
@@ -85,13 +85,13 @@ pub struct Problems(pub Vec<String>);
 
 impl Config {
     /// Reads the file, lays flags and environment over it, and checks the whole.
-    pub fn load(line: &CommandLine) -> Result<Self, Problems> {
+    pub fn load(flags: &Flags) -> Result<Self, Problems> {
         let mut problems = Vec::new();
-        let table = line.table().unwrap_or_else(|problem| {
+        let table = flags.table().unwrap_or_else(|problem| {
             problems.push(problem);
             toml::Table::new()
         });
-        let config = read(table, line.redis_password(), &mut problems);
+        let config = read(table, flags.redis_password(), &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
 }

@@ -1,10 +1,10 @@
-//! Reads the configuration, runs the server, turns its end into an exit code.
+//! Reads the command line and the configuration, runs the server, turns its end into an exit code.
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use sessiond::{
-    config::{Command, CommandLine, Config},
+    config::{Config, Flags},
     observe, server,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,24 +13,45 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Keeps login sessions in Redis for services written in any language, and tells every change to whoever watches.
+#[derive(Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves sessiond.v1.SessionService.
+    Serve(Flags),
+    /// Prints the effective configuration, secrets masked.
+    Config(Flags),
+}
+
 // The main thread runs the server: what it starts is told when that thread ends.
 #[tokio::main]
 async fn main() -> ExitCode {
-    let line = CommandLine::parse();
-    let config = match Config::load(&line) {
-        Ok(config) => config,
-        Err(problems) => {
-            eprintln!("the configuration has problems:\n{problems}");
-            return ExitCode::from(2);
-        }
-    };
-    match line.command {
-        Command::Config(_) => {
-            print!("{}", config.to_toml());
-            ExitCode::SUCCESS
-        }
-        Command::Serve(_) => serve(config).await,
+    match CommandLine::parse().command {
+        Command::Serve(flags) => match load(&flags) {
+            Ok(config) => serve(config).await,
+            Err(code) => code,
+        },
+        Command::Config(flags) => match load(&flags) {
+            Ok(config) => {
+                print!("{}", config.to_toml());
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        },
     }
+}
+
+fn load(flags: &Flags) -> Result<Config, ExitCode> {
+    Config::load(flags).map_err(|problems| {
+        eprintln!("the configuration has problems:\n{problems}");
+        ExitCode::from(2)
+    })
 }
 
 async fn serve(config: Config) -> ExitCode {

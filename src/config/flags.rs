@@ -1,25 +1,9 @@
-//! The command line and the environment.
+//! The server's flags and their environment.
 
-use clap::{Args, Parser, Subcommand};
-
-/// Keeps login sessions in Redis for services written in any language, and tells every change to whoever watches.
-#[derive(Parser)]
-#[command(version)]
-pub struct CommandLine {
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-#[derive(Subcommand)]
-pub enum Command {
-    /// Serves sessiond.v1.SessionService.
-    Serve(Flags),
-    /// Prints the effective configuration, secrets masked.
-    Config(Flags),
-}
+use clap::Parser;
 
 /// Every flag is also a key of the TOML file, with `_` for `-`.
-#[derive(Args, Default)]
+#[derive(Parser)]
 pub struct Flags {
     /// Address and port to serve gRPC on; port 0 picks one [default: 127.0.0.1:50051].
     #[arg(long, env = "SESSIOND_LISTEN")]
@@ -62,21 +46,14 @@ pub struct Flags {
     redis_password: Option<String>,
 }
 
-impl CommandLine {
-    fn flags(&self) -> &Flags {
-        match &self.command {
-            Command::Serve(flags) | Command::Config(flags) => flags,
-        }
-    }
-
+impl Flags {
     pub(super) fn redis_password(&self) -> Option<String> {
-        self.flags().redis_password.clone()
+        self.redis_password.clone()
     }
 
     /// The file's table with the flags laid over it.
     pub(super) fn table(&self) -> Result<toml::Table, String> {
-        let flags = self.flags();
-        let mut table = match &flags.config {
+        let mut table = match &self.config {
             None => toml::Table::new(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| format!("config: {path}: {error}"))?;
@@ -84,17 +61,17 @@ impl CommandLine {
             }
         };
         let given = [
-            ("listen", &flags.listen),
-            ("metrics_listen", &flags.metrics_listen),
-            ("redis", &flags.redis),
-            ("key_prefix", &flags.key_prefix),
-            ("data_dir", &flags.data_dir),
-            ("log_format", &flags.log_format),
-            ("log_level", &flags.log_level),
-            ("grpc_web_origins", &flags.grpc_web_origins),
-            ("drain_timeout", &flags.drain_timeout),
-            ("insecure", &flags.insecure),
-            ("allow_eviction", &flags.allow_eviction),
+            ("listen", &self.listen),
+            ("metrics_listen", &self.metrics_listen),
+            ("redis", &self.redis),
+            ("key_prefix", &self.key_prefix),
+            ("data_dir", &self.data_dir),
+            ("log_format", &self.log_format),
+            ("log_level", &self.log_level),
+            ("grpc_web_origins", &self.grpc_web_origins),
+            ("drain_timeout", &self.drain_timeout),
+            ("insecure", &self.insecure),
+            ("allow_eviction", &self.allow_eviction),
         ];
         for (key, text) in given {
             if let Some(text) = text {

@@ -8,8 +8,8 @@ fn load(file: &str, flags: &[&str]) -> Result<Config, Problems> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sessiond.toml");
     std::fs::write(&path, file).unwrap();
-    let fixed = ["sessiond", "serve", "--config", path.to_str().unwrap()];
-    Config::load(&CommandLine::parse_from(fixed.iter().chain(flags)))
+    let fixed = ["sessiond", "--config", path.to_str().unwrap()];
+    Config::load(&Flags::parse_from(fixed.iter().chain(flags)))
 }
 
 #[test]

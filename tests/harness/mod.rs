@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use sessiond::{
-    config::{CommandLine, Config},
+    config::{Config, Flags},
     server::{self, Listeners},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,9 +93,8 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sessiond.toml");
         std::fs::write(&file, toml).unwrap();
-        let config = Config::load(&CommandLine::parse_from([
+        let config = Config::load(&Flags::parse_from([
             "sessiond",
-            "serve",
             "--listen=127.0.0.1:0",
             "--metrics-listen=127.0.0.1:0",
             &format!("--redis={redis_url}"),
