@@ -1,9 +1,10 @@
-//! Reads the command line and the configuration, runs the server, turns its end into an exit code.
+//! Reads the command line, runs the server or a client's call, turns its end into an exit code.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sessiond::{
+    cli,
     config::{Config, Flags},
     observe, server,
 };
@@ -27,12 +28,18 @@ enum Command {
     Serve(Flags),
     /// Prints the effective configuration, secrets masked.
     Config(Flags),
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 // The main thread runs the server: what it starts is told when that thread ends.
 #[tokio::main]
 async fn main() -> ExitCode {
-    match CommandLine::parse().command {
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return cli::refuse(&error, std::env::args_os()),
+    };
+    match line.command {
         Command::Serve(flags) => match load(&flags) {
             Ok(config) => serve(config).await,
             Err(code) => code,
@@ -44,6 +51,7 @@ async fn main() -> ExitCode {
             }
             Err(code) => code,
         },
+        Command::Client(command) => cli::run(command).await,
     }
 }
 

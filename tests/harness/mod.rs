@@ -4,12 +4,14 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+pub mod cli;
 pub mod client;
 pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod redis;
 pub mod refusals;
+pub mod relay;
 pub mod watching;
 
 use std::sync::atomic::{AtomicU32, Ordering};
