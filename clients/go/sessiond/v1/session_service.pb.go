@@ -686,7 +686,7 @@ type RotateSessionRequest struct {
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// Required: the current token. An id never yields a token.
 	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
-	// Caller-made successor: ses_<same id>_<new secret>. Empty = the server makes one.
+	// Caller-made successor: ses_<same id>_<new secret>, a secret this session never had. Empty = the server makes one.
 	NewToken string `protobuf:"bytes,3,opt,name=new_token,json=newToken,proto3" json:"new_token,omitempty"`
 	// Absent = keep; only from or to empty.
 	Subject *string `protobuf:"bytes,4,opt,name=subject,proto3,oneof" json:"subject,omitempty"`
@@ -699,7 +699,7 @@ type RotateSessionRequest struct {
 	// As in UpdateSession.
 	ClearAttributes bool `protobuf:"varint,8,opt,name=clear_attributes,json=clearAttributes,proto3" json:"clear_attributes,omitempty"`
 	// How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-	// authentication is set.
+	// authentication is set; more than 0s is INVALID_ARGUMENT then.
 	GracePeriod *durationpb.Duration `protobuf:"bytes,9,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
 	// Only if the revision is this, else ABORTED REVISION_MISMATCH.
 	IfRevision *int64 `protobuf:"varint,10,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`

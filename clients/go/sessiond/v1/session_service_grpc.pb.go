@@ -53,7 +53,8 @@ type SessionServiceClient interface {
 	//
 	// ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
 	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-	// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+	// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+	// to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
 	// A repeat with the same request_id has the same outcome and makes no second session.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
 	// Reads a session; with a token: the check that every web request makes.
@@ -65,18 +66,29 @@ type SessionServiceClient interface {
 	// Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
 	//
 	// ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-	// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-	// leave more attributes, labels or bytes than the policy allows.
+	// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+	// has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+	// attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+	// authentication.
 	UpdateSession(ctx context.Context, in *UpdateSessionRequest, opts ...grpc.CallOption) (*UpdateSessionResponse, error)
 	// Counts as a use: moves the idle deadline to now + idle_timeout, never past the absolute one.
 	//
 	// Raises no revision and makes no event. Left out where the last use is younger than the policy's touch interval.
 	TouchSession(ctx context.Context, in *TouchSessionRequest, opts ...grpc.CallOption) (*TouchSessionResponse, error)
-	// Gives the same session a new secret; id and content stay.
+	// Gives the same session a new secret; id and content stay. Takes a token, never an id.
 	//
 	// The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-	// once where its successor was never presented (the answer was lost). An old token after its grace period is
-	// NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+	// once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+	// period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+	// grace period at once, and a superseded token may not do it.
+	//
+	// An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+	// since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+	// "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+	//
+	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+	// rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+	// UpdateSession. Rotating is no use: it does not move the idle deadline.
 	RotateSession(ctx context.Context, in *RotateSessionRequest, opts ...grpc.CallOption) (*RotateSessionResponse, error)
 	// Ends a session. Succeeds for every well-formed key; deleted tells whether there was one.
 	//
@@ -85,9 +97,12 @@ type SessionServiceClient interface {
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 	// Ends all sessions of a subject: log out everywhere.
 	//
-	// After it returned, no session of that subject lives that was there when the call began.
+	// After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+	// began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+	// another subject. A call that fails may have ended some; repeat it.
 	DeleteSubjectSessions(ctx context.Context, in *DeleteSubjectSessionsRequest, opts ...grpc.CallOption) (*DeleteSubjectSessionsResponse, error)
-	// Lists live sessions, a page at a time; complete for what lives throughout.
+	// Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+	// that subject's sessions and nothing else, so it also counts them.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
 	// Tells every change, as it happens and after a reconnect.
 	//
@@ -225,7 +240,8 @@ type SessionServiceServer interface {
 	//
 	// ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
 	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-	// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+	// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+	// to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
 	// A repeat with the same request_id has the same outcome and makes no second session.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
 	// Reads a session; with a token: the check that every web request makes.
@@ -237,18 +253,29 @@ type SessionServiceServer interface {
 	// Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
 	//
 	// ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-	// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-	// leave more attributes, labels or bytes than the policy allows.
+	// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+	// has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+	// attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+	// authentication.
 	UpdateSession(context.Context, *UpdateSessionRequest) (*UpdateSessionResponse, error)
 	// Counts as a use: moves the idle deadline to now + idle_timeout, never past the absolute one.
 	//
 	// Raises no revision and makes no event. Left out where the last use is younger than the policy's touch interval.
 	TouchSession(context.Context, *TouchSessionRequest) (*TouchSessionResponse, error)
-	// Gives the same session a new secret; id and content stay.
+	// Gives the same session a new secret; id and content stay. Takes a token, never an id.
 	//
 	// The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-	// once where its successor was never presented (the answer was lost). An old token after its grace period is
-	// NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+	// once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+	// period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+	// grace period at once, and a superseded token may not do it.
+	//
+	// An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+	// since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+	// "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+	//
+	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+	// rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+	// UpdateSession. Rotating is no use: it does not move the idle deadline.
 	RotateSession(context.Context, *RotateSessionRequest) (*RotateSessionResponse, error)
 	// Ends a session. Succeeds for every well-formed key; deleted tells whether there was one.
 	//
@@ -257,9 +284,12 @@ type SessionServiceServer interface {
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	// Ends all sessions of a subject: log out everywhere.
 	//
-	// After it returned, no session of that subject lives that was there when the call began.
+	// After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+	// began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+	// another subject. A call that fails may have ended some; repeat it.
 	DeleteSubjectSessions(context.Context, *DeleteSubjectSessionsRequest) (*DeleteSubjectSessionsResponse, error)
-	// Lists live sessions, a page at a time; complete for what lives throughout.
+	// Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+	// that subject's sessions and nothing else, so it also counts them.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
 	// Tells every change, as it happens and after a reconnect.
 	//

@@ -97,7 +97,8 @@ class SessionServiceServicer:
 
         ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
         FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-        SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+        SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+        to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
         A repeat with the same request_id has the same outcome and makes no second session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,8 +120,10 @@ class SessionServiceServicer:
         """Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
 
         ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-        FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-        leave more attributes, labels or bytes than the policy allows.
+        FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+        has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+        attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+        authentication.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,11 +139,20 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateSession(self, request, context):
-        """Gives the same session a new secret; id and content stay.
+        """Gives the same session a new secret; id and content stay. Takes a token, never an id.
 
         The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-        once where its successor was never presented (the answer was lost). An old token after its grace period is
-        NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+        once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+        period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+        grace period at once, and a superseded token may not do it.
+
+        An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+        since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+        "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+
+        FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+        rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+        UpdateSession. Rotating is no use: it does not move the idle deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,14 +171,17 @@ class SessionServiceServicer:
     def DeleteSubjectSessions(self, request, context):
         """Ends all sessions of a subject: log out everywhere.
 
-        After it returned, no session of that subject lives that was there when the call began.
+        After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+        began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+        another subject. A call that fails may have ended some; repeat it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists live sessions, a page at a time; complete for what lives throughout.
+        """Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+        that subject's sessions and nothing else, so it also counts them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -696,7 +696,7 @@ pub struct RotateSessionRequest {
     /// Required: the current token. An id never yields a token.
     #[prost(string, tag = "2")]
     pub token: ::prost::alloc::string::String,
-    /// Caller-made successor: ses\_<same id>\_<new secret>. Empty = the server makes one.
+    /// Caller-made successor: ses\_<same id>\_<new secret>, a secret this session never had. Empty = the server makes one.
     #[prost(string, tag = "3")]
     pub new_token: ::prost::alloc::string::String,
     /// Absent = keep; only from or to empty.
@@ -718,7 +718,7 @@ pub struct RotateSessionRequest {
     #[prost(bool, tag = "8")]
     pub clear_attributes: bool,
     /// How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-    /// authentication is set.
+    /// authentication is set; more than 0s is INVALID_ARGUMENT then.
     #[prost(message, optional, tag = "9")]
     pub grace_period: ::core::option::Option<::prost_types::Duration>,
     /// Only if the revision is this, else ABORTED REVISION_MISMATCH.
@@ -990,7 +990,8 @@ pub mod session_service_client {
         ///
         /// ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
         /// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-        /// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+        /// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+        /// to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
         /// A repeat with the same request_id has the same outcome and makes no second session.
         pub async fn create_session(
             &mut self,
@@ -1048,8 +1049,10 @@ pub mod session_service_client {
         /// Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
         ///
         /// ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-        /// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-        /// leave more attributes, labels or bytes than the policy allows.
+        /// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+        /// has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+        /// attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+        /// authentication.
         pub async fn update_session(
             &mut self,
             request: impl tonic::IntoRequest<super::UpdateSessionRequest>,
@@ -1101,11 +1104,20 @@ pub mod session_service_client {
                 .insert(GrpcMethod::new("sessiond.v1.SessionService", "TouchSession"));
             self.inner.unary(req, path, codec).await
         }
-        /// Gives the same session a new secret; id and content stay.
+        /// Gives the same session a new secret; id and content stay. Takes a token, never an id.
         ///
         /// The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-        /// once where its successor was never presented (the answer was lost). An old token after its grace period is
-        /// NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+        /// once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+        /// period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+        /// grace period at once, and a superseded token may not do it.
+        ///
+        /// An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+        /// since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+        /// "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+        ///
+        /// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+        /// rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+        /// UpdateSession. Rotating is no use: it does not move the idle deadline.
         pub async fn rotate_session(
             &mut self,
             request: impl tonic::IntoRequest<super::RotateSessionRequest>,
@@ -1160,7 +1172,9 @@ pub mod session_service_client {
         }
         /// Ends all sessions of a subject: log out everywhere.
         ///
-        /// After it returned, no session of that subject lives that was there when the call began.
+        /// After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+        /// began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+        /// another subject. A call that fails may have ended some; repeat it.
         pub async fn delete_subject_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteSubjectSessionsRequest>,
@@ -1190,7 +1204,8 @@ pub mod session_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Lists live sessions, a page at a time; complete for what lives throughout.
+        /// Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+        /// that subject's sessions and nothing else, so it also counts them.
         pub async fn list_sessions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSessionsRequest>,

@@ -433,7 +433,7 @@ export type RotateSessionRequest = Message<"sessiond.v1.RotateSessionRequest"> &
   token: string;
 
   /**
-   * Caller-made successor: ses_<same id>_<new secret>. Empty = the server makes one.
+   * Caller-made successor: ses_<same id>_<new secret>, a secret this session never had. Empty = the server makes one.
    *
    * @generated from field: string new_token = 3;
    */
@@ -476,7 +476,7 @@ export type RotateSessionRequest = Message<"sessiond.v1.RotateSessionRequest"> &
 
   /**
    * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set.
+   * authentication is set; more than 0s is INVALID_ARGUMENT then.
    *
    * @generated from field: google.protobuf.Duration grace_period = 9;
    */
@@ -909,7 +909,8 @@ export const SessionService: GenService<{
    *
    * ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
    * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-   * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+   * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+   * to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
    * A repeat with the same request_id has the same outcome and makes no second session.
    *
    * @generated from rpc sessiond.v1.SessionService.CreateSession
@@ -937,8 +938,10 @@ export const SessionService: GenService<{
    * Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
    *
    * ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-   * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-   * leave more attributes, labels or bytes than the policy allows.
+   * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+   * has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+   * attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+   * authentication.
    *
    * @generated from rpc sessiond.v1.SessionService.UpdateSession
    */
@@ -960,11 +963,20 @@ export const SessionService: GenService<{
     output: typeof TouchSessionResponseSchema;
   },
   /**
-   * Gives the same session a new secret; id and content stay.
+   * Gives the same session a new secret; id and content stay. Takes a token, never an id.
    *
    * The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-   * once where its successor was never presented (the answer was lost). An old token after its grace period is
-   * NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+   * once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+   * period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+   * grace period at once, and a superseded token may not do it.
+   *
+   * An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+   * since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+   * "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+   *
+   * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+   * rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+   * UpdateSession. Rotating is no use: it does not move the idle deadline.
    *
    * @generated from rpc sessiond.v1.SessionService.RotateSession
    */
@@ -989,7 +1001,9 @@ export const SessionService: GenService<{
   /**
    * Ends all sessions of a subject: log out everywhere.
    *
-   * After it returned, no session of that subject lives that was there when the call began.
+   * After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+   * began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+   * another subject. A call that fails may have ended some; repeat it.
    *
    * @generated from rpc sessiond.v1.SessionService.DeleteSubjectSessions
    */
@@ -999,7 +1013,8 @@ export const SessionService: GenService<{
     output: typeof DeleteSubjectSessionsResponseSchema;
   },
   /**
-   * Lists live sessions, a page at a time; complete for what lives throughout.
+   * Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+   * that subject's sessions and nothing else, so it also counts them.
    *
    * @generated from rpc sessiond.v1.SessionService.ListSessions
    */

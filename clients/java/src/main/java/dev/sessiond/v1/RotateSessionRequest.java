@@ -171,7 +171,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object newToken_ = "";
   /**
    * <pre>
-   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
    * </pre>
    *
    * <code>string new_token = 3;</code>
@@ -192,7 +192,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
    * </pre>
    *
    * <code>string new_token = 3;</code>
@@ -478,7 +478,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
   /**
    * <pre>
    * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set.
+   * authentication is set; more than 0s is INVALID_ARGUMENT then.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -491,7 +491,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
   /**
    * <pre>
    * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set.
+   * authentication is set; more than 0s is INVALID_ARGUMENT then.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -504,7 +504,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
   /**
    * <pre>
    * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set.
+   * authentication is set; more than 0s is INVALID_ARGUMENT then.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -1412,7 +1412,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     private java.lang.Object newToken_ = "";
     /**
      * <pre>
-     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
      * </pre>
      *
      * <code>string new_token = 3;</code>
@@ -1432,7 +1432,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     }
     /**
      * <pre>
-     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
      * </pre>
      *
      * <code>string new_token = 3;</code>
@@ -1453,7 +1453,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     }
     /**
      * <pre>
-     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
      * </pre>
      *
      * <code>string new_token = 3;</code>
@@ -1470,7 +1470,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     }
     /**
      * <pre>
-     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
      * </pre>
      *
      * <code>string new_token = 3;</code>
@@ -1484,7 +1484,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     }
     /**
      * <pre>
-     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+     * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
      * </pre>
      *
      * <code>string new_token = 3;</code>
@@ -2142,7 +2142,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2154,7 +2154,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2170,7 +2170,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2189,7 +2189,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2208,7 +2208,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2234,7 +2234,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2252,7 +2252,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2265,7 +2265,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -2281,7 +2281,7 @@ dev.sessiond.v1.AttributeValue defaultValue) {
     /**
      * <pre>
      * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-     * authentication is set.
+     * authentication is set; more than 0s is INVALID_ARGUMENT then.
      * </pre>
      *
      * <code>.google.protobuf.Duration grace_period = 9;</code>

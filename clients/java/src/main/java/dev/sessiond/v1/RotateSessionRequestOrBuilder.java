@@ -52,7 +52,7 @@ public interface RotateSessionRequestOrBuilder extends
 
   /**
    * <pre>
-   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
    * </pre>
    *
    * <code>string new_token = 3;</code>
@@ -61,7 +61,7 @@ public interface RotateSessionRequestOrBuilder extends
   java.lang.String getNewToken();
   /**
    * <pre>
-   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;. Empty = the server makes one.
+   * Caller-made successor: ses_&lt;same id&gt;_&lt;new secret&gt;, a secret this session never had. Empty = the server makes one.
    * </pre>
    *
    * <code>string new_token = 3;</code>
@@ -234,7 +234,7 @@ dev.sessiond.v1.AttributeValue defaultValue);
   /**
    * <pre>
    * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set.
+   * authentication is set; more than 0s is INVALID_ARGUMENT then.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -244,7 +244,7 @@ dev.sessiond.v1.AttributeValue defaultValue);
   /**
    * <pre>
    * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set.
+   * authentication is set; more than 0s is INVALID_ARGUMENT then.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 9;</code>
@@ -254,7 +254,7 @@ dev.sessiond.v1.AttributeValue defaultValue);
   /**
    * <pre>
    * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set.
+   * authentication is set; more than 0s is INVALID_ARGUMENT then.
    * </pre>
    *
    * <code>.google.protobuf.Duration grace_period = 9;</code>

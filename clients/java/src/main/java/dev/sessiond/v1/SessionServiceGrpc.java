@@ -370,7 +370,8 @@ public final class SessionServiceGrpc {
      * Makes a session.
      * ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
      * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+     * to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
      * A repeat with the same request_id has the same outcome and makes no second session.
      * </pre>
      */
@@ -396,8 +397,10 @@ public final class SessionServiceGrpc {
      * <pre>
      * Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
      * ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-     * leave more attributes, labels or bytes than the policy allows.
+     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+     * has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+     * attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+     * authentication.
      * </pre>
      */
     default void updateSession(dev.sessiond.v1.UpdateSessionRequest request,
@@ -418,10 +421,17 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Gives the same session a new secret; id and content stay.
+     * Gives the same session a new secret; id and content stay. Takes a token, never an id.
      * The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-     * once where its successor was never presented (the answer was lost). An old token after its grace period is
-     * NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+     * once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+     * period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+     * grace period at once, and a superseded token may not do it.
+     * An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+     * since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+     * "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+     * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+     * rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+     * UpdateSession. Rotating is no use: it does not move the idle deadline.
      * </pre>
      */
     default void rotateSession(dev.sessiond.v1.RotateSessionRequest request,
@@ -444,7 +454,9 @@ public final class SessionServiceGrpc {
     /**
      * <pre>
      * Ends all sessions of a subject: log out everywhere.
-     * After it returned, no session of that subject lives that was there when the call began.
+     * After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+     * began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+     * another subject. A call that fails may have ended some; repeat it.
      * </pre>
      */
     default void deleteSubjectSessions(dev.sessiond.v1.DeleteSubjectSessionsRequest request,
@@ -454,7 +466,8 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Lists live sessions, a page at a time; complete for what lives throughout.
+     * Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+     * that subject's sessions and nothing else, so it also counts them.
      * </pre>
      */
     default void listSessions(dev.sessiond.v1.ListSessionsRequest request,
@@ -525,7 +538,8 @@ public final class SessionServiceGrpc {
      * Makes a session.
      * ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
      * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+     * to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
      * A repeat with the same request_id has the same outcome and makes no second session.
      * </pre>
      */
@@ -553,8 +567,10 @@ public final class SessionServiceGrpc {
      * <pre>
      * Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
      * ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-     * leave more attributes, labels or bytes than the policy allows.
+     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+     * has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+     * attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+     * authentication.
      * </pre>
      */
     public void updateSession(dev.sessiond.v1.UpdateSessionRequest request,
@@ -577,10 +593,17 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Gives the same session a new secret; id and content stay.
+     * Gives the same session a new secret; id and content stay. Takes a token, never an id.
      * The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-     * once where its successor was never presented (the answer was lost). An old token after its grace period is
-     * NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+     * once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+     * period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+     * grace period at once, and a superseded token may not do it.
+     * An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+     * since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+     * "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+     * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+     * rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+     * UpdateSession. Rotating is no use: it does not move the idle deadline.
      * </pre>
      */
     public void rotateSession(dev.sessiond.v1.RotateSessionRequest request,
@@ -605,7 +628,9 @@ public final class SessionServiceGrpc {
     /**
      * <pre>
      * Ends all sessions of a subject: log out everywhere.
-     * After it returned, no session of that subject lives that was there when the call began.
+     * After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+     * began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+     * another subject. A call that fails may have ended some; repeat it.
      * </pre>
      */
     public void deleteSubjectSessions(dev.sessiond.v1.DeleteSubjectSessionsRequest request,
@@ -616,7 +641,8 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Lists live sessions, a page at a time; complete for what lives throughout.
+     * Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+     * that subject's sessions and nothing else, so it also counts them.
      * </pre>
      */
     public void listSessions(dev.sessiond.v1.ListSessionsRequest request,
@@ -673,7 +699,8 @@ public final class SessionServiceGrpc {
      * Makes a session.
      * ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
      * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+     * to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
      * A repeat with the same request_id has the same outcome and makes no second session.
      * </pre>
      */
@@ -699,8 +726,10 @@ public final class SessionServiceGrpc {
      * <pre>
      * Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
      * ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-     * leave more attributes, labels or bytes than the policy allows.
+     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+     * has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+     * attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+     * authentication.
      * </pre>
      */
     public dev.sessiond.v1.UpdateSessionResponse updateSession(dev.sessiond.v1.UpdateSessionRequest request) throws io.grpc.StatusException {
@@ -721,10 +750,17 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Gives the same session a new secret; id and content stay.
+     * Gives the same session a new secret; id and content stay. Takes a token, never an id.
      * The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-     * once where its successor was never presented (the answer was lost). An old token after its grace period is
-     * NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+     * once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+     * period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+     * grace period at once, and a superseded token may not do it.
+     * An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+     * since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+     * "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+     * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+     * rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+     * UpdateSession. Rotating is no use: it does not move the idle deadline.
      * </pre>
      */
     public dev.sessiond.v1.RotateSessionResponse rotateSession(dev.sessiond.v1.RotateSessionRequest request) throws io.grpc.StatusException {
@@ -747,7 +783,9 @@ public final class SessionServiceGrpc {
     /**
      * <pre>
      * Ends all sessions of a subject: log out everywhere.
-     * After it returned, no session of that subject lives that was there when the call began.
+     * After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+     * began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+     * another subject. A call that fails may have ended some; repeat it.
      * </pre>
      */
     public dev.sessiond.v1.DeleteSubjectSessionsResponse deleteSubjectSessions(dev.sessiond.v1.DeleteSubjectSessionsRequest request) throws io.grpc.StatusException {
@@ -757,7 +795,8 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Lists live sessions, a page at a time; complete for what lives throughout.
+     * Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+     * that subject's sessions and nothing else, so it also counts them.
      * </pre>
      */
     public dev.sessiond.v1.ListSessionsResponse listSessions(dev.sessiond.v1.ListSessionsRequest request) throws io.grpc.StatusException {
@@ -814,7 +853,8 @@ public final class SessionServiceGrpc {
      * Makes a session.
      * ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
      * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+     * to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
      * A repeat with the same request_id has the same outcome and makes no second session.
      * </pre>
      */
@@ -840,8 +880,10 @@ public final class SessionServiceGrpc {
      * <pre>
      * Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
      * ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-     * leave more attributes, labels or bytes than the policy allows.
+     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+     * has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+     * attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+     * authentication.
      * </pre>
      */
     public dev.sessiond.v1.UpdateSessionResponse updateSession(dev.sessiond.v1.UpdateSessionRequest request) {
@@ -862,10 +904,17 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Gives the same session a new secret; id and content stay.
+     * Gives the same session a new secret; id and content stay. Takes a token, never an id.
      * The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-     * once where its successor was never presented (the answer was lost). An old token after its grace period is
-     * NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+     * once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+     * period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+     * grace period at once, and a superseded token may not do it.
+     * An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+     * since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+     * "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+     * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+     * rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+     * UpdateSession. Rotating is no use: it does not move the idle deadline.
      * </pre>
      */
     public dev.sessiond.v1.RotateSessionResponse rotateSession(dev.sessiond.v1.RotateSessionRequest request) {
@@ -888,7 +937,9 @@ public final class SessionServiceGrpc {
     /**
      * <pre>
      * Ends all sessions of a subject: log out everywhere.
-     * After it returned, no session of that subject lives that was there when the call began.
+     * After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+     * began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+     * another subject. A call that fails may have ended some; repeat it.
      * </pre>
      */
     public dev.sessiond.v1.DeleteSubjectSessionsResponse deleteSubjectSessions(dev.sessiond.v1.DeleteSubjectSessionsRequest request) {
@@ -898,7 +949,8 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Lists live sessions, a page at a time; complete for what lives throughout.
+     * Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+     * that subject's sessions and nothing else, so it also counts them.
      * </pre>
      */
     public dev.sessiond.v1.ListSessionsResponse listSessions(dev.sessiond.v1.ListSessionsRequest request) {
@@ -954,7 +1006,8 @@ public final class SessionServiceGrpc {
      * Makes a session.
      * ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
      * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject.
+     * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
+     * to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
      * A repeat with the same request_id has the same outcome and makes no second session.
      * </pre>
      */
@@ -982,8 +1035,10 @@ public final class SessionServiceGrpc {
      * <pre>
      * Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
      * ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another. INVALID_ARGUMENT, too, where the change would
-     * leave more attributes, labels or bytes than the policy allows.
+     * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
+     * has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
+     * attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
+     * authentication.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.sessiond.v1.UpdateSessionResponse> updateSession(
@@ -1006,10 +1061,17 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Gives the same session a new secret; id and content stay.
+     * Gives the same session a new secret; id and content stay. Takes a token, never an id.
      * The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-     * once where its successor was never presented (the answer was lost). An old token after its grace period is
-     * NOT_FOUND TOKEN_ROTATED or, where a successor was used, theft: the policy ends the session or reports it.
+     * once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
+     * period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
+     * grace period at once, and a superseded token may not do it.
+     * An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
+     * since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
+     * "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+     * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
+     * rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
+     * UpdateSession. Rotating is no use: it does not move the idle deadline.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.sessiond.v1.RotateSessionResponse> rotateSession(
@@ -1034,7 +1096,9 @@ public final class SessionServiceGrpc {
     /**
      * <pre>
      * Ends all sessions of a subject: log out everywhere.
-     * After it returned, no session of that subject lives that was there when the call began.
+     * After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
+     * began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
+     * another subject. A call that fails may have ended some; repeat it.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.sessiond.v1.DeleteSubjectSessionsResponse> deleteSubjectSessions(
@@ -1045,7 +1109,8 @@ public final class SessionServiceGrpc {
 
     /**
      * <pre>
-     * Lists live sessions, a page at a time; complete for what lives throughout.
+     * Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
+     * that subject's sessions and nothing else, so it also counts them.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<dev.sessiond.v1.ListSessionsResponse> listSessions(
