@@ -2,10 +2,11 @@
 
 mod harness;
 
-use harness::{World, client::*};
+use harness::{World, client::*, eventually};
 use sessiond::{session::Revision, store::Position, watch::ResumeToken};
 use sessiond_client::v1::{
-    Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest, attribute_value::Kind,
+    Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest, TokenState,
+    attribute_value::Kind,
 };
 use tonic::Code;
 
@@ -68,6 +69,42 @@ async fn a_session_of_format_1_is_read_and_lives_on() {
     let updated = client.set(by_token(TOKEN), &[("int", text("2"))]).await.unwrap();
     assert!(updated.revision > session.revision && updated.attributes.len() == 9);
     assert!(client.delete(by_token(TOKEN)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_session_of_a_subject_without_an_index_is_indexed_by_the_audit() {
+    let world = world(include_str!("golden/format-1.txt"));
+    let server = world.server_with(&format!("audit_interval = '1s'\n{FOREVER}")).await;
+    let client = server.client().await;
+    let listed = eventually("it is indexed", async || client.list_of("user:1").await.pop()).await;
+    assert_eq!(listed.id, id_of(TOKEN));
+}
+
+#[tokio::test]
+async fn tokens_of_format_1_stand_as_they_stood() {
+    const GENERATIONS: [&str; 3] = ["a", "b", "c"];
+    const LIVE: &str = "iaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const DEAD: &str = "maaaaaaaaaaaaaaaaaaaaaaaaa";
+    let token = |id: &str, generation: &str| format!("ses_{id}_{generation}{}", "a".repeat(51));
+    let world = world(include_str!("golden/format-1-rotated.txt"));
+    let server = world.server_with(FOREVER).await;
+    let client = server.client().await;
+    for generation in GENERATIONS {
+        let status = client.get(by_token(&token(DEAD, generation))).await;
+        let status = expect_error(status, Code::NotFound, "SESSION_ENDED");
+        assert_eq!(status.metadata_of("cause"), "LOGOUT");
+    }
+    expect_error(client.get(by_token(&token(DEAD, "d"))).await, Code::NotFound, "SESSION_NOT_FOUND");
+
+    let listed = client.list_of("user:2").await;
+    assert_eq!((listed.len(), &listed[0].id[..], listed[0].token_generation), (1, LIVE, 3));
+    expect_error(client.get(by_token(&token(LIVE, "d"))).await, Code::NotFound, "SESSION_NOT_FOUND");
+    // Its successor was never seen.
+    expect_error(client.get(by_token(&token(LIVE, "b"))).await, Code::NotFound, "TOKEN_ROTATED");
+    assert_eq!(client.standing(&token(LIVE, "c")).await.unwrap(), TokenState::Current);
+    // Now it was.
+    let stolen = expect_error(client.get(by_token(&token(LIVE, "b"))).await, Code::NotFound, "SESSION_ENDED");
+    assert_eq!(stolen.metadata_of("cause"), "TOKEN_REUSE");
 }
 
 #[tokio::test]
