@@ -19,6 +19,7 @@ mod subjects;
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 pub use channel::{Channels, Heard};
 pub use connection::{Lane, Waits};
@@ -195,6 +196,14 @@ impl Store {
     /// What the clock of Redis shows, in us; None = not known on this connection.
     pub fn now(&self) -> Option<u64> {
         self.connection.now()
+    }
+
+    /// The same; asks Redis where it is not known.
+    pub async fn clock(&self, deadline: Instant) -> Result<u64, Error> {
+        match self.now() {
+            Some(now) => Ok(now),
+            None => self.connection.time(Lane::Calls, deadline).await,
+        }
     }
 
     /// Keeps the connections alive; never ends.

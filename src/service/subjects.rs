@@ -79,7 +79,7 @@ impl Service {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<u32, Error> {
-        let now = self.store.now().unwrap_or(0);
+        let now = self.store.clock(deadline).await?;
         let endings = entries.into_iter().map(async |entry| {
             let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
             let is_joining = entry.may_be_joining(now);
@@ -100,7 +100,7 @@ impl Service {
         let mut refuse = |field: &str, reason: &str| {
             refused.push(Refused { field: field.into(), reason: reason.into() });
         };
-        let now = self.store.now().map_or(u64::MAX / 2, |now| now / 1000);
+        let now = self.store.clock(deadline).await? / 1000;
         if created_before.is_some_and(|before| before.0 > now + AHEAD) {
             refuse("created_before", "must be at most 10 s ahead of the server's clock");
         }

@@ -226,7 +226,7 @@ impl Store {
         deadline: Instant,
     ) -> Result<bool, Error> {
         let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
-        if entry.may_be_joining(self.now().unwrap_or(0)) {
+        if entry.may_be_joining(self.clock(deadline).await?) {
             match self.look(&name, Proof::Named, View::Basic, deadline).await {
                 Ok(Found::Ended(_)) => {}
                 Ok(_) | Err(Error::Corrupt { .. }) => return Ok(true),

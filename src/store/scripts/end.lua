@@ -35,7 +35,10 @@ if not args.cause then
   return {ENDED, now_us, found.cause or REVOKED}
 end
 
-if found.kind == 'stranger' then return {NOT_FOUND, now_us} end
+if found.kind == 'stranger' then
+  if redis.call('EXISTS', SESSION) == 1 then return {NOT_FOUND, now_us} end
+  found.kind = 'none'
+end
 local known = known_request(found.fixed.r)
 if known and not known.same then return {REQUEST_ID_REUSED, now_us} end
 if known and known.outcome == 2 then return {DONE, now_us, found.cause, ''} end

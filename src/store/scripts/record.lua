@@ -45,20 +45,18 @@ local function earlier(a, b)
 end
 
 -- The record at SESSION: {kind = 'none' | 'stranger' | 'live' | 'tombstone' | 'corrupt', flat = all its fields, names and
--- values in turn, fixed = those that are no attribute and no label, by name, and what they say}. Before a stranger, who
--- presents a secret that is none of the session's, the record is not read: it takes as long as where there is none.
+-- values in turn, fixed = those that are no attribute and no label, by name, and what they say}. Who presents a secret that
+-- is none of the session's is a stranger, whether there is a session or not: no more is read, and it takes as long.
 local function find()
   local place
   if args.proof then
     local tokens = redis.pcall('HMGET', SESSION, 't', 'g')
-    if tokens.err then return {kind = 'stranger', flat = {}, fixed = {}} end
     place = tokens[1] and place_of(args.proof, tokens[1], tokens[2])
-    if tokens[1] and not place then return {kind = 'stranger', flat = {}, fixed = {}} end
+    if not place then return {kind = 'stranger', flat = {}, fixed = {}} end
   end
   local flat = redis.pcall('HGETALL', SESSION)
   if flat.err then return {kind = 'corrupt', flat = {}, fixed = {}} end
   if #flat == 0 then return {kind = 'none', flat = flat, fixed = {}} end
-  if args.proof and not place then return {kind = 'stranger', flat = {}, fixed = {}} end
   local fixed = {}
   local found = {kind = 'corrupt', flat = flat, fixed = fixed, place = place}
   for i = 1, #flat, 2 do

@@ -21,7 +21,7 @@
 --     | {TOO_MANY_ATTRIBUTES, now, count} | {TOO_MANY_LABELS, now, count} | {TOO_LARGE, now, bytes}
 
 local found = find()
-if found.kind == 'stranger' or found.kind == 'none' and args.proof then return {NOT_FOUND, now_us} end
+if found.kind == 'stranger' then return {NOT_FOUND, now_us} end
 local known = known_request(found.fixed.r)
 local over = end_if_over(found)
 if over then return over end
