@@ -11,7 +11,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{
     observe::LogFormat,
-    session::{Durability, Namespace, Policies, Policy, SessionLimitPolicy, TokenReuse},
+    session::{Durability, Namespace, Policies, Policy, Preset, SessionLimitPolicy, TokenReuse},
 };
 
 pub use flags::Flags;
@@ -182,6 +182,7 @@ fn limits(mut section: Section<'_>) -> Limits {
     limits
 }
 
+/// A section begins with its preset's values, else with those of the default policy.
 fn policy(mut section: Section<'_>, default: &Policy) -> Policy {
     const REUSES: [(&str, TokenReuse); 2] = [("end", TokenReuse::End), ("report", TokenReuse::Report)];
     const LIMITS: [(&str, SessionLimitPolicy); 2] =
@@ -189,8 +190,11 @@ fn policy(mut section: Section<'_>, default: &Policy) -> Policy {
     const DURABILITIES: [(&str, Durability); 2] =
         [("local", Durability::Local), ("replicated", Durability::Replicated)];
     let s = &mut section;
+    let preset = s.choice("preset", &Preset::NAMED);
+    let default = &preset.map_or_else(|| default.clone(), |preset| preset.over(default));
     let tombstone = s.duration("tombstone").unwrap_or(default.tombstone);
     let policy = Policy {
+        preset,
         idle_timeout: s.timeout("idle_timeout").unwrap_or(default.idle_timeout),
         max_idle_timeout: s.timeout("max_idle_timeout").unwrap_or(default.max_idle_timeout),
         absolute_timeout: s.timeout("absolute_timeout").unwrap_or(default.absolute_timeout),

@@ -8,7 +8,9 @@ pub use event::{Cause, Change, Event, Facets};
 pub use key::{
     ID_BYTES, Malformed, Namespace, Proof, SessionId, SessionName, Standing, Subject, Token, Verifier, is_label_name,
 };
-pub use policy::{Durability, Policies, Policy, SessionLimitPolicy, TimeoutRefused, Timeouts, TimeoutsMs, TokenReuse};
+pub use policy::{
+    Durability, Policies, Policy, Preset, SessionLimitPolicy, TimeoutRefused, Timeouts, TimeoutsMs, TokenReuse,
+};
 
 use std::collections::BTreeMap;
 

@@ -107,6 +107,9 @@ fn policy(policy: &Policy) -> Table {
         ("max_payload_bytes", (policy.max_payload_bytes as i64).into()),
         ("max_attributes", (policy.max_attributes as i64).into()),
     ]);
+    if let Some(preset) = policy.preset {
+        values.insert("preset".to_owned(), preset.name().into());
+    }
     if let Some(interval) = policy.touch_interval {
         values.insert("touch_interval".to_owned(), duration(interval));
     }

@@ -1,12 +1,18 @@
 //! What a namespace allows, and how it makes the timeouts of a request absolute.
 
+mod preset;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Namespace;
 
+pub use preset::Preset;
+
 /// The rules of one namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
+    /// What its values began with; nothing decides by it.
+    pub preset: Option<Preset>,
     pub idle_timeout: Option<Duration>,
     /// None = never: no ceiling, and no idle timeout at all may be asked for.
     pub max_idle_timeout: Option<Duration>,
@@ -62,6 +68,7 @@ impl Default for Policy {
         const MINUTE: Duration = Duration::from_secs(60);
         const HOUR: Duration = Duration::from_secs(60 * 60);
         Policy {
+            preset: None,
             idle_timeout: Some(30 * MINUTE),
             max_idle_timeout: Some(400 * 24 * HOUR),
             absolute_timeout: Some(12 * HOUR),
