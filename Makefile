@@ -1,10 +1,10 @@
-# What must always hold: make run, make test, make gen, make gen-check, make bench.
+# What must always hold: make run, make test, make gen, make gen-check, make bench, make bench-memory.
 
 LANGUAGES := rust go python typescript java
 BUF := 1.75.0
 GRPCURL := 1.9.3
 
-.PHONY: run test check tools gen gen-check bench install
+.PHONY: run test check tools gen gen-check bench bench-memory install
 
 # Starts the service on its own private Redis, and says what to type next.
 run: install
@@ -49,3 +49,7 @@ gen-check: gen
 bench: install
 	cargo bench --bench calls
 	cargo bench --bench expiry
+
+# The section on memory in docs/benchmarks.md.
+bench-memory: install
+	cargo bench --bench memory

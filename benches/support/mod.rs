@@ -3,12 +3,14 @@
 #![allow(dead_code, reason = "every benchmark uses a part of it")]
 
 pub mod baseline;
+pub mod content;
 pub mod cpu;
 pub mod figures;
 #[path = "../../tests/harness/mod.rs"]
 pub mod harness;
 pub mod keyspace;
 pub mod load;
+pub mod memory;
 
 use harness::Redis;
 

@@ -1,0 +1,228 @@
+//! What a session takes in Redis, all keys but the log; beside the same content as one JSON string with a time to live.
+//!
+//! Bytes are the difference of `used_memory` to the empty Redis, once every session is made, the server has gone and the
+//! logs are deleted, divided by the sessions: names, dictionaries and what the allocator rounds up to are in it.
+//! docs/benchmarks.md says what the rows are.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use clap::Parser;
+use sessiond_client::v1::CreateSessionRequest;
+
+use support::{
+    content::{Content, Kind},
+    figures::print_table,
+    harness::{Redis, client::NAMESPACE, process::Process},
+    load, memory,
+};
+
+/// Measures what sessions take in Redis.
+#[derive(Parser)]
+struct Arguments {
+    /// Sessions of each row, and strings beside them.
+    #[arg(long, default_value_t = 100_000)]
+    sessions: u64,
+    /// Only the rows whose content begins so.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const IN_FLIGHT: usize = 32;
+const RECOMMENDED: &str = "1024";
+const REDIS_DEFAULT: &str = "64";
+
+#[derive(Clone, Copy)]
+enum Layout {
+    OneAttribute,
+    AnAttributeForEachField,
+}
+
+/// What is to be reached.
+#[derive(Clone, Copy)]
+enum Goal {
+    None,
+    /// At most so many times the JSON string.
+    Ratio(f64),
+    Bytes(f64),
+}
+
+#[derive(Clone, Copy)]
+struct Row {
+    title: &'static str,
+    content: Kind,
+    layout: Layout,
+    /// Of Redis: `hash-max-listpack-value`.
+    listpack_value: &'static str,
+    goal: Goal,
+}
+
+const ROWS: [Row; 6] = [
+    Row {
+        title: "nothing",
+        content: Kind::Nothing,
+        layout: Layout::OneAttribute,
+        listpack_value: RECOMMENDED,
+        goal: Goal::Bytes(640.0),
+    },
+    Row {
+        title: "1 KiB, one attribute",
+        content: Kind::Session,
+        layout: Layout::OneAttribute,
+        listpack_value: RECOMMENDED,
+        goal: Goal::Ratio(1.0),
+    },
+    Row {
+        title: "1 KiB, ten attributes",
+        content: Kind::Session,
+        layout: Layout::AnAttributeForEachField,
+        listpack_value: RECOMMENDED,
+        goal: Goal::Ratio(1.4),
+    },
+    Row {
+        title: "1 KiB, ten attributes, Redis' default",
+        content: Kind::Session,
+        layout: Layout::AnAttributeForEachField,
+        listpack_value: REDIS_DEFAULT,
+        goal: Goal::None,
+    },
+    Row {
+        title: "4 KiB, one attribute",
+        content: Kind::LongSession,
+        layout: Layout::OneAttribute,
+        listpack_value: RECOMMENDED,
+        goal: Goal::Ratio(1.0),
+    },
+    Row {
+        title: "1 KiB of random letters, one attribute",
+        content: Kind::RandomLetters,
+        layout: Layout::OneAttribute,
+        listpack_value: RECOMMENDED,
+        goal: Goal::None,
+    },
+];
+
+impl Row {
+    fn request(self, number: u64, with_subject: bool) -> CreateSessionRequest {
+        let content = Content::new(self.content, number);
+        CreateSessionRequest {
+            namespace: NAMESPACE.to_owned(),
+            subject: if with_subject { format!("user-{number:07}") } else { String::new() },
+            attributes: match self.layout {
+                Layout::OneAttribute => content.as_one_attribute(),
+                Layout::AnAttributeForEachField => content.as_attributes(),
+            },
+            ..Default::default()
+        }
+    }
+
+    fn start_redis(self) -> Redis {
+        Redis::start_with(&["--hash-max-listpack-value", self.listpack_value, "--activedefrag", "no"])
+    }
+}
+
+/// Bytes for each session.
+struct Figures {
+    all: f64,
+    event: f64,
+    kinds: BTreeMap<String, f64>,
+}
+
+#[tokio::main]
+async fn main() {
+    let Arguments { sessions, only, .. } = Arguments::parse();
+    let (mut bytes, mut parts, mut strings) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for row in ROWS.into_iter().filter(|row| row.title.starts_with(&only)) {
+        let string = *strings.entry(row.content).or_insert_with(|| as_strings(row, sessions));
+        for with_subject in [false, true] {
+            let figures = measure(row, with_subject, sessions).await;
+            let subject = if with_subject { "yes" } else { "no" };
+            let [goal, met] = judged(row.goal, &figures, string);
+            bytes.push(vec![
+                row.title.to_owned(),
+                subject.to_owned(),
+                format!("{:.0}", figures.all),
+                format!("{string:.0}"),
+                format!("{:.2}", figures.all / string),
+                goal,
+                met,
+                format!("{:.0}", figures.event),
+            ]);
+            let known = ["s", "due"].map(|kind| figures.kinds.get(kind).copied().unwrap_or_default());
+            let others = figures.kinds.values().sum::<f64>() - known.iter().sum::<f64>();
+            let rest = figures.all - figures.kinds.values().sum::<f64>();
+            let cells = [known[0], known[1], others, rest].map(|bytes| format!("{bytes:.0}"));
+            parts.push([row.title.to_owned(), subject.to_owned()].into_iter().chain(cells).collect());
+        }
+    }
+    let beside =
+        ["session's content", "subject", "bytes a session", "JSON string", "ratio", "goal", "met", "event in the log"];
+    print_table(&beside, &bytes);
+    print_table(&["session's content", "subject", "its own key", "entry in `due`", "other keys", "the rest"], &parts);
+    print_contents(sessions);
+}
+
+fn judged(goal: Goal, figures: &Figures, string: f64) -> [String; 2] {
+    let said = |met: bool| if met { "yes" } else { "**no**" }.to_owned();
+    match goal {
+        Goal::None => ["", ""].map(str::to_owned),
+        Goal::Ratio(most) => [format!("ratio ≤ {most:.2}"), said(figures.all <= most * string)],
+        Goal::Bytes(most) => [format!("≤ {most:.0} bytes"), said(figures.all <= most)],
+    }
+}
+
+async fn measure(row: Row, with_subject: bool, sessions: u64) -> Figures {
+    let redis = row.start_redis();
+    let empty = memory::used(&redis);
+    create(&redis, row, with_subject, sessions).await;
+    let with_logs = memory::used(&redis);
+    let events = memory::delete_logs(&redis);
+    let all = memory::used(&redis);
+    let each = |bytes: u64| bytes as f64 / sessions as f64;
+    let kinds = memory::by_kind(&redis).into_iter().map(|(kind, bytes)| (kind, each(bytes))).collect();
+    Figures { all: each(all - empty), event: (with_logs - all) as f64 / events as f64, kinds }
+}
+
+/// Makes the sessions through a server of their own, which is gone when this returns.
+async fn create(redis: &Redis, row: Row, with_subject: bool, sessions: u64) {
+    let server = Process::start(&[format!("--redis={}", redis.url())]);
+    let clients = load::connect(&server.address).await;
+    let workers = (clients.len() * IN_FLIGHT) as u64;
+    load::with_workers(&clients, IN_FLIGHT, |mut client, worker| async move {
+        for number in (worker..sessions).step_by(workers as usize) {
+            client.create_session(row.request(number, with_subject)).await.expect("a session is made");
+        }
+    })
+    .await;
+}
+
+/// Bytes for each JSON string.
+fn as_strings(row: Row, sessions: u64) -> f64 {
+    let redis = row.start_redis();
+    let empty = memory::used(&redis);
+    memory::populate_strings(&redis, (0..sessions).map(|number| Content::new(row.content, number).to_json()));
+    (memory::used(&redis) - empty) as f64 / sessions as f64
+}
+
+/// How long the contents are, and what LZ4 makes of them.
+fn print_contents(sessions: u64) {
+    let kinds = [("1 KiB", Kind::Session), ("4 KiB", Kind::LongSession), ("random letters", Kind::RandomLetters)];
+    let rows = kinds.map(|(title, kind)| {
+        let sample: Vec<String> = (0..sessions).map(|number| Content::new(kind, number).to_json()).collect();
+        let lengths = || sample.iter().map(String::len);
+        let compressed: usize = sample.iter().map(|text| lz4_flex::block::compress(text.as_bytes()).len()).sum();
+        let all: usize = lengths().sum();
+        vec![
+            title.to_owned(),
+            format!("{}", all / sample.len()),
+            format!("{}–{}", lengths().min().unwrap(), lengths().max().unwrap()),
+            format!("{:.2}", compressed as f64 / all as f64),
+        ]
+    });
+    print_table(&["content", "bytes of JSON", "from–to", "LZ4"], &rows);
+    println!("{}\n", Content::new(Kind::Session, 1).to_json());
+}

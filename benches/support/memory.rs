@@ -1,0 +1,86 @@
+//! Memory of a Redis by its own account, and a Redis that holds plain JSON strings.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use super::harness::{PATIENCE, Redis};
+
+const COMMANDS_AT_ONCE: usize = 1_000;
+
+/// `used_memory`, once it stands still: whoever was connected has gone, and no dictionary is being rehashed.
+pub fn used(redis: &Redis) -> u64 {
+    let read = || {
+        let info = redis.command(&["INFO", "memory"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        line.expect("INFO tells used_memory").trim().parse::<u64>().unwrap()
+    };
+    let (started, mut before) = (Instant::now(), read());
+    loop {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = read();
+        if now.abs_diff(before) < 1024 {
+            return now;
+        }
+        assert!(started.elapsed() < PATIENCE, "used_memory does not stand still");
+        before = now;
+    }
+}
+
+/// Deletes the logs; answers how many entries they held.
+pub fn delete_logs(redis: &Redis) -> u64 {
+    let mut entries = 0;
+    for log in redis.keys("*:log") {
+        entries += redis.number(&["XLEN", &log]) as u64;
+        redis.number(&["DEL", &log]);
+    }
+    entries
+}
+
+/// Bytes of all keys by their kind, which is the word after the hash tag; by `MEMORY USAGE`, which counts the key's name
+/// and its entry in the dictionary of keys, but not that dictionary's table.
+pub fn by_kind(redis: &Redis) -> BTreeMap<String, u64> {
+    let keys = redis.keys("*");
+    let mut stream = UnixStream::connect(redis.socket()).unwrap();
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let mut kinds = BTreeMap::new();
+    for batch in keys.chunks(COMMANDS_AT_ONCE) {
+        let commands: Vec<u8> =
+            batch.iter().flat_map(|key| command(&["MEMORY", "USAGE", key, "SAMPLES", "0"])).collect();
+        stream.write_all(&commands).unwrap();
+        for key in batch {
+            let mut answer = String::new();
+            answers.read_line(&mut answer).unwrap();
+            let bytes: u64 = answer[1..].trim().parse().expect("the key is there");
+            let kind = key.split_once("}:").map_or(&key[..], |(_, rest)| rest.split(':').next().unwrap_or(rest));
+            *kinds.entry(kind.to_owned()).or_default() += bytes;
+        }
+    }
+    kinds
+}
+
+/// Sets one string with a time to live for each value, under a key such as session libraries use.
+pub fn populate_strings(redis: &Redis, values: impl Iterator<Item = String>) {
+    let mut stream = UnixStream::connect(redis.socket()).unwrap();
+    stream.write_all(b"CLIENT REPLY OFF\r\n").unwrap();
+    let mut values = values.enumerate().peekable();
+    while values.peek().is_some() {
+        let batch = values.by_ref().take(COMMANDS_AT_ONCE);
+        let commands: Vec<u8> =
+            batch.flat_map(|(n, value)| command(&["SET", &format!("sess:{n:032x}"), &value, "EX", "43200"])).collect();
+        stream.write_all(&commands).unwrap();
+    }
+    stream.write_all(b"CLIENT REPLY ON\r\n").unwrap();
+    stream.read_exact(&mut [0; 5]).expect("+OK");
+}
+
+fn command(words: &[&str]) -> Vec<u8> {
+    let mut command = format!("*{}\r\n", words.len());
+    for word in words {
+        command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    command.into_bytes()
+}
