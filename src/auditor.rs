@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     observe::Metrics,
     session::{Namespace, Policies, Policy, Proof, Session, SessionId, SessionName, Subject, View},
-    store::{Admitted, Error, Found, IndexEntry, Left, Limit, ListPosition, Partition, Store, Why},
+    store::{Admitted, Error, Found, IndexEntry, JOINING, Left, Limit, ListPosition, Partition, Store, Why},
     watch::Hub,
 };
 
@@ -19,8 +19,8 @@ use crate::{
 const BATCH: usize = 100;
 const REST: Duration = Duration::from_millis(5);
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// A tombstone stands for 60 s at least. What waited longer than this to be forgotten is left to the audit.
-const TOO_LATE: Duration = Duration::from_secs(30);
+/// Of an ending this young it is known that its tombstone stands; of others that is looked into.
+const JUST_ENDED: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 
 pub struct Auditor {
@@ -39,79 +39,89 @@ impl Auditor {
             let mut ended: HashMap<Subject, Vec<SessionId>> = HashMap::new();
             for Left { subject, id, why } in self.store.left().await {
                 match why {
-                    Why::Ended(at) if at.elapsed() < TOO_LATE => ended.entry(subject).or_default().push(id),
-                    Why::Ended(_) => {}
-                    Why::Perhaps => {
-                        let tidied = self.tidy_one(&subject, id).await;
-                        self.note(&tidied);
-                    }
+                    Why::Ended(at) if at.elapsed() < JUST_ENDED => ended.entry(subject).or_default().push(id),
+                    Why::Ended(_) | Why::Perhaps => note(&self.tidy_one(&subject, id).await),
                 }
             }
             let forgets = ended
                 .iter()
                 .map(|(subject, ids)| self.store.forget(subject, ids.iter().map(|id| (*id, None)), deadline()));
-            for forgotten in futures_util::future::join_all(forgets).await {
-                self.note(&forgotten);
-            }
-        }
-    }
-
-    fn note<T>(&self, tidied: &Result<T, Error>) {
-        if let Err(error) = tidied {
-            tracing::debug!(%error, "a subject's index could not be tidied; the next audit does it");
+            futures_util::future::join_all(forgets).await.iter().for_each(note);
         }
     }
 
     async fn tidy_one(&self, subject: &Subject, id: SessionId) -> Result<(), Error> {
-        match self.store.added(subject, id, deadline()).await? {
-            Some(added) => self.audit_entries(subject, &[IndexEntry { id, added }]).await.map(drop),
-            None => Ok(()),
+        if let Some(added) = self.store.added(subject, id, deadline()).await? {
+            let policy = self.policy(&subject.namespace);
+            self.store.forget_dead(subject, &[IndexEntry { id, added }], policy, deadline()).await?;
         }
+        Ok(())
     }
 
     /// Audits the store whenever it is time, for ever.
     pub async fn run(&self) {
         loop {
             let jitter = self.interval.mul_f64(f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX) / 10.0);
-            let is_urgent = tokio::select! {
-                () = sleep(self.interval + jitter) => false,
-                () = self.hub.rewound() => true,
-            };
-            let mut audited = self.audit(is_urgent).await;
-            while let Err(error) = audited {
-                tracing::debug!(%error, "the audit failed; it is repeated");
-                sleep(RETRY).await;
-                audited = self.audit(is_urgent).await;
+            tokio::select! {
+                () = sleep(self.interval + jitter) => {
+                    if self.store.claim_audit(self.interval, deadline()).await.unwrap_or(false) {
+                        self.audit().await;
+                    }
+                }
+                () = self.hub.rewound() => {
+                    self.audit().await;
+                    // And what was under way meanwhile, whose place in an index was lost.
+                    sleep(JOINING).await;
+                    self.audit().await;
+                }
             }
         }
     }
 
-    async fn audit(&self, is_urgent: bool) -> Result<(), Error> {
-        if !is_urgent && !self.store.claim_audit(self.interval, deadline()).await? {
-            return Ok(());
-        }
+    /// Walks through everything. What fails is left to the next audit, and hinders nothing else.
+    async fn audit(&self) {
         let started = Instant::now();
-        let mut repaired = 0;
+        let (mut repaired, mut failures) = (0, 0);
+        let mut count = |what: Result<u64, Error>| match what {
+            Ok(repairs) => repaired += repairs,
+            Err(error) => {
+                tracing::debug!(%error, "a part of the audit failed; the next one repeats it");
+                failures += 1;
+            }
+        };
         for partition in self.store.partitions() {
-            for namespace in self.store.namespaces(partition, deadline()).await? {
-                repaired += self.audit_sessions(partition, &namespace).await?;
+            match self.store.namespaces(partition, deadline()).await {
+                Ok(namespaces) => {
+                    for namespace in namespaces {
+                        count(self.audit_sessions(partition, &namespace).await);
+                    }
+                }
+                Err(error) => count(Err(error)),
             }
         }
         let mut cursor = 0;
         loop {
-            let (subjects, next) = self.store.subjects(cursor, deadline()).await?;
-            for subject in subjects {
-                repaired += self.audit_subject(&subject).await?;
+            match self.store.subjects(cursor, deadline()).await {
+                Ok((subjects, next)) => {
+                    for subject in subjects {
+                        count(self.audit_subject(&subject).await);
+                    }
+                    cursor = next;
+                }
+                Err(error) => {
+                    count(Err(error));
+                    sleep(RETRY).await;
+                    cursor = 0;
+                }
             }
-            if next == 0 {
+            if cursor == 0 {
                 break;
             }
-            cursor = next;
         }
-        if repaired > 0 {
-            tracing::info!(repaired, took = ?started.elapsed(), "subjects' indexes were repaired");
+        self.metrics.index_repairs.inc_by(repaired);
+        if repaired > 0 || failures > 0 {
+            tracing::info!(repaired, failures, took = ?started.elapsed(), "subjects' indexes were audited");
         }
-        Ok(())
     }
 
     fn policy(&self, namespace: &Namespace) -> &Policy {
@@ -138,7 +148,6 @@ impl Auditor {
             sleep(REST).await;
             next = then;
         }
-        self.metrics.index_repairs.inc_by(repaired);
         Ok(repaired)
     }
 
@@ -149,7 +158,7 @@ impl Auditor {
             return Ok(false);
         }
         let admitted = self.store.admit(&subject, session.name.id, Limit::NONE, deadline()).await?;
-        Ok(matches!(admitted, Admitted::InPlaceOf(_)))
+        Ok(matches!(admitted, Admitted::InPlaceOf(..)))
     }
 
     /// Forgets the entries of a subject that have no session.
@@ -160,25 +169,18 @@ impl Auditor {
             let Some(last) = entries.last() else { break };
             after = last.added;
             for entries in entries.chunks(BATCH) {
-                repaired += self.audit_entries(subject, entries).await?;
+                let policy = self.policy(&subject.namespace);
+                repaired += self.store.forget_dead(subject, entries, policy, deadline()).await?;
                 sleep(REST).await;
             }
         }
-        self.metrics.index_repairs.inc_by(repaired);
         Ok(repaired)
     }
+}
 
-    async fn audit_entries(&self, subject: &Subject, entries: &[IndexEntry]) -> Result<u64, Error> {
-        let policy = self.policy(&subject.namespace);
-        let looks = entries.iter().map(|entry| self.store.counts(subject, *entry, policy, deadline()));
-        let mut gone = Vec::new();
-        for (entry, counts) in entries.iter().zip(futures_util::future::join_all(looks).await) {
-            if !counts? {
-                gone.push((entry.id, Some(entry.added)));
-            }
-        }
-        self.store.forget(subject, gone.iter().copied(), deadline()).await?;
-        Ok(gone.len() as u64)
+fn note(tidied: &Result<(), Error>) {
+    if let Err(error) = tidied {
+        tracing::debug!(%error, "a subject's index could not be tidied; the next audit does it");
     }
 }
 

@@ -29,7 +29,7 @@ pub use log::{Entry, Message, Page, Position, StoreId, Tails};
 pub use record::Corrupt;
 pub use scan::{Due, ListPosition, LogBounds};
 pub use start::{Eviction, Open, StartError};
-pub use subjects::{Admitted, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, Why};
+pub use subjects::{Admitted, Entry as IndexEntry, JOINING, Left, Limit, PAGE as INDEX_PAGE, Why};
 
 use crate::{
     observe::Metrics,
@@ -58,8 +58,17 @@ pub struct Create<'a> {
     pub content: &'a Content,
     pub timeouts: TimeoutsMs<u64>,
     pub request: Option<RequestId>,
-    /// Whether its subject's index has it, or needs not to.
-    pub reserved: bool,
+    pub reserved: Reserved,
+}
+
+/// Whether a session's id stands in the index of its subject, or of the one it is to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    No,
+    /// There is no subject.
+    NeedsNot,
+    /// In the index of this store: should that be emptied meanwhile, the index is gone.
+    In(StoreId),
 }
 
 /// How a session is read.
@@ -84,9 +93,19 @@ pub enum Created {
 pub enum Found {
     Session(Session, Standing),
     NotFound,
-    Ended(Cause),
+    Ended(Ending),
     /// The presented token is superseded, and its time is over.
     Rotated,
+}
+
+/// How a session was found to be over.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending {
+    pub cause: Cause,
+    /// False = its deadline is over, and nobody has ended it yet: that is still to be told.
+    pub is_told: bool,
+    /// Whether the presented token was accepted up to the end.
+    pub was_accepted: bool,
 }
 
 #[derive(Debug)]
@@ -165,8 +184,7 @@ pub struct Update<'a> {
     pub if_revision: Option<Revision>,
     pub view: View,
     pub request: Option<RequestId>,
-    /// Whether the subject's index has it.
-    pub reserved: bool,
+    pub reserved: Reserved,
     /// None = it keeps its token.
     pub successor: Option<Successor>,
 }

@@ -192,8 +192,7 @@ impl Service {
         };
         let subject = Subject { namespace: of.namespace.clone(), name: name.clone() };
         let entries = self.store.entries_before(&subject, *before, limit, deadline).await?;
-        let next = entries.last().filter(|_| entries.len() == limit);
-        let next = next.map(|last| ListPosition::AddedBefore(Some(last.added)));
+        let next = entries.last().map(|last| ListPosition::AddedBefore(Some(last.added)));
         Ok((entries.into_iter().map(|entry| entry.id).collect(), next))
     }
 }

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use super::*;
 use crate::{
     session::{Content, Encoded, Patch, RequestId, Standing, Subject, Timeouts, TimeoutsMs},
-    store::{Created, Ended, Found, Successor, Updated},
+    store::{Created, Ended, Found, Reserved, Successor, Updated},
 };
+use subjects::Place;
 
 pub struct Create {
     pub namespace: Namespace,
@@ -71,18 +72,19 @@ impl Service {
         let (name, content) = (SessionName { namespace: call.namespace, id: token.id() }, &call.content);
         let subject = Subject { namespace: name.namespace.clone(), name: content.subject.clone() };
         let verifier = token.verifier();
-        let reserved = subject.name.is_empty();
-        let mut create = store::Create { verifier, content, timeouts, request: call.request, reserved };
         // An id that the server made is nobody's yet. Of any other the store says first whether it would be made.
-        if !reserved && made.is_some() {
-            self.admit(&subject, name.id, policy, deadline).await?;
-            create.reserved = true;
-        }
+        let mut place = match &subject.name[..] {
+            "" => Place::none(Reserved::NeedsNot),
+            _ if made.is_some() => self.admit(&subject, name.id, policy, deadline).await?,
+            _ => Place::none(Reserved::No),
+        };
         loop {
-            return match self.store.create(&name, &create, policy, deadline).await? {
+            let reserved = place.reserved;
+            let create = store::Create { verifier, content, timeouts, request: call.request, reserved };
+            let created = self.store.create(&name, &create, policy, deadline).await;
+            return match created.map_err(|error| place.failure(error))? {
                 Created::NotReserved => {
-                    self.admit(&subject, name.id, policy, deadline).await?;
-                    create.reserved = true;
+                    place = self.admit(&subject, name.id, policy, deadline).await?;
                     continue;
                 }
                 Created::Session(session) => Ok((session, made)),
@@ -129,7 +131,7 @@ impl Service {
         match self.store.get(&name, get, policy, deadline).await? {
             Found::Session(session, standing) => Ok((session, standing)),
             Found::NotFound => Err(Error::NotFound),
-            Found::Ended(cause) => Err(Error::Ended(cause)),
+            Found::Ended(ending) => Err(Error::Ended(ending.cause)),
             Found::Rotated => Err(Error::Rotated),
         }
     }
@@ -149,7 +151,7 @@ impl Service {
             if_revision: call.if_revision,
             view: call.view,
             request: call.request,
-            reserved: false,
+            reserved: Reserved::No,
             successor: None,
         };
         self.change(&name, proof, update, policy, deadline).await
@@ -177,7 +179,7 @@ impl Service {
             if_revision: call.if_revision,
             view: View::Full,
             request: call.request,
-            reserved: false,
+            reserved: Reserved::No,
             successor: Some(Successor { verifier: successor.verifier(), grace: call.grace.unwrap_or(own_grace) }),
         };
         let session = self.change(&name, Proof::Secret(token.verifier()), update, policy, deadline).await?;
@@ -193,13 +195,15 @@ impl Service {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Session, Error> {
+        let mut place = Place::none(Reserved::No);
         loop {
-            return match self.store.update(name, proof, &update, policy, deadline).await? {
+            update.reserved = place.reserved;
+            let updated = self.store.update(name, proof, &update, policy, deadline).await;
+            return match updated.map_err(|error| place.failure(error))? {
                 Updated::NotReserved => {
                     let subject = update.patch.subject.clone().unwrap_or_default();
                     let subject = Subject { namespace: name.namespace.clone(), name: subject };
-                    self.admit(&subject, name.id, policy, deadline).await?;
-                    update.reserved = true;
+                    place = self.admit(&subject, name.id, policy, deadline).await?;
                     continue;
                 }
                 Updated::Session(session) => Ok(session),

@@ -67,7 +67,7 @@ impl Service {
         lifetime.look(&self.store, &call.namespace).await?;
         match lifetime.ended() {
             // What ended since the resume token is told by the stream.
-            _ if call.resume.is_some() && !matches!(lifetime.ended(), Some(Finish::TokenUnknown)) => {}
+            None | Some(Finish::TokenEnded(_)) if call.resume.is_some() => {}
             Some(Finish::TokenEnded(cause)) => return Err(Error::Ended(*cause)),
             Some(Finish::TokenRotated) => return Err(Error::Rotated),
             Some(_) => return Err(Error::NotFound),

@@ -7,8 +7,8 @@ use fred::types::Value;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Create, Created, Ended, Expired, Found, Get, Lane, MAX_LABELS, Settled, Store, Successor, Update,
-    Updated,
+    Condition, Create, Created, Ended, Ending, Expired, Found, Get, Lane, MAX_LABELS, Reserved, Settled, Store,
+    Successor, Update, Updated,
     error::Error,
     exchange::{Answer, Reply},
     msgpack::Arguments,
@@ -20,8 +20,9 @@ use crate::session::{
     Cause, Millis, Policy, Proof, RequestId, Revision, Session, SessionName, Standing, TokenReuse, Use, View,
 };
 
-/// Tombstone where there was no session: outlives every create and login that was under way.
-const NOTHING_TOMBSTONE: Duration = Duration::from_secs(60);
+/// Of a tombstone where there was no session, or where its subject's index is to forget the id: outlives every create and
+/// login that is under way.
+const LEAST_TOMBSTONE: Duration = Duration::from_secs(60);
 
 impl Store {
     pub async fn create(
@@ -34,11 +35,11 @@ impl Store {
         let fields = record::fields_of(create.content);
         self.note_sizes(create.content.attributes.values(), &fields);
         let mut args = Arguments::default();
-        args.bytes("verifier", create.verifier.as_bytes()).flag("reserved", create.reserved);
+        args.bytes("verifier", create.verifier.as_bytes()).flag("reserved", create.reserved != Reserved::No);
         args.number("idle", create.timeouts.idle).number("absolute", create.timeouts.absolute);
         args.list("fields", flat(&fields).into_iter());
         add_request(&mut args, create.request, policy);
-        let target = self.session_target(name);
+        let target = self.session_target(name).in_store(create.reserved);
         let mut reply = self.write(&scripts::CREATE, Answer::of(policy), target, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => Created::Session(self.decode(name, reply.bytes()?)?),
@@ -65,10 +66,12 @@ impl Store {
         }
         args.flag("writes", true).flag("touch", get.use_ == Use::Counts);
         add_touch_interval(&mut args, policy);
-        args.number("tombstone", millis(policy.tombstone));
+        add_tombstone(&mut args, policy);
         let answer = Answer::AtOnce(Lane::Calls);
-        let reply = self.write(&scripts::TOUCH, answer, self.session_target(name), args, deadline).await?;
-        Ok(self.looked(name, reply)?.found)
+        let reply = self.write(&scripts::TOUCH, answer, self.session_target(name), args, deadline).await;
+        // What was to be noted beside a reading is no outcome that the caller could be unsure of.
+        let reply = if get.use_ == Use::Counts { reply } else { reply.map_err(Error::of_a_reading) };
+        Ok(self.looked(name, reply?)?.found)
     }
 
     /// Reads a session without any consequence: nobody presents the token anew.
@@ -101,7 +104,11 @@ impl Store {
                 Found::Rotated
             }
             Outcome::NotFound => Found::NotFound,
-            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?),
+            Outcome::Ended => {
+                let cause = self.ended(name, &mut reply)?;
+                let mut flag = || reply.next().and_then(|value| value.as_u64()) != Some(0);
+                Found::Ended(Ending { cause, is_told: flag(), was_accepted: flag() })
+            }
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::READ, other)),
         };
@@ -119,7 +126,8 @@ impl Store {
     ) -> Result<Updated, Error> {
         let script = if update.successor.is_some() { &scripts::ROTATE } else { &scripts::UPDATE };
         let args = self.update_arguments(proof, update, policy);
-        let mut reply = self.write(script, Answer::of(policy), self.session_target(name), args, deadline).await?;
+        let target = self.session_target(name).in_store(update.reserved);
+        let mut reply = self.write(script, Answer::of(policy), target, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 let fields = reply.bytes()?;
@@ -153,7 +161,7 @@ impl Store {
         args.list("set", flat(&set).into_iter());
         args.list("remove", removed.iter().map(String::as_bytes));
         args.flag("clear", update.patch.clear_attributes).flag("touch", update.use_ == Use::Counts);
-        args.flag("brief", update.view == View::Basic).flag("reserved", update.reserved);
+        args.flag("brief", update.view == View::Basic).flag("reserved", update.reserved != Reserved::No);
         args.flag("login", update.patch.is_login());
         args.number("max_attributes", policy.max_attributes as u64).number("max_labels", MAX_LABELS as u64);
         args.number("max_payload", policy.max_payload_bytes as u64);
@@ -187,8 +195,8 @@ impl Store {
         add_request(&mut args, request, policy);
         args.number("cause", cause as u64);
         // As long as its request id has to be known.
-        let nothing = if request.is_some() { policy.retry_window.max(NOTHING_TOMBSTONE) } else { NOTHING_TOMBSTONE };
-        args.number("nothing", millis(nothing));
+        let least = if request.is_some() { policy.retry_window.max(LEAST_TOMBSTONE) } else { LEAST_TOMBSTONE };
+        args.number("least_tombstone", millis(least));
         self.end_with(name, args, policy, deadline).await
     }
 
@@ -202,8 +210,8 @@ impl Store {
         deadline: Instant,
     ) -> Result<Ended, Error> {
         let mut args = Arguments::default();
-        add_request(&mut args, None, policy);
-        args.number("cause", cause as u64).number("nothing", millis(NOTHING_TOMBSTONE));
+        add_tombstone(&mut args, policy);
+        args.number("cause", cause as u64).number("least_tombstone", millis(LEAST_TOMBSTONE));
         args.bytes("subject", &record::stored_subject(condition.subject)).flag("joining", condition.is_joining);
         if let Some(Millis(created_before)) = condition.created_before {
             args.number("created_before", created_before);
@@ -230,7 +238,7 @@ impl Store {
                 Ended::Before
             }
             Outcome::NotFound => Ended::Before,
-            Outcome::NotDue => Ended::NotMeant,
+            Outcome::NotMeant => Ended::NotMeant,
             Outcome::RequestIdReused => Ended::RequestIdReused,
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::END, other)),
@@ -239,7 +247,7 @@ impl Store {
 
     /// Ends a session whose deadline is over, or that is gone from Redis while its id is still due; no other.
     pub async fn expire(&self, name: &SessionName, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
-        let mut reply = self.end_what_is_over(name, None, policy, deadline).await?;
+        let mut reply = self.end_if_over(name, None, policy, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 self.ended(name, &mut reply)?;
@@ -247,39 +255,42 @@ impl Store {
             }
             Outcome::NotDue => Expired::NotDue,
             Outcome::NotFound | Outcome::Ended | Outcome::Corrupt => Expired::Before,
-            other => return Err(unexpected(&scripts::END, other)),
+            other => return Err(unexpected(&scripts::SETTLE, other)),
         })
     }
 
     /// Makes sure whether a session lives. Where it does not, none of that id can come to live while the index of its
     /// subject forgets it.
     pub async fn settle(&self, name: &SessionName, policy: &Policy, deadline: Instant) -> Result<Settled, Error> {
-        let mut reply = self.end_what_is_over(name, Some(NOTHING_TOMBSTONE), policy, deadline).await?;
+        let mut reply = self.end_if_over(name, Some(LEAST_TOMBSTONE), policy, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done | Outcome::Ended => Settled::Ended,
+            Outcome::Done | Outcome::Ended => {
+                self.ended(name, &mut reply)?;
+                Settled::Ended
+            }
             Outcome::NotDue => {
                 let subject = record::subject_of(&reply.bytes()?).map_err(|cause| self.corrupt(name, cause))?;
                 Settled::Lives { subject }
             }
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
-            other => return Err(unexpected(&scripts::END, other)),
+            other => return Err(unexpected(&scripts::SETTLE, other)),
         })
     }
 
-    async fn end_what_is_over(
+    async fn end_if_over(
         &self,
         name: &SessionName,
-        nothing: Option<Duration>,
+        least_tombstone: Option<Duration>,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Reply, Error> {
         let mut args = Arguments::default();
-        args.number("tombstone", millis(policy.tombstone));
-        if let Some(nothing) = nothing {
-            args.number("nothing", millis(nothing));
+        add_tombstone(&mut args, policy);
+        if let Some(least) = least_tombstone {
+            args.number("least_tombstone", millis(least));
         }
         let answer = Answer::AtOnce(Lane::Bulk);
-        self.write(&scripts::END, answer, self.session_target(name), args, deadline).await
+        self.write(&scripts::SETTLE, answer, self.session_target(name), args, deadline).await
     }
 
     /// Why a session is over; where this very call ended it, its subject's index is to forget it.
@@ -335,9 +346,14 @@ fn add_proof(args: &mut Arguments, proof: Proof, policy: &Policy) {
     }
 }
 
-/// What a mutation is told of its request id, and of the tombstone it may leave.
-fn add_request(args: &mut Arguments, request: Option<RequestId>, policy: &Policy) {
+/// What a mutation is told of the tombstone it may leave.
+fn add_tombstone(args: &mut Arguments, policy: &Policy) {
     args.number("tombstone", millis(policy.tombstone));
+}
+
+/// That, and what it is told of its request id.
+fn add_request(args: &mut Arguments, request: Option<RequestId>, policy: &Policy) {
+    add_tombstone(args, policy);
     if let Some(request) = request {
         args.bytes("request", &request.id).bytes("fingerprint", &request.fingerprint);
         args.number("retry_window", millis(policy.retry_window));

@@ -30,7 +30,7 @@ use crate::observe::Metrics;
 
 use super::{
     error::Error,
-    replicated::{self, Waiting},
+    replicated::{self, Replicated},
     scripts::Script,
 };
 
@@ -72,7 +72,7 @@ pub struct Connection {
     calls: Client,
     bulk: Client,
     subscriber: Client,
-    pub(super) waiting: Waiting,
+    pub(super) replicated: Replicated,
     /// Whether each of them answered its last heartbeat.
     up: [AtomicBool; 3],
     clock: Clock,
@@ -98,12 +98,12 @@ impl Connection {
             calls: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
             bulk: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
             subscriber: client(&config, MESSAGES, Some(UNRESPONSIVE_AFTER))?,
-            waiting: Waiting::new(waiting),
+            replicated: Replicated::new(waiting),
             up: [const { AtomicBool::new(true) }; 3],
             clock: Clock::new(),
             metrics,
         };
-        for client in connection.clients().into_iter().chain(connection.waiting.clients()) {
+        for client in connection.clients().into_iter().chain(connection.replicated.clients()) {
             client.init().await?;
         }
         connection.metrics.store_up.set(1);
@@ -115,7 +115,7 @@ impl Connection {
     }
 
     pub async fn close(&self) {
-        for client in self.clients().into_iter().chain(self.waiting.clients()) {
+        for client in self.clients().into_iter().chain(self.replicated.clients()) {
             let _ = timeout(Duration::from_secs(1), client.quit()).await;
         }
     }
@@ -130,7 +130,7 @@ impl Connection {
             }
         };
         let beating = self.clients().into_iter().zip(&self.up).map(|(client, up)| self.beat(client, up));
-        tokio::join!(forgetting, futures_util::future::join_all(beating));
+        tokio::join!(forgetting, futures_util::future::join_all(beating), self.replicated.work());
     }
 
     /// fred gives up a connection that hangs only where nothing is sent on it: its time counts from the last write.
@@ -146,7 +146,6 @@ impl Connection {
                 tracing::warn!("Redis hangs; connecting anew");
                 // Begins it; it ends when Redis answers again.
                 let _ = timeout(HEARTBEAT, client.force_reconnection()).await;
-                self.waiting.reconnect(HEARTBEAT).await;
             }
         }
     }
@@ -176,9 +175,9 @@ impl Connection {
         self.clock.note(redis_us, sent);
     }
 
-    /// What Redis says of itself, a `field:value` a line.
-    pub async fn info(&self, deadline: Instant) -> Result<String, Error> {
-        let reply = self.command(Lane::Bulk, "INFO", Vec::new(), deadline).await?;
+    /// What Redis says of itself in this section, a `field:value` a line.
+    pub async fn info(&self, section: &'static str, deadline: Instant) -> Result<String, Error> {
+        let reply = self.command(Lane::Bulk, "INFO", vec![section.into()], deadline).await?;
         reply.into_string().ok_or_else(|| Error::Unexpected("INFO".into()))
     }
 

@@ -41,3 +41,29 @@ pub enum Error {
     #[error("unexpected answer of Redis: {0}")]
     Unexpected(String),
 }
+
+impl Error {
+    /// The same of a call that only reads, whatever it was to note: nothing was applied that matters to its caller.
+    pub(super) fn of_a_reading(self) -> Self {
+        match self {
+            Error::OutcomeTimeout => Error::Timeout,
+            Error::OutcomeUnknown(why) | Error::Unexpected(why) => Error::Unavailable(why),
+            other => other,
+        }
+    }
+
+    /// The same of a call of which a part was applied before: that nothing was applied is true of this step alone.
+    pub fn after_a_part(self) -> Self {
+        match self {
+            Error::Timeout => Error::OutcomeTimeout,
+            Error::Unavailable(_) | Error::Overloaded | Error::StoreChanged | Error::Full | Error::Refused(_) => {
+                Error::OutcomeUnknown(format!("a part of it was; then: {self}"))
+            }
+            Error::OutcomeTimeout
+            | Error::OutcomeUnknown(_)
+            | Error::NotReplicated { .. }
+            | Error::Corrupt { .. }
+            | Error::Unexpected(_) => self,
+        }
+    }
+}

@@ -5,13 +5,13 @@ use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use super::{
-    Lane, Store,
+    Lane, Reserved, Store, StoreId,
     connection::Effect,
     error::Error,
     keys::Partition,
     msgpack::Arguments,
     random_u64,
-    scripts::{Outcome, Script},
+    scripts::{self, Outcome, Script},
 };
 use crate::session::{Cause, Durability, Policy, SessionName, Subject};
 
@@ -37,6 +37,17 @@ impl Answer {
 pub(super) struct Target {
     keys: Vec<Key>,
     common: Arguments,
+    store: StoreId,
+}
+
+impl Target {
+    /// Only in the store in which the id was reserved.
+    pub fn in_store(mut self, reserved: Reserved) -> Self {
+        if let Reserved::In(store) = reserved {
+            self.store = store;
+        }
+        self
+    }
 }
 
 /// A reply of a script: its outcome, and what follows.
@@ -78,19 +89,19 @@ impl Store {
             self.keys.log(partition),
             self.keys.meta(partition),
         ];
-        Target { keys, common }
+        Target { keys, common, store: self.id() }
     }
 
     /// What a script of a subject's index is given.
     pub(super) fn subject_target(&self, subject: &Subject) -> Target {
         let partition: Partition = self.keys.partition_of_subject(subject);
         let keys = vec![self.keys.subject(subject), self.keys.meta(partition)];
-        Target { keys, common: Arguments::default() }
+        Target { keys, common: Arguments::default(), store: self.id() }
     }
 
     /// What a script of the whole store is given.
     pub(super) fn store_target(&self) -> Target {
-        Target { keys: vec![self.keys.meta(Partition(0))], common: Arguments::default() }
+        Target { keys: vec![self.keys.meta(Partition(0))], common: Arguments::default(), store: self.id() }
     }
 
     /// Sends a script that reads.
@@ -103,7 +114,7 @@ impl Store {
         deadline: Instant,
     ) -> Result<Reply, Error> {
         let mut gate = Arguments::default();
-        gate.text("store", self.id().to_text());
+        gate.text("store", target.store.to_text());
         let args = Arguments::join([&gate, &target.common, args]);
         let sent = Instant::now();
         let reply = self.connection.run(lane, script, target.keys, vec![args], deadline, Effect::Reads).await?;
@@ -126,7 +137,7 @@ impl Store {
         for _ in 0..2 {
             let not_after = self.connection.not_after(deadline).await?;
             let mut gate = Arguments::default();
-            gate.text("store", self.id().to_text()).number("not_after", not_after).text("nonce", random_u64());
+            gate.text("store", target.store.to_text()).number("not_after", not_after).text("nonce", random_u64());
             let (keys, args) = (target.keys.clone(), vec![Arguments::join([&gate, &target.common, &args])]);
             let sent = Instant::now();
             let (reply, confirmed) = match answer {
@@ -138,14 +149,19 @@ impl Store {
                 }
             };
             let reply = self.reply(script, reply, sent)?;
-            match (answer, reply.outcome) {
-                (_, Outcome::TooLate) => continue,
-                // Other outcomes tell of no write that could be lost.
-                (Answer::Replicated(wanted), Outcome::Done | Outcome::Ended) if confirmed < u64::from(wanted) => {
-                    return Err(Error::NotReplicated { confirmed, wanted });
+            // A delete that finds nothing leaves a tombstone. Other outcomes tell of no write that could be lost.
+            let tells_of_a_write = match reply.outcome {
+                Outcome::TooLate => continue,
+                Outcome::Done | Outcome::Ended => true,
+                Outcome::NotFound => script.name == scripts::END.name,
+                _ => false,
+            };
+            return match answer {
+                Answer::Replicated(wanted) if tells_of_a_write && confirmed < u64::from(wanted) => {
+                    Err(Error::NotReplicated { confirmed, wanted })
                 }
-                _ => return Ok(reply),
-            }
+                _ => Ok(reply),
+            };
         }
         Err(Error::Timeout)
     }

@@ -1,19 +1,24 @@
 //! Writes that are answered only once replicas have them: script and WAIT back to back on one connection.
 //!
 //! WAIT counts from what its own connection wrote last, so it has to follow the script on the same one, and it blocks that
-//! connection: these are connections of their own.
+//! connection. So these are connections of their own, and each has a worker that sends one call at a time: a call that has
+//! to wait for its turn is not sent yet, and one whose caller has gone is not sent at all.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fred::{
     clients::Client,
-    error::Error as FredError,
+    error::{Error as FredError, ErrorKind},
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, Key, Value},
 };
 use futures_util::future::join_all;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc, oneshot},
+    time::{Duration, Instant, timeout, timeout_at},
+};
 
 use super::{
     connection::{Connection, Effect, failure},
@@ -21,36 +26,72 @@ use super::{
     scripts::Script,
 };
 
-/// Calls wait side by side on so many connections.
+/// Calls wait for replicas side by side on so many connections.
 pub const CONNECTIONS: usize = 4;
 /// The longest that replicas are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Beyond that: Redis hangs, and the connection is given up.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(3);
+const RECONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Calls waiting for their turn.
+const QUEUE: usize = 1_024;
 
-/// The connections on which replicas are waited for.
-pub struct Waiting {
-    clients: Vec<Client>,
-    next: AtomicUsize,
+/// A script to run, and how many replicas are to have what it writes.
+struct Call {
+    script: &'static Script,
+    keys: Vec<Key>,
+    args: Vec<Bytes>,
+    replicas: u32,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Answers, FredError>>,
 }
 
-impl Waiting {
+/// Of the script, and of WAIT.
+type Answers = [Result<Value, FredError>; 2];
+
+/// A call until it is sent: whoever takes it out decides.
+type Waiting = Arc<Mutex<Option<Call>>>;
+
+/// The connections on which replicas are waited for.
+pub struct Replicated {
+    clients: Vec<Client>,
+    sender: mpsc::Sender<Waiting>,
+    receiver: AsyncMutex<mpsc::Receiver<Waiting>>,
+}
+
+impl Replicated {
     pub fn new(clients: Vec<Client>) -> Self {
-        Waiting { clients, next: AtomicUsize::new(0) }
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        Replicated { clients, sender, receiver: AsyncMutex::new(receiver) }
     }
 
     pub fn clients(&self) -> &[Client] {
         &self.clients
     }
 
-    fn next(&self) -> Result<&Client, Error> {
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        let connected = (0..self.clients.len()).map(|n| &self.clients[(next + n) % self.clients.len()]);
-        let mut connected = connected.filter(|client| client.is_connected());
-        connected.next().ok_or_else(|| Error::Unavailable("reconnecting".into()))
+    /// Sends what is to be sent, for ever.
+    pub async fn work(&self) {
+        join_all(self.clients.iter().map(|client| self.work_on(client))).await;
     }
 
-    /// Connects anew what hangs: begun here, ended when Redis answers again.
-    pub async fn reconnect(&self, patience: Duration) {
-        join_all(self.clients.iter().map(|client| timeout(patience, client.force_reconnection()))).await;
+    async fn work_on(&self, client: &Client) {
+        loop {
+            let Some(waiting) = self.receiver.lock().await.recv().await else { return };
+            // Taken only to be sent at once: its caller takes it back when its time is over.
+            let Some(call) = waiting.lock().take() else { continue };
+            if call.answer.is_closed() {
+                continue;
+            }
+            let answers = timeout(UNRESPONSIVE_AFTER, send(client, &call)).await;
+            let hangs = answers.is_err();
+            let no_answer = || Err(FredError::new(ErrorKind::Timeout, "Redis hangs"));
+            let _ = call.answer.send(answers.unwrap_or_else(|_| no_answer()));
+            if hangs {
+                tracing::warn!("Redis hangs on a connection that waits for replicas; connecting anew");
+                // Begun here; it ends when Redis answers again.
+                let _ = timeout(RECONNECT_TIMEOUT, client.force_reconnection()).await;
+            }
+        }
     }
 }
 
@@ -59,28 +100,25 @@ impl Connection {
     pub async fn run_replicated(
         &self,
         replicas: u32,
-        script: &Script,
+        script: &'static Script,
         keys: Vec<Key>,
         args: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<(Vec<Value>, u64), Error> {
-        let client = self.waiting.next()?;
+        let (answer, answered) = oneshot::channel();
+        let call = Call { script, keys, args, replicas, deadline, answer };
+        let waiting: Waiting = Arc::new(Mutex::new(Some(call)));
         let started = Instant::now();
-        let by_digest = Value::from(script.digest().clone());
-        let answers = async {
-            let answers = send(client, "EVALSHA", by_digest, replicas, &keys, &args, deadline).await?;
-            match &answers[0] {
-                // Nothing ran. Sent in full it runs at once, and is known from then on.
-                Err(error) if error.details().starts_with("NOSCRIPT") => {
-                    send(client, "EVAL", script.source().into(), replicas, &keys, &args, deadline).await
-                }
-                _ => Ok(answers),
-            }
+        self.replicated.sender.try_send(waiting.clone()).map_err(|_| Error::Overloaded)?;
+        let Ok(answers) = timeout_at(deadline, answered).await else {
+            let was_sent = waiting.lock().take().is_none();
+            return Err(if was_sent { Error::OutcomeTimeout } else { Error::Overloaded });
         };
-        let answers = timeout_at(deadline, answers).await.map_err(|_| Error::OutcomeTimeout);
-        self.metrics.redis_call(script.name, started.elapsed(), matches!(&answers, Ok(Ok([Ok(_), Ok(_)]))));
-        let [reply, confirmed] = answers?.map_err(|error| failure(&error, Effect::Writes))?;
-        let Value::Array(reply) = reply.map_err(|error| failure(&error, Effect::Writes))? else {
+        let answers = answers.unwrap_or_else(|_| Err(FredError::new(ErrorKind::Canceled, "stopped")));
+        self.metrics.redis_call(script.name, started.elapsed(), matches!(&answers, Ok([Ok(_), Ok(_)])));
+        let failed = |error: &FredError| failure(error, Effect::Writes);
+        let [reply, confirmed] = answers.map_err(|error| failed(&error))?;
+        let Value::Array(reply) = reply.map_err(|error| failed(&error))? else {
             return Err(Error::Unexpected(script.name.to_owned()));
         };
         // What was written stands, whatever became of the waiting.
@@ -89,31 +127,36 @@ impl Connection {
     }
 }
 
-type Answers = [Result<Value, FredError>; 2];
+async fn send(client: &Client, call: &Call) -> Result<Answers, FredError> {
+    if !client.is_connected() {
+        // Before it is handed to a connection: certainly not applied.
+        return Err(FredError::new(ErrorKind::Backpressure, "reconnecting"));
+    }
+    let answers = pipeline(client, "EVALSHA", call.script.digest().clone().into(), call).await?;
+    match &answers[0] {
+        // Nothing ran. Sent in full it runs at once, and is known from then on.
+        Err(error) if error.details().starts_with("NOSCRIPT") => {
+            pipeline(client, "EVAL", call.script.source().into(), call).await
+        }
+        _ => Ok(answers),
+    }
+}
 
-/// One pipeline: the script, and WAIT behind it.
-async fn send(
-    client: &Client,
-    command: &'static str,
-    script: Value,
-    replicas: u32,
-    keys: &[Key],
-    args: &[Bytes],
-    deadline: Instant,
-) -> Result<Answers, FredError> {
-    let place = ClusterHash::Custom(fred::util::redis_keyslot(keys[0].as_bytes()));
+/// The script, and WAIT behind it.
+async fn pipeline(client: &Client, command: &'static str, script: Value, call: &Call) -> Result<Answers, FredError> {
+    let place = ClusterHash::Custom(fred::util::redis_keyslot(call.keys[0].as_bytes()));
     let run = CustomCommand::new_static(command, place.clone(), false);
-    let mut values = vec![script, Value::from(keys.len() as i64)];
-    values.extend(keys.iter().cloned().map(Value::from));
-    values.extend(args.iter().cloned().map(Value::Bytes));
+    let mut values = vec![script, Value::from(call.keys.len() as i64)];
+    values.extend(call.keys.iter().cloned().map(Value::from));
+    values.extend(call.args.iter().cloned().map(Value::Bytes));
     // WAIT 0 would be for ever.
-    let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now())).as_millis().max(1) as i64;
+    let patience = PATIENCE.min(call.deadline.saturating_duration_since(Instant::now())).as_millis().max(1);
     let pipeline = client.pipeline();
     let _: Value = pipeline.custom(run, values).await?;
     let wait = CustomCommand::new_static("WAIT", place, false);
-    let _: Value = pipeline.custom(wait, vec![Value::from(i64::from(replicas)), Value::from(patience)]).await?;
+    let wanted = vec![Value::from(i64::from(call.replicas)), Value::from(patience as i64)];
+    let _: Value = pipeline.custom(wait, wanted).await?;
     let mut answers = pipeline.try_all::<Value>().await.into_iter();
-    let mut next =
-        || answers.next().unwrap_or_else(|| Err(FredError::new(fred::error::ErrorKind::Canceled, "no answer")));
+    let mut next = || answers.next().unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no answer")));
     Ok([next(), next()])
 }

@@ -73,7 +73,7 @@ impl Store {
             return Ok((ids, next_partition()));
         }
         // A cursor is void for another run of Redis: the partition starts again.
-        let info = self.connection.info(deadline).await?;
+        let info = self.connection.info("server", deadline).await?;
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
         let run = crc32fast::hash(run.as_bytes());
         let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);

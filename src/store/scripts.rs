@@ -58,6 +58,7 @@ registry! {
     UPDATE "update" in "update.lua" flags "" keys 5 Mutation;
     ROTATE "rotate" in "update.lua" flags "" keys 5 Mutation;
     END "end" in "end.lua" flags "allow-oom" keys 5 Mutation;
+    SETTLE "settle" in "settle.lua" flags "allow-oom" keys 5 Mutation;
     ADMIT "admit" in "admit.lua" flags "" keys 2 Gate;
     FORGET "forget" in "forget.lua" flags "allow-oom" keys 2 Gate;
     CLAIM "claim" in "claim.lua" flags "" keys 1 Gate;
@@ -106,10 +107,11 @@ pub enum Outcome {
     NotReserved = 14,
     SubjectFull = 15,
     SubjectLimit = 16,
+    NotMeant = 17,
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 19] = [
+    pub const ALL: [Outcome; 20] = [
         Outcome::StoreChanged,
         Outcome::TooLate,
         Outcome::NotFound,
@@ -129,6 +131,7 @@ impl Outcome {
         Outcome::NotReserved,
         Outcome::SubjectFull,
         Outcome::SubjectLimit,
+        Outcome::NotMeant,
     ];
 
     pub fn from_number(number: i64) -> Option<Self> {

@@ -118,7 +118,7 @@ impl Store {
 
 impl Connection {
     async fn check_server(&self, eviction: Eviction) -> Result<(), StartError> {
-        let info = self.info(Instant::now() + PATIENCE).await?;
+        let info = self.info("everything", Instant::now() + PATIENCE).await?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let version = field("redis_version").unwrap_or("of unknown version");
         let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);

@@ -7,13 +7,14 @@
 use std::time::Duration;
 
 use fred::types::Value;
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{Mutex, mpsc},
     time::Instant,
 };
 
 use super::{
-    Found, Lane, Settled, Store,
+    Found, Lane, Reserved, Settled, Store, StoreId,
     calls::unexpected,
     error::Error,
     exchange::Answer,
@@ -24,11 +25,13 @@ use crate::session::{Policy, Proof, SessionId, SessionLimitPolicy, SessionName, 
 
 /// Entries read or told at once.
 pub const PAGE: usize = 1_000;
+/// Sessions looked at, at once.
+const AT_ONCE: usize = 100;
 /// Ids waiting to be forgotten; those beyond it are found by the next audit.
 const WAITING: usize = 65_536;
 /// An entry may be of a session that is still to come for as long as a script may be under way: 10 s, and as much as the
 /// clocks of two Redis hosts may differ.
-const JOINING: Duration = Duration::from_secs(15);
+pub const JOINING: Duration = Duration::from_secs(15);
 
 /// An id in a subject's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +62,10 @@ impl Limit {
 }
 
 pub enum Admitted {
-    /// It is in the index, and may be made once these are ended, all but the newest; where they fill a page there may be
-    /// more.
-    InPlaceOf(Vec<Entry>),
-    /// These are the newest of the index, as many as the limit: do they count?
+    /// It is in the index of this store, and may be made once these are ended, all but the newest; where they fill a page
+    /// there may be more.
+    InPlaceOf(Vec<Entry>, StoreId),
+    /// These are the newest of the index, as many as the limit, and perhaps its own: do they count?
     Full(Vec<Entry>),
     LimitReached,
 }
@@ -125,13 +128,11 @@ impl Store {
         if limit.beyond == SessionLimitPolicy::Reject {
             args.flag("rejects", true);
         }
-        let target = self.subject_target(subject);
+        let (target, store) = (self.subject_target(subject), self.id());
+        let target = target.in_store(Reserved::In(store));
         let mut reply = self.write(&scripts::ADMIT, Answer::AtOnce(Lane::Calls), target, args, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done => {
-                reply.number()?;
-                Admitted::InPlaceOf(flat_entries(reply.next()))
-            }
+            Outcome::Done => Admitted::InPlaceOf(flat_entries(reply.next()), store),
             Outcome::SubjectFull => Admitted::Full(flat_entries(reply.next())),
             Outcome::SubjectLimit => Admitted::LimitReached,
             other => return Err(unexpected(&scripts::ADMIT, other)),
@@ -189,11 +190,21 @@ impl Store {
         args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
         // With scores the reply is an array of pairs: none that a stored text could begin.
         let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
-        let pair = |pair: Value| {
+        let mut entries = Vec::new();
+        for pair in reply.into_array() {
             let mut pair = pair.into_array().into_iter();
-            entry(pair.next()?, pair.next()?)
-        };
-        Ok(reply.into_array().into_iter().filter_map(pair).collect())
+            let (Some(id), Some(score)) = (pair.next(), pair.next()) else { continue };
+            match entry(id.clone(), score) {
+                Some(entry) => entries.push(entry),
+                // It would stand for a session for ever.
+                None => {
+                    tracing::error!(?subject, "what is no id is dropped from a subject's index");
+                    let args = vec![self.keys.subject(subject).into(), id];
+                    self.connection.command(Lane::Bulk, "ZREM", args, deadline).await?;
+                }
+            }
+        }
+        Ok(entries)
     }
 
     /// When an id was added to a subject's index; None = it is not in it.
@@ -218,13 +229,7 @@ impl Store {
 
     /// Whether an entry of a subject's index still counts. Where it does not, it may be forgotten: nothing of its id can
     /// become this subject's for a while.
-    pub async fn counts(
-        &self,
-        subject: &Subject,
-        entry: Entry,
-        policy: &Policy,
-        deadline: Instant,
-    ) -> Result<bool, Error> {
+    async fn counts(&self, subject: &Subject, entry: Entry, policy: &Policy, deadline: Instant) -> Result<bool, Error> {
         let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
         if entry.may_be_joining(self.clock(deadline).await?) {
             match self.look(&name, Proof::Named, View::Basic, deadline).await {
@@ -240,6 +245,25 @@ impl Store {
             Err(Error::Corrupt { .. }) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Forgets those entries of a subject's index that do not count any more; how many.
+    pub async fn forget_dead(
+        &self,
+        subject: &Subject,
+        entries: &[Entry],
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<u64, Error> {
+        let looks = entries.iter().copied();
+        let looks = looks.map(async |entry| (entry, self.counts(subject, entry, policy, deadline).await));
+        let looked: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+        let dead = looked.iter().filter(|(_, counts)| matches!(counts, Ok(false)));
+        let dead: Vec<_> = dead.map(|(entry, _)| (entry.id, Some(entry.added))).collect();
+        self.forget(subject, dead.iter().copied(), deadline).await?;
+        // What is known dead is forgotten, whatever could not be looked at.
+        looked.into_iter().try_for_each(|(_, counts)| counts.map(drop))?;
+        Ok(dead.len() as u64)
     }
 
     /// Whether this instance is to audit the store now: one of all is, once in a period.

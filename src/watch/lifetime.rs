@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     session::{Cause, Change, Event, Millis, Namespace, Proof, SessionId, SessionName, Standing, View},
-    store::{Error, Found, Store},
+    store::{Ending, Error, Found, Store},
 };
 
 use super::filter::{Filter, Scope};
@@ -62,14 +62,23 @@ impl TokenLifetime {
         TokenLifetime { id, proof, seen: None }
     }
 
-    fn note(&mut self, change: Change) {
-        match (change, &self.seen) {
-            (Change::Ended(cause), _) => self.seen = Some(Seen::Over(Finish::TokenEnded(cause))),
-            (Change::Rotated | Change::Created, _) => self.seen = None,
-            // A login ends every grace period.
-            (Change::Updated, Some(Seen::Accepted { until: Some(_) })) => self.seen = None,
-            (Change::Updated | Change::TokenReused, _) => {}
-        }
+    /// Whether this change may be one that the token's holder is not to see, so that the token is to be looked at first.
+    fn is_in_doubt(&self, event: &Event) -> bool {
+        let (accepted, until) = match &self.seen {
+            None => (true, None),
+            Some(Seen::Accepted { until }) => (true, *until),
+            Some(Seen::Over(_)) => (false, None),
+        };
+        let is_late = until.is_some_and(|until| event.revision.0 / 1000 >= until.0);
+        accepted
+            && match event.change {
+                // What this stream ends with.
+                Change::Ended(_) => is_late,
+                Change::Rotated | Change::Created => true,
+                // A login ends every grace period.
+                Change::Updated => until.is_some(),
+                Change::TokenReused => is_late,
+            }
     }
 }
 
@@ -92,8 +101,18 @@ impl Lifetime {
                 }
             }
             (Lifetime::Ids(_), Change::Updated | Change::Rotated | Change::TokenReused) => {}
-            (Lifetime::Token(token), change) if token.id == name.id => token.note(change),
+            (Lifetime::Token(token), Change::Ended(cause)) if token.id == name.id => {
+                token.seen = Some(Seen::Over(Finish::TokenEnded(cause)));
+            }
             (Lifetime::Token(_), _) => {}
+        }
+    }
+
+    /// Whether the watch is to be looked at before it may tell this change.
+    pub fn is_in_doubt(&self, event: &Event) -> bool {
+        match self {
+            Lifetime::Unlimited | Lifetime::Ids(_) => false,
+            Lifetime::Token(token) => token.id == event.session.name.id && token.is_in_doubt(event),
         }
     }
 
@@ -169,7 +188,12 @@ impl Lifetime {
                 token.seen = Some(match find(token.id, token.proof).await {
                     Ok(Found::Session(_, Standing::Superseded { until })) => Seen::Accepted { until: Some(until) },
                     Ok(Found::Session(..)) | Err(Error::Corrupt { .. }) => Seen::Accepted { until: None },
-                    Ok(Found::Ended(cause)) => Seen::Over(Finish::TokenEnded(cause)),
+                    // Its end comes by the stream.
+                    Ok(Found::Ended(Ending { is_told: false, was_accepted: true, .. })) => {
+                        Seen::Accepted { until: None }
+                    }
+                    Ok(Found::Ended(Ending { was_accepted: true, cause, .. })) => Seen::Over(Finish::TokenEnded(cause)),
+                    Ok(Found::Ended(_)) => Seen::Over(Finish::TokenRotated),
                     Ok(Found::Rotated) => Seen::Over(Finish::TokenRotated),
                     Ok(Found::NotFound) => Seen::Over(Finish::TokenUnknown),
                     Err(error) => return Err(error),

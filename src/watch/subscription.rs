@@ -19,9 +19,9 @@ use super::{
 /// Of the events in one batch, but for the last event.
 const BATCH_BYTES: usize = 512 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// How soon Redis is asked again that did not answer.
 /// A token is looked at so much after its time.
 const A_LITTLE: Duration = Duration::from_millis(1);
+/// How soon Redis is asked again that did not answer.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// An event that the watcher is told of.
@@ -187,7 +187,16 @@ impl Subscription {
             }
         }
         let mut events = Events::default();
-        while let Some(slot) = self.pending.pop_front() {
+        while let Some(slot) = self.pending.front() {
+            if let Item::Change(entry) = &slot.item
+                && self.lifetime.is_in_doubt(&entry.event)
+            {
+                if !events.list.is_empty() {
+                    break;
+                }
+                self.clear_doubt().await?;
+            }
+            let slot = self.pending.pop_front().expect("it is the front one");
             self.token = slot.token;
             match slot.item {
                 Item::Change(entry) => self.consider(entry, &mut events),
@@ -206,9 +215,9 @@ impl Subscription {
             return Ok(Some(self.batch(Vec::new(), Some(Control::Bookmark { as_of }))));
         }
         self.lifetime.check()?;
-        let look_in = self.lifetime.look_at().map(|at| {
-            let now = self.store.now().unwrap_or(0);
-            Duration::from_micros(at.saturating_sub(now)) + A_LITTLE
+        let look_in = self.lifetime.look_at().map(|at| match self.store.now() {
+            Some(now) => Duration::from_micros(at.saturating_sub(now)) + A_LITTLE,
+            None => RETRY,
         });
         tokio::select! {
             () = self.registration.woken() => {}
@@ -221,16 +230,27 @@ impl Subscription {
         Ok(None)
     }
 
-    /// Looks whether the watch goes on. Where it does not, what it was to tell before is in the ring by then.
+    /// Looks whether the watch goes on. Where it does not, what it is to tell before is in the ring by then.
     async fn look(&mut self) {
-        // Boxed: seldom needed, and large.
-        match Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
-            Ok(()) if self.lifetime.ended().is_some() => drop(self.registration.hub().refresh().await),
-            Ok(()) => {}
-            Err(error) => {
-                tracing::debug!(%error, "a watch looks for its token again");
-                sleep(RETRY).await;
+        loop {
+            // Boxed: seldom needed, and large.
+            let looked = Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await;
+            if looked.is_ok() && (self.lifetime.ended().is_none() || self.registration.hub().refresh().await.is_some())
+            {
+                return;
             }
+            tracing::debug!(?looked, "a watch holds its changes back until its token can be looked at");
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Looks whether the next change may be told: not to a token that was superseded before it.
+    async fn clear_doubt(&mut self) -> Result<(), Finish> {
+        self.look().await;
+        match self.lifetime.ended() {
+            Some(Finish::TokenRotated | Finish::TokenUnknown) => self.lifetime.check(),
+            // What comes up to its end is told.
+            _ => Ok(()),
         }
     }
 
@@ -265,6 +285,12 @@ impl Subscription {
         };
         let mut events = Events::default();
         for entry in entries {
+            if self.lifetime.is_in_doubt(&entry.event) {
+                if !events.list.is_empty() {
+                    break;
+                }
+                self.clear_doubt().await?;
+            }
             // What follows the target comes from the ring.
             let is_last = entry.position.revision >= target.revision;
             if entry.position.revision <= target.revision {

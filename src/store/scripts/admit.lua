@@ -8,9 +8,9 @@
 --         checked    true = the newest of the index, as many as the limit, do count; absent = that is to be looked at first
 --         rejects    true = beyond the limit nobody is admitted; absent = the oldest make room
 --         page       most entries in one reply, count
--- Reply {DONE, now, when it was added, [id, when it was added, …]}: admitted, as soon as those are ended; a whole page of
--- them means that there may be more
---     | {SUBJECT_FULL, now, [id, when it was added, …]}: the newest | {SUBJECT_LIMIT, now}
+-- Reply {DONE, now, [id, when it was added, …]}: admitted, as soon as those are ended; a whole page of them means that
+-- there may be more
+--     | {SUBJECT_FULL, now, [id, when it was added, …]}: the newest, perhaps its own among them | {SUBJECT_LIMIT, now}
 
 local INDEX = KEYS[1]
 assert(#KEYS == 2, 'arity')
@@ -18,7 +18,7 @@ assert(#KEYS == 2, 'arity')
 local count = redis.call('ZCARD', INDEX) + (redis.call('ZSCORE', INDEX, args.id) and 0 or 1)
 local too_many = args.limit > 0 and count - args.limit or 0
 if too_many > 0 and not args.checked then
-  return {SUBJECT_FULL, now_us, redis.call('ZRANGE', INDEX, 0, args.limit - 1, 'REV', 'WITHSCORES')}
+  return {SUBJECT_FULL, now_us, redis.call('ZRANGE', INDEX, 0, args.limit, 'REV', 'WITHSCORES')}
 end
 if too_many > 0 and args.rejects then return {SUBJECT_LIMIT, now_us} end
 
@@ -30,4 +30,4 @@ local replaced = {}
 if too_many > 0 then
   replaced = redis.call('ZRANGE', INDEX, 0, math.min(too_many, args.page) - 1, 'WITHSCORES')
 end
-return {DONE, now_us, added, replaced}
+return {DONE, now_us, replaced}

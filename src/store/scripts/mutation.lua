@@ -7,7 +7,6 @@
 --         tombstone       ms
 --         touch_interval  ms; absent = min(60 s, idle timeout / 20)
 --         request, fingerprint, retry_window   16 bytes, 8 bytes, ms; absent = no request id
---         report          true = a stolen token is reported, absent = it ends the session; with every proof
 --         durable         true = replicas are waited for
 -- Reply none of its own.
 --
@@ -155,8 +154,7 @@ local function refuse_token(found, tokens)
     finish(found, TOKEN_REUSE)
     return ended_now(found, TOKEN_REUSE)
   end
-  -- Told once of each token: whoever repeats it does not fill the log.
-  if is_news and bit.band(old.flags, REPORTED) == 0 then
+  if is_news then
     old.flags = bit.bor(old.flags, REPORTED)
     found.revision = revision
     mark(found, tokens, TOKEN_REUSED)

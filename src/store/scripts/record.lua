@@ -5,6 +5,7 @@
 --         namespace, id
 --         proof       16 bytes, hash of the presented secret; absent = the caller names the id
 --         grace, renewal   ms: the policy's rotation_grace and renewal_timeout (absent = never); with every proof
+--         report      true = a stolen token is reported, absent = it ends the session; with every proof
 -- Reply none of its own.
 
 local SESSION, DUE, NAMESPACES, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -72,7 +73,7 @@ local function find()
   if fixed.x then
     local packed, format = fixed.x:sub(1, 10), nil
     if #fixed.x == 18 and requests_are_whole and fixed.x:sub(11) == seal(packed, fixed) then
-      format, found.cause = struct.unpack(TOMBSTONE_FIELD, packed)
+      format, found.cause, found.revision = struct.unpack(TOMBSTONE_FIELD, packed)
       if format == FORMAT and found.cause >= 1 and found.cause <= OUT_OF_BAND then found.kind = 'tombstone' end
     end
     return found

@@ -4,7 +4,7 @@
 -- ARGV  those of record.lua
 -- Reply none of its own.
 
--- The tokens of a live record: the present one, and those before it, the oldest first.
+-- The tokens of a record: the present one, and those before it, the oldest first.
 local function tokens_of(found)
   local tokens = {old = {}}
   tokens.verifier, tokens.since, tokens.used = struct.unpack(TOKEN_FIELD, found.fixed.t)
@@ -36,5 +36,7 @@ local function standing(found, tokens)
   local old = tokens.old[found.place]
   if now < old.good_until then return SUPERSEDED, old.good_until, bit.band(old.flags, USED) == 0 end
   -- As long as the policy's grace runs, parallel tabs explain it. Where no successor was ever seen, a lost answer does.
-  return REFUSED, 0, now >= old.superseded + args.grace and successor_was_used(tokens, found.place)
+  local is_stolen = now >= old.superseded + args.grace and successor_was_used(tokens, found.place)
+  -- Told once of each token: whoever repeats it does not fill the log.
+  return REFUSED, 0, is_stolen and not (args.report and bit.band(old.flags, REPORTED) ~= 0)
 end

@@ -129,7 +129,7 @@ local session = {
 }
 local expires = earlier(session.idle_until, session.absolute)
 
-if not logged and not args.request and expires == found.expires and not used then
+if not logged and not args.request and session.idle_until == found.idle_until and not used then
   return {DONE, now_us, told(found.flat, args.brief)}
 end
 fields.m = pack_meta(session)
