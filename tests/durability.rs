@@ -182,6 +182,41 @@ async fn a_connection_that_is_cut_between_script_and_wait_leaves_the_outcome_unk
 }
 
 #[tokio::test]
+async fn calls_whose_turn_does_not_come_are_not_applied_and_the_others_go_on_to_be() {
+    let pair = Pair::start(&[]).await;
+    let server = pair.server().await;
+    let client = server.client().await.in_namespace("safe");
+    client.create(&[]).await;
+    pair.replica.pause();
+    let creates = async || {
+        let creates = (0..60).map(async |_| {
+            let token = new_token();
+            let create = CreateSessionRequest { token: token.clone(), ..Default::default() };
+            (token, client.create_as(create).await.unwrap_err())
+        });
+        futures_util::future::join_all(creates).await
+    };
+    for _ in 0..2 {
+        let (mut applied, mut refused) = (0, 0);
+        for (token, status) in creates().await {
+            let lives = client.get(by_token(&token)).await.is_ok();
+            match (status.code(), &status.reason()[..]) {
+                (Code::DeadlineExceeded, "OUTCOME_UNKNOWN") => applied += u32::from(lives),
+                (Code::Unavailable, "OVERLOADED") => {
+                    assert!(!lives, "it was said not to be applied");
+                    refused += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(applied > 0 && refused > 0, "{applied} applied, {refused} refused");
+    }
+    pair.replica.resume();
+    eventually("the replica is back", async || pair.has_replica().then_some(())).await;
+    client.create(&[]).await;
+}
+
+#[tokio::test]
 async fn many_calls_wait_side_by_side() {
     let pair = Pair::start(&[]).await;
     let server = pair.server().await;

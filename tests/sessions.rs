@@ -289,6 +289,33 @@ async fn s4_the_absolute_deadline_is_not_moved_by_use() {
 }
 
 #[tokio::test]
+async fn a_new_idle_timeout_counts_from_now_also_where_the_absolute_deadline_comes_first() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let request =
+        CreateSessionRequest { idle_timeout: seconds(600), absolute_timeout: seconds(60), ..Default::default() };
+    let (session, _) = client.create_as(request).await.unwrap();
+    let update = |update: UpdateSessionRequest| UpdateSessionRequest { key: by_id(&session.id), ..update };
+    let again = update(UpdateSessionRequest { idle_timeout: seconds(600), ..Default::default() });
+    let later = update(UpdateSessionRequest { absolute_timeout: seconds(6_000), ..Default::default() });
+    let made = session.create_time.unwrap();
+    let since =
+        |at: prost_types::Timestamp| (at.seconds - made.seconds) * 1_000 + i64::from(at.nanos - made.nanos) / 1_000_000;
+    // Some time has to pass for the two to differ.
+    eventually("it counts from now", async || {
+        client.update(again.clone()).await.unwrap();
+        let after = client.update(later.clone()).await.unwrap().expire_time.unwrap();
+        client
+            .update(update(UpdateSessionRequest { absolute_timeout: seconds(60), ..Default::default() }))
+            .await
+            .unwrap();
+        (since(after) > 600_000).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn s5_a_repeated_mutation_has_its_effect_once() {
     let world = World::shared();
     let server = world.server().await;
