@@ -143,15 +143,18 @@ fn damages() -> Vec<(String, Secret, Damage)> {
         rows.push(row(format!("t with a bit flipped in byte {at}"), secret, move |v| v.flip("t", at, 2)));
     }
     for field in ["u", "c", "l:app", "a:small"] {
-        for codec in [0, b'm', 0xEF, 0xF2, 0xFF] {
+        for codec in [0, b'm', 0xEF, 0xF3, 0xFF] {
             rows.push(row(format!("{field} in codec {codec:#x}"), Matches, move |v| {
                 v.set(field, &[&[codec], &v.field(field)[1..]].concat());
             }));
         }
-        for length in [0u32, 1, 1 << 20, 1 << 24, u32::MAX] {
-            rows.push(row(format!("{field} of {length} bytes by its own word"), Matches, move |v| {
+        for (codec, length) in [0xF1, 0xF2]
+            .into_iter()
+            .flat_map(|codec| [0u32, 1, 1 << 20, 1 << 24, u32::MAX].map(|length| (codec, length)))
+        {
+            rows.push(row(format!("{field} of {length} bytes by its own word, {codec:#x}"), Matches, move |v| {
                 let block = &v.field("a:large")[9..];
-                v.set(field, &[&[0xF1, 0, 0, 0, 0][..], &length.to_be_bytes(), block].concat());
+                v.set(field, &[&[codec, 0, 0, 0, 0][..], &length.to_be_bytes(), block].concat());
             }));
         }
     }

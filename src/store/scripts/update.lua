@@ -71,8 +71,8 @@ for name, value in pairs(fields) do
   if name:find('^l:') then labels = labels + 1 end
   if name:find('^a:') then
     attributes = attributes + 1
-    -- Codec byte and checksum, then the value, or its length and the compressed value.
-    local size = value:byte(1) == 0xF1 and #value >= 9 and struct.unpack('>I4', value, 6) or #value - 5
+    -- Codec byte (raw is 0xF0) and checksum, then the value, or its length and the compressed value.
+    local size = value:byte(1) ~= 0xF0 and #value >= 9 and struct.unpack('>I4', value, 6) or #value - 5
     payload = payload + #name - 2 + size
   end
   if before[name] ~= value then
