@@ -157,7 +157,7 @@ impl Auditor {
         if subject.name.is_empty() || self.store.added(&subject, session.name.id, deadline()).await?.is_some() {
             return Ok(false);
         }
-        let admitted = self.store.admit(&subject, session.name.id, Limit::NONE, deadline()).await?;
+        let admitted = self.store.admit(&subject, session.name.id, 0, Limit::NONE, deadline()).await?;
         Ok(matches!(admitted, Admitted::InPlaceOf(..)))
     }
 

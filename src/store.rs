@@ -67,8 +67,11 @@ pub enum Reserved {
     No,
     /// There is no subject.
     NeedsNot,
-    /// In the index of this store: should that be emptied meanwhile, the index is gone.
-    In(StoreId),
+    /// In the index of this store since then, in us: should that be emptied meanwhile, the index is gone.
+    In {
+        store: StoreId,
+        added: u64,
+    },
 }
 
 /// How a session is read.
@@ -117,8 +120,10 @@ pub enum Updated {
     Rotated,
     /// The successor is, or was, a token of this session.
     TokenKnown,
-    /// It would become this subject's, were it in the subject's index.
-    NotReserved,
+    /// It would become this subject's, were it in the subject's index since later than this, in us.
+    NotReserved {
+        void_until: u64,
+    },
     RevisionMismatch {
         current: Revision,
     },
@@ -151,8 +156,8 @@ pub enum Ended {
 pub struct Condition<'a> {
     /// Only one of this subject.
     pub subject: &'a str,
-    /// Also one of no subject: it may be about to become this one's.
-    pub is_joining: bool,
+    /// Also one of no subject that since then, in us, may be about to become this one's.
+    pub joining: Option<u64>,
     /// Only one made before this.
     pub created_before: Option<Millis>,
 }
@@ -160,7 +165,11 @@ pub struct Condition<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Settled {
     /// Empty = anonymous.
-    Lives { subject: String },
+    Lives {
+        subject: String,
+        /// It is anonymous, and may be about to become somebody's.
+        is_joining: bool,
+    },
     /// It has ended, and none of its id can come to live for a while.
     Ended,
 }

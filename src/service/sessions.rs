@@ -75,7 +75,7 @@ impl Service {
         // An id that the server made is nobody's yet. Of any other the store says first whether it would be made.
         let mut place = match &subject.name[..] {
             "" => Place::none(Reserved::NeedsNot),
-            _ if made.is_some() => self.admit(&subject, name.id, policy, deadline).await?,
+            _ if made.is_some() => self.admit(&subject, name.id, 0, policy, deadline).await?,
             _ => Place::none(Reserved::No),
         };
         loop {
@@ -84,7 +84,7 @@ impl Service {
             let created = self.store.create(&name, &create, policy, deadline).await;
             return match created.map_err(|error| place.failure(error))? {
                 Created::NotReserved => {
-                    place = self.admit(&subject, name.id, policy, deadline).await?;
+                    place = self.admit(&subject, name.id, 0, policy, deadline).await?;
                     continue;
                 }
                 Created::Session(session) => Ok((session, made)),
@@ -200,10 +200,10 @@ impl Service {
             update.reserved = place.reserved;
             let updated = self.store.update(name, proof, &update, policy, deadline).await;
             return match updated.map_err(|error| place.failure(error))? {
-                Updated::NotReserved => {
+                Updated::NotReserved { void_until } => {
                     let subject = update.patch.subject.clone().unwrap_or_default();
                     let subject = Subject { namespace: name.namespace.clone(), name: subject };
-                    place = self.admit(&subject, name.id, policy, deadline).await?;
+                    place = self.admit(&subject, name.id, void_until, policy, deadline).await?;
                     continue;
                 }
                 Updated::Session(session) => Ok(session),

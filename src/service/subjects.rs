@@ -58,7 +58,8 @@ struct Ends<'a> {
 }
 
 impl Service {
-    /// Adds an id to its subject's index, as the policy's limit allows; what has to make room is ended.
+    /// Adds an id to its subject's index, later than `after`, in us, as the policy's limit allows; what has to make room is
+    /// ended.
     ///
     /// The order keeps the limit: whoever is admitted ends all but the newest before its own session is made, those
     /// included that are only about to be made. So of the sessions that live the one admitted last has seen all others.
@@ -66,6 +67,7 @@ impl Service {
         &self,
         subject: &Subject,
         id: SessionId,
+        after: u64,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Place, Error> {
@@ -75,7 +77,7 @@ impl Service {
         let mut is_checked = false;
         loop {
             let limit = Limit { sessions, beyond, is_checked };
-            let admitted = self.store.admit(subject, id, limit, deadline).await;
+            let admitted = self.store.admit(subject, id, after, limit, deadline).await;
             match admitted.map_err(|error| place.failure(error))? {
                 Admitted::LimitReached => return Err(Error::SubjectSessionLimit { limit: sessions }),
                 Admitted::Full(mut entries) => {
@@ -84,8 +86,8 @@ impl Service {
                     let dead = self.store.forget_dead(subject, &entries, policy, deadline).await;
                     is_checked = dead.map_err(|error| place.failure(error))? == 0;
                 }
-                Admitted::InPlaceOf(entries, store) => {
-                    place.reserved = Reserved::In(store);
+                Admitted::InPlaceOf(entries, reserved) => {
+                    place.reserved = reserved;
                     place.others_ended |= !entries.is_empty();
                     let ended = self.end_entries(&entries, ends).await;
                     ended.failure.map_or(Ok(()), |error| Err(place.failure(error)))?;
@@ -107,18 +109,17 @@ impl Service {
         };
         let endings = entries.iter().copied().map(async |entry| {
             let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
-            let is_joining = entry.may_be_joining(now);
-            let condition = Condition { subject: &subject.name, is_joining, created_before };
-            (entry, is_joining, self.store.end_of(&name, condition, cause, policy, deadline).await)
+            let condition = Condition { subject: &subject.name, joining: entry.joining(now), created_before };
+            (entry, self.store.end_of(&name, condition, cause, policy, deadline).await)
         });
         let ended: Vec<_> = stream::iter(endings).buffer_unordered(AT_ONCE).collect().await;
         let mut all = Endings::default();
         let mut gone = Vec::new();
-        for (entry, is_joining, ended) in ended {
+        for (entry, ended) in ended {
             let stands_for_none = match &ended {
                 Ok(Ended::Now | Ended::Before) => true,
-                // Of another subject, for good: it would have to be added anew.
-                Ok(Ended::NotMeant) => !is_joining && created_before.is_none(),
+                // It is not the subject's, nor about to become so; unless it is spared for its age.
+                Ok(Ended::NotMeant) => created_before.is_none(),
                 Ok(Ended::RequestIdReused) | Err(_) => false,
             };
             if stands_for_none {

@@ -138,7 +138,7 @@ impl Store {
             Outcome::Ended => Updated::Ended(self.ended(name, &mut reply)?),
             Outcome::Rotated => Updated::Rotated,
             Outcome::TokenKnown => Updated::TokenKnown,
-            Outcome::NotReserved => Updated::NotReserved,
+            Outcome::NotReserved => Updated::NotReserved { void_until: reply.number()? },
             Outcome::RevisionMismatch => Updated::RevisionMismatch { current: Revision(reply.number()?) },
             Outcome::RequestIdReused => Updated::RequestIdReused,
             Outcome::SubjectChange => Updated::SubjectChange,
@@ -161,7 +161,10 @@ impl Store {
         args.list("set", flat(&set).into_iter());
         args.list("remove", removed.iter().map(String::as_bytes));
         args.flag("clear", update.patch.clear_attributes).flag("touch", update.use_ == Use::Counts);
-        args.flag("brief", update.view == View::Basic).flag("reserved", update.reserved != Reserved::No);
+        args.flag("brief", update.view == View::Basic);
+        if let Reserved::In { added, .. } = update.reserved {
+            args.number("reserved", added);
+        }
         args.flag("login", update.patch.is_login());
         args.number("max_attributes", policy.max_attributes as u64).number("max_labels", MAX_LABELS as u64);
         args.number("max_payload", policy.max_payload_bytes as u64);
@@ -212,7 +215,8 @@ impl Store {
         let mut args = Arguments::default();
         add_tombstone(&mut args, policy);
         args.number("cause", cause as u64).number("least_tombstone", millis(LEAST_TOMBSTONE));
-        args.bytes("subject", &record::stored_subject(condition.subject)).flag("joining", condition.is_joining);
+        args.bytes("subject", &record::stored_subject(condition.subject));
+        add_joining(&mut args, condition.joining);
         if let Some(Millis(created_before)) = condition.created_before {
             args.number("created_before", created_before);
         }
@@ -247,7 +251,7 @@ impl Store {
 
     /// Ends a session whose deadline is over, or that is gone from Redis while its id is still due; no other.
     pub async fn expire(&self, name: &SessionName, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
-        let mut reply = self.end_if_over(name, None, policy, deadline).await?;
+        let mut reply = self.end_if_over(name, Arguments::default(), policy, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 self.ended(name, &mut reply)?;
@@ -259,10 +263,19 @@ impl Store {
         })
     }
 
-    /// Makes sure whether a session lives. Where it does not, none of that id can come to live while the index of its
-    /// subject forgets it.
-    pub async fn settle(&self, name: &SessionName, policy: &Policy, deadline: Instant) -> Result<Settled, Error> {
-        let mut reply = self.end_if_over(name, Some(LEAST_TOMBSTONE), policy, deadline).await?;
+    /// Makes sure whether a session lives, and whose it is or since then, in us, may be about to become. Where it does not
+    /// live, none of that id can come to while the index of its subject forgets it.
+    pub async fn settle(
+        &self,
+        name: &SessionName,
+        joining: Option<u64>,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Settled, Error> {
+        let mut args = Arguments::default();
+        args.number("least_tombstone", millis(LEAST_TOMBSTONE));
+        add_joining(&mut args, joining);
+        let mut reply = self.end_if_over(name, args, policy, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done | Outcome::Ended => {
                 self.ended(name, &mut reply)?;
@@ -270,7 +283,7 @@ impl Store {
             }
             Outcome::NotDue => {
                 let subject = record::subject_of(&reply.bytes()?).map_err(|cause| self.corrupt(name, cause))?;
-                Settled::Lives { subject }
+                Settled::Lives { subject, is_joining: reply.number()? == 1 }
             }
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::SETTLE, other)),
@@ -280,15 +293,11 @@ impl Store {
     async fn end_if_over(
         &self,
         name: &SessionName,
-        least_tombstone: Option<Duration>,
+        mut args: Arguments,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Reply, Error> {
-        let mut args = Arguments::default();
         add_tombstone(&mut args, policy);
-        if let Some(least) = least_tombstone {
-            args.number("least_tombstone", millis(least));
-        }
         let answer = Answer::AtOnce(Lane::Bulk);
         self.write(&scripts::SETTLE, answer, self.session_target(name), args, deadline).await
     }
@@ -357,6 +366,12 @@ fn add_request(args: &mut Arguments, request: Option<RequestId>, policy: &Policy
     if let Some(request) = request {
         args.bytes("request", &request.id).bytes("fingerprint", &request.fingerprint);
         args.number("retry_window", millis(policy.retry_window));
+    }
+}
+
+fn add_joining(args: &mut Arguments, since: Option<u64>) {
+    if let Some(since) = since {
+        args.number("joining", since);
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Target {
 impl Target {
     /// Only in the store in which the id was reserved.
     pub fn in_store(mut self, reserved: Reserved) -> Self {
-        if let Reserved::In(store) = reserved {
+        if let Reserved::In { store, .. } = reserved {
             self.store = store;
         }
         self

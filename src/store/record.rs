@@ -1,9 +1,9 @@
 //! A session as the fields of a Redis hash, and back.
 //!
-//! `m` packed meta · `t` token · `g` tokens before it · `r` request ids · `x` tombstone · `a:<name>` attribute · `l:<name>` label ·
-//! `u` subject · `c` client · `h` authentication. Scripts own `m`, `t`, `g`, `r` and `x`; all others are values of
-//! [`codec`](super::codec). A script tells fields as one MessagePack array of names and values, without `t`, `g`, `r`,
-//! `x`.
+//! `m` packed meta · `t` token · `g` tokens before it · `r` request ids · `x` tombstone · `o` when it left its subject ·
+//! `a:<name>` attribute · `l:<name>` label · `u` subject · `c` client · `h` authentication. Scripts own those up to `o`;
+//! all others are values of [`codec`](super::codec). A script tells fields as one MessagePack array of names and values,
+//! without `t`, `g`, `r`, `x`, `o`.
 
 use std::collections::BTreeMap;
 

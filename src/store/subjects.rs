@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Found, Lane, Reserved, Settled, Store, StoreId,
+    Found, Lane, Reserved, Settled, Store,
     calls::unexpected,
     error::Error,
     exchange::Answer,
@@ -42,9 +42,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether its session may still be about to become this subject's.
-    pub fn may_be_joining(&self, now_us: u64) -> bool {
-        now_us < self.added + JOINING.as_micros() as u64
+    /// Since when its session may be about to become this subject's, in us; None = that is over.
+    pub fn joining(&self, now_us: u64) -> Option<u64> {
+        (now_us < self.added + JOINING.as_micros() as u64).then_some(self.added)
     }
 }
 
@@ -62,9 +62,9 @@ impl Limit {
 }
 
 pub enum Admitted {
-    /// It is in the index of this store, and may be made once these are ended, all but the newest; where they fill a page
-    /// there may be more.
-    InPlaceOf(Vec<Entry>, StoreId),
+    /// It has this place, and may be made once these are ended, all but the newest; where they fill a page there may be
+    /// more.
+    InPlaceOf(Vec<Entry>, Reserved),
     /// These are the newest of the index, as many as the limit, and perhaps its own: do they count?
     Full(Vec<Entry>),
     LimitReached,
@@ -112,16 +112,17 @@ impl Leaving {
 }
 
 impl Store {
-    /// Adds an id to its subject's index.
+    /// Adds an id to its subject's index, later than this, in us.
     pub async fn admit(
         &self,
         subject: &Subject,
         id: SessionId,
+        after: u64,
         limit: Limit,
         deadline: Instant,
     ) -> Result<Admitted, Error> {
         let mut args = Arguments::default();
-        args.text("id", id).number("limit", limit.sessions.into()).number("page", PAGE as u64);
+        args.text("id", id).number("after", after).number("limit", limit.sessions.into()).number("page", PAGE as u64);
         if limit.is_checked {
             args.flag("checked", true);
         }
@@ -129,10 +130,13 @@ impl Store {
             args.flag("rejects", true);
         }
         let (target, store) = (self.subject_target(subject), self.id());
-        let target = target.in_store(Reserved::In(store));
+        let target = target.in_store(Reserved::In { store, added: 0 });
         let mut reply = self.write(&scripts::ADMIT, Answer::AtOnce(Lane::Calls), target, args, deadline).await?;
         Ok(match reply.outcome {
-            Outcome::Done => Admitted::InPlaceOf(flat_entries(reply.next()), store),
+            Outcome::Done => {
+                let place = Reserved::In { store, added: reply.number()? };
+                Admitted::InPlaceOf(flat_entries(reply.next()), place)
+            }
             Outcome::SubjectFull => Admitted::Full(flat_entries(reply.next())),
             Outcome::SubjectLimit => Admitted::LimitReached,
             other => return Err(unexpected(&scripts::ADMIT, other)),
@@ -231,15 +235,17 @@ impl Store {
     /// become this subject's for a while.
     async fn counts(&self, subject: &Subject, entry: Entry, policy: &Policy, deadline: Instant) -> Result<bool, Error> {
         let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
-        if entry.may_be_joining(self.clock(deadline).await?) {
+        let joining = entry.joining(self.clock(deadline).await?);
+        if joining.is_some() {
             match self.look(&name, Proof::Named, View::Basic, deadline).await {
-                Ok(Found::Ended(_)) => {}
-                Ok(_) | Err(Error::Corrupt { .. }) => return Ok(true),
+                // Not made yet: it must not be kept from that.
+                Ok(Found::NotFound) => return Ok(true),
+                Ok(_) | Err(Error::Corrupt { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        match self.settle(&name, policy, deadline).await {
-            Ok(Settled::Lives { subject: of }) => Ok(of == subject.name),
+        match self.settle(&name, joining, policy, deadline).await {
+            Ok(Settled::Lives { subject: of, is_joining }) => Ok(of == subject.name || is_joining),
             Ok(Settled::Ended) => Ok(false),
             // It ends by its deadline, or by its id.
             Err(Error::Corrupt { .. }) => Ok(true),

@@ -6,7 +6,7 @@
 --         least_tombstone ms: what is left where there was no session, so that a create still under way fails, and the
 --                         least that is left of one that has ended
 --         subject         stored value: only a session of this subject; absent = whoever's
---         joining         true = also one of no subject, which may be about to get this one
+--         joining         us: also one of no subject that since then may be about to get this one
 --         created_before  ms: only a session made before; absent = whenever made
 -- Reply {DONE, now, cause, subject} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]} | {CORRUPT, now}
 --     | {REQUEST_ID_REUSED, now} | {NOT_MEANT, now}: it lives on
@@ -42,7 +42,7 @@ if found.fixed.x and not found.fixed.m then
 end
 local refused = found.kind == 'live' and refuse_token(found, tokens_of(found))
 if refused then return refused[1] == ENDED and refused or {NOT_FOUND, now_us} end
-local is_meant = not args.subject or subject == args.subject or args.joining and subject == ''
+local is_meant = not args.subject or subject == args.subject or is_joining(found, args.joining)
 if not is_meant or args.created_before and (found.created or 0) >= args.created_before then
   return {NOT_MEANT, now_us}
 end

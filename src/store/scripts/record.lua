@@ -25,6 +25,8 @@ local OLD_TOKEN, OLD_TOKEN_BYTES, OLD_TOKENS_KEPT = '>c16I6I6B', 29, 16
 local USED, ROTATED_AGAIN, REPORTED = 1, 2, 4
 local TOMBSTONE_FIELD = '>BBI8'
 local REQUEST_BYTES = 31
+-- The revision that last took it from its subject: what was reserved before that is void.
+local LEFT_FIELD = '>I8'
 
 -- What keeps a record from being cut, altered, or read under another session's key.
 local function seal(packed, fixed)
@@ -85,6 +87,7 @@ local function find()
   format, found.revision, found.created, found.accessed, found.idle, found.idle_until, found.absolute, found.generation =
     struct.unpack(META_FIELD, packed)
   found.expires = earlier(found.idle_until, found.absolute)
+  found.left = fixed.o and #fixed.o == 8 and struct.unpack(LEFT_FIELD, fixed.o) or 0
   if format == FORMAT and requests_are_whole and m:sub(54) == seal(packed, fixed) then found.kind = 'live' end
   return found
 end
@@ -97,12 +100,18 @@ local function timeout_cause(found)
   return found.expires == found.absolute and ABSOLUTE_TIMEOUT or IDLE_TIMEOUT
 end
 
+-- Whether a session of no subject may be about to get one whose index has it since this moment, in us; nil = not any more.
+local function is_joining(found, since)
+  return since and found.kind == 'live' and not found.fixed.u and since > found.left
+end
+
 -- The fields that a reader or watcher is told, as one MessagePack array of names and values. Takes the list apart.
 local function told(flat, without_attributes)
   local i, n = 1, #flat
   while i < n do
     local name = flat[i]
-    if name == 't' or name == 'g' or name == 'r' or name == 'x' or without_attributes and name:find('^a:') then
+    if name == 't' or name == 'g' or name == 'r' or name == 'x' or name == 'o'
+      or without_attributes and name:find('^a:') then
       local last_name, last_value = flat[n - 1], flat[n]
       flat[i], flat[i + 1] = last_name, last_value
       flat[n - 1], flat[n] = nil, nil

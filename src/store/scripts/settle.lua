@@ -4,8 +4,9 @@
 -- ARGV  those of mutation.lua, and
 --         least_tombstone ms: what is left where there was no session, and the least that is left of one that has ended;
 --                         absent = what is there
+--         joining         us: since when one of no subject may be about to get one
 -- Reply {DONE, now, cause, subject} | {NOT_FOUND, now} | {ENDED, now, cause} | {CORRUPT, now}
---     | {NOT_DUE, now, subject}: it lives on
+--     | {NOT_DUE, now, subject, 1 = it may be about to get one}: it lives on
 
 local found = find()
 local subject = found.fixed.u or ''
@@ -21,7 +22,7 @@ if found.kind == 'corrupt' then return {CORRUPT, now_us} end
 if found.kind == 'live' then
   -- The due set follows the record, should they ever differ.
   if tonumber(due_score) ~= (found.expires > 0 and found.expires or math.huge) then schedule(found.expires) end
-  return {NOT_DUE, now_us, subject}
+  return {NOT_DUE, now_us, subject, is_joining(found, args.joining) and 1 or 0}
 end
 if found.kind == 'tombstone' and due_score then redis.call('ZREM', DUE, args.id) end
 if found.kind == 'none' then

@@ -8,7 +8,7 @@
 --         set             array of field names and stored values
 --         subject         stored value, empty = none; absent = keep
 --         login           true = subject or authentication is given: every grace period ends
---         reserved        true = the subject's index has the id
+--         reserved        us: when the subject's index got the id; absent = it has not
 --         successor       16 bytes, hash of the new token's secret; absent = no rotation
 --         grace_period    ms for which the old token still works; with a successor
 --         idle, absolute  ms, 0 = none; absent = keep
@@ -17,7 +17,7 @@
 --         max_payload     bytes of all attribute names and values, before compression
 --         brief           true = answer without attributes
 -- Reply {DONE, now, fields[, subject that it no longer has]} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]} | {CORRUPT, now} | {ROTATED, now}
---     | {TOKEN_KNOWN, now} | {NOT_RESERVED, now} | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
+--     | {TOKEN_KNOWN, now} | {NOT_RESERVED, now, until when what was reserved is void} | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
 --     | {TOO_MANY_ATTRIBUTES, now, count} | {TOO_MANY_LABELS, now, count} | {TOO_LARGE, now, bytes}
 
 local found = find()
@@ -60,6 +60,7 @@ end
 for _, name in ipairs(args.remove) do fields[name] = nil end
 for i = 1, #args.set, 2 do fields[args.set[i]] = args.set[i + 1] end
 if args.subject then fields.u = args.subject ~= '' and args.subject or nil end
+if args.subject == '' and found.fixed.u then fields.o = struct.pack(LEFT_FIELD, revision) end
 
 local attributes, labels, payload = 0, 0, 0
 local removed, written, changed, filter_changed = {}, {}, {}, false
@@ -92,8 +93,8 @@ if #written > 0 then
   if payload > args.max_payload then return {TOO_LARGE, now_us, payload} end
 end
 
-if args.subject and args.subject ~= '' and not found.fixed.u and not args.reserved then
-  return {NOT_RESERVED, now_us}
+if args.subject and args.subject ~= '' and not found.fixed.u and (args.reserved or 0) <= found.left then
+  return {NOT_RESERVED, now_us, found.left}
 end
 
 -- The tokens after the change.
