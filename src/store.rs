@@ -96,19 +96,17 @@ pub enum Created {
 pub enum Found {
     Session(Session, Standing),
     NotFound,
-    Ended(Ending),
+    Ended(Cause, Told),
     /// The presented token is superseded, and its time is over.
     Rotated,
 }
 
-/// How a session was found to be over.
-#[derive(Clone, Copy, Debug)]
-pub struct Ending {
-    pub cause: Cause,
-    /// False = its deadline is over, and nobody has ended it yet: that is still to be told.
-    pub is_told: bool,
-    /// Whether the presented token was accepted up to the end.
-    pub was_accepted: bool,
+/// Whether an ending stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Yes,
+    /// The deadline is over, and nobody has ended the session yet.
+    NotYet,
 }
 
 #[derive(Debug)]

@@ -83,7 +83,7 @@ impl From<Standing> for pb::TokenState {
             Standing::Named => pb::TokenState::Unspecified,
             Standing::Current => pb::TokenState::Current,
             Standing::RotationDue => pb::TokenState::RotationDue,
-            Standing::Superseded { .. } => pb::TokenState::Superseded,
+            Standing::Superseded => pb::TokenState::Superseded,
         }
     }
 }

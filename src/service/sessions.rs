@@ -131,7 +131,7 @@ impl Service {
         match self.store.get(&name, get, policy, deadline).await? {
             Found::Session(session, standing) => Ok((session, standing)),
             Found::NotFound => Err(Error::NotFound),
-            Found::Ended(ending) => Err(Error::Ended(ending.cause)),
+            Found::Ended(cause, _) => Err(Error::Ended(cause)),
             Found::Rotated => Err(Error::Rotated),
         }
     }

@@ -7,8 +7,6 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::Millis;
-
 /// Bytes of a session id: 128 bits.
 pub const ID_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
@@ -149,10 +147,8 @@ pub enum Standing {
     Current,
     /// The current one, older than the renewal timeout.
     RotationDue,
-    /// A newer one exists; this one is accepted until then.
-    Superseded {
-        until: Millis,
-    },
+    /// A newer one exists; this one is still accepted.
+    Superseded,
 }
 
 /// The bearer secret of a session. Has no Debug and no Display, and is wiped when dropped.

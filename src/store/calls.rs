@@ -7,8 +7,8 @@ use fred::types::Value;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Create, Created, Ended, Ending, Expired, Found, Get, Lane, MAX_LABELS, Reserved, Settled, Store,
-    Successor, Update, Updated,
+    Condition, Create, Created, Ended, Expired, Found, Get, Lane, MAX_LABELS, Reserved, Settled, Store, Successor,
+    Told, Update, Updated,
     error::Error,
     exchange::{Answer, Reply},
     msgpack::Arguments,
@@ -76,43 +76,63 @@ impl Store {
 
     /// Reads a session without any consequence: nobody presents the token anew.
     pub async fn look(&self, name: &SessionName, proof: Proof, view: View, deadline: Instant) -> Result<Found, Error> {
+        Ok(self.look_closely(name, proof, view, deadline).await?.found)
+    }
+
+    /// The same for a token, and until when it is, or was, good; None = no end.
+    pub async fn look_after(
+        &self,
+        name: &SessionName,
+        proof: Proof,
+        deadline: Instant,
+    ) -> Result<(Found, Option<Millis>), Error> {
+        let looked = self.look_closely(name, proof, View::Basic, deadline).await?;
+        Ok((looked.found, looked.good_until))
+    }
+
+    async fn look_closely(
+        &self,
+        name: &SessionName,
+        proof: Proof,
+        view: View,
+        deadline: Instant,
+    ) -> Result<Looked, Error> {
         let mut args = Arguments::default();
         add_proof(&mut args, proof, &Policy::default());
         args.flag("brief", view == View::Basic);
         let reply = self.read(&scripts::READ, Lane::Bulk, self.session_target(name), &args, deadline).await?;
-        Ok(self.looked(name, reply)?.found)
+        self.looked(name, reply)
     }
 
     fn looked(&self, name: &SessionName, mut reply: Reply) -> Result<Looked, Error> {
-        let mut is_news = false;
         let found = match reply.outcome {
             Outcome::Done => {
                 let session = self.decode(name, reply.bytes()?)?;
-                let (state, until) = (reply.number()?, Millis(reply.number()?));
-                is_news = reply.number()? == 1;
-                let standing = match state {
+                let standing = match reply.number()? {
                     0 => Standing::Named,
                     1 => Standing::Current,
                     2 => Standing::RotationDue,
-                    3 => Standing::Superseded { until },
+                    3 => Standing::Superseded,
                     other => return Err(Error::Unexpected(format!("standing {other}"))),
                 };
                 Found::Session(session, standing)
             }
-            Outcome::Rotated => {
-                is_news = reply.next().and_then(|value| value.as_u64()) == Some(1);
-                Found::Rotated
-            }
+            Outcome::Rotated => Found::Rotated,
             Outcome::NotFound => Found::NotFound,
-            Outcome::Ended => {
-                let cause = self.ended(name, &mut reply)?;
-                let mut flag = || reply.next().and_then(|value| value.as_u64()) != Some(0);
-                Found::Ended(Ending { cause, is_told: flag(), was_accepted: flag() })
-            }
+            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?, Told::Yes),
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::READ, other)),
         };
-        Ok(Looked { found, is_news })
+        let mut number = || reply.next().and_then(|value| value.as_u64());
+        let good_until = number().filter(|until| *until > 0).map(Millis);
+        let last = number();
+        Ok(match found {
+            Found::Ended(cause, _) if last == Some(0) => {
+                Looked { found: Found::Ended(cause, Told::NotYet), good_until, is_news: false }
+            }
+            Found::Ended(..) | Found::NotFound => Looked { found, good_until, is_news: false },
+            Found::Session(..) | Found::Rotated => Looked { found, good_until, is_news: last == Some(1) },
+        })
     }
 
     /// Changes a session, and gives it a new token where there is a successor.
@@ -334,9 +354,12 @@ impl Store {
     }
 }
 
-/// What a reading found, and whether that has to be noted by a script that may write.
+/// What a reading found.
 struct Looked {
     found: Found,
+    /// Of the presented token; None = no end.
+    good_until: Option<Millis>,
+    /// Whether it has to be noted by a script that may write.
     is_news: bool,
 }
 

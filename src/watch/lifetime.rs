@@ -6,8 +6,8 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use crate::{
-    session::{Cause, Change, Event, Millis, Namespace, Proof, SessionId, SessionName, Standing, View},
-    store::{Ending, Error, Found, Store},
+    session::{Cause, Change, Event, Millis, Namespace, Proof, Revision, SessionId, SessionName, View},
+    store::{Error, Found, Store, Told},
 };
 
 use super::filter::{Filter, Scope};
@@ -49,12 +49,11 @@ pub struct TokenLifetime {
     seen: Option<Seen>,
 }
 
-enum Seen {
-    Accepted {
-        /// Until then, by the clock of Redis; None = there is no newer one.
-        until: Option<Millis>,
-    },
-    Over(Finish),
+struct Seen {
+    /// It is, or was, good until then, by the clock of Redis; None = there is no newer one.
+    until: Option<Millis>,
+    /// Why it is not accepted any more.
+    finish: Option<Finish>,
 }
 
 impl TokenLifetime {
@@ -62,23 +61,26 @@ impl TokenLifetime {
         TokenLifetime { id, proof, seen: None }
     }
 
-    /// Whether this change may be one that the token's holder is not to see, so that the token is to be looked at first.
-    fn is_in_doubt(&self, event: &Event) -> bool {
-        let (accepted, until) = match &self.seen {
-            None => (true, None),
-            Some(Seen::Accepted { until }) => (true, *until),
-            Some(Seen::Over(_)) => (false, None),
-        };
-        let is_late = until.is_some_and(|until| event.revision.0 / 1000 >= until.0);
-        accepted
-            && match event.change {
-                // What this stream ends with.
-                Change::Ended(_) => is_late,
-                Change::Rotated | Change::Created => true,
-                // A login ends every grace period.
-                Change::Updated => until.is_some(),
-                Change::TokenReused => is_late,
-            }
+    fn note(&mut self, change: Change) {
+        match (change, &mut self.seen) {
+            (Change::Created, seen) => *seen = None,
+            // Once it is over, it is so for good.
+            (_, None | Some(Seen { finish: Some(_), .. })) => {}
+            (Change::Ended(cause), Some(seen)) => seen.finish = Some(Finish::TokenEnded(cause)),
+            (Change::Rotated, seen) => *seen = None,
+            // A login ends every grace period.
+            (Change::Updated, seen) if seen.as_ref().is_some_and(|seen| seen.until.is_some()) => *seen = None,
+            (Change::Updated | Change::TokenReused, _) => {}
+        }
+    }
+
+    /// Whether it was good when this happened; None = that is to be looked for.
+    fn was_good_at(&self, revision: Revision) -> Option<bool> {
+        let seen = self.seen.as_ref()?;
+        match seen.until {
+            Some(until) if revision.0 / 1000 >= until.0 => seen.finish.as_ref().map(|_| false),
+            _ => Some(true),
+        }
     }
 }
 
@@ -101,18 +103,8 @@ impl Lifetime {
                 }
             }
             (Lifetime::Ids(_), Change::Updated | Change::Rotated | Change::TokenReused) => {}
-            (Lifetime::Token(token), Change::Ended(cause)) if token.id == name.id => {
-                token.seen = Some(Seen::Over(Finish::TokenEnded(cause)));
-            }
+            (Lifetime::Token(token), change) if token.id == name.id => token.note(change),
             (Lifetime::Token(_), _) => {}
-        }
-    }
-
-    /// Whether the watch is to be looked at before it may tell this change.
-    pub fn is_in_doubt(&self, event: &Event) -> bool {
-        match self {
-            Lifetime::Unlimited | Lifetime::Ids(_) => false,
-            Lifetime::Token(token) => token.id == event.session.name.id && token.is_in_doubt(event),
         }
     }
 
@@ -122,12 +114,18 @@ impl Lifetime {
             Lifetime::Unlimited => Ok(()),
             Lifetime::Ids(alive) if alive.is_empty() => Err(Finish::AllEnded),
             Lifetime::Ids(_) => Ok(()),
-            Lifetime::Token(token) => match token.seen.take() {
-                Some(Seen::Over(finish)) => Err(finish),
-                seen => {
-                    token.seen = seen;
-                    Ok(())
-                }
+            Lifetime::Token(token) => token.seen.as_mut().and_then(|seen| seen.finish.take()).map_or(Ok(()), Err),
+        }
+    }
+
+    /// Whether the watch lasts to this event; false = that is to be looked for first. Nothing that happened after its
+    /// token's time is told.
+    pub fn lasts_to(&mut self, event: &Event) -> Result<bool, Finish> {
+        match self {
+            Lifetime::Unlimited | Lifetime::Ids(_) => Ok(true),
+            Lifetime::Token(token) => match token.was_good_at(event.revision) {
+                Some(false) => self.check().map(|()| false),
+                known => Ok(known.is_some()),
             },
         }
     }
@@ -138,8 +136,7 @@ impl Lifetime {
             Lifetime::Unlimited | Lifetime::Ids(_) => None,
             Lifetime::Token(token) => match &token.seen {
                 None => Some(0),
-                Some(Seen::Accepted { until }) => until.map(|until| until.0 * 1000),
-                Some(Seen::Over(_)) => None,
+                Some(seen) => seen.until.map(|until| until.0 * 1000),
             },
         }
     }
@@ -157,27 +154,26 @@ impl Lifetime {
     pub fn ended(&self) -> Option<&Finish> {
         match self {
             Lifetime::Unlimited | Lifetime::Ids(_) => None,
-            Lifetime::Token(TokenLifetime { seen: Some(Seen::Over(finish)), .. }) => Some(finish),
-            Lifetime::Token(_) => None,
+            Lifetime::Token(token) => token.seen.as_ref()?.finish.as_ref(),
         }
     }
 
     /// Looks which of the sessions live.
     pub async fn look(&mut self, store: &Store, namespace: &Namespace) -> Result<(), Error> {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let find = async |id: SessionId, proof: Proof| {
-            let name = SessionName { namespace: namespace.clone(), id };
-            store.look(&name, proof, View::Basic, deadline).await
-        };
+        let name_of = |id: SessionId| SessionName { namespace: namespace.clone(), id };
         match self {
             Lifetime::Unlimited => {}
             Lifetime::Ids(alive) => {
-                let found = alive.clone().into_iter().map(async |id| (id, find(id, Proof::Named).await));
+                let found = alive.clone().into_iter().map(async |id| {
+                    let name = name_of(id);
+                    (id, store.look(&name, Proof::Named, View::Basic, deadline).await)
+                });
                 let mut found = futures_util::stream::iter(found).buffer_unordered(LOOK_AT_ONCE);
                 while let Some((id, found)) = found.next().await {
                     match found {
                         Ok(Found::Session(..)) | Err(Error::Corrupt { .. }) => {}
-                        Ok(Found::NotFound | Found::Ended(_) | Found::Rotated) => {
+                        Ok(Found::NotFound | Found::Ended(..) | Found::Rotated) => {
                             alive.remove(&id);
                         }
                         Err(error) => return Err(error),
@@ -185,19 +181,18 @@ impl Lifetime {
                 }
             }
             Lifetime::Token(token) => {
-                token.seen = Some(match find(token.id, token.proof).await {
-                    Ok(Found::Session(_, Standing::Superseded { until })) => Seen::Accepted { until: Some(until) },
-                    Ok(Found::Session(..)) | Err(Error::Corrupt { .. }) => Seen::Accepted { until: None },
+                let (until, finish) = match store.look_after(&name_of(token.id), token.proof, deadline).await {
+                    Ok((Found::Session(..), until)) => (until, None),
                     // Its end comes by the stream.
-                    Ok(Found::Ended(Ending { is_told: false, was_accepted: true, .. })) => {
-                        Seen::Accepted { until: None }
-                    }
-                    Ok(Found::Ended(Ending { was_accepted: true, cause, .. })) => Seen::Over(Finish::TokenEnded(cause)),
-                    Ok(Found::Ended(_)) => Seen::Over(Finish::TokenRotated),
-                    Ok(Found::Rotated) => Seen::Over(Finish::TokenRotated),
-                    Ok(Found::NotFound) => Seen::Over(Finish::TokenUnknown),
+                    Ok((Found::Ended(_, Told::NotYet), until)) => (until, None),
+                    Ok((Found::Ended(cause, Told::Yes), until)) => (until, Some(Finish::TokenEnded(cause))),
+                    Ok((Found::Rotated, until)) => (until, Some(Finish::TokenRotated)),
+                    // It cannot be said since when.
+                    Ok((Found::NotFound, _)) => (Some(Millis(0)), Some(Finish::TokenUnknown)),
+                    Err(Error::Corrupt { .. }) => (None, None),
                     Err(error) => return Err(error),
-                });
+                };
+                token.seen = Some(Seen { until, finish });
             }
         }
         Ok(())

@@ -77,6 +77,8 @@ pub struct Subscription {
     registration: Registration,
     filter: Filter,
     lifetime: Lifetime,
+    /// Why it is over, as soon as what came before is told.
+    finish: Option<Finish>,
     phase: Phase,
     pending: VecDeque<Slot>,
     /// Position after what was looked at.
@@ -108,6 +110,7 @@ impl Subscription {
             registration,
             filter: start.filter,
             lifetime: start.lifetime,
+            finish: None,
             phase,
             pending: VecDeque::new(),
             told: token.clone(),
@@ -148,6 +151,9 @@ impl Subscription {
 
     async fn advance(&mut self) -> Result<Batch, Finish> {
         loop {
+            if let Some(finish) = self.finish.take() {
+                return Err(finish);
+            }
             match self.phase {
                 Phase::Over => return Err(Finish::Draining),
                 Phase::CatchUp { .. } => {
@@ -187,21 +193,18 @@ impl Subscription {
             }
         }
         let mut events = Events::default();
-        while let Some(slot) = self.pending.front() {
-            if let Item::Change(entry) = &slot.item
-                && self.lifetime.is_in_doubt(&entry.event)
-            {
-                if !events.list.is_empty() {
-                    break;
-                }
-                self.clear_doubt().await?;
-            }
-            let slot = self.pending.pop_front().expect("it is the front one");
-            self.token = slot.token;
+        while let Some(slot) = self.pending.pop_front() {
             match slot.item {
-                Item::Change(entry) => self.consider(entry, &mut events),
-                Item::Resync(reason) => return self.resync(reason, events).await.map(Some),
+                Item::Change(entry) => self.consider(entry, &mut events).await,
+                Item::Resync(reason) => {
+                    self.token = slot.token;
+                    return self.resync(reason, events).await.map(Some);
+                }
             }
+            if self.finish.is_some() {
+                break;
+            }
+            self.token = slot.token;
             if events.bytes >= BATCH_BYTES {
                 break;
             }
@@ -230,27 +233,20 @@ impl Subscription {
         Ok(None)
     }
 
-    /// Looks whether the watch goes on. Where it does not, what it is to tell before is in the ring by then.
+    /// Looks whether the watch goes on. Where it does not, what it was to tell before is in the ring by then.
     async fn look(&mut self) {
-        loop {
-            // Boxed: seldom needed, and large.
-            let looked = Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await;
-            if looked.is_ok() && (self.lifetime.ended().is_none() || self.registration.hub().refresh().await.is_some())
-            {
-                return;
+        // Boxed: seldom needed, and large.
+        match Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
+            Ok(()) if self.lifetime.ended().is_some() => {
+                while self.registration.hub().refresh().await.is_none() {
+                    sleep(RETRY).await;
+                }
             }
-            tracing::debug!(?looked, "a watch holds its changes back until its token can be looked at");
-            sleep(RETRY).await;
-        }
-    }
-
-    /// Looks whether the next change may be told: not to a token that was superseded before it.
-    async fn clear_doubt(&mut self) -> Result<(), Finish> {
-        self.look().await;
-        match self.lifetime.ended() {
-            Some(Finish::TokenRotated | Finish::TokenUnknown) => self.lifetime.check(),
-            // What comes up to its end is told.
-            _ => Ok(()),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a watch looks for its token again");
+                sleep(RETRY).await;
+            }
         }
     }
 
@@ -285,17 +281,14 @@ impl Subscription {
         };
         let mut events = Events::default();
         for entry in entries {
-            if self.lifetime.is_in_doubt(&entry.event) {
-                if !events.list.is_empty() {
-                    break;
-                }
-                self.clear_doubt().await?;
-            }
             // What follows the target comes from the ring.
             let is_last = entry.position.revision >= target.revision;
             if entry.position.revision <= target.revision {
+                self.consider(Arc::new(Entry::new(entry.event)), &mut events).await;
+                if self.finish.is_some() {
+                    break;
+                }
                 self.step_to(index, entry.position, is_last);
-                self.consider(Arc::new(Entry::new(entry.event)), &mut events);
             } else {
                 self.step_to(index, target, true);
             }
@@ -326,12 +319,22 @@ impl Subscription {
 
     // ---- for both ----
 
-    fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
+    /// Takes a change in, unless the watch is over before it.
+    async fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
         self.lifetime.note(&entry.event, &self.filter);
-        if let Some(seen) = self.filter.sees(&entry.event) {
-            events.bytes += entry.event.size();
-            events.list.push(Matched { entry, seen });
+        let Some(seen) = self.filter.sees(&entry.event) else { return };
+        loop {
+            match self.lifetime.lasts_to(&entry.event) {
+                Ok(true) => break,
+                Ok(false) => {
+                    sleep(A_LITTLE).await;
+                    self.look().await;
+                }
+                Err(finish) => return self.finish = Some(finish),
+            }
         }
+        events.bytes += entry.event.size();
+        events.list.push(Matched { entry, seen });
     }
 
     /// Endings may be among what was missed: looks which sessions the watch still lasts for.

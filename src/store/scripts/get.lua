@@ -6,27 +6,22 @@
 --         writes          true = with the right to write
 --         touch           true = counts as use
 --         brief           true = without attributes
--- Reply {DONE, now, fields, standing of the token, ms until which that holds, 1 = this use is news}
---     | {ROTATED, now, 1 = this is news} | {NOT_FOUND, now} | {CORRUPT, now}
---     | {ENDED, now, cause, subject where this call ended it, 1 = it is told, 1 = the token was accepted up to its end}
+-- Reply {DONE, now, fields, standing of the token, till, 1 = this use is news} | {ROTATED, now, till, 1 = this is news}
+--     | {NOT_FOUND, now} | {CORRUPT, now} | {ENDED, now, cause, subject or '', till, 1 = that is told}
+--   till   ms until when the presented token is, or was, good; 0 = no end
+--   With the right to write nothing follows the subject of one that was ended, nor the time of one that is ROTATED.
 
 local found = find()
 if found.kind == 'none' or found.kind == 'stranger' then return {NOT_FOUND, now_us} end
-if found.kind == 'tombstone' then
-  local was_accepted = not found.place or found.place == 0 or found.revision / 1000 < tokens_of(found).old[found.place].good_until
-  return {ENDED, now_us, found.cause, '', 1, was_accepted and 1 or 0}
-end
+if found.kind == 'tombstone' then return {ENDED, now_us, found.cause, '', good_until(found), 1} end
 if found.kind == 'corrupt' then return {CORRUPT, now_us} end
+if is_over(found) then return {ENDED, now_us, timeout_cause(found), '', good_until(found), 0} end
 
 local tokens = tokens_of(found)
-if is_over(found) then
-  local was_accepted = standing(found, tokens) ~= REFUSED
-  return {ENDED, now_us, timeout_cause(found), '', 0, was_accepted and 1 or 0}
-end
 local refused = args.writes and refuse_token(found, tokens)
 if refused then return refused end
-local stands, good_until, is_news = standing(found, tokens)
-if stands == REFUSED then return {ROTATED, now_us, is_news and 1 or 0} end
+local stands, is_news = standing(found, tokens)
+if stands == REFUSED then return {ROTATED, now_us, good_until(found), is_news and 1 or 0} end
 
 if args.touch and touch_is_due(found) then
   found.accessed = now
@@ -35,4 +30,4 @@ if args.touch and touch_is_due(found) then
   redis.call('HSET', SESSION, 'm', found.flat[found.meta_at])
   schedule(earlier(found.idle_until, found.absolute))
 end
-return {DONE, now_us, told(found.flat, args.brief), stands, good_until, is_news and 1 or 0}
+return {DONE, now_us, told(found.flat, args.brief), stands, good_until(found), is_news and 1 or 0}

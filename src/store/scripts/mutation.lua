@@ -141,7 +141,7 @@ end
 -- Takes a live session's presented token: notes its first use. Answers why it is not accepted, a stolen one after the
 -- policy's consequence; nil = it is accepted.
 local function refuse_token(found, tokens)
-  local stands, _, is_news = standing(found, tokens)
+  local stands, is_news = standing(found, tokens)
   local old = found.place and tokens.old[found.place]
   if stands ~= REFUSED then
     if is_news then

@@ -4,7 +4,7 @@
 -- ARGV  those of record.lua
 -- Reply none of its own.
 
--- The tokens of a record: the present one, and those before it, the oldest first.
+-- The tokens of a live record: the present one, and those before it, the oldest first.
 local function tokens_of(found)
   local tokens = {old = {}}
   tokens.verifier, tokens.since, tokens.used = struct.unpack(TOKEN_FIELD, found.fixed.t)
@@ -25,18 +25,26 @@ local function successor_was_used(tokens, place)
   return tokens.used ~= 0
 end
 
--- How the presented token stands; ms until when that holds, 0 = no end; and whether this use of it has to be noted: it is
--- the first one, or the token is stolen.
+-- ms until when the presented token of a live record or a tombstone is, or was, good; 0 = no end.
+local function good_until(found)
+  if not found.place or found.place == 0 then return 0 end
+  local _, _, till = struct.unpack(OLD_TOKEN, found.fixed.g, (found.place - 1) * OLD_TOKEN_BYTES + 1)
+  return till
+end
+
+-- How the presented token of a live record stands, and whether this use of it has to be noted: it is the first one, or
+-- the token is stolen.
 local function standing(found, tokens)
-  if not found.place then return NAMED, 0, false end
+  if not found.place then return NAMED, false end
   if found.place == 0 then
     local is_due = args.renewal and now - tokens.since >= args.renewal
-    return is_due and ROTATION_DUE or CURRENT, 0, tokens.used == 0
+    return is_due and ROTATION_DUE or CURRENT, tokens.used == 0
   end
   local old = tokens.old[found.place]
-  if now < old.good_until then return SUPERSEDED, old.good_until, bit.band(old.flags, USED) == 0 end
+  if now < old.good_until then return SUPERSEDED, bit.band(old.flags, USED) == 0 end
   -- As long as the policy's grace runs, parallel tabs explain it. Where no successor was ever seen, a lost answer does.
   local is_stolen = now >= old.superseded + args.grace and successor_was_used(tokens, found.place)
   -- Told once of each token: whoever repeats it does not fill the log.
-  return REFUSED, 0, is_stolen and not (args.report and bit.band(old.flags, REPORTED) ~= 0)
+  local is_told = args.report and bit.band(old.flags, REPORTED) ~= 0
+  return REFUSED, is_stolen and not is_told
 end
