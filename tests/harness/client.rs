@@ -195,6 +195,26 @@ impl Client {
         Ok(self.grpc.clone().update_session(request).await?.into_inner().session.unwrap())
     }
 
+    /// Makes an anonymous session this subject's; with an empty one: makes it anonymous.
+    pub async fn login(&self, key: Option<SessionKey>, subject: &str) -> Answer<Session> {
+        self.update(UpdateSessionRequest { key, subject: Some(subject.into()), ..Default::default() }).await
+    }
+
+    /// The same, with a new token; answers it.
+    pub async fn login_by_rotation(&self, token: &str, subject: &str) -> Answer<(Session, String)> {
+        let subject = Some(subject.into());
+        self.rotate_as(RotateSessionRequest { token: token.into(), subject, ..Default::default() }).await
+    }
+
+    /// Whether a session of this id lives.
+    pub async fn lives(&self, id: &str) -> bool {
+        match self.get(by_id(id)).await {
+            Ok(_) => true,
+            Err(status) if status.code() == Code::NotFound => false,
+            Err(status) => panic!("{status:?}"),
+        }
+    }
+
     pub async fn delete(&self, key: Option<SessionKey>) -> Answer<bool> {
         let request = DeleteSessionRequest { namespace: self.namespace.clone(), key, ..Default::default() };
         Ok(self.grpc.clone().delete_session(request).await?.into_inner().deleted)

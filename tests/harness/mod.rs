@@ -6,6 +6,8 @@
 
 pub mod cli;
 pub mod client;
+pub mod index;
+pub mod leaks;
 pub mod process;
 pub mod proxy;
 pub mod raw;

@@ -1,6 +1,11 @@
-//! Between a server and its Redis: holds packets back, lets them go later, cuts connections.
+//! Between a server and its Redis: holds packets back, lets them go later, cuts connections, stops a server at a step.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use sessiond::store::scripts::Script;
 
 use tempfile::TempDir;
 use tokio::{
@@ -17,18 +22,51 @@ pub struct Proxy {
     held: Arc<watch::Sender<bool>>,
     /// Raised to cut every connection.
     cut: Arc<watch::Sender<u32>>,
+    steps: Arc<Steps>,
+    redis: Redis,
+}
+
+/// Where a server is to be stopped.
+struct Steps {
+    /// A script's digest, and how often it is yet to be sent.
+    stop: Mutex<Option<(String, u32)>>,
+    /// Whether Redis' answers are held back.
+    mute: watch::Sender<bool>,
+}
+
+impl Steps {
+    /// Looks at what goes to Redis; `unseen` is what was sent before it, as far as a digest may begin there.
+    fn note(&self, unseen: &mut Vec<u8>, sent: &[u8]) {
+        let mut stop = self.stop.lock().unwrap();
+        let Some((digest, left)) = &mut *stop else { return unseen.clear() };
+        unseen.extend_from_slice(sent);
+        let mut from = 0;
+        while let Some(at) = unseen[from..].windows(digest.len()).position(|window| window == digest.as_bytes()) {
+            from += at + digest.len();
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.mute.send_replace(true);
+            }
+        }
+        unseen.drain(..from.max(unseen.len().saturating_sub(digest.len() - 1)));
+    }
 }
 
 impl Proxy {
     pub fn start(redis: &Redis) -> Self {
         let directory = tempfile::Builder::new().prefix("sessiond-proxy-").tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("proxy.sock")).unwrap();
-        let proxy =
-            Proxy { directory, held: Arc::new(watch::Sender::new(false)), cut: Arc::new(watch::Sender::new(0)) };
-        let (held, cut, target) = (proxy.held.clone(), proxy.cut.clone(), redis.socket());
+        let proxy = Proxy {
+            directory,
+            held: Arc::new(watch::Sender::new(false)),
+            cut: Arc::new(watch::Sender::new(0)),
+            steps: Arc::new(Steps { stop: Mutex::new(None), mute: watch::Sender::new(false) }),
+            redis: redis.clone(),
+        };
+        let (held, cut, steps, target) = (proxy.held.clone(), proxy.cut.clone(), proxy.steps.clone(), redis.socket());
         spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                spawn(relay(client, target.clone(), held.subscribe(), cut.subscribe()));
+                spawn(relay(client, target.clone(), held.subscribe(), cut.subscribe(), steps.clone()));
             }
         });
         proxy
@@ -49,6 +87,25 @@ impl Proxy {
         self.held.send_replace(false);
     }
 
+    /// The server goes no further than to this script, the n-th time from now: Redis runs it, and from then on none of
+    /// its answers comes back.
+    pub fn stop_at(&self, script: &Script, nth: u32) {
+        let loaded = self.redis.command(&["SCRIPT", "LOAD", &script.source()]);
+        let digest = loaded.lines().nth(1).expect("a digest").to_owned();
+        *self.steps.stop.lock().unwrap() = Some((digest, nth));
+    }
+
+    /// Whether that has come to pass.
+    pub fn is_stopped(&self) -> bool {
+        *self.steps.mute.borrow()
+    }
+
+    /// Answers come back again, those that were held back first.
+    pub fn go_on(&self) {
+        *self.steps.stop.lock().unwrap() = None;
+        self.steps.mute.send_replace(false);
+    }
+
     /// Cuts every connection, on both sides; what is held back is lost.
     pub fn cut(&self) {
         self.cut.send_modify(|count| *count += 1);
@@ -60,7 +117,13 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }
 
-async fn relay(client: UnixStream, target: PathBuf, held: watch::Receiver<bool>, mut cut: watch::Receiver<u32>) {
+async fn relay(
+    client: UnixStream,
+    target: PathBuf,
+    held: watch::Receiver<bool>,
+    mut cut: watch::Receiver<u32>,
+    steps: Arc<Steps>,
+) {
     let Ok(server) = UnixStream::connect(target).await else { return };
     cut.mark_unchanged();
     let (mut from_client, mut to_client) = client.into_split();
@@ -68,11 +131,13 @@ async fn relay(client: UnixStream, target: PathBuf, held: watch::Receiver<bool>,
     let mut held = held;
     let there = async {
         let mut buffer = vec![0; 64 * 1024];
+        let mut unseen = Vec::new();
         loop {
             let count = from_client.read(&mut buffer).await.unwrap_or(0);
             if held.wait_for(|held| !held).await.is_err() || count == 0 {
                 break;
             }
+            steps.note(&mut unseen, &buffer[..count]);
             if to_server.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
@@ -81,15 +146,17 @@ async fn relay(client: UnixStream, target: PathBuf, held: watch::Receiver<bool>,
     };
     let back = async {
         let mut buffer = vec![0; 64 * 1024];
+        let mut mute = steps.mute.subscribe();
         while let Ok(count) = from_server.read(&mut buffer).await {
             // The client may be gone while its packets are still under way.
-            if count == 0 {
+            if count == 0 || mute.wait_for(|mute| !mute).await.is_err() {
                 break;
             }
             let _ = to_client.write_all(&buffer[..count]).await;
         }
     };
     tokio::select! {
+        biased;
         _ = cut.changed() => {}
         () = async { tokio::join!(there, back); } => {}
     }
