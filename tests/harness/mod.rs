@@ -14,6 +14,7 @@ pub mod raw;
 pub mod redis;
 pub mod refusals;
 pub mod relay;
+pub mod tokens;
 pub mod watching;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +28,7 @@ use sessiond::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-pub use client::Client;
+pub use client::{Client, Status};
 pub use redis::Redis;
 pub use watching::Watching;
 
