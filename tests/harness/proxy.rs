@@ -87,6 +87,11 @@ impl Proxy {
         self.held.send_replace(false);
     }
 
+    /// From now on Redis does what it is told, and its answers do not come back.
+    pub fn mute(&self) {
+        self.steps.mute.send_replace(true);
+    }
+
     /// The server goes no further than to this script, the n-th time from now: Redis runs it, and from then on none of
     /// its answers comes back.
     pub fn stop_at(&self, script: &Script, nth: u32) {
