@@ -4,7 +4,7 @@
 
 mod harness;
 
-use harness::{client::*, refusals::*, *};
+use harness::{client::*, refusals::*, tokens::rotation_of, *};
 use prost_types::Duration;
 use sessiond::watch::ResumeToken;
 use sessiond_client::v1::{session_key::Key, *};
@@ -72,6 +72,109 @@ async fn a_bad_update_is_refused() {
         rows.push(row(format!("view {view}"), UpdateSessionRequest { view, ..update() }, &["view"]));
     }
     refuses(rows, async |request| client.grpc.clone().update_session(request).await).await;
+}
+
+#[tokio::test]
+async fn a_bad_rotation_is_refused() {
+    let deaf = deaf().await;
+    let client = &deaf.client;
+    let token = new_token();
+    let rotate = || RotateSessionRequest { namespace: NAMESPACE.into(), ..rotation_of(&token) };
+    let to = |new_token: &str| RotateSessionRequest { new_token: new_token.into(), ..rotate() };
+    let grace = |seconds, nanos| RotateSessionRequest { grace_period: Some(Duration { seconds, nanos }), ..rotate() };
+    let successor = successor_of(&token);
+    let request_id = |id: &str| RotateSessionRequest { request_id: id.into(), ..to(&successor) };
+    let set = || [("n".to_owned(), text(""))].into();
+    let mut rows = vec![
+        row("no token", RotateSessionRequest { token: String::new(), ..rotate() }, &["token"]),
+        row("the token itself", to(&token), &["new_token"]),
+        row("a successor with another id", to(&new_token()), &["new_token"]),
+        row("a foreign successor", to("a-foreign-token-of-enough-bytes"), &["new_token"]),
+        row("a successor that is cut", to(&successor[..successor.len() - 1]), &["new_token"]),
+        row("an id for a successor", to(&id_of(&token)), &["new_token"]),
+        row("a request id alone", RotateSessionRequest { request_id: a(16), ..rotate() }, &["request_id"]),
+        row("negative", grace(-1, 0), &["grace_period"]),
+        row("of two signs", grace(1, -1), &["grace_period"]),
+        row("the greatest", grace(i64::MAX, i32::MAX), &["grace_period"]),
+        row("longer than the policy's", grace(30, 1_000_000), &["grace_period"]),
+        row(
+            "a grace with a new subject",
+            RotateSessionRequest { subject: Some(String::new()), ..grace(1, 0) },
+            &["grace_period"],
+        ),
+        row(
+            "a grace with a new authentication",
+            RotateSessionRequest { authentication: Some(Authentication::default()), ..grace(0, 1_000_000) },
+            &["grace_period"],
+        ),
+        row("a long subject", RotateSessionRequest { subject: Some(a(257)), ..rotate() }, &["subject"]),
+        row("if_revision 0", RotateSessionRequest { if_revision: Some(0), ..rotate() }, &["if_revision"]),
+        row(
+            "level 4",
+            RotateSessionRequest {
+                authentication: Some(Authentication { level: 4, ..Default::default() }),
+                ..rotate()
+            },
+            &["authentication.level"],
+        ),
+        row(
+            "an attribute set and removed",
+            RotateSessionRequest { set_attributes: set(), remove_attributes: vec!["n".into()], ..rotate() },
+            &["remove_attributes[\"n\"]"],
+        ),
+        row(
+            "a payload above the policy's",
+            RotateSessionRequest { set_attributes: [("n".to_owned(), text(&a(1024)))].into(), ..rotate() },
+            &["set_attributes"],
+        ),
+        row(
+            "everything",
+            RotateSessionRequest {
+                namespace: "A".into(),
+                token: String::new(),
+                new_token: "garbage".into(),
+                subject: Some(a(257)),
+                authentication: Some(Authentication { level: 9, ..Default::default() }),
+                set_attributes: [(String::new(), text(""))].into(),
+                remove_attributes: vec![a(129)],
+                clear_attributes: true,
+                grace_period: Some(Duration { seconds: -1, nanos: 0 }),
+                if_revision: Some(-1),
+                request_id: "short".into(),
+            },
+            &[
+                "namespace",
+                "token",
+                "new_token",
+                "subject",
+                "authentication.level",
+                "set_attributes[\"\"]",
+                &format!("remove_attributes[\"{}\"]", a(64)),
+                "grace_period",
+                "if_revision",
+                "request_id",
+            ],
+        ),
+        row(
+            "form and policy",
+            RotateSessionRequest {
+                set_attributes: [("n".to_owned(), text(&a(1024)))].into(),
+                new_token: token.clone(),
+                ..grace(31, 0)
+            },
+            &["set_attributes", "new_token", "grace_period"],
+        ),
+    ];
+    for id in [a(15), a(65), "a b".repeat(6)] {
+        rows.push(row(format!("request id {id:?}"), request_id(&id), &["request_id"]));
+    }
+    refuses(rows, async |request| client.grpc.clone().rotate_session(request).await).await;
+    // A token that is malformed is nobody's: that is known without a round trip.
+    for token in ["ses_", "garbage", &format!("ses_{SOME_ID}")] {
+        let request = RotateSessionRequest { namespace: NAMESPACE.into(), ..rotation_of(token) };
+        let answer = client.grpc.clone().rotate_session(request).await;
+        expect_error(answer, Code::NotFound, "SESSION_NOT_FOUND");
+    }
 }
 
 #[tokio::test]
