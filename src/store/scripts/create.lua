@@ -11,11 +11,10 @@
 
 local found = find()
 local known = known_request(found.fixed.r)
-if known and not known.same then return {REQUEST_ID_REUSED, now_us} end
-
 local over = end_if_over(found)
 if over then return over end
 if found.kind == 'tombstone' then return {ENDED, now_us, found.cause} end
+if known and not known.same then return {REQUEST_ID_REUSED, now_us} end
 if known and found.kind == 'live' then return {DONE, now_us, told(found.flat)} end
 if found.kind ~= 'none' then return {EXISTS, now_us} end
 if not args.reserved then return {NOT_RESERVED, now_us} end
