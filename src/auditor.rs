@@ -78,14 +78,26 @@ impl Auditor {
         }
     }
 
-    /// Walks through everything. What fails is left to the next audit, and hinders nothing else.
+    /// Walks through everything, and again while a part of it failed, ever later.
     async fn audit(&self) {
+        let mut pause = RETRY;
+        while self.walk().await > 0 && pause < self.interval {
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Walks through everything. What fails hinders nothing else; how often something did.
+    async fn walk(&self) -> u32 {
         let started = Instant::now();
         let (mut repaired, mut failures) = (0, 0);
         let mut count = |what: Result<u64, Error>| match what {
-            Ok(repairs) => repaired += repairs,
+            Ok(repairs) => {
+                repaired += repairs;
+                self.metrics.index_repairs.inc_by(repairs);
+            }
             Err(error) => {
-                tracing::debug!(%error, "a part of the audit failed; the next one repeats it");
+                tracing::debug!(%error, "a part of the audit failed; it is repeated");
                 failures += 1;
             }
         };
@@ -118,10 +130,10 @@ impl Auditor {
                 break;
             }
         }
-        self.metrics.index_repairs.inc_by(repaired);
         if repaired > 0 || failures > 0 {
             tracing::info!(repaired, failures, took = ?started.elapsed(), "subjects' indexes were audited");
         }
+        failures
     }
 
     fn policy(&self, namespace: &Namespace) -> &Policy {

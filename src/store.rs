@@ -9,6 +9,7 @@ mod exchange;
 mod keys;
 mod log;
 mod msgpack;
+mod reads;
 mod record;
 mod replicated;
 mod scan;

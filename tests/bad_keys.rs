@@ -74,6 +74,51 @@ async fn a_bad_update_is_refused() {
     refuses(rows, async |request| client.grpc.clone().update_session(request).await).await;
 }
 
+/// All that is wrong is told at once.
+fn rotations_bad_in_many_ways(token: &str) -> Vec<Row<RotateSessionRequest>> {
+    vec![
+        row(
+            "everything",
+            RotateSessionRequest {
+                namespace: "A".into(),
+                token: String::new(),
+                new_token: "garbage".into(),
+                subject: Some(a(257)),
+                authentication: Some(Authentication { level: 9, ..Default::default() }),
+                set_attributes: [(String::new(), text(""))].into(),
+                remove_attributes: vec![a(129)],
+                clear_attributes: true,
+                grace_period: Some(Duration { seconds: -1, nanos: 0 }),
+                if_revision: Some(-1),
+                request_id: "short".into(),
+            },
+            &[
+                "namespace",
+                "token",
+                "new_token",
+                "subject",
+                "authentication.level",
+                "set_attributes[\"\"]",
+                &format!("remove_attributes[\"{}\"]", a(64)),
+                "grace_period",
+                "if_revision",
+                "request_id",
+            ],
+        ),
+        row(
+            "form and policy",
+            RotateSessionRequest {
+                set_attributes: [("n".to_owned(), text(&a(1024)))].into(),
+                new_token: token.to_owned(),
+                grace_period: Some(Duration { seconds: 31, nanos: 0 }),
+                namespace: NAMESPACE.into(),
+                ..rotation_of(token)
+            },
+            &["set_attributes", "new_token", "grace_period"],
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn a_bad_rotation_is_refused() {
     let deaf = deaf().await;
@@ -127,44 +172,8 @@ async fn a_bad_rotation_is_refused() {
             RotateSessionRequest { set_attributes: [("n".to_owned(), text(&a(1024)))].into(), ..rotate() },
             &["set_attributes"],
         ),
-        row(
-            "everything",
-            RotateSessionRequest {
-                namespace: "A".into(),
-                token: String::new(),
-                new_token: "garbage".into(),
-                subject: Some(a(257)),
-                authentication: Some(Authentication { level: 9, ..Default::default() }),
-                set_attributes: [(String::new(), text(""))].into(),
-                remove_attributes: vec![a(129)],
-                clear_attributes: true,
-                grace_period: Some(Duration { seconds: -1, nanos: 0 }),
-                if_revision: Some(-1),
-                request_id: "short".into(),
-            },
-            &[
-                "namespace",
-                "token",
-                "new_token",
-                "subject",
-                "authentication.level",
-                "set_attributes[\"\"]",
-                &format!("remove_attributes[\"{}\"]", a(64)),
-                "grace_period",
-                "if_revision",
-                "request_id",
-            ],
-        ),
-        row(
-            "form and policy",
-            RotateSessionRequest {
-                set_attributes: [("n".to_owned(), text(&a(1024)))].into(),
-                new_token: token.clone(),
-                ..grace(31, 0)
-            },
-            &["set_attributes", "new_token", "grace_period"],
-        ),
     ];
+    rows.extend(rotations_bad_in_many_ways(&token));
     for id in [a(15), a(65), "a b".repeat(6)] {
         rows.push(row(format!("request id {id:?}"), request_id(&id), &["request_id"]));
     }

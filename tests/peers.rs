@@ -139,7 +139,7 @@ async fn spring_of_two_changes_at_once_both_leave_one_session() {
             assert_eq!(clients[0].get(by_token(&token)).await.unwrap().id, session.id);
         }
         let listed: Vec<_> = clients[1].list_of("alice").await.into_iter().map(|session| session.id).collect();
-        assert_eq!(listed, [session.id.clone()], "no second session");
+        assert_eq!(listed, std::slice::from_ref(&session.id), "no second session");
         clients[0].delete(by_id(&session.id)).await.unwrap();
         let kinds: Vec<_> = watching.everything_so_far().await.iter().map(|event| event.r#type()).collect();
         assert_eq!(kinds, [EventType::Created, EventType::Rotated, EventType::Rotated, EventType::Ended]);
@@ -178,15 +178,15 @@ async fn spring_the_subjects_list_follows_every_change() {
         async move { client.rotate_as(request).await.unwrap().1 }
     };
     let token = as_subject(&token, "alice").await;
-    assert_eq!(ids("alice").await, [session.id.clone()]);
+    assert_eq!(ids("alice").await, std::slice::from_ref(&session.id));
     // Neither a change of the token nor one of an attribute moves it.
     let token = client.rotate(&token).await.unwrap();
     client.set(by_token(&token), &[("a", text("1"))]).await.unwrap();
-    assert_eq!(ids("alice").await, [session.id.clone()]);
+    assert_eq!(ids("alice").await, std::slice::from_ref(&session.id));
     let token = as_subject(&token, "").await;
     assert!(ids("alice").await.is_empty());
     let token = as_subject(&token, "bob").await;
-    assert_eq!((ids("alice").await.len(), ids("bob").await), (0, vec![session.id.clone()]));
+    assert_eq!((ids("alice").await.len(), ids("bob").await), (0, vec!std::slice::from_ref(&session.id)));
     // A session that is saved anew with an old name is not found by it.
     let back = UpdateSessionRequest { subject: Some("alice".into()), key: by_token(&token), ..Default::default() };
     expect_error(client.update(back).await, Code::FailedPrecondition, "SUBJECT_CHANGE");

@@ -7,8 +7,7 @@ use fred::types::Value;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Create, Created, Ended, Expired, Found, Get, Lane, MAX_LABELS, Reserved, Settled, Store, Successor,
-    Told, Update, Updated,
+    Condition, Create, Created, Ended, Expired, Lane, MAX_LABELS, Reserved, Settled, Store, Successor, Update, Updated,
     error::Error,
     exchange::{Answer, Reply},
     msgpack::Arguments,
@@ -16,9 +15,7 @@ use super::{
     scripts::{self, Outcome, Script},
     subjects::Why,
 };
-use crate::session::{
-    Cause, Millis, Policy, Proof, RequestId, Revision, Session, SessionName, Standing, TokenReuse, Use, View,
-};
+use crate::session::{Cause, Millis, Policy, Proof, RequestId, Revision, Session, SessionName, TokenReuse, Use, View};
 
 /// Of a tombstone where there was no session, or where its subject's index is to forget the id: outlives every create and
 /// login that is under way.
@@ -48,90 +45,6 @@ impl Store {
             Outcome::RequestIdReused => Created::RequestIdReused,
             Outcome::NotReserved => Created::NotReserved,
             other => return Err(unexpected(&scripts::CREATE, other)),
-        })
-    }
-
-    /// Reads a session for who presents its token or names its id and, if asked, counts that as a use. The first use of a
-    /// token is noted, and one that comes back after its time has its consequence.
-    pub async fn get(&self, name: &SessionName, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
-        let mut args = Arguments::default();
-        add_proof(&mut args, get.proof, policy);
-        args.flag("brief", get.view == View::Basic);
-        if get.use_ == Use::DoesNotCount {
-            let reply = self.read(&scripts::READ, Lane::Calls, self.session_target(name), &args, deadline).await?;
-            let looked = self.looked(name, reply)?;
-            if !looked.is_news {
-                return Ok(looked.found);
-            }
-        }
-        args.flag("writes", true).flag("touch", get.use_ == Use::Counts);
-        add_touch_interval(&mut args, policy);
-        add_tombstone(&mut args, policy);
-        let answer = Answer::AtOnce(Lane::Calls);
-        let reply = self.write(&scripts::TOUCH, answer, self.session_target(name), args, deadline).await;
-        // What was to be noted beside a reading is no outcome that the caller could be unsure of.
-        let reply = if get.use_ == Use::Counts { reply } else { reply.map_err(Error::of_a_reading) };
-        Ok(self.looked(name, reply?)?.found)
-    }
-
-    /// Reads a session without any consequence: nobody presents the token anew.
-    pub async fn look(&self, name: &SessionName, proof: Proof, view: View, deadline: Instant) -> Result<Found, Error> {
-        Ok(self.look_closely(name, proof, view, deadline).await?.found)
-    }
-
-    /// The same for a token, and until when it is, or was, good; None = no end.
-    pub async fn look_after(
-        &self,
-        name: &SessionName,
-        proof: Proof,
-        deadline: Instant,
-    ) -> Result<(Found, Option<Millis>), Error> {
-        let looked = self.look_closely(name, proof, View::Basic, deadline).await?;
-        Ok((looked.found, looked.good_until))
-    }
-
-    async fn look_closely(
-        &self,
-        name: &SessionName,
-        proof: Proof,
-        view: View,
-        deadline: Instant,
-    ) -> Result<Looked, Error> {
-        let mut args = Arguments::default();
-        add_proof(&mut args, proof, &Policy::default());
-        args.flag("brief", view == View::Basic);
-        let reply = self.read(&scripts::READ, Lane::Bulk, self.session_target(name), &args, deadline).await?;
-        self.looked(name, reply)
-    }
-
-    fn looked(&self, name: &SessionName, mut reply: Reply) -> Result<Looked, Error> {
-        let found = match reply.outcome {
-            Outcome::Done => {
-                let session = self.decode(name, reply.bytes()?)?;
-                let standing = match reply.number()? {
-                    0 => Standing::Named,
-                    1 => Standing::Current,
-                    2 => Standing::RotationDue,
-                    3 => Standing::Superseded,
-                    other => return Err(Error::Unexpected(format!("standing {other}"))),
-                };
-                Found::Session(session, standing)
-            }
-            Outcome::Rotated => Found::Rotated,
-            Outcome::NotFound => Found::NotFound,
-            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?, Told::Yes),
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
-            other => return Err(unexpected(&scripts::READ, other)),
-        };
-        let mut number = || reply.next().and_then(|value| value.as_u64());
-        let good_until = number().filter(|until| *until > 0).map(Millis);
-        let last = number();
-        Ok(match found {
-            Found::Ended(cause, _) if last == Some(0) => {
-                Looked { found: Found::Ended(cause, Told::NotYet), good_until, is_news: false }
-            }
-            Found::Ended(..) | Found::NotFound => Looked { found, good_until, is_news: false },
-            Found::Session(..) | Found::Rotated => Looked { found, good_until, is_news: last == Some(1) },
         })
     }
 
@@ -323,7 +236,7 @@ impl Store {
     }
 
     /// Why a session is over; where this very call ended it, its subject's index is to forget it.
-    fn ended(&self, name: &SessionName, reply: &mut Reply) -> Result<Cause, Error> {
+    pub(super) fn ended(&self, name: &SessionName, reply: &mut Reply) -> Result<Cause, Error> {
         let cause = reply.cause()?;
         self.note_leaving(name, reply, Why::Ended(Instant::now()));
         Ok(cause)
@@ -337,11 +250,11 @@ impl Store {
         }
     }
 
-    fn decode(&self, name: &SessionName, fields: Bytes) -> Result<Session, Error> {
+    pub(super) fn decode(&self, name: &SessionName, fields: Bytes) -> Result<Session, Error> {
         record::decode(name.clone(), fields).map_err(|cause| self.corrupt(name, cause))
     }
 
-    fn corrupt(&self, name: &SessionName, cause: Corrupt) -> Error {
+    pub(super) fn corrupt(&self, name: &SessionName, cause: Corrupt) -> Error {
         tracing::error!(session = %name, %cause, "record is corrupt");
         self.metrics.corrupt_records.inc();
         Error::Corrupt { name: name.clone(), cause }
@@ -354,20 +267,11 @@ impl Store {
     }
 }
 
-/// What a reading found.
-struct Looked {
-    found: Found,
-    /// Of the presented token; None = no end.
-    good_until: Option<Millis>,
-    /// Whether it has to be noted by a script that may write.
-    is_news: bool,
-}
-
 fn flat(fields: &record::Fields) -> Vec<&[u8]> {
     fields.iter().flat_map(|(name, value)| [name.as_bytes(), value]).collect()
 }
 
-fn add_proof(args: &mut Arguments, proof: Proof, policy: &Policy) {
+pub(super) fn add_proof(args: &mut Arguments, proof: Proof, policy: &Policy) {
     let Proof::Secret(verifier) = proof else { return };
     args.bytes("proof", verifier.as_bytes()).number("grace", millis(policy.rotation_grace));
     if let Some(renewal) = policy.renewal_timeout {
@@ -379,7 +283,7 @@ fn add_proof(args: &mut Arguments, proof: Proof, policy: &Policy) {
 }
 
 /// What a mutation is told of the tombstone it may leave.
-fn add_tombstone(args: &mut Arguments, policy: &Policy) {
+pub(super) fn add_tombstone(args: &mut Arguments, policy: &Policy) {
     args.number("tombstone", millis(policy.tombstone));
 }
 
@@ -398,13 +302,13 @@ fn add_joining(args: &mut Arguments, since: Option<u64>) {
     }
 }
 
-fn add_touch_interval(args: &mut Arguments, policy: &Policy) {
+pub(super) fn add_touch_interval(args: &mut Arguments, policy: &Policy) {
     if let Some(interval) = policy.touch_interval {
         args.number("touch_interval", millis(interval));
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
