@@ -6,12 +6,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     observe::Metrics,
     session::{Namespace, Policies, Policy, Proof, Session, SessionId, SessionName, Subject, View},
-    store::{Admitted, Error, Found, IndexEntry, JOINING, Left, Limit, ListPosition, Partition, Store, Why},
+    store::{Admitted, Error, Found, JOINING, Left, Limit, ListPosition, Partition, Store, Why},
     watch::Hub,
 };
 
@@ -19,43 +20,53 @@ use crate::{
 const BATCH: usize = 100;
 const REST: Duration = Duration::from_millis(5);
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Of an ending this young it is known that its tombstone stands; of others that is looked into.
-const JUST_ENDED: Duration = Duration::from_secs(2);
+/// A tombstone stands for 60 s at least. What waited longer than this to be forgotten is left to the audit.
+const FORGET_WITHIN: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(8);
 
 pub struct Auditor {
-    pub store: Arc<Store>,
-    pub hub: Arc<Hub>,
-    pub policies: Arc<Policies>,
-    pub metrics: Arc<Metrics>,
+    store: Arc<Store>,
+    hub: Arc<Hub>,
+    policies: Arc<Policies>,
+    metrics: Arc<Metrics>,
     /// Between two audits of the store.
-    pub interval: Duration,
+    interval: Duration,
+    /// When history was last seen rewound.
+    rewound: Mutex<Instant>,
 }
 
 impl Auditor {
+    pub fn new(
+        store: Arc<Store>,
+        hub: Arc<Hub>,
+        policies: Arc<Policies>,
+        metrics: Arc<Metrics>,
+        interval: Duration,
+    ) -> Self {
+        Auditor { store, hub, policies, metrics, interval, rewound: Mutex::new(Instant::now()) }
+    }
+
     /// Forgets what has left its subject, for ever.
     pub async fn tidy(&self) {
         loop {
-            let mut ended: HashMap<Subject, Vec<SessionId>> = HashMap::new();
+            let mut gone: HashMap<Subject, Vec<(SessionId, Option<u64>)>> = HashMap::new();
             for Left { subject, id, why } in self.store.left().await {
-                match why {
-                    Why::Ended(at) if at.elapsed() < JUST_ENDED => ended.entry(subject).or_default().push(id),
-                    Why::Ended(_) | Why::Perhaps => note(&self.tidy_one(&subject, id).await),
+                let added_by = match why {
+                    // An ending from before a rewind may not have happened.
+                    Why::Ended(at) if at.elapsed() < FORGET_WITHIN && at > *self.rewound.lock() => None,
+                    Why::Ended(_) => continue,
+                    Why::Left { at } => Some(at),
+                };
+                gone.entry(subject).or_default().push((id, added_by));
+            }
+            let forgets = gone.iter().map(|(subject, ids)| self.store.forget(subject, ids.iter().copied(), deadline()));
+            for forgotten in futures_util::future::join_all(forgets).await {
+                if let Err(error) = forgotten {
+                    tracing::debug!(%error, "a subject's index could not be tidied; the next audit does it");
                 }
             }
-            let forgets = ended
-                .iter()
-                .map(|(subject, ids)| self.store.forget(subject, ids.iter().map(|id| (*id, None)), deadline()));
-            futures_util::future::join_all(forgets).await.iter().for_each(note);
         }
-    }
-
-    async fn tidy_one(&self, subject: &Subject, id: SessionId) -> Result<(), Error> {
-        if let Some(added) = self.store.added(subject, id, deadline()).await? {
-            let policy = self.policy(&subject.namespace);
-            self.store.forget_dead(subject, &[IndexEntry { id, added }], policy, deadline()).await?;
-        }
-        Ok(())
     }
 
     /// Audits the store whenever it is time, for ever.
@@ -69,6 +80,7 @@ impl Auditor {
                     }
                 }
                 () = self.hub.rewound() => {
+                    *self.rewound.lock() = Instant::now();
                     self.audit().await;
                     // And what was under way meanwhile, whose place in an index was lost.
                     sleep(JOINING).await;
@@ -81,7 +93,7 @@ impl Auditor {
     /// Walks through everything, and again while a part of it failed, ever later.
     async fn audit(&self) {
         let mut pause = RETRY;
-        while self.walk().await > 0 && pause < self.interval {
+        while self.walk().await > 0 && pause <= self.interval.max(LONGEST_RETRY) {
             sleep(pause).await;
             pause *= 2;
         }
@@ -187,12 +199,6 @@ impl Auditor {
             }
         }
         Ok(repaired)
-    }
-}
-
-fn note(tidied: &Result<(), Error>) {
-    if let Err(error) = tidied {
-        tracing::debug!(%error, "a subject's index could not be tidied; the next audit does it");
     }
 }
 

@@ -80,13 +80,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let draining = CancellationToken::new();
     let service = Service { store: store.clone(), hub: hub.clone(), policies: policies.clone(), draining };
     let sweeper = Arc::new(Sweeper { store: store.clone(), hub: hub.clone(), policies: policies.clone() });
-    let auditor = Arc::new(Auditor {
-        store: store.clone(),
-        hub: hub.clone(),
-        policies: policies.clone(),
-        metrics: metrics.clone(),
-        interval: config.audit_interval,
-    });
+    let auditor = Auditor::new(store.clone(), hub.clone(), policies.clone(), metrics.clone(), config.audit_interval);
+    let auditor = Arc::new(auditor);
     let tidier = auditor.clone();
     let (keeper, sweeping, trimming, bounds) = (store.clone(), sweeper.clone(), sweeper, bounds(&config));
     tasks.spawn("keep-alive", async move { keeper.keep_alive().await });

@@ -186,7 +186,7 @@ async fn spring_the_subjects_list_follows_every_change() {
     let token = as_subject(&token, "").await;
     assert!(ids("alice").await.is_empty());
     let token = as_subject(&token, "bob").await;
-    assert_eq!((ids("alice").await.len(), ids("bob").await), (0, vec!std::slice::from_ref(&session.id)));
+    assert_eq!((ids("alice").await.len(), ids("bob").await), (0, vec![session.id]));
     // A session that is saved anew with an old name is not found by it.
     let back = UpdateSessionRequest { subject: Some("alice".into()), key: by_token(&token), ..Default::default() };
     expect_error(client.update(back).await, Code::FailedPrecondition, "SUBJECT_CHANGE");

@@ -61,11 +61,11 @@ async fn s6_each_of_the_last_sixteen_tokens_has_a_grace_of_its_own() {
         tokens.push(token);
     }
     expect_error(client.get(by_token(&tokens[0])).await, Code::NotFound, "SESSION_NOT_FOUND");
-    for n in 1..17 {
-        if n % 2 == 0 {
-            assert_eq!(client.standing(&tokens[n]).await.unwrap(), TokenState::Superseded, "{n}");
+    for (n, token) in tokens[1..17].iter().enumerate() {
+        if n % 2 == 1 {
+            assert_eq!(client.standing(token).await.unwrap(), TokenState::Superseded, "{n}");
         } else {
-            expect_error(client.get(by_token(&tokens[n])).await, Code::NotFound, "TOKEN_ROTATED");
+            expect_error(client.get(by_token(token)).await, Code::NotFound, "TOKEN_ROTATED");
         }
     }
     assert_eq!(client.standing(&tokens[17]).await.unwrap(), TokenState::Current);

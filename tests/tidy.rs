@@ -356,6 +356,17 @@ fn files_are_small_and_say_what_they_own() {
 }
 
 #[test]
+fn tests_that_the_page_on_security_names_exist() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
+    let code: String = ["src", "tests"].into_iter().flat_map(|folder| texts(folder, "rs").into_values()).collect();
+    let names = page.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 3);
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() > 25, "{names:?}");
+    let missing = names.into_iter().filter(|name| !code.contains(&format!("fn {name}(")));
+    no_more(missing.map(str::to_owned).collect(), "name tests that exist in docs/security.md");
+}
+
+#[test]
 fn nothing_is_left_undone() {
     // Put together, so that this line is not found.
     let words = [concat!("#[ign", "ore"), concat!("tod", "o!("), concat!("unimple", "mented!("), concat!("dbg", "!(")];

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::types::Value;
 use tokio::time::Instant;
 
 use super::{
@@ -64,7 +63,9 @@ impl Store {
         Ok(match reply.outcome {
             Outcome::Done => {
                 let fields = reply.bytes()?;
-                self.note_leaving(name, &mut reply, Why::Perhaps);
+                if let Some(subject) = leaving(&mut reply) {
+                    self.note_left(name, subject, Why::Left { at: reply.number()? });
+                }
                 Updated::Session(self.decode(name, fields)?)
             }
             Outcome::NotFound => Updated::NotFound,
@@ -238,16 +239,10 @@ impl Store {
     /// Why a session is over; where this very call ended it, its subject's index is to forget it.
     pub(super) fn ended(&self, name: &SessionName, reply: &mut Reply) -> Result<Cause, Error> {
         let cause = reply.cause()?;
-        self.note_leaving(name, reply, Why::Ended(Instant::now()));
-        Ok(cause)
-    }
-
-    /// Where the reply names a subject, the session has left it.
-    fn note_leaving(&self, name: &SessionName, reply: &mut Reply, why: Why) {
-        let subject = reply.next().and_then(Value::into_bytes).and_then(|stored| record::subject_of(&stored).ok());
-        if let Some(subject) = subject.filter(|subject| !subject.is_empty()) {
-            self.note_left(name, subject, why);
+        if let Some(subject) = leaving(reply) {
+            self.note_left(name, subject, Why::Ended(Instant::now()));
         }
+        Ok(cause)
     }
 
     pub(super) fn decode(&self, name: &SessionName, fields: Bytes) -> Result<Session, Error> {
@@ -265,6 +260,12 @@ impl Store {
         let attributes = fields.iter().filter(|(name, _)| name.starts_with("a:"));
         self.metrics.stored_bytes.inc_by(attributes.map(|(_, value)| value.len() as u64).sum());
     }
+}
+
+/// Where the reply goes on with a subject, the session has left it.
+fn leaving(reply: &mut Reply) -> Option<String> {
+    let subject = record::subject_of(&reply.next()?.into_bytes()?).ok()?;
+    Some(subject).filter(|subject| !subject.is_empty())
 }
 
 fn flat(fields: &record::Fields) -> Vec<&[u8]> {

@@ -80,8 +80,8 @@ pub struct Left {
 pub enum Why {
     /// It has ended, just now.
     Ended(Instant),
-    /// It may have: that is to be looked into.
-    Perhaps,
+    /// It lives on. All that the index got up to then, in us, is void.
+    Left { at: u64 },
 }
 
 /// Who left, for whoever tidies the indexes.
@@ -143,7 +143,7 @@ impl Store {
         })
     }
 
-    /// Takes ids out of a subject's index, each if it was added then; None = whenever.
+    /// Takes ids out of a subject's index, each if it was added by then, in us; None = whenever.
     pub async fn forget(
         &self,
         subject: &Subject,

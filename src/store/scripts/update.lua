@@ -16,7 +16,7 @@
 --         max_attributes, max_labels   count
 --         max_payload     bytes of all attribute names and values, before compression
 --         brief           true = answer without attributes
--- Reply {DONE, now, fields[, subject that it no longer has]} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]} | {CORRUPT, now} | {ROTATED, now}
+-- Reply {DONE, now, fields[, subject that it left, when in us]} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]} | {CORRUPT, now} | {ROTATED, now}
 --     | {TOKEN_KNOWN, now} | {NOT_RESERVED, now, until when what was reserved is void} | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
 --     | {TOO_MANY_ATTRIBUTES, now, count} | {TOO_MANY_LABELS, now, count} | {TOO_LARGE, now, bytes}
 
@@ -148,4 +148,4 @@ redis.call('HSET', SESSION, 'm', fields.m)
 if tokens_changed then redis.call('HSET', SESSION, 't', found.fixed.t, 'g', found.fixed.g) end
 if requests and requests ~= found.fixed.r then redis.call('HSET', SESSION, 'r', requests) end
 if expires ~= found.expires then schedule(expires) end
-return {DONE, now_us, args.brief and told(flat, true) or after, not fields.u and before.u or nil}
+return {DONE, now_us, args.brief and told(flat, true) or after, not fields.u and before.u or nil, revision}
