@@ -96,6 +96,16 @@ async fn s6_an_old_token_is_good_until_its_grace_is_over_and_not_after() {
 }
 
 #[tokio::test]
+async fn s6_a_grace_that_was_given_is_not_shortened_by_a_new_policy() {
+    let world = World::shared();
+    let (server, strict) = (world.server().await, world.server_with(STRICT).await);
+    let (client, strict) = (server.client().await, strict.client().await);
+    let (_, first) = client.create(&[]).await;
+    client.rotate_and_use(&first).await;
+    assert_eq!(strict.standing(&first).await.unwrap(), TokenState::Superseded);
+}
+
+#[tokio::test]
 async fn s6_a_token_that_is_late_within_the_policys_grace_raises_no_alarm() {
     let world = World::shared();
     let server = world.server().await;

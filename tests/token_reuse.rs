@@ -228,6 +228,19 @@ async fn s6_a_displaced_successor_that_returns_late_is_stolen() {
 }
 
 #[tokio::test]
+async fn s6_a_token_that_was_issued_again_is_stolen_when_it_returns_late() {
+    let world = World::shared();
+    let two = Two::start(&world).await;
+    let (_, first) = two.lenient.create(&[]).await;
+    two.lenient.rotate(&first).await.unwrap();
+    let second = two.lenient.rotate(&first).await.unwrap();
+    // Ends the first one's grace; the displaced one was never seen.
+    two.lenient.update(login(&second, "alice")).await.unwrap();
+    assert_eq!(two.lenient.present(Call::Get, &first).await, "TOKEN_ROTATED");
+    assert_eq!(two.strict.present(Call::Get, &first).await, "SESSION_ENDED");
+}
+
+#[tokio::test]
 async fn s6_a_displaced_successor_in_use_counts_as_one_of_the_first_token() {
     let world = World::shared();
     let two = Two::start(&world).await;
