@@ -34,6 +34,17 @@ pub enum Answer {
     Refused(String, String),
 }
 
+impl Answer {
+    /// The session's, if the answer tells it.
+    pub fn revision(&self) -> Option<i64> {
+        match self {
+            Answer::Session(session, ..) => Some(session.revision),
+            Answer::Refused(reason, metadata) if reason == "REVISION_MISMATCH" => metadata.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
 /// What a call names its session by.
 #[derive(Clone, Copy, Debug)]
 pub enum Named<'a> {

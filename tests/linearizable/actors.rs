@@ -66,10 +66,14 @@ impl Actor<'_> {
                 let (key, clear_attributes) = (self.key(by), true);
                 Call::Update(UpdateSessionRequest { namespace, key, clear_attributes, view, ..Default::default() })
             }
-            Action::Subject { by, leaves } => {
-                let (key, subject) = (self.key(by), Some(if leaves { String::new() } else { subject }));
-                Call::Update(UpdateSessionRequest { namespace, key, subject, view, ..Default::default() })
-            }
+            Action::Subject { by, leaves, conditional } => Call::Update(UpdateSessionRequest {
+                namespace,
+                key: self.key(by),
+                subject: Some(if leaves { String::new() } else { subject }),
+                if_revision: if_revision(conditional),
+                view,
+                ..Default::default()
+            }),
             Action::Rotate { by, to, login, conditional, request } => {
                 let token = self.token(by);
                 let place = self.tokens.iter().position(|known| *known == token).unwrap_or(0);
@@ -98,8 +102,8 @@ impl Actor<'_> {
         for (at, action) in actions.iter().enumerate() {
             let Some(call) = self.call(at, *action) else { continue };
             let recorded = clock.record(&self.client, call).await;
-            if let Answer::Session(session, token, _) = &recorded.answer {
-                self.revision = Some(session.revision);
+            self.revision = recorded.answer.revision().or(self.revision);
+            if let Answer::Session(_, token, _) = &recorded.answer {
                 match &recorded.call {
                     _ if !token.is_empty() => self.mine.clone_from(token),
                     Call::Rotate(request) => self.mine.clone_from(&request.new_token),
@@ -121,16 +125,18 @@ pub async fn happens(plan: &Plan, clients: &[Client; 2], namespace: &str) -> Vec
     let tokens: Vec<String> =
         (0..TOKENS).map(|place| if place == 0 { first.clone() } else { successor_of(&first) }).collect();
     let clock = Clock::default();
-    let actor = |number: usize| Actor {
+    let actor = |number: usize, revision| Actor {
         number,
         client: clients[number % 2].in_namespace(namespace),
         tokens: &tokens,
         mine: first.clone(),
-        revision: None,
+        revision,
         last: None,
     };
-    let mut history = actor(plan.len()).act(&[Action::Create], &clock).await;
-    let all = join_all(plan.iter().enumerate().map(|(number, actions)| actor(number).act(actions, &clock))).await;
+    let mut history = actor(plan.len(), None).act(&[Action::Create], &clock).await;
+    let made = history.first().and_then(|created| created.answer.revision());
+    let acts = plan.iter().enumerate().map(|(number, actions)| actor(number, made).act(actions, &clock));
+    let all = join_all(acts).await;
     history.extend(all.into_iter().flatten());
     history
 }

@@ -45,6 +45,7 @@ pub enum Action {
     Subject {
         by: By,
         leaves: bool,
+        conditional: bool,
     },
     /// `to`: how many tokens further; None = the server makes it.
     Rotate {
@@ -76,7 +77,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         5 => (by(), flag(), flag(), flag())
             .prop_map(|(by, own, conditional, request)| Action::Set { by, own, conditional, request }),
         1 => by().prop_map(|by| Action::Clear { by }),
-        1 => (by(), flag()).prop_map(|(by, leaves)| Action::Subject { by, leaves }),
+        2 => (by(), flag(), flag()).prop_map(|(by, leaves, conditional)| Action::Subject { by, leaves, conditional }),
         6 => (by(), option::weighted(0.8, 1..TOKENS), rarely(), rarely(), flag()).prop_map(
             |(by, to, login, conditional, request)| Action::Rotate { by, to, login, conditional, request }
         ),

@@ -4,15 +4,17 @@ use proptest::{option, prelude::*};
 use sessiond_client::v1::Cause;
 
 /// Sessions that commands are for.
-pub const SLOTS: usize = 4;
+pub const SLOTS: usize = 3;
 
 /// How a command names the session in its slot.
 #[derive(Clone, Copy, Debug)]
 pub enum By {
     Id,
     Present,
-    /// A token that was superseded, counted from the youngest.
+    /// A token that was superseded, counted from the youngest; the oldest that is known, if there are not as many.
     Old(usize),
+    /// The one that the session was made with, which may be forgotten by now.
+    First,
     /// The session's id with a secret of nobody's.
     Stranger,
 }
@@ -94,7 +96,13 @@ pub enum Command {
 pub type Step = (Command, usize, usize);
 
 fn by() -> impl Strategy<Value = By> {
-    prop_oneof![3 => Just(By::Id), 6 => Just(By::Present), 4 => (0..3usize).prop_map(By::Old), 1 => Just(By::Stranger)]
+    prop_oneof![
+        3 => Just(By::Id),
+        6 => Just(By::Present),
+        4 => (0..3usize).prop_map(By::Old),
+        2 => prop_oneof![Just(By::Old(usize::MAX)), Just(By::First)],
+        1 => Just(By::Stranger),
+    ]
 }
 
 fn changes() -> impl Strategy<Value = Changes> {
@@ -123,14 +131,14 @@ pub fn step() -> impl Strategy<Value = Step> {
                 Command::Rotate { by, by_server, known, without_grace, changes }
             }
         ),
-        1 => prop::bool::weighted(0.1).prop_map(|often| if often { Command::RotateOften } else { Command::Touch { by: By::Id } }),
-        1 => (by(), cause([Cause::Unspecified, Cause::Revoked, Cause::Replaced]), any::<bool>())
+        1 => Just(Command::RotateOften),
+        2 => (by(), cause([Cause::Unspecified, Cause::Revoked, Cause::Replaced]), any::<bool>())
             .prop_map(|(by, cause, request)| Command::Delete { by, cause, request }),
         1 => (1..3u8, any::<bool>(), cause([Cause::Unspecified, Cause::Revoked, Cause::Logout]))
             .prop_map(|(subject, except, cause)| Command::DeleteSubject { subject, except, cause }),
         2 => (option::weighted(0.7, 1..3u8), option::weighted(0.3, 0..2u8), 0..3i32)
             .prop_map(|(subject, label, page_size)| Command::List { subject, label, page_size }),
-        3 => any::<bool>().prop_map(|altered| Command::Repeat { altered }),
+        4 => prop::bool::weighted(0.3).prop_map(|altered| Command::Repeat { altered }),
     ];
     (command, 0..SLOTS, 0..2usize)
 }

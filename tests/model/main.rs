@@ -16,7 +16,7 @@ use harness::{Server, World, client::*};
 use proptest::{prelude::*, test_runner::TestRunner};
 use run::Run;
 
-const CASES: u32 = 24;
+const CASES: u32 = 20;
 const LONGEST: usize = 60;
 
 /// Every case has a namespace of its own.

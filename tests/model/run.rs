@@ -65,7 +65,8 @@ impl<'a> Run<'a> {
         let tokens = self.tokens(slot);
         match by {
             By::Id | By::Present => tokens[tokens.len() - 1].clone(),
-            By::Old(age) => tokens[(tokens.len() - 1).saturating_sub(age + 1)].clone(),
+            By::Old(age) => tokens[(tokens.len() - 1).saturating_sub(age).saturating_sub(1)].clone(),
+            By::First => self.slots[slot].token.clone(),
             By::Stranger => successor_of(&tokens[0]),
         }
     }
