@@ -332,14 +332,23 @@ fn is_not_found(status: &tonic::Status) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_out_everywhere_that_broke_off_says_that_it_may_have_ended_some() {
     let Behind { world: _world, proxy, _servers, slow, client, first } = behind().await;
-    proxy.stop_at(&scripts::END, 1);
-    let lose = async {
-        eventually("it has ended", async || (!client.lives(&first).await).then_some(())).await;
-        proxy.cut();
+    // The answer to the first ending is lost; or that came, and no more after it.
+    for (script, cut) in [(&scripts::END, true), (&scripts::FORGET, false)] {
+        let first = if cut { first.clone() } else { client.create_of("alice").await.0.id };
+        proxy.stop_at(script, 1);
+        let lose = async {
+            eventually("it has ended", async || (!client.lives(&first).await).then_some(())).await;
+            if cut {
+                proxy.cut();
+                proxy.go_on();
+            }
+        };
+        let (answer, ()) = tokio::join!(slow.delete_all("alice"), lose);
         proxy.go_on();
-    };
-    let (answer, ()) = tokio::join!(slow.delete_all("alice"), lose);
-    assert_eq!(answer.unwrap_err().reason(), "OUTCOME_UNKNOWN");
+        assert_eq!(answer.unwrap_err().reason(), "OUTCOME_UNKNOWN", "{}", script.name);
+        let up = async || slow.get(by_id(&first)).await.err().filter(is_not_found);
+        eventually("the server is back", up).await;
+    }
     assert_eq!(eventually("the server is back", async || slow.delete_all("alice").await.ok()).await, 0);
 }
 
