@@ -81,7 +81,7 @@ async fn main() {
             vec!["seconds".into(), format!("{:.0}", took.as_secs_f64())],
             vec!["expired".into(), metric("sessiond_sessions_expired_total")],
             vec!["keys after the last call".into(), at_the_end.to_string()],
-            vec!["indexes repaired by audits".into(), metric("sessiond_index_repairs_total")],
+            vec!["entries repaired by audits".into(), metric("sessiond_index_repairs_total")],
             vec!["seconds until nothing was left".into(), format!("{:.0}", ended.elapsed().as_secs_f64())],
             vec!["keys left but for meta and logs".into(), left.to_string()],
         ],
