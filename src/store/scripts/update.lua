@@ -16,8 +16,9 @@
 --         max_attributes, max_labels   count
 --         max_payload     bytes of all attribute names and values, before compression
 --         brief           true = answer without attributes
--- Reply {DONE, now, fields[, subject that it left, when in us]} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]} | {CORRUPT, now} | {ROTATED, now}
---     | {TOKEN_KNOWN, now} | {NOT_RESERVED, now, until when what was reserved is void} | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
+-- Reply {DONE, now, fields[, subject that it left, when in us]} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]}
+--     | {CORRUPT, now} | {ROTATED, now} | {TOKEN_KNOWN, now} | {NOT_RESERVED, now, until when what was reserved is void}
+--     | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
 --     | {TOO_MANY_ATTRIBUTES, now, count} | {TOO_MANY_LABELS, now, count} | {TOO_LARGE, now, bytes}
 
 local found = find()
@@ -141,7 +142,10 @@ for name, value in pairs(fields) do
   flat[#flat + 1] = value
 end
 local after = told(flat)
-if logged then append(args.successor and ROTATING or UPDATED, 0, after, changed, filter_changed and told(found.flat, true) or nil) end
+if logged then
+  local before_it = filter_changed and told(found.flat, true) or nil
+  append(args.successor and ROTATING or UPDATED, 0, after, changed, before_it)
+end
 for _, name in ipairs(removed) do redis.call('HDEL', SESSION, name) end
 for _, name in ipairs(written) do redis.call('HSET', SESSION, name, fields[name]) end
 redis.call('HSET', SESSION, 'm', fields.m)
