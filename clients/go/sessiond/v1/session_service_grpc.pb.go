@@ -114,7 +114,8 @@ type SessionServiceClient interface {
 	// calls beside them.
 	//
 	// By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-	// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
+	// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+	// is told, and the last resume_token lies before it.
 	// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
 	// stopped; resume elsewhere.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
@@ -301,7 +302,8 @@ type SessionServiceServer interface {
 	// calls beside them.
 	//
 	// By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-	// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
+	// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+	// is told, and the last resume_token lies before it.
 	// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
 	// stopped; resume elsewhere.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error

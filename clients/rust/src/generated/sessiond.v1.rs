@@ -1240,7 +1240,8 @@ pub mod session_service_client {
         /// calls beside them.
         ///
         /// By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-        /// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
+        /// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+        /// is told, and the last resume_token lies before it.
         /// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
         /// stopped; resume elsewhere.
         pub async fn watch(

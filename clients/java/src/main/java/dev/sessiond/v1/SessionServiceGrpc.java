@@ -485,7 +485,8 @@ public final class SessionServiceGrpc {
      * the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
      * calls beside them.
      * By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
+     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+     * is told, and the last resume_token lies before it.
      * RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
      * stopped; resume elsewhere.
      * </pre>
@@ -661,7 +662,8 @@ public final class SessionServiceGrpc {
      * the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
      * calls beside them.
      * By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
+     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+     * is told, and the last resume_token lies before it.
      * RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
      * stopped; resume elsewhere.
      * </pre>
@@ -814,7 +816,8 @@ public final class SessionServiceGrpc {
      * the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
      * calls beside them.
      * By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
+     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+     * is told, and the last resume_token lies before it.
      * RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
      * stopped; resume elsewhere.
      * </pre>
@@ -968,7 +971,8 @@ public final class SessionServiceGrpc {
      * the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
      * calls beside them.
      * By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED).
+     * stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+     * is told, and the last resume_token lies before it.
      * RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
      * stopped; resume elsewhere.
      * </pre>
