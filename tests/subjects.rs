@@ -272,6 +272,37 @@ async fn namespaces_know_nothing_of_each_others_subjects() {
     assert_eq!(client.delete_all_as(except).await.unwrap(), 1);
 }
 
+#[tokio::test]
+async fn what_the_index_holds_of_others_is_neither_listed_nor_ended() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (mine, _) = client.create_of("alice").await;
+    let (of_bob, _) = client.create_of("bob").await;
+    let (guest, _) = client.create(&[]).await;
+    let (ended, _) = client.create(&[]).await;
+    client.delete(by_id(&ended.id)).await.unwrap();
+    let key = world.index_key("alice").unwrap();
+    let added = (world.now_us() - 60_000_000).to_string();
+    for id in [&of_bob.id[..], &guest.id, &ended.id, "aaaaaaaaaaaaaaaaaaaaaaaaaa", "no id"] {
+        world.redis.command(&["ZADD", &key, &added, id]);
+    }
+    let mut request = ListSessionsRequest { page_size: 1, ..list_request("alice") };
+    let mut told = Vec::new();
+    loop {
+        let page = page(&client, request.clone()).await.unwrap();
+        told.extend(ids(&page.sessions));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(told, [&mine.id[..]]);
+    assert_eq!(client.delete_all("alice").await.unwrap(), 1);
+    assert!(client.lives(&of_bob.id).await && client.lives(&guest.id).await);
+    assert!(world.index("alice").is_empty(), "and nothing of them is kept");
+}
+
 // ---- whose it is ----
 
 #[tokio::test]
