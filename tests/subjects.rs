@@ -283,9 +283,10 @@ async fn what_the_index_holds_of_others_is_neither_listed_nor_ended() {
     let (ended, _) = client.create(&[]).await;
     client.delete(by_id(&ended.id)).await.unwrap();
     let key = world.index_key("alice").unwrap();
-    let added = (world.now_us() - 60_000_000).to_string();
-    for id in [&of_bob.id[..], &guest.id, &ended.id, "aaaaaaaaaaaaaaaaaaaaaaaaaa", "no id"] {
-        world.redis.command(&["ZADD", &key, &added, id]);
+    let added = world.now_us() - 60_000_000;
+    for (n, id) in [&of_bob.id[..], &guest.id, &ended.id, "aaaaaaaaaaaaaaaaaaaaaaaaaa", "no id"].into_iter().enumerate()
+    {
+        world.redis.command(&["ZADD", &key, &(added + n as u64).to_string(), id]);
     }
     let mut request = ListSessionsRequest { page_size: 1, ..list_request("alice") };
     let mut told = Vec::new();
