@@ -12,7 +12,9 @@ use tokio::time::{Instant, sleep};
 use crate::{
     observe::Metrics,
     session::{Namespace, Policies, Policy, Proof, Session, SessionId, SessionName, Subject, View},
-    store::{Admitted, Error, Found, JOINING, Left, Limit, ListPosition, Partition, Store, Why},
+    store::{
+        Admitted, Error, Found, INDEX_PAGE, JOINING, Left, Limit, ListPosition, Partition, ScanPosition, Store, Why,
+    },
     watch::Hub,
 };
 
@@ -79,6 +81,8 @@ impl Auditor {
                         self.audit().await;
                     }
                 }
+                // Of some that vanished nothing was heard.
+                () = self.hub.vanished.too_many() => self.audit().await,
                 () = self.hub.rewound() => {
                     *self.rewound.lock() = Instant::now();
                     self.audit().await;
@@ -123,24 +127,21 @@ impl Auditor {
                 Err(error) => count(Err(error)),
             }
         }
-        let mut cursor = 0;
-        loop {
-            match self.store.subjects(cursor, deadline()).await {
+        let mut from = Some(ScanPosition::default());
+        while let Some(position) = from {
+            from = match self.store.subjects(position, deadline()).await {
                 Ok((subjects, next)) => {
                     for subject in subjects {
                         count(self.audit_subject(&subject).await);
                     }
-                    cursor = next;
+                    next
                 }
                 Err(error) => {
                     count(Err(error));
                     sleep(RETRY).await;
-                    cursor = 0;
+                    None
                 }
-            }
-            if cursor == 0 {
-                break;
-            }
+            };
         }
         if repaired > 0 || failures > 0 {
             tracing::info!(repaired, failures, took = ?started.elapsed(), "subjects' indexes were audited");
@@ -162,6 +163,11 @@ impl Auditor {
                 let name = SessionName { namespace: namespace.clone(), id };
                 match self.store.look(&name, Proof::Named, View::Basic, deadline()).await {
                     Ok(Found::Session(session, _)) => self.is_added_anew(session).await,
+                    // It is due at some time, and gone: behind our back, unless it ended just now.
+                    Ok(Found::NotFound) => {
+                        self.hub.vanished.note(name);
+                        Ok(false)
+                    }
                     Ok(_) | Err(Error::Corrupt { .. }) => Ok(false),
                     Err(error) => Err(error),
                 }
@@ -189,7 +195,7 @@ impl Auditor {
     async fn audit_subject(&self, subject: &Subject) -> Result<u64, Error> {
         let (mut after, mut repaired) = (0, 0);
         loop {
-            let entries = self.store.entries_after(subject, after, deadline()).await?;
+            let entries = self.store.entries_after(subject, after, INDEX_PAGE, deadline()).await?;
             let Some(last) = entries.last() else { break };
             after = last.added;
             for entries in entries.chunks(BATCH) {

@@ -58,6 +58,10 @@ pub struct Limits {
     pub watches: usize,
     /// Of a unary call without a deadline, or with a longer one.
     pub call_timeout: Duration,
+    /// How long a watcher may read nothing.
+    pub slow_consumer_timeout: Duration,
+    /// Messages of a server's channels that may wait; what is lost beyond is read from the log.
+    pub feed_buffer: usize,
 }
 
 /// A text that is not shown.
@@ -158,13 +162,13 @@ fn read(table: toml::Table, password: Option<String>, problems: &mut Vec<String>
 }
 
 fn check_redis(redis: &str, top: &mut Section<'_>) {
-    let scheme = redis.split_once("://").map(|(scheme, _)| scheme);
-    match scheme {
-        Some("redis" | "redis+unix") => {}
-        Some("rediss" | "redis-cluster" | "redis-sentinel") => {
-            top.problem("redis", "TLS, Cluster and Sentinel are not available in this version");
-        }
-        _ => top.problem("redis", "must begin with redis:// or redis+unix://"),
+    const SCHEMES: [&str; 7] =
+        ["redis", "rediss", "redis+unix", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
+    if !redis.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme)) {
+        top.problem(
+            "redis",
+            "must begin with redis://, rediss://, redis+unix://, redis-cluster:// or redis-sentinel://",
+        );
     }
 }
 
@@ -174,7 +178,12 @@ fn limits(mut section: Section<'_>) -> Limits {
         streams_per_connection: section.integer("streams_per_connection", 1..=100_000).unwrap_or(1_000) as u32,
         watches: section.integer("watches", 1..=1_000_000).unwrap_or(10_000) as usize,
         call_timeout: section.duration("call_timeout").unwrap_or(Duration::from_secs(10)),
+        slow_consumer_timeout: section.duration("slow_consumer_timeout").unwrap_or(Duration::from_secs(60)),
+        feed_buffer: section.integer("feed_buffer", 1..=1_000_000).unwrap_or(8_192) as usize,
     };
+    if limits.slow_consumer_timeout < Duration::from_secs(1) {
+        section.problem("slow_consumer_timeout", "must be at least 1s");
+    }
     if limits.call_timeout > Duration::from_secs(10) {
         section.problem("call_timeout", "must be at most 10s");
     }

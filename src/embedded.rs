@@ -140,6 +140,7 @@ fn spawn(directory: &Path, socket: &Path) -> Result<Child, Error> {
         command.arg("--unixsocket").arg(socket).arg("--dir").arg(directory);
         command.args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--logfile", "redis.log"]);
         command.args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]);
+        command.args(["--notify-keyspace-events", "Egxe"]);
         command.args(["--maxmemory-policy", "noeviction", "--hash-max-listpack-value", "1024"]);
         // SAFETY: between fork and exec this makes one system call, and touches no memory of the process.
         unsafe {

@@ -15,11 +15,12 @@
 //!
 //! # Reading order
 //!
-//! [`session`] → [`store`] → [`watch`], [`sweeper`], [`auditor`] → [`service`] → [`grpc`] → [`server`]; imports go the
+//! [`session`] → [`store`] → [`watch`], [`sweeper`], [`auditor`], [`bridge`] → [`service`] → [`grpc`] → [`server`]; imports go the
 //! other way only. [`config`], [`observe`], [`embedded`], [`tasks`] and [`pb`] are leaves. [`cli`] stands beside all of it:
 //! a client like any other, which knows the service by its proto files alone.
 
 pub mod auditor;
+pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod embedded;

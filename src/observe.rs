@@ -53,6 +53,25 @@ struct Sessions {
 
 type Histograms = Family<Method, Histogram, fn() -> Histogram>;
 
+/// Of what happens to our keys behind our back.
+#[derive(Default)]
+pub struct Keyspace {
+    /// Sessions found gone from Redis.
+    pub vanished_sessions: Counter,
+    /// 1 = every server tells of keys that vanish, 0 = one does not, -1 = one does not say.
+    pub notifications: Gauge,
+}
+
+impl Keyspace {
+    fn register(&self, r: &mut Registry) {
+        const NOTIFICATIONS: &str =
+            "1 = every Redis tells of keys that vanish, 0 = one does not, -1 = one does not say";
+        r.register("keyspace_notifications", NOTIFICATIONS, self.notifications.clone());
+        let vanished = "Sessions found deleted or evicted behind our back";
+        r.register("vanished_sessions", vanished, self.vanished_sessions.clone());
+    }
+}
+
 /// Every metric of the service.
 pub struct Metrics {
     registry: Registry,
@@ -69,6 +88,9 @@ pub struct Metrics {
     /// Times the live path was left for the log: a message lost, late, or too large to travel.
     pub feed_gaps: Counter,
     pub resyncs: Counter,
+    /// Watches ended because nothing was read from them for too long, or they fell off the log.
+    pub slow_watchers: Counter,
+    pub keyspace: Keyspace,
     /// From the change in Redis to its arrival here.
     pub feed_lag_seconds: Histogram,
     pub sessions_expired: Counter,
@@ -104,6 +126,8 @@ impl Default for Metrics {
             events_delivered: Counter::default(),
             feed_gaps: Counter::default(),
             resyncs: Counter::default(),
+            slow_watchers: Counter::default(),
+            keyspace: Keyspace::default(),
             feed_lag_seconds: latency(),
             sessions_expired: Counter::default(),
             expiry_lag_seconds: latency(),
@@ -132,6 +156,8 @@ impl Default for Metrics {
             "Times the log had to be read for what the channel did not bring",
             metrics.feed_gaps.clone(),
         );
+        r.register("slow_watchers", "Watches ended for they were too slow", metrics.slow_watchers.clone());
+        metrics.keyspace.register(r);
         r.register("resyncs", "Resync controls sent to watches", metrics.resyncs.clone());
         seconds(r, "feed_lag", "Time from a change in Redis to its arrival", &metrics.feed_lag_seconds);
         r.register(

@@ -16,6 +16,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     auditor::Auditor,
+    bridge::Bridge,
     config::{Config, Limits},
     embedded::Embedded,
     grpc::{Grpc, Guard, MAX_MESSAGE, MAX_MESSAGES},
@@ -83,10 +84,19 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let auditor = Auditor::new(store.clone(), hub.clone(), policies.clone(), metrics.clone(), config.audit_interval);
     let auditor = Arc::new(auditor);
     let tidier = auditor.clone();
+    let bridge = Arc::new(Bridge {
+        store: store.clone(),
+        hub: hub.clone(),
+        policies: policies.clone(),
+        metrics: metrics.clone(),
+    });
+    let looking = bridge.clone();
     let (keeper, sweeping, trimming, bounds) = (store.clone(), sweeper.clone(), sweeper, bounds(&config));
     tasks.spawn("keep-alive", async move { keeper.keep_alive().await });
     tasks.spawn("feed", feed(store.clone(), hub));
     tasks.spawn("sweeper", async move { sweeping.run().await });
+    tasks.spawn("keyspace bridge", async move { bridge.run().await });
+    tasks.spawn("keyspace notifications", async move { looking.look_after_notifications().await });
     tasks.spawn("log trimmer", async move { trimming.trim(bounds).await });
     tasks.spawn("tidier", async move { tidier.tidy().await });
     tasks.spawn("auditor", async move { auditor.run().await });
@@ -147,10 +157,13 @@ async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error
         partitions: config.partitions,
         eviction,
         waits: if replicated { Waits::ForReplicas } else { Waits::Never },
+        feed_buffer: config.limits.feed_buffer,
     };
     let store = Arc::new(Store::open(open, metrics.clone()).await?);
-    let tails = store.tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
-    let hub = Arc::new(Hub::new(store.id(), tails.positions, config.limits.watches, metrics.clone()));
+    let tails = store.all_tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
+    let positions = tails.tails.into_iter().map(|(_, tail)| tail.position).collect();
+    let (watches, patience) = (config.limits.watches, config.limits.slow_consumer_timeout);
+    let hub = Arc::new(Hub::new(store.id(), positions, watches, patience, metrics.clone()));
     Ok(Started { embedded, store, hub })
 }
 

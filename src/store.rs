@@ -2,13 +2,17 @@
 
 mod calls;
 mod channel;
+mod clock;
 mod codec;
 mod connection;
+mod directory;
 mod error;
 mod exchange;
 mod keys;
+mod keyspace;
 mod log;
 mod msgpack;
+mod node;
 mod reads;
 mod record;
 mod replicated;
@@ -22,20 +26,22 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-pub use channel::{Channels, Heard};
-pub use connection::{Lane, Waits};
+pub use channel::{Channels, Heard, Server};
 pub use error::Error;
 pub use keys::Partition;
-pub use log::{Entry, Message, Page, Position, StoreId, Tails};
+pub use keyspace::Notifications;
+pub use log::{Entry, Message, Page, Position, StoreId, Tail, Tails};
+pub use node::{Lane, Waits};
 pub use record::Corrupt;
 pub use scan::{Due, ListPosition, LogBounds};
 pub use start::{Eviction, Open, StartError};
-pub use subjects::{Admitted, Entry as IndexEntry, JOINING, Left, Limit, PAGE as INDEX_PAGE, Why};
+pub use subjects::{Admitted, Entry as IndexEntry, JOINING, Left, Limit, PAGE as INDEX_PAGE, ScanPosition, Why};
 
 use crate::{
     observe::Metrics,
     session::{
-        Cause, Content, Millis, Patch, Proof, RequestId, Revision, Session, Standing, TimeoutsMs, Use, Verifier, View,
+        Cause, Content, Millis, Patch, Proof, RequestId, Revision, Session, SessionId, Standing, TimeoutsMs, Use,
+        Verifier, View,
     },
 };
 use connection::Connection;
@@ -48,6 +54,8 @@ pub const MAX_LABELS: usize = 16;
 pub struct Store {
     connection: Connection,
     keys: Keys,
+    /// Of Redis, whose events name it.
+    database: u8,
     id: RwLock<StoreId>,
     leaving: subjects::Leaving,
     metrics: Arc<Metrics>,
@@ -214,22 +222,56 @@ impl Store {
         self.keys.partitions()
     }
 
-    /// Whether Redis answers.
-    pub fn is_up(&self) -> bool {
-        self.connection.is_up()
+    pub fn partition_of(&self, id: &SessionId) -> Partition {
+        self.keys.partition_of(id)
     }
 
-    /// What the clock of Redis shows, in us; None = not known on this connection.
+    /// The servers that have partitions, and which.
+    pub fn servers(&self) -> Vec<Server> {
+        let map = self.connection.map().borrow().clone();
+        let server = |node| Server { partitions: map.partitions_of(node).collect(), node: Arc::clone(node) };
+        map.nodes.iter().map(server).collect()
+    }
+
+    /// Returns when partitions have moved after this was first polled.
+    pub fn moved(&self) -> impl Future<Output = ()> + use<> {
+        let mut map = self.connection.map();
+        async move {
+            let _ = map.changed().await;
+        }
+    }
+
+    /// Whether every server answers.
+    pub fn is_up(&self) -> bool {
+        let is_up = self.connection.is_up();
+        self.metrics.store_up.set(is_up.into());
+        is_up
+    }
+
+    /// What the clock of the server that has this partition shows, in us; None = not known on this connection.
+    pub fn now_at(&self, partition: Partition) -> Option<u64> {
+        self.connection.node(partition).now()
+    }
+
+    /// The latest that the clock of any server shows, in us; None = none is known.
     pub fn now(&self) -> Option<u64> {
-        self.connection.now()
+        self.connection.nodes().iter().filter_map(|node| node.now()).max()
     }
 
     /// The same; asks Redis where it is not known.
     pub async fn clock(&self, deadline: Instant) -> Result<u64, Error> {
         match self.now() {
             Some(now) => Ok(now),
-            None => self.connection.time(Lane::Calls, deadline).await,
+            None => Ok(self.connection.node(Partition(0)).time(Lane::Calls, deadline).await?),
         }
+    }
+
+    /// What a server answered that may not have what the directory says.
+    fn elsewhere(&self, failure: error::Failure) -> Error {
+        if let error::Failure::Elsewhere(_) = failure {
+            self.connection.note_out_of_date();
+        }
+        failure.into()
     }
 
     /// Keeps the connections alive; never ends.

@@ -32,8 +32,7 @@ impl Sweeper {
         let mut looked = Instant::now();
         loop {
             self.wait_for_next(looked).await;
-            let Some(now) = self.now_ms() else { continue };
-            let mut due = self.hub.deadlines.take_due(now);
+            let mut due = self.hub.deadlines.take_due(|partition| self.now_ms(partition));
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 due = self.store.partitions().collect();
@@ -43,15 +42,15 @@ impl Sweeper {
         }
     }
 
-    fn now_ms(&self) -> Option<u64> {
-        self.store.now().map(|now| now / 1000)
+    fn now_ms(&self, partition: Partition) -> Option<u64> {
+        self.store.now_at(partition).map(|now| now / 1000)
     }
 
     async fn wait_for_next(&self, looked: Instant) {
         loop {
             let until_look = LOOK_EVERY.saturating_sub(looked.elapsed());
-            let until_due = match self.now_ms() {
-                Some(now) => Duration::from_millis(self.hub.deadlines.next().saturating_sub(now)),
+            let until_due = match self.store.now() {
+                Some(now) => Duration::from_millis(self.hub.deadlines.next().saturating_sub(now / 1000)),
                 None => LOOK_EVERY,
             };
             let jitter = Duration::from_millis(getrandom::u32().unwrap_or(0) as u64 % JITTER_MS);
@@ -65,7 +64,7 @@ impl Sweeper {
     /// Ends what is due in a partition, and notes its next deadline. One pass: what is due again at once is noted as
     /// such, and comes after the other partitions.
     async fn sweep(&self, partition: Partition) {
-        let Some(now) = self.now_ms() else { return };
+        let Some(now) = self.now_ms(partition) else { return };
         let (due, next) = match self.store.due_namespaces(partition, now, deadline()).await {
             Ok(found) => found,
             Err(error) => return tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated"),
@@ -93,7 +92,7 @@ impl Sweeper {
             for (due, ended) in futures_util::future::join_all(endings).await {
                 if ended? == Expired::Now {
                     ended_one = true;
-                    let late = self.store.now().unwrap_or(0) as f64 / 1e6 - due as f64 / 1e3;
+                    let late = self.store.now_at(partition).unwrap_or(0) as f64 / 1e6 - due as f64 / 1e3;
                     self.hub.metrics.sessions_expired.inc();
                     self.hub.metrics.expiry_lag_seconds.observe(late.max(0.0));
                 }

@@ -4,14 +4,20 @@
 //! stands the resume token after it, encoded once. A [`subscription`] is a cursor into that ring, a [`filter`] and a
 //! wake-up; what it cannot take from the ring any more it reads from the log.
 
+mod behind;
 mod deadlines;
 mod feed;
 mod filter;
 mod hub;
 mod lifetime;
+mod pages;
+mod registration;
+mod rewind;
 mod ring;
+mod snapshot;
 mod subscription;
 mod token;
+mod vanished;
 
 pub use deadlines::Deadlines;
 pub use feed::{FeedClosed, feed};
@@ -19,5 +25,6 @@ pub use filter::{Filter, Kind, Scope, Seen};
 pub use hub::{Hub, Verified, WatchLimitReached};
 pub use lifetime::{Finish, Lifetime, TokenLifetime};
 pub use ring::{Entry, Resync};
-pub use subscription::{Batch, Control, Matched, Start, Subscription};
+pub use subscription::{Batch, Control, Matched, Start, State, Subscription};
 pub use token::{Garbage, ResumeToken};
+pub use vanished::Vanished;

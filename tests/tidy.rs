@@ -112,14 +112,14 @@ fn imports_go_one_way() {
         ("store", &["observe", "session"]),
         ("watch", &["observe", "session", "store"]),
         ("sweeper", &["observe", "session", "store", "watch"]),
-        ("auditor", &["observe", "session", "store", "watch"]),
+        ("auditor", "bridge", &["observe", "session", "store", "watch"]),
         ("service", &["observe", "session", "store", "watch"]),
         ("grpc", &["observe", "session", "store", "watch", "service", "pb"]),
         (
             "server",
             &[
-                "observe", "session", "store", "watch", "service", "pb", "grpc", "sweeper", "auditor", "config",
-                "tasks", "embedded",
+                "observe", "session", "store", "watch", "service", "pb", "grpc", "sweeper", "auditor", "bridge",
+                "config", "tasks", "embedded",
             ],
         ),
         ("lib", &[]),

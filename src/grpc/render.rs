@@ -91,6 +91,7 @@ impl From<Standing> for pb::TokenState {
 fn event(event: &Event, seen: Seen, view: View) -> pb::SessionEvent {
     let (kind, cause) = match seen {
         Seen::Left => (pb::EventType::Left, pb::Cause::Unspecified),
+        Seen::Present => (pb::EventType::Snapshot, pb::Cause::Unspecified),
         Seen::Change(Change::Created) => (pb::EventType::Created, pb::Cause::Unspecified),
         Seen::Change(Change::Updated) => (pb::EventType::Updated, pb::Cause::Unspecified),
         Seen::Change(Change::Rotated) => (pb::EventType::Rotated, pb::Cause::Unspecified),
@@ -124,7 +125,7 @@ fn event_field(matched: &Matched, view: View) -> Bytes {
         Bytes::from(response.encode_to_vec())
     };
     match matched.seen {
-        Seen::Left => encode(&matched.entry.event, Seen::Left),
+        Seen::Left | Seen::Present => encode(&matched.entry.event, matched.seen),
         Seen::Change(_) => matched.entry.rendered(view, |event| encode(event, Seen::Change(event.change))).clone(),
     }
 }
@@ -137,13 +138,15 @@ pub fn batch(batch: Batch, view: View, now: Option<u64>) -> pb::EncodedWatchResp
             let lag = now.unwrap_or(as_of).saturating_sub(as_of);
             Wire::Bookmark(pb::Bookmark { as_of: Some(timestamp_us(as_of)), lag: Some(duration_ms(lag / 1000)) })
         }
-        Control::Resync(reason) => {
+        Control::Synced => Wire::Synced(pb::Synced {}),
+        Control::Resync { reason, ids } => {
             let reason = match reason {
                 Resync::Compacted => pb::ResyncReason::Compacted,
                 Resync::RolledBack => pb::ResyncReason::Rollback,
                 Resync::Flushed => pb::ResyncReason::Flushed,
+                Resync::SlowConsumer => pb::ResyncReason::SlowConsumer,
             };
-            Wire::Resync(pb::Resync { reason: reason.into(), ids: Vec::new() })
+            Wire::Resync(pb::Resync { reason: reason.into(), ids: ids.iter().map(ToString::to_string).collect() })
         }
     });
     let rest = pb::WatchResponse { events: Vec::new(), resume_token: batch.token, control };

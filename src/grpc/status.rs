@@ -115,11 +115,6 @@ pub fn overloaded() -> Status {
     from_store(&store::Error::Overloaded)
 }
 
-/// Not there yet.
-pub fn unimplemented(what: &str) -> Status {
-    Status::unimplemented(format!("{what} is not available in this version of sessiond"))
-}
-
 fn draining() -> Status {
     let text = "the server is being stopped; resume on another instance with the last resume_token";
     answer(Code::Unavailable, ErrorReason::Draining, text).retry(SOON).status()
@@ -232,7 +227,7 @@ fn from_store(error: &store::Error) -> Status {
 /// How a watch ends; None = OK.
 pub fn from_finish(finish: Finish) -> Option<Status> {
     match finish {
-        Finish::AllEnded => None,
+        Finish::AllEnded | Finish::TooSlow => None,
         Finish::TokenEnded(cause) => Some(ended(cause)),
         Finish::TokenRotated => Some(rotated()),
         Finish::TokenUnknown => Some(not_found()),

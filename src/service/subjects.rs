@@ -149,7 +149,7 @@ impl Service {
         // From the oldest on: an entry that is added anew meanwhile comes again.
         let (mut after, mut all) = (0, Endings::default());
         loop {
-            let entries = self.store.entries_after(subject, after, deadline).await;
+            let entries = self.store.entries_after(subject, after, INDEX_PAGE, deadline).await;
             let part = |error: store::Error| if after > 0 { error.after_a_part() } else { error };
             let mut entries = entries.map_err(part)?;
             let Some(last) = entries.last() else { break };

@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     store::Found,
-    watch::{Filter, Finish, Kind, Lifetime, ResumeToken, Scope, Start, Subscription, TokenLifetime},
+    watch::{Filter, Finish, Kind, Lifetime, ResumeToken, Scope, Start, State, Subscription, TokenLifetime},
 };
 
 const PRESENT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,6 +28,7 @@ pub struct Watch {
     /// None = all.
     pub kinds: Option<HashSet<Kind>>,
     pub resume: Option<ResumeToken>,
+    pub state: State,
     pub bookmark_interval: Duration,
 }
 
@@ -79,6 +80,7 @@ impl Service {
             lifetime,
             bookmark_interval: call.bookmark_interval,
             resume: call.resume,
+            state: call.state,
             as_of: verified.as_of,
         };
         Ok(Subscription::new(self.store.clone(), registered, start, self.draining.clone()))

@@ -1,25 +1,44 @@
-//! The live path: what the partitions' channels bring, and every sign that something may have been missed.
+//! The live path: what the channels of a server bring, and every sign that something may have been missed.
 
-use fred::types::{Message as Raw, Value, config::Server};
+use std::sync::Arc;
+
+use fred::types::{KeyspaceEvent, Message as Raw, Value, config::Server as Address};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{Store, error::Error, log::Message};
+use super::{Store, error::Error, keys::Partition, log::Message, node::Node};
+use crate::session::SessionName;
+
+/// What Redis tells of a key that is not there any more under its name. All that we do ourselves makes none of these of
+/// a session that was live, but the end of a tombstone makes one.
+const VANISHINGS: [&str; 5] = ["del", "unlink", "expired", "evicted", "rename_from"];
+
+/// One server of the store, and the partitions that it has.
+#[derive(Clone)]
+pub struct Server {
+    pub(super) node: Arc<Node>,
+    pub partitions: Vec<Partition>,
+}
 
 /// What the subscriber heard.
 pub enum Heard {
     Message(Message),
+    /// This key is not there any more, whoever took it away; anybody may say so.
+    Vanished(SessionName),
     /// The connection is a new one, without subscriptions.
     Reconnected,
     /// Messages were lost here, for they were not taken fast enough.
     Missed,
+    /// The same of what vanished.
+    MissedVanishings,
     /// The client was closed.
     Closed,
 }
 
-/// The receiving ends of the subscriber connection.
+/// The receiving ends of a server's subscriber connection.
 pub struct Channels {
     messages: Receiver<Raw>,
-    reconnects: Receiver<Server>,
+    keyspace: Receiver<KeyspaceEvent>,
+    reconnects: Receiver<Address>,
 }
 
 impl Channels {
@@ -39,6 +58,14 @@ impl Channels {
                     Err(RecvError::Lagged(_)) => Heard::Missed,
                     Err(RecvError::Closed) => Heard::Closed,
                 },
+                event = self.keyspace.recv() => match event {
+                    Ok(event) => match event.key.as_str().and_then(|key| store.keys.session_of_key(key)) {
+                        Some(name) => Heard::Vanished(name),
+                        None => continue,
+                    },
+                    Err(RecvError::Lagged(_)) => Heard::MissedVanishings,
+                    Err(RecvError::Closed) => Heard::Closed,
+                },
             };
             return heard;
         }
@@ -46,14 +73,20 @@ impl Channels {
 }
 
 impl Store {
-    /// Begins to listen; nothing is heard before [`Store::subscribe`].
-    pub fn listen(&self) -> Channels {
-        Channels { messages: self.connection.messages(), reconnects: self.connection.subscriber_reconnects() }
+    /// Begins to listen to a server; nothing is heard before [`Store::subscribe`].
+    pub fn listen(&self, server: &Server) -> Channels {
+        Channels {
+            messages: server.node.messages(),
+            keyspace: server.node.keyspace_events(),
+            reconnects: server.node.subscriber_reconnects(),
+        }
     }
 
-    /// Subscribes to the channels of all partitions; to be repeated on every new connection.
-    pub async fn subscribe(&self) -> Result<(), Error> {
-        self.connection.subscribe(self.keys.partitions().map(|partition| self.keys.channel(partition).to_owned())).await
+    /// Subscribes to the channels of its partitions, and to what vanishes there; to be repeated on every new connection.
+    pub async fn subscribe(&self, server: &Server) -> Result<(), Error> {
+        let sharded = server.partitions.iter().map(|partition| self.keys.channel(*partition).to_owned()).collect();
+        let plain = VANISHINGS.iter().map(|event| format!("__keyevent@{}__:{event}", self.database)).collect();
+        Ok(server.node.subscribe(sharded, plain).await?)
     }
 
     fn read_message(&self, raw: Raw) -> Option<Message> {

@@ -1,8 +1,10 @@
 //! Why the store did not do what was asked. What was found there instead is an outcome, not an error.
 
+use fred::error::{Error as FredError, ErrorKind};
+
 use crate::session::SessionName;
 
-use super::record::Corrupt;
+use super::{node::Effect, record::Corrupt};
 
 /// Failures of the store; each says whether anything was applied.
 #[derive(Debug, thiserror::Error)]
@@ -66,4 +68,53 @@ impl Error {
             | Error::Unexpected(_) => self,
         }
     }
+}
+
+/// What one server made of what it was sent.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nothing was applied: it does not have the slot, or not all of it right now; another one may. What it said.
+    Elsewhere(String),
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+/// Where there is no other server to ask.
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Elsewhere(text) => Error::Unavailable(text),
+            Failure::Error(error) => error,
+        }
+    }
+}
+
+/// What an error of fred means for the call. That a write was not applied is said only of what Redis answers before it
+/// runs a script, and of what was never handed over.
+pub(super) fn failure(error: &FredError, effect: Effect) -> Failure {
+    const ELSEWHERE: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "READONLY"];
+    const NOT_NOW: [&str; 6] = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "MISCONF"];
+    const REFUSED: [&str; 4] = ["NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"];
+    /// Of a script's command while its slot moves. No script that appends to a log gets so far: see `keys::ABSENT`.
+    const NON_LOCAL: &str = "attempted to access a non local key";
+    let text = error.details();
+    let is = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
+    let error = match (error.kind(), effect) {
+        (ErrorKind::Backpressure, _) => Error::Overloaded,
+        _ if is(&ELSEWHERE) || text.contains(NON_LOCAL) => return Failure::Elsewhere(text.to_owned()),
+        _ if text.starts_with("OOM") => Error::Full,
+        _ if is(&NOT_NOW) => Error::Unavailable(text.to_owned()),
+        _ if is(&REFUSED) => Error::Refused(text.to_owned()),
+        (ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol, Effect::Reads) => {
+            Error::Unavailable(text.to_owned())
+        }
+        (_, Effect::Reads) => Error::Refused(text.to_owned()),
+        (_, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
+    };
+    Failure::Error(error)
 }

@@ -1,15 +1,17 @@
 //! One gated script sent, and its reply: what it may do, by when, on which connection, and what has to hold afterwards.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use super::{
     Lane, Reserved, Store, StoreId,
-    connection::Effect,
-    error::Error,
+    error::{Error, Failure},
     keys::Partition,
     msgpack::Arguments,
+    node::{Asking, Effect, Node, Request},
     random_u64,
     scripts::{self, Outcome, Script},
 };
@@ -35,6 +37,7 @@ impl Answer {
 
 /// The keys a script is given, and what all scripts on such keys are told.
 pub(super) struct Target {
+    partition: Partition,
     keys: Vec<Key>,
     common: Arguments,
     store: StoreId,
@@ -87,21 +90,23 @@ impl Store {
             self.keys.due(partition, &name.namespace),
             self.keys.namespaces(partition),
             self.keys.log(partition),
+            self.keys.absent(partition),
             self.keys.meta(partition),
         ];
-        Target { keys, common, store: self.id() }
+        Target { partition, keys, common, store: self.id() }
     }
 
     /// What a script of a subject's index is given.
     pub(super) fn subject_target(&self, subject: &Subject) -> Target {
         let partition: Partition = self.keys.partition_of_subject(subject);
         let keys = vec![self.keys.subject(subject), self.keys.meta(partition)];
-        Target { keys, common: Arguments::default(), store: self.id() }
+        Target { partition, keys, common: Arguments::default(), store: self.id() }
     }
 
     /// What a script of the whole store is given.
     pub(super) fn store_target(&self) -> Target {
-        Target { keys: vec![self.keys.meta(Partition(0))], common: Arguments::default(), store: self.id() }
+        let partition = Partition(0);
+        Target { partition, keys: vec![self.keys.meta(partition)], common: Arguments::default(), store: self.id() }
     }
 
     /// Sends a script that reads.
@@ -115,10 +120,14 @@ impl Store {
     ) -> Result<Reply, Error> {
         let mut gate = Arguments::default();
         gate.text("store", target.store.to_text());
-        let args = Arguments::join([&gate, &target.common, args]);
-        let sent = Instant::now();
-        let reply = self.connection.run(lane, script, target.keys, vec![args], deadline, Effect::Reads).await?;
-        self.reply(script, reply, sent)
+        let (keys, args) = (&target.keys[..], &[Arguments::join([&gate, &target.common, args])][..]);
+        let attempt = |node: Arc<Node>, asking| async move {
+            let sent = Instant::now();
+            let request = Request::Script { script, keys, args };
+            let reply = node.send(lane, request, deadline, Effect::Reads, asking).await?;
+            Ok(self.reply(script, reply, &node, sent)?)
+        };
+        self.connection.at(target.partition, deadline, attempt).await
     }
 
     /// Sends a script that may write, with the last moment at which it may. Where that was over when it ran, and the call
@@ -134,21 +143,10 @@ impl Store {
         if let Answer::Replicated(_) = answer {
             args.flag("durable", true);
         }
+        let (target, args) = (&target, &args);
         for _ in 0..2 {
-            let not_after = self.connection.not_after(deadline).await?;
-            let mut gate = Arguments::default();
-            gate.text("store", target.store.to_text()).number("not_after", not_after).text("nonce", random_u64());
-            let (keys, args) = (target.keys.clone(), vec![Arguments::join([&gate, &target.common, &args])]);
-            let sent = Instant::now();
-            let (reply, confirmed) = match answer {
-                Answer::AtOnce(lane) => {
-                    (self.connection.run(lane, script, keys, args, deadline, Effect::Writes).await?, 0)
-                }
-                Answer::Replicated(replicas) => {
-                    self.connection.run_replicated(replicas, script, keys, args, deadline).await?
-                }
-            };
-            let reply = self.reply(script, reply, sent)?;
+            let attempt = |node, asking| self.write_at(node, script, answer, target, args, deadline, asking);
+            let (reply, confirmed) = self.connection.at(target.partition, deadline, attempt).await?;
             // A delete that finds nothing leaves a tombstone. Other outcomes tell of no write that could be lost.
             let tells_of_a_write = match reply.outcome {
                 Outcome::TooLate => continue,
@@ -166,7 +164,39 @@ impl Store {
         Err(Error::Timeout)
     }
 
-    fn reply(&self, script: &Script, reply: Vec<Value>, sent: Instant) -> Result<Reply, Error> {
+    /// By the clock of this server; the reply, and how many replicas have what was written.
+    #[expect(clippy::too_many_arguments, reason = "all of one call")]
+    async fn write_at(
+        &self,
+        node: Arc<Node>,
+        script: &'static Script,
+        answer: Answer,
+        target: &Target,
+        args: &Arguments,
+        deadline: Instant,
+        asking: Asking,
+    ) -> Result<(Reply, u64), Failure> {
+        let not_after = node.not_after(deadline).await?;
+        let mut gate = Arguments::default();
+        gate.text("store", target.store.to_text()).number("not_after", not_after).text("nonce", random_u64());
+        let args = vec![Arguments::join([&gate, &target.common, args])];
+        let sent = Instant::now();
+        let (reply, confirmed) = match answer {
+            Answer::AtOnce(lane) => {
+                let request = Request::Script { script, keys: &target.keys, args: &args };
+                (node.send(lane, request, deadline, Effect::Writes, asking).await?, 0)
+            }
+            Answer::Replicated(replicas) => {
+                node.run_replicated(replicas, script, target.keys.clone(), args, deadline).await?
+            }
+        };
+        Ok((self.reply(script, reply, &node, sent)?, confirmed))
+    }
+
+    fn reply(&self, script: &Script, reply: Value, node: &Node, sent: Instant) -> Result<Reply, Error> {
+        let Value::Array(reply) = reply else {
+            return Err(Error::Unexpected(format!("{}: {:?}", script.name, reply.kind())));
+        };
         let mut rest = reply.into_iter();
         let number = rest.next().and_then(|value| value.as_i64());
         let outcome = number.and_then(Outcome::from_number);
@@ -175,7 +205,7 @@ impl Store {
         if outcome == Outcome::StoreChanged {
             return Err(Error::StoreChanged);
         }
-        self.connection.note_time(now, sent);
+        node.note_time(now, sent);
         Ok(Reply { outcome, rest })
     }
 }

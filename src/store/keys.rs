@@ -34,16 +34,20 @@ struct Names {
     namespaces: Key,
     log: Key,
     meta: Key,
+    absent: Key,
     channel: String,
+    slot: u16,
 }
 
 impl Names {
-    fn new(stem: String) -> Self {
+    fn new(stem: String, slot: u16) -> Self {
         Names {
             namespaces: format!("{stem}:ns").into(),
             log: format!("{stem}:log").into(),
             meta: format!("{stem}:meta").into(),
+            absent: format!("{stem}:absent").into(),
             channel: format!("{stem}:events"),
+            slot,
             stem,
         }
     }
@@ -52,8 +56,11 @@ impl Names {
 impl Keys {
     /// The number of partitions is a power of two of at most 64.
     pub fn new(prefix: &str, partitions: u16) -> Self {
-        let stem = |index| format!("{prefix}{{{}}}", tag(index, partitions));
-        let partitions = (0..partitions).map(|index| Names::new(stem(index))).collect();
+        let names = |index| {
+            let tag = tag(index, partitions);
+            Names::new(format!("{prefix}{{{tag}}}"), slot(&tag))
+        };
+        let partitions = (0..partitions).map(names).collect();
         Keys { prefix: prefix.to_owned(), partitions }
     }
 
@@ -69,6 +76,14 @@ impl Keys {
     /// Hash: one session, or its tombstone.
     pub fn session(&self, name: &SessionName) -> Key {
         format!("{}:s:{}:{}", self.partitions[self.partition_of(&name.id).index()].stem, name.namespace, name.id).into()
+    }
+
+    /// The session that a key is of, or was; None = it is no such key.
+    pub fn session_of_key(&self, key: &str) -> Option<SessionName> {
+        let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:s:")?;
+        let (namespace, id) = rest.split_once(':')?;
+        let name = SessionName { namespace: namespace.parse().ok()?, id: id.parse().ok()? };
+        (self.session(&name).as_str() == Some(key)).then_some(name)
     }
 
     pub fn partition_of_subject(&self, subject: &Subject) -> Partition {
@@ -121,6 +136,18 @@ impl Keys {
         self.partitions[partition.index()].meta.clone()
     }
 
+    /// No key at all, ever. Every script of a session declares it, so that Redis refuses the script before it
+    /// begins while the slot is on its way to another server: one that empties a key and fills it again would be stopped
+    /// between the two.
+    pub fn absent(&self, partition: Partition) -> Key {
+        self.partitions[partition.index()].absent.clone()
+    }
+
+    /// Slots of a Cluster, of each partition.
+    pub fn slots(&self) -> Vec<u16> {
+        self.partitions.iter().map(|names| names.slot).collect()
+    }
+
     /// Sharded channel: every log entry as it is written.
     pub fn channel(&self, partition: Partition) -> &str {
         &self.partitions[partition.index()].channel
@@ -136,12 +163,12 @@ fn tag(index: u16, partitions: u16) -> String {
     let share = SLOTS / partitions as usize;
     (0..)
         .map(|n| format!("ses:{index:02}:{n}"))
-        .find(|tag| slot(tag) / share == index as usize)
+        .find(|tag| slot(tag) as usize / share == index as usize)
         .expect("some number leads to every share")
 }
 
-fn slot(tag: &str) -> usize {
-    fred::util::redis_keyslot(tag.as_bytes()) as usize
+fn slot(tag: &str) -> u16 {
+    fred::util::redis_keyslot(tag.as_bytes())
 }
 
 #[cfg(test)]
@@ -156,10 +183,22 @@ mod tests {
     }
 
     #[test]
+    fn the_session_of_a_key_is_read_back() {
+        let keys = Keys::new("sessiond:", 16);
+        let name = SessionName { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([7; 16]) };
+        let key = keys.session(&name);
+        assert_eq!(keys.session_of_key(key.as_str().unwrap()), Some(name));
+        let of_another_partition = key.as_str().unwrap().replacen("{ses:", "{ses:9", 1);
+        for other in [&of_another_partition[..], "sessiond:{ses:05:40}:s:web:short", "other:{ses:05:40}:s:web:", ""] {
+            assert_eq!(keys.session_of_key(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn every_share_of_the_slots_has_one_partition() {
         for partitions in [1, 2, 4, 8, 16, 32, 64] {
             for index in 0..partitions {
-                let share = slot(&tag(index, partitions)) * partitions as usize / SLOTS;
+                let share = slot(&tag(index, partitions)) as usize * partitions as usize / SLOTS;
                 assert_eq!(share, index as usize);
             }
         }

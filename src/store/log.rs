@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use crate::session::{Cause, Change, Event, Revision, Session, SessionName};
 
 use super::{
-    Store,
-    connection::Lane,
+    Server, Store,
     error::Error,
     keys::Partition,
     msgpack::{Reader, Truncated},
+    node::Lane,
     record::{self, Corrupt},
 };
 
@@ -98,12 +98,20 @@ impl Entry {
     }
 }
 
-/// Where all logs end.
+/// Where a log ends, and where it began when its store was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    pub position: Position,
+    /// None = made by a version that did not note it.
+    pub origin: Option<Position>,
+}
+
+/// Where the logs of a server end.
 pub struct Tails {
-    /// Time of Redis in us before they were read.
+    /// Its time in us before they were read.
     pub as_of: u64,
-    /// One of each partition.
-    pub positions: Vec<Position>,
+    /// Of each of its partitions.
+    pub tails: Vec<(Partition, Tail)>,
 }
 
 /// What the channel of a partition brought.
@@ -140,30 +148,58 @@ pub enum Page {
     Tail,
     /// The log no longer reaches back to the position.
     Compacted,
+    /// The position is from before the store was emptied.
+    Flushed,
     /// The position is not in this history: it was rewound, or is of another branch.
     RolledBack,
 }
 
 impl Store {
-    /// Where each partition's log ends, as the primary tells it; [`Error::StoreChanged`] where it is another store.
-    pub async fn tails(&self, deadline: Instant) -> Result<Tails, Error> {
+    /// Where the log of each partition of this server ends, as the primary tells it; [`Error::StoreChanged`] where it is
+    /// another store.
+    pub async fn tails(&self, server: &Server, deadline: Instant) -> Result<Tails, Error> {
         // Redis answers in order: it reads its clock first.
-        let as_of = self.connection.time(Lane::Bulk, deadline);
-        let reads = self.keys.partitions().map(|partition| self.tail(partition, deadline));
-        let (as_of, positions) = tokio::try_join!(biased; as_of, futures_util::future::try_join_all(reads))?;
-        Ok(Tails { as_of, positions })
+        let node = &server.node;
+        let as_of = async { Ok(node.time(Lane::Bulk, deadline).await?) };
+        let is_primary = async { node.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure)) };
+        let reads = server.partitions.iter().map(async |partition| {
+            let reply = node.command(Lane::Bulk, "HMGET", &self.tail_fields(*partition), deadline).await;
+            Ok((*partition, self.tail_of(reply.map_err(|failure| self.elsewhere(failure))?)?))
+        });
+        let reads = futures_util::future::try_join_all(reads);
+        let (as_of, (), tails) = tokio::try_join!(biased; as_of, is_primary, reads)?;
+        Ok(Tails { as_of, tails })
     }
 
-    async fn tail(&self, partition: Partition, deadline: Instant) -> Result<Position, Error> {
-        let args = vec![self.keys.meta(partition).into(), "store".into(), "last".into()];
-        let reply = self.connection.command(Lane::Bulk, "HMGET", args, deadline).await?.into_array();
-        let fields: Vec<Bytes> = reply.into_iter().filter_map(Value::into_bytes).collect();
-        match &fields[..] {
-            [id, last] if StoreId::from_text(id) == Some(self.id()) => {
-                Position::from_text(last).ok_or(Error::StoreChanged)
-            }
-            _ => Err(Error::StoreChanged),
+    /// The same of all partitions, and the earliest of the times.
+    pub async fn all_tails(&self, deadline: Instant) -> Result<Tails, Error> {
+        let servers = self.servers();
+        let reads = servers.iter().map(|server| self.tails(server, deadline));
+        let all = futures_util::future::try_join_all(reads).await?;
+        let as_of = all.iter().map(|tails| tails.as_of).min().unwrap_or(0);
+        let mut tails: Vec<_> = all.into_iter().flat_map(|tails| tails.tails).collect();
+        tails.sort_unstable_by_key(|(partition, _)| *partition);
+        Ok(Tails { as_of, tails })
+    }
+
+    /// Where the log of this partition ends.
+    pub async fn tail(&self, partition: Partition, deadline: Instant) -> Result<Tail, Error> {
+        let args = self.tail_fields(partition).to_vec();
+        self.tail_of(self.connection.command(partition, "HMGET", args, deadline).await?)
+    }
+
+    fn tail_fields(&self, partition: Partition) -> [Value; 4] {
+        [self.keys.meta(partition).into(), "store".into(), "last".into(), "origin".into()]
+    }
+
+    fn tail_of(&self, reply: Value) -> Result<Tail, Error> {
+        let fields: Vec<Option<Bytes>> = reply.into_array().into_iter().map(Value::into_bytes).collect();
+        let Ok([Some(id), Some(last), origin]) = <[_; 3]>::try_from(fields) else { return Err(Error::StoreChanged) };
+        if StoreId::from_text(&id) != Some(self.id()) {
+            return Err(Error::StoreChanged);
         }
+        let position = Position::from_text(&last).ok_or(Error::StoreChanged)?;
+        Ok(Tail { position, origin: origin.and_then(|origin| Position::from_text(&origin)) })
     }
 
     /// The entries that follow the position, at most a page of them.
@@ -186,15 +222,32 @@ impl Store {
             return Ok(Page::Entries(chained(entries)));
         }
         let tail = reads.0?;
-        if after == tail {
+        if after == tail.position {
             return Ok(Page::Tail);
         }
+        // A replica may only be behind.
+        let server = self.connection.node(partition);
+        server.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure))?;
+        if tail.origin.is_some_and(|origin| after.revision < origin.revision) {
+            return Ok(Page::Flushed);
+        }
         if entries.is_empty() {
-            return Ok(if after.revision < tail.revision { Page::Compacted } else { Page::RolledBack });
+            let is_behind = after.revision < tail.position.revision;
+            return Ok(if is_behind { Page::Compacted } else { Page::RolledBack });
         }
         let first = self.range(partition, "-", 1, deadline).await?;
         let is_below = |first: &Entry| after.revision < first.previous.revision;
         Ok(if first.first().is_none_or(is_below) { Page::Compacted } else { Page::RolledBack })
+    }
+
+    /// Whether this position is in the present history of its partition, as far as the log reaches back.
+    pub async fn is_in_history(
+        &self,
+        partition: Partition,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
+        Ok(matches!(self.read_after(partition, position, deadline).await?, Page::Entries(_) | Page::Tail))
     }
 
     async fn range(
@@ -206,7 +259,7 @@ impl Store {
     ) -> Result<Vec<Entry>, Error> {
         let log = self.keys.log(partition);
         let args = vec![log.clone().into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()];
-        let reply = self.connection.command(Lane::Bulk, "XRANGE", args, deadline).await?;
+        let reply = self.connection.command(partition, "XRANGE", args, deadline).await?;
         let unreadable = |at: &str| Error::Unexpected(format!("entry {at} of {log:?} is in no known format"));
         let mut entries = Vec::new();
         for entry in reply.into_array() {

@@ -30,7 +30,7 @@ impl Store {
         add_proof(&mut args, get.proof, policy);
         args.flag("brief", get.view == View::Basic);
         if get.use_ == Use::DoesNotCount {
-            let reply = self.read(&scripts::READ, Lane::Calls, self.session_target(name), &args, deadline).await?;
+            let reply = self.read_session(Lane::Calls, name, &args, deadline).await?;
             let looked = self.looked(name, reply)?;
             if !looked.is_news {
                 return Ok(looked.found);
@@ -72,8 +72,26 @@ impl Store {
         let mut args = Arguments::default();
         add_proof(&mut args, proof, &Policy::default());
         args.flag("brief", view == View::Basic);
-        let reply = self.read(&scripts::READ, Lane::Bulk, self.session_target(name), &args, deadline).await?;
+        let reply = self.read_session(Lane::Bulk, name, &args, deadline).await?;
         self.looked(name, reply)
+    }
+
+    /// As a script that might write: a replica refuses it, which may be behind. A primary that takes no writes now runs it
+    /// as one that does not.
+    async fn read_session(
+        &self,
+        lane: Lane,
+        name: &SessionName,
+        args: &Arguments,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        const TAKES_NO_WRITES: [&str; 2] = ["MISCONF", "NOREPLICAS"];
+        match self.read(&scripts::READ, lane, self.session_target(name), args, deadline).await {
+            Err(Error::Unavailable(why)) if TAKES_NO_WRITES.iter().any(|word| why.starts_with(word)) => {
+                self.read(&scripts::READ_ONLY, lane, self.session_target(name), args, deadline).await
+            }
+            reply => reply,
+        }
     }
 
     fn looked(&self, name: &SessionName, mut reply: Reply) -> Result<Looked, Error> {

@@ -11,7 +11,7 @@ use fred::{
     clients::Client,
     error::{Error as FredError, ErrorKind},
     interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Key, Value},
+    types::{Key, Value},
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    connection::{Connection, Effect, failure},
-    error::Error,
+    error::{Error, Failure, failure},
+    node::{Effect, Node, custom},
     scripts::Script,
 };
 
@@ -95,7 +95,7 @@ impl Replicated {
     }
 }
 
-impl Connection {
+impl Node {
     /// Runs a script that may write, and waits for so many replicas to have what it wrote; how many have.
     pub async fn run_replicated(
         &self,
@@ -104,25 +104,24 @@ impl Connection {
         keys: Vec<Key>,
         args: Vec<Bytes>,
         deadline: Instant,
-    ) -> Result<(Vec<Value>, u64), Error> {
+    ) -> Result<(Value, u64), Failure> {
         let (answer, answered) = oneshot::channel();
         let call = Call { script, keys, args, replicas, deadline, answer };
         let waiting: Waiting = Arc::new(Mutex::new(Some(call)));
         let started = Instant::now();
-        self.replicated.sender.try_send(waiting.clone()).map_err(|_| Error::Overloaded)?;
+        self.replicated.sender.try_send(waiting.clone()).map_err(|_| Failure::Error(Error::Overloaded))?;
         let Ok(answers) = timeout_at(deadline, answered).await else {
             let was_sent = waiting.lock().take().is_none();
-            return Err(if was_sent { Error::OutcomeTimeout } else { Error::Overloaded });
+            return Err(if was_sent { Error::OutcomeTimeout } else { Error::Overloaded }.into());
         };
         let answers = answers.unwrap_or_else(|_| Err(FredError::new(ErrorKind::Canceled, "stopped")));
         self.metrics.redis_call(script.name, started.elapsed(), matches!(&answers, Ok([Ok(_), Ok(_)])));
         let failed = |error: &FredError| failure(error, Effect::Writes);
         let [reply, confirmed] = answers.map_err(|error| failed(&error))?;
-        let Value::Array(reply) = reply.map_err(|error| failed(&error))? else {
-            return Err(Error::Unexpected(script.name.to_owned()));
-        };
+        let reply = reply.map_err(|error| failed(&error))?;
         // What was written stands, whatever became of the waiting.
-        let confirmed = confirmed.map_err(|error| Error::OutcomeUnknown(error.details().to_owned()))?;
+        let unknown = |error: FredError| Failure::Error(Error::OutcomeUnknown(error.details().to_owned()));
+        let confirmed = confirmed.map_err(unknown)?;
         Ok((reply, confirmed.as_u64().unwrap_or(0)))
     }
 }
@@ -144,18 +143,15 @@ async fn send(client: &Client, call: &Call) -> Result<Answers, FredError> {
 
 /// The script, and WAIT behind it.
 async fn pipeline(client: &Client, command: &'static str, script: Value, call: &Call) -> Result<Answers, FredError> {
-    let place = ClusterHash::Custom(fred::util::redis_keyslot(call.keys[0].as_bytes()));
-    let run = CustomCommand::new_static(command, place.clone(), false);
     let mut values = vec![script, Value::from(call.keys.len() as i64)];
     values.extend(call.keys.iter().cloned().map(Value::from));
     values.extend(call.args.iter().cloned().map(Value::Bytes));
     // WAIT 0 would be for ever.
     let patience = PATIENCE.min(call.deadline.saturating_duration_since(Instant::now())).as_millis().max(1);
     let pipeline = client.pipeline();
-    let _: Value = pipeline.custom(run, values).await?;
-    let wait = CustomCommand::new_static("WAIT", place, false);
+    let _: Value = pipeline.custom(custom(command), values).await?;
     let wanted = vec![Value::from(i64::from(call.replicas)), Value::from(patience as i64)];
-    let _: Value = pipeline.custom(wait, wanted).await?;
+    let _: Value = pipeline.custom(custom("WAIT"), wanted).await?;
     let mut answers = pipeline.try_all::<Value>().await.into_iter();
     let mut next = || answers.next().unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no answer")));
     Ok([next(), next()])

@@ -1,17 +1,19 @@
 //! Walking through what lives: pages of ids for lists, and the ids that are due.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use fred::types::Value;
+use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use crate::session::{Namespace, SessionId};
 
 use super::{
     Store,
-    connection::{Effect, Lane},
-    error::Error,
+    error::{Error, Failure},
     keys::Partition,
-    scripts,
+    node::{Effect, Lane, Node, Request},
+    scripts::{self, Script},
 };
 
 /// Sets up to this size are read whole and in order; larger ones by a cursor of Redis.
@@ -55,14 +57,14 @@ impl Store {
             ListPosition::AddedBefore(_) => return Ok((Vec::new(), None)),
         };
         let due = self.keys.due(partition, namespace);
-        let count = self.connection.command(Lane::Bulk, "ZCARD", vec![due.clone().into()], deadline).await?;
+        let count = self.connection.command(partition, "ZCARD", vec![due.clone().into()], deadline).await?;
         let next_partition = || {
             let next = Partition(partition.0 + 1);
             (next.index() < self.keys.partitions().len()).then_some(ListPosition::After(next, None))
         };
         if run_and_cursor.is_none() && count.as_u64().unwrap_or(0) <= READ_WHOLE {
             let args = vec![due.into(), 0.into(), (-1).into()];
-            let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+            let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
             let mut ids: Vec<SessionId> = ids(reply.into_array()).filter(|id| Some(*id) > after).collect();
             ids.sort_unstable();
             if ids.len() > limit {
@@ -73,12 +75,12 @@ impl Store {
             return Ok((ids, next_partition()));
         }
         // A cursor is void for another run of Redis: the partition starts again.
-        let info = self.connection.info("server", deadline).await?;
+        let info = self.connection.node(partition).info("server", deadline).await?;
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
         let run = crc32fast::hash(run.as_bytes());
         let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
         let args = vec![due.into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
-        let reply = self.connection.command(Lane::Bulk, "ZSCAN", args, deadline).await?.into_array();
+        let reply = self.connection.command(partition, "ZSCAN", args, deadline).await?.into_array();
         let mut reply = reply.into_iter();
         let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
         let cursor: u64 = cursor.ok_or_else(|| Error::Unexpected("ZSCAN".into()))?;
@@ -91,7 +93,7 @@ impl Store {
     /// All namespaces that have sessions in a partition.
     pub async fn namespaces(&self, partition: Partition, deadline: Instant) -> Result<Vec<Namespace>, Error> {
         let args = vec![self.keys.namespaces(partition).into(), 0.into(), (-1).into(), "WITHSCORES".into()];
-        let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+        let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
         let name = |pair: Value| pair.into_array().into_iter().next()?.into_string()?.parse().ok();
         Ok(reply.into_array().into_iter().filter_map(name).collect())
     }
@@ -100,7 +102,7 @@ impl Store {
     pub async fn count(&self, namespace: &Namespace, deadline: Instant) -> Result<u64, Error> {
         let counts = self.keys.partitions().map(async |partition| {
             let args = vec![self.keys.due(partition, namespace).into()];
-            Ok::<_, Error>(self.connection.command(Lane::Bulk, "ZCARD", args, deadline).await?.as_u64().unwrap_or(0))
+            Ok::<_, Error>(self.connection.command(partition, "ZCARD", args, deadline).await?.as_u64().unwrap_or(0))
         });
         Ok(futures_util::future::try_join_all(counts).await?.into_iter().sum())
     }
@@ -115,7 +117,7 @@ impl Store {
         let key = self.keys.namespaces(partition);
         let args = vec![key.into(), 0.into(), (NAMESPACES - 1).into(), "WITHSCORES".into()];
         // With scores the reply is an array of pairs: none that a namespace's name could begin.
-        let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+        let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
         let mut due = Vec::new();
         for pair in reply.into_array() {
             let mut pair = pair.into_array().into_iter();
@@ -123,7 +125,7 @@ impl Store {
             let (Some(namespace), Some(bound)) = (name.as_str().and_then(|name| name.parse().ok()), bound) else {
                 tracing::error!(partition = partition.0, "what is no namespace is dropped from the set of them");
                 let args = vec![self.keys.namespaces(partition).into(), name];
-                self.connection.command(Lane::Bulk, "ZREM", args, deadline).await?;
+                self.connection.command(partition, "ZREM", args, deadline).await?;
                 continue;
             };
             if bound > now_ms as f64 {
@@ -145,12 +147,8 @@ impl Store {
     ) -> Result<Due, Error> {
         let keys = vec![self.keys.due(partition, namespace), self.keys.namespaces(partition)];
         let args = vec![Bytes::copy_from_slice(namespace.as_str().as_bytes()), limit.to_string().into()];
-        let sent = Instant::now();
-        let reply = self.connection.run(Lane::Bulk, &scripts::DUE, keys, args, deadline, Effect::Writes).await?;
-        let mut reply = reply.into_iter();
-        if let Some(now) = reply.next().and_then(|now| now.as_u64()) {
-            self.connection.note_time(now, sent);
-        }
+        let mut reply = self.run(partition, &scripts::DUE, keys, args, deadline).await?.into_iter();
+        reply.next();
         let members = reply.next().map(Value::into_array).unwrap_or_default();
         let mut ids = Vec::with_capacity(members.len() / 2);
         let mut members = members.into_iter();
@@ -161,7 +159,7 @@ impl Store {
                 None => {
                     tracing::error!(partition = partition.0, %namespace, "what is no id is dropped from the due set");
                     let args = vec![self.keys.due(partition, namespace).into(), id];
-                    self.connection.command(Lane::Bulk, "ZREM", args, deadline).await?;
+                    self.connection.command(partition, "ZREM", args, deadline).await?;
                 }
             }
         }
@@ -174,8 +172,30 @@ impl Store {
         let keys = vec![self.keys.log(partition), self.keys.meta(partition)];
         let numbers = [bounds.age_us, bounds.entries, bounds.bytes, bounds.batch];
         let args = numbers.map(|number| number.to_string().into()).to_vec();
-        let reply = self.connection.run(Lane::Bulk, &scripts::TRIM, keys, args, deadline, Effect::Writes).await?;
+        let reply = self.run(partition, &scripts::TRIM, keys, args, deadline).await?;
         Ok(reply.first().and_then(|dropped| dropped.as_u64()).unwrap_or(0))
+    }
+}
+
+impl Store {
+    /// Runs a script of a partition that no gate stands before. Twice does no more than once.
+    pub(super) async fn run(
+        &self,
+        partition: Partition,
+        script: &'static Script,
+        keys: Vec<Key>,
+        args: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Error> {
+        let (keys, args) = (&keys[..], &args[..]);
+        let attempt = |node: Arc<Node>, asking| async move {
+            let request = Request::Script { script, keys, args };
+            match node.send(Lane::Bulk, request, deadline, Effect::Writes, asking).await? {
+                Value::Array(reply) => Ok(reply),
+                other => Err(Failure::Error(Error::Unexpected(format!("{}: {:?}", script.name, other.kind())))),
+            }
+        };
+        self.connection.at(partition, deadline, attempt).await
     }
 }
 

@@ -52,13 +52,14 @@ macro_rules! registry {
 }
 
 registry! {
-    CREATE "create" in "create.lua" flags "" keys 5 Mutation;
-    READ "read" in "get.lua" flags "no-writes,allow-oom" keys 5 Record;
-    TOUCH "touch" in "get.lua" flags "allow-oom" keys 5 Mutation;
-    UPDATE "update" in "update.lua" flags "" keys 5 Mutation;
-    ROTATE "rotate" in "update.lua" flags "" keys 5 Mutation;
-    END "end" in "end.lua" flags "allow-oom" keys 5 Mutation;
-    SETTLE "settle" in "settle.lua" flags "allow-oom" keys 5 Mutation;
+    CREATE "create" in "create.lua" flags "" keys 6 Mutation;
+    READ "read" in "get.lua" flags "allow-oom" keys 6 Record;
+    READ_ONLY "read-only" in "get.lua" flags "no-writes,allow-oom" keys 6 Record;
+    TOUCH "touch" in "get.lua" flags "allow-oom" keys 6 Mutation;
+    UPDATE "update" in "update.lua" flags "" keys 6 Mutation;
+    ROTATE "rotate" in "update.lua" flags "" keys 6 Mutation;
+    END "end" in "end.lua" flags "allow-oom" keys 6 Mutation;
+    SETTLE "settle" in "settle.lua" flags "allow-oom" keys 6 Mutation;
     ADMIT "admit" in "admit.lua" flags "" keys 2 Gate;
     FORGET "forget" in "forget.lua" flags "allow-oom" keys 2 Gate;
     CLAIM "claim" in "claim.lua" flags "" keys 1 Gate;

@@ -2,15 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fred::types::Value;
+use fred::types::{RespVersion, Value, config::Config};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::{
     Store, StoreId,
-    connection::{Connection, Effect, Lane, Waits},
+    connection::Connection,
+    directory::Directory,
     error::Error,
     keys::{Keys, Partition},
+    node::{Node, Opener, Waits},
     record::FORMAT,
     scripts,
     subjects::Leaving,
@@ -18,6 +20,8 @@ use super::{
 use crate::observe::Metrics;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For partitions that another follower looks after.
+const BRIEFLY: Duration = Duration::from_millis(500);
 
 /// Why a store cannot be served; each says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,10 @@ pub enum StartError {
     Connect(String),
     #[error("Redis {0} is too old: 7.0 or newer, or Valkey, is needed")]
     TooOld(String),
+    #[error("{0} is a replica: name its primary, or the Sentinels that know it (redis-sentinel://)")]
+    Replica(String),
+    #[error("{0} is a node of a Cluster: begin the URL with redis-cluster://")]
+    Cluster(String),
     #[error(
         "Redis may evict keys (maxmemory-policy {0}), which would end sessions silently. Set maxmemory-policy to \
          noeviction, or start with --allow-eviction"
@@ -57,35 +65,54 @@ pub struct Open<'a> {
     pub partitions: u16,
     pub eviction: Eviction,
     pub waits: Waits,
+    /// Messages that may wait for the feed of a server.
+    pub feed_buffer: usize,
 }
 
 impl Store {
     /// Connects, checks the server and the store, and makes the store where there is none.
     pub async fn open(open: Open<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let connection = Connection::open(open.url, open.password, open.waits, metrics.clone());
+        let unreachable = |error: fred::error::Error| StartError::Connect(error.details().to_owned());
+        let mut config = Config::from_url(open.url).map_err(unreachable)?;
+        config.version = RespVersion::RESP3;
+        if let Some(password) = open.password {
+            config.password = Some(password.to_owned());
+        }
+        let database = config.database.unwrap_or(0);
+        let directory = Directory::of(&config);
+        let is_cluster = directory.is_cluster();
+        let keys = Keys::new(open.prefix, open.partitions);
+        let opener = Opener { config, waits: open.waits, messages: open.feed_buffer, metrics: metrics.clone() };
+        let connection = Connection::open(directory, opener, keys.slots());
         let connection = match tokio::time::timeout(PATIENCE, connection).await {
-            Ok(connection) => connection.map_err(|error| StartError::Connect(error.details().to_owned()))?,
+            Ok(Ok(connection)) => connection,
+            Ok(Err(Error::Unavailable(why))) => return Err(StartError::Connect(why)),
+            Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(StartError::Connect("no answer".into())),
         };
-        connection.check_server(open.eviction).await?;
-        let keys = Keys::new(open.prefix, open.partitions);
-        let leaving = Leaving::default();
-        let store = Store { connection, keys, id: RwLock::new(StoreId([0; 16])), leaving, metrics };
-        store.initialise().await?;
+        for node in connection.nodes() {
+            node.check(open.eviction, is_cluster).await?;
+        }
+        let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
+        let store = Store { connection, keys, database, id, leaving, metrics };
+        store.initialise(&store.partitions().collect::<Vec<_>>()).await?;
         Ok(store)
     }
 
     /// Finds the store's id, and gives it one where it has none: at first use, and after it was emptied. The first
-    /// partition names the store, so that of several instances one does.
-    pub async fn initialise(&self) -> Result<StoreId, StartError> {
+    /// partition names the store, so that of several instances one does; all others take its name. Those that have to,
+    /// now; the rest where their servers answer.
+    pub async fn initialise(&self, have_to: &[Partition]) -> Result<(), StartError> {
         let deadline = Instant::now() + PATIENCE;
-        let mut id = StoreId::random();
-        for partition in self.keys.partitions() {
-            let role = if partition == Partition(0) { "names" } else { "joins" };
-            id = self.initialise_partition(partition, id, role, deadline).await?;
-        }
+        let id = self.initialise_partition(Partition(0), StoreId::random(), "names", deadline).await?;
+        let joins = self.keys.partitions().skip(1).map(async |partition| {
+            let deadline = if have_to.contains(&partition) { deadline } else { Instant::now() + BRIEFLY };
+            let joined = self.initialise_partition(partition, id, "joins", deadline).await;
+            if have_to.contains(&partition) { joined.map(drop) } else { Ok(()) }
+        });
+        futures_util::future::try_join_all(joins).await?;
         *self.id.write() = id;
-        Ok(id)
+        Ok(())
     }
 
     async fn initialise_partition(
@@ -104,7 +131,7 @@ impl Store {
             role.into(),
         ];
         let keys = vec![self.keys.meta(partition)];
-        let reply = self.connection.run(Lane::Bulk, &scripts::INITIALISE, keys, args, deadline, Effect::Writes).await?;
+        let reply = self.run(partition, &scripts::INITIALISE, keys, args, deadline).await?;
         let text = |at: usize| reply.get(at).and_then(Value::as_string).unwrap_or_default();
         if text(2) != FORMAT.to_string() {
             return Err(StartError::Format(text(2)));
@@ -116,14 +143,21 @@ impl Store {
     }
 }
 
-impl Connection {
-    async fn check_server(&self, eviction: Eviction) -> Result<(), StartError> {
-        let info = self.info("everything", Instant::now() + PATIENCE).await?;
+impl Node {
+    /// Whether a store can be kept there.
+    async fn check(&self, eviction: Eviction, is_cluster: bool) -> Result<(), StartError> {
+        let info = self.info("everything", Instant::now() + PATIENCE).await.map_err(Error::from)?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let version = field("redis_version").unwrap_or("of unknown version");
         let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
         if major < 7 {
             return Err(StartError::TooOld(version.to_owned()));
+        }
+        if field("cluster_enabled") == Some("1") && !is_cluster {
+            return Err(StartError::Cluster(self.name()));
+        }
+        if field("role") == Some("slave") {
+            return Err(StartError::Replica(self.name()));
         }
         match field("maxmemory_policy") {
             Some(policy) if policy != "noeviction" && eviction == Eviction::Refused => {

@@ -48,6 +48,13 @@ impl Entry {
     }
 }
 
+/// How far a walk through all subjects has got.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScanPosition {
+    server: usize,
+    cursor: u64,
+}
+
 /// How many sessions a subject may have, and how far that was looked into.
 pub struct Limit {
     /// 0 = any number.
@@ -163,10 +170,16 @@ impl Store {
         Ok(())
     }
 
-    /// The oldest entries of a subject's index that were added after this, at most a page of them.
-    pub async fn entries_after(&self, subject: &Subject, after: u64, deadline: Instant) -> Result<Vec<Entry>, Error> {
+    /// The oldest entries of a subject's index that were added after this.
+    pub async fn entries_after(
+        &self,
+        subject: &Subject,
+        after: u64,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Error> {
         let bounds = [format!("({after}"), "+inf".into()];
-        self.entries(subject, bounds, &["BYSCORE"], PAGE, deadline).await
+        self.entries(subject, bounds, &["BYSCORE"], limit, deadline).await
     }
 
     /// The newest entries of a subject's index that were added before this; None = of all.
@@ -193,7 +206,7 @@ impl Store {
         args.extend(order.iter().map(|word| Value::from(*word)));
         args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
         // With scores the reply is an array of pairs: none that a stored text could begin.
-        let reply = self.connection.command(Lane::Bulk, "ZRANGE", args, deadline).await?;
+        let reply = self.connection.command(self.keys.partition_of_subject(subject), "ZRANGE", args, deadline).await?;
         let mut entries = Vec::new();
         for pair in reply.into_array() {
             let mut pair = pair.into_array().into_iter();
@@ -204,7 +217,7 @@ impl Store {
                 None => {
                     tracing::error!(?subject, "what is no id is dropped from a subject's index");
                     let args = vec![self.keys.subject(subject).into(), id];
-                    self.connection.command(Lane::Bulk, "ZREM", args, deadline).await?;
+                    self.connection.command(self.keys.partition_of_subject(subject), "ZREM", args, deadline).await?;
                 }
             }
         }
@@ -214,21 +227,32 @@ impl Store {
     /// When an id was added to a subject's index; None = it is not in it.
     pub async fn added(&self, subject: &Subject, id: SessionId, deadline: Instant) -> Result<Option<u64>, Error> {
         let args = vec![self.keys.subject(subject).into(), id.to_string().into()];
-        let score = self.connection.command(Lane::Bulk, "ZSCORE", args, deadline).await?;
+        let score = self.connection.command(self.keys.partition_of_subject(subject), "ZSCORE", args, deadline).await?;
         Ok(score.as_f64().map(|score| score as u64))
     }
 
-    /// Some subjects that have an index, and the cursor of the next ones; 0 = that was all. The same one may come again.
-    pub async fn subjects(&self, cursor: u64, deadline: Instant) -> Result<(Vec<Subject>, u64), Error> {
+    /// Some subjects that have an index, and where to go on; None = that was all. The same one may come again.
+    pub async fn subjects(
+        &self,
+        from: ScanPosition,
+        deadline: Instant,
+    ) -> Result<(Vec<Subject>, Option<ScanPosition>), Error> {
+        let nodes = self.connection.nodes();
+        let Some(node) = nodes.get(from.server) else { return Ok((Vec::new(), None)) };
         let words =
-            [cursor.to_string(), "MATCH".into(), self.keys.subjects_pattern(), "COUNT".into(), PAGE.to_string()];
-        let args = words.map(Value::from).to_vec();
-        let mut reply = self.connection.command(Lane::Bulk, "SCAN", args, deadline).await?.into_array().into_iter();
+            [from.cursor.to_string(), "MATCH".into(), self.keys.subjects_pattern(), "COUNT".into(), PAGE.to_string()];
+        let args = words.map(Value::from);
+        let mut reply = node.command(Lane::Bulk, "SCAN", &args, deadline).await?.into_array().into_iter();
         let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
         let cursor = cursor.ok_or_else(|| Error::Unexpected("SCAN".into()))?;
         let keys = reply.next().map(Value::into_array).unwrap_or_default();
         let subject = |key: Value| self.keys.subject_of_key(&key.into_string()?);
-        Ok((keys.into_iter().filter_map(subject).collect(), cursor))
+        let next = match cursor {
+            0 => ScanPosition { server: from.server + 1, cursor: 0 },
+            cursor => ScanPosition { cursor, ..from },
+        };
+        let next = (next.server < nodes.len()).then_some(next);
+        Ok((keys.into_iter().filter_map(subject).collect(), next))
     }
 
     /// Whether an entry of a subject's index still counts. Where it does not, it may be forgotten: nothing of its id can

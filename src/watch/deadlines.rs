@@ -30,10 +30,12 @@ impl Deadlines {
         }
     }
 
-    /// The partitions that are due at `now_ms`; they are forgotten until something is noted of them again.
-    pub fn take_due(&self, now_ms: u64) -> Vec<Partition> {
+    /// The partitions that are due now, in ms by their servers' clocks; they are forgotten until something is noted of them
+    /// again.
+    pub fn take_due(&self, now_ms: impl Fn(Partition) -> Option<u64>) -> Vec<Partition> {
         let mut earliest = self.earliest.lock();
-        let due = earliest.iter_mut().enumerate().filter(|(_, deadline)| **deadline <= now_ms);
+        let is_due = |index, deadline| now_ms(Partition(index as u16)).is_some_and(|now| deadline <= now);
+        let due = earliest.iter_mut().enumerate().filter(|(index, deadline)| is_due(*index, **deadline));
         due.map(|(index, deadline)| {
             *deadline = u64::MAX;
             Partition(index as u16)

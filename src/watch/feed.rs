@@ -1,135 +1,256 @@
 //! Follows the logs into the hub: by the channels where they prove to be complete, by reading the log otherwise.
 //!
-//! An entry is taken if and only if the one before it is the last one taken. Anything else, every new connection, lost
-//! messages, and once a second anyway, the tails of all partitions are read, and what is missing from the logs.
-//! Subscribe first, then read the tails: nothing falls between.
+//! Every server has a follower of its own, so that one that hangs holds up no other. An entry is taken if and only if the
+//! one before it is the last one taken. Anything else, every new connection, lost messages, and once a second anyway, the
+//! tails of the server's partitions are read, and what is missing from the logs. Subscribe first, then read the tails:
+//! nothing falls between.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::{join_all, select_all};
 use tokio::{
-    sync::oneshot,
-    time::{Instant, MissedTickBehavior},
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, sleep},
 };
 
-use crate::store::{Error, Heard, Message, Page, Partition, Position, Store};
+use crate::store::{Channels, Error, Heard, Message, Page, Partition, Position, Server, Store, Tails};
 
 use super::{
     hub::{Hub, Pushed, Verified},
-    ring::Resync,
+    rewind::fork,
+    ring::{Lost, Resync},
 };
 
 const TAIL_EVERY: Duration = Duration::from_secs(1);
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The connection to Redis was closed for good.
 #[derive(Debug, thiserror::Error)]
 #[error("the feed was closed")]
 pub struct FeedClosed;
 
+/// Asks for the tails to be read.
+type Request = oneshot::Sender<Verified>;
+
 /// Runs until the store is closed.
 pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) -> Result<(), FeedClosed> {
-    let mut channels = store.listen();
     let mut requests = hub.take_requests();
-    let mut subscribed = store.subscribe().await.is_ok();
-    let mut tick = tokio::time::interval(TAIL_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let mut waiting: Vec<oneshot::Sender<Verified>> = Vec::new();
+        // Asked first: what moves from now on is told.
+        let moved = store.moved();
+        let followers: Vec<Follower> =
+            store.servers().into_iter().map(|server| Follower::new(&store, &hub, server)).collect();
+        let following = select_all(followers.iter().map(|follower| Box::pin(follower.follow())));
         tokio::select! {
-            heard = channels.next(&store) => match heard {
-                Heard::Message(Message::Entry(entry)) => {
-                    note_lag(&store, &hub, entry.position.revision.0);
-                    match hub.push(*entry) {
-                        Pushed::Taken | Pushed::Stale => continue,
-                        Pushed::Gap => {}
-                    }
-                }
-                Heard::Message(Message::InLog(partition, Some(position))) => {
-                    if let Err(error) = read_log(&store, &hub, partition, position).await {
-                        tracing::debug!(%error, "log could not be read");
-                    }
-                    continue;
-                }
-                Heard::Message(Message::InLog(_, None)) => {}
-                Heard::Missed => {}
-                Heard::Reconnected => subscribed = false,
-                Heard::Closed => return Err(FeedClosed),
-            },
-            request = requests.recv() => waiting.extend(request),
-            _ = tick.tick() => {}
+            (closed, ..) = following => return Err(closed),
+            () = answer(&followers, &mut requests) => {}
+            () = leave_the_slow(&hub) => {}
+            () = moved => {}
         }
-        while let Ok(request) = requests.try_recv() {
-            waiting.push(request);
-        }
-        if !subscribed {
-            subscribed = store.subscribe().await.is_ok();
-        }
-        match catch_up(&store, &hub).await {
-            Ok(verified) => {
-                for waiting in waiting {
-                    let _ = waiting.send(verified);
-                }
+    }
+}
+
+/// Has every server's tails read for whoever asks; for ever. Where one cannot be read nobody is answered.
+async fn answer(followers: &[Follower], requests: &mut mpsc::UnboundedReceiver<Request>) {
+    let mut waiting = Vec::new();
+    while requests.recv_many(&mut waiting, usize::MAX).await > 0 {
+        let verified = join_all(followers.iter().map(Follower::verify)).await;
+        if let Some(verified) = verified.into_iter().collect::<Option<Vec<_>>>() {
+            let as_of = verified.iter().map(|verified| verified.as_of).min().unwrap_or(0);
+            for waiting in waiting.drain(..) {
+                let _ = waiting.send(Verified { as_of });
             }
-            Err(error) => tracing::debug!(%error, "tails could not be read"),
         }
+        waiting.clear();
     }
+    std::future::pending().await
 }
 
-fn note_lag(store: &Store, hub: &Hub, revision: u64) {
-    if let Some(now) = store.now() {
-        hub.metrics.feed_lag_seconds.observe(now.saturating_sub(revision) as f64 / 1e6);
-    }
-}
-
-/// Reads all tails, and from the logs what the hub lacks.
-async fn catch_up(store: &Store, hub: &Hub) -> Result<Verified, Error> {
-    let deadline = Instant::now() + READ_TIMEOUT;
-    let tails = match store.tails(deadline).await {
-        Ok(tails) => tails,
-        Err(Error::StoreChanged) => return flushed(store, hub).await,
-        Err(error) => return Err(error),
-    };
-    for (partition, tail) in store.partitions().zip(tails.positions) {
-        read_log(store, hub, partition, tail).await?;
-    }
-    Ok(Verified { as_of: tails.as_of })
-}
-
-/// Takes from the log what the hub lacks up to this position.
-async fn read_log(store: &Store, hub: &Hub, partition: Partition, until: Position) -> Result<(), Error> {
-    if hub.position(partition) == until {
-        return Ok(());
-    }
-    hub.metrics.feed_gaps.inc();
+/// Takes leave of watchers that read nothing; for ever.
+async fn leave_the_slow(hub: &Hub) {
     loop {
-        let at = hub.position(partition);
-        if at == until {
-            return Ok(());
-        }
-        let deadline = Instant::now() + READ_TIMEOUT;
-        let reason = match store.read_after(partition, at, deadline).await? {
-            Page::Tail => return Ok(()),
-            Page::Entries(entries) => {
-                for entry in entries {
-                    hub.push(entry);
-                }
-                continue;
-            }
-            Page::Compacted => Resync::Compacted,
-            Page::RolledBack => Resync::RolledBack,
-        };
-        let tail = store.tails(deadline).await?.positions[partition.index()];
-        tracing::warn!(partition = partition.0, ?reason, "history cannot be followed; watchers are told to resync");
-        hub.restart(reason, store.id(), vec![(partition, tail)]);
-        return Ok(());
+        sleep(TAIL_EVERY).await;
+        hub.leave_slow();
     }
 }
 
-/// The store was emptied or exchanged: takes what is there now, or makes it anew.
-async fn flushed(store: &Store, hub: &Hub) -> Result<Verified, Error> {
-    let id = store.initialise().await.map_err(|error| Error::Unavailable(error.to_string()))?;
-    let tails = store.tails(Instant::now() + READ_TIMEOUT).await?;
-    tracing::warn!("the store was emptied or exchanged; watchers are told to resync");
-    hub.restart(Resync::Flushed, id, store.partitions().zip(tails.positions).collect());
-    Ok(Verified { as_of: tails.as_of })
+/// Follows the logs of one server.
+struct Follower {
+    store: Arc<Store>,
+    hub: Arc<Hub>,
+    server: Server,
+    sender: mpsc::UnboundedSender<Request>,
+    requests: Mutex<mpsc::UnboundedReceiver<Request>>,
+}
+
+impl Follower {
+    fn new(store: &Arc<Store>, hub: &Arc<Hub>, server: Server) -> Self {
+        let (sender, requests) = mpsc::unbounded_channel();
+        Follower { store: store.clone(), hub: hub.clone(), server, sender, requests: Mutex::new(requests) }
+    }
+
+    async fn verify(&self) -> Option<Verified> {
+        let (answer, verified) = oneshot::channel();
+        self.sender.send(answer).ok()?;
+        verified.await.ok()
+    }
+
+    async fn follow(&self) -> FeedClosed {
+        let mut channels = self.store.listen(&self.server);
+        let mut requests = self.requests.lock().await;
+        let mut subscribed = false;
+        let mut tick = tokio::time::interval(TAIL_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut waiting: Vec<Request> = Vec::new();
+            tokio::select! {
+                heard = self.hear(&mut channels) => match heard {
+                    Ok(Sign::Nothing) => continue,
+                    Ok(Sign::Gap) => {}
+                    Ok(Sign::Reconnected) => subscribed = false,
+                    Err(closed) => return closed,
+                },
+                request = requests.recv() => waiting.extend(request),
+                _ = tick.tick() => {}
+            }
+            while let Ok(request) = requests.try_recv() {
+                waiting.push(request);
+            }
+            if !subscribed {
+                subscribed = self.store.subscribe(&self.server).await.is_ok();
+            }
+            match self.catch_up().await {
+                Ok(verified) => {
+                    for waiting in waiting {
+                        let _ = waiting.send(verified);
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "tails could not be read"),
+            }
+        }
+    }
+
+    /// Takes in what comes next.
+    async fn hear(&self, channels: &mut Channels) -> Result<Sign, FeedClosed> {
+        match channels.next(&self.store).await {
+            Heard::Message(Message::Entry(entry)) => {
+                if let Some(now) = self.store.now_at(entry.partition) {
+                    let lag = now.saturating_sub(entry.position.revision.0);
+                    self.hub.metrics.feed_lag_seconds.observe(lag as f64 / 1e6);
+                }
+                match self.hub.push(*entry) {
+                    Pushed::Taken | Pushed::Stale => return Ok(Sign::Nothing),
+                    Pushed::Gap => {}
+                }
+            }
+            Heard::Message(Message::InLog(partition, Some(position))) => {
+                match self.read_log(partition, position).await {
+                    Ok(None) => return Ok(Sign::Nothing),
+                    Ok(Some(_)) => {}
+                    Err(error) => tracing::debug!(%error, "log could not be read"),
+                }
+            }
+            Heard::Vanished(name) => {
+                self.hub.vanished.note(name);
+                return Ok(Sign::Nothing);
+            }
+            Heard::MissedVanishings => {
+                self.hub.vanished.note_missed();
+                return Ok(Sign::Nothing);
+            }
+            Heard::Message(Message::InLog(_, None)) | Heard::Missed => {}
+            Heard::Reconnected => return Ok(Sign::Reconnected),
+            Heard::Closed => return Err(FeedClosed),
+        }
+        Ok(Sign::Gap)
+    }
+
+    /// Reads all tails, and from the logs what the hub lacks. Where a log does not lead there everybody is told.
+    async fn catch_up(&self) -> Result<Verified, Error> {
+        let tails = self.tails().await?;
+        let verified = Verified { as_of: tails.as_of };
+        let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
+        for (partition, tail) in tails.tails {
+            if let Some(why) = self.read_log(partition, tail.position).await? {
+                broken.entry(why).or_default().push((partition, tail.position));
+            }
+        }
+        if broken.is_empty() {
+            return Ok(verified);
+        }
+        for (why, partitions) in broken {
+            self.announce(why, partitions).await?;
+        }
+        // On from where history forked.
+        for (partition, tail) in self.tails().await?.tails {
+            self.read_log(partition, tail.position).await?;
+        }
+        Ok(verified)
+    }
+
+    /// Tells everybody what was missed, and goes on where that is known, else at the tails.
+    async fn announce(&self, why: Resync, tails: Vec<(Partition, Position)>) -> Result<(), Error> {
+        if why == Resync::RolledBack {
+            let mut lost = Lost { links: Vec::new(), from: Vec::new() };
+            for (partition, _) in &tails {
+                if let Some((from, links)) = fork(&self.store, *partition, &self.hub.history(*partition)).await? {
+                    lost.from.push((*partition, from));
+                    lost.links.extend(links);
+                }
+            }
+            if lost.from.len() == tails.len() {
+                tracing::warn!(changes = lost.links.len(), "history was rewound; watchers are told what was lost");
+                self.hub.rewind(lost);
+                return Ok(());
+            }
+        }
+        tracing::warn!(?why, "history cannot be followed; watchers are told to resync");
+        self.hub.restart(why, self.store.id(), tails);
+        Ok(())
+    }
+
+    /// Where the logs end. One that was emptied or exchanged is taken as it is now, or made anew.
+    async fn tails(&self) -> Result<Tails, Error> {
+        match self.store.tails(&self.server, Instant::now() + READ_TIMEOUT).await {
+            Err(Error::StoreChanged) => {
+                let made = self.store.initialise(&self.server.partitions).await;
+                made.map_err(|error| Error::Unavailable(error.to_string()))?;
+                self.store.tails(&self.server, Instant::now() + READ_TIMEOUT).await
+            }
+            tails => tails,
+        }
+    }
+
+    /// Takes from the log what the hub lacks up to this position; why that cannot be.
+    async fn read_log(&self, partition: Partition, until: Position) -> Result<Option<Resync>, Error> {
+        if self.hub.position(partition) != until {
+            self.hub.metrics.feed_gaps.inc();
+        }
+        loop {
+            let at = self.hub.position(partition);
+            if at == until {
+                return Ok(None);
+            }
+            match self.store.read_after(partition, at, Instant::now() + READ_TIMEOUT).await? {
+                Page::Tail => return Ok(None),
+                Page::Entries(entries) => {
+                    for entry in entries {
+                        self.hub.push(entry);
+                    }
+                }
+                Page::Compacted => return Ok(Some(Resync::Compacted)),
+                Page::Flushed => return Ok(Some(Resync::Flushed)),
+                Page::RolledBack => return Ok(Some(Resync::RolledBack)),
+            }
+        }
+    }
+}
+
+/// What came of something heard.
+enum Sign {
+    Nothing,
+    /// The tails are to be read.
+    Gap,
+    /// That, after the channels were subscribed to anew.
+    Reconnected,
 }

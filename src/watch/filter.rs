@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::session::{Change, Event, Namespace, SessionId};
+use crate::session::{Change, Event, Namespace, Session, SessionId};
 
 /// What a watch is opened for.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub enum Seen {
     Change(Change),
     /// The session lives on, but no longer matches.
     Left,
+    /// Nothing happened: it is told as it is.
+    Present,
 }
 
 /// Kinds of events that may be asked for.
@@ -71,9 +73,15 @@ impl Filter {
             Seen::Change(Change::Ended(_)) => Kind::Ended,
             Seen::Change(Change::TokenReused) => Kind::TokenReused,
             Seen::Left => Kind::Left,
+            Seen::Present => return Some(seen),
         };
         let asked_for = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind));
         asked_for.then_some(seen)
+    }
+
+    /// Whether the session, one of those the watch is for, matches as it is.
+    pub fn holds(&self, session: &Session) -> bool {
+        self.matches(&session.subject, &session.labels)
     }
 
     fn matches(&self, subject: &str, labels: &BTreeMap<String, String>) -> bool {

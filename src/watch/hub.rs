@@ -1,10 +1,18 @@
 //! The ring, who waits for what in it, and how far it is known to be complete.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     observe::Metrics,
@@ -15,16 +23,19 @@ use crate::{
 use super::{
     deadlines::Deadlines,
     filter::{Filter, Scope},
-    ring::{Entry, Item, Resync, Ring, Slot},
+    pages::Pages,
+    registration::{Registration, Shared, Watcher},
+    ring::{Item, Link, Lost, Missed, Resync, Ring},
     token::ResumeToken,
+    vanished::Vanished,
 };
 
 /// Entries and bytes kept for watchers that are a little behind; beyond it they read the log.
 const RING_SLOTS: usize = 65_536;
 const RING_BYTES: usize = 64 * 1024 * 1024;
 /// Slots and their bytes that a watcher takes in one go: what a stalled one may hold on to.
-const TAKE_SLOTS: usize = 256;
-const TAKE_BYTES: usize = 1024 * 1024;
+pub(super) const TAKE_SLOTS: usize = 256;
+pub(super) const TAKE_BYTES: usize = 1024 * 1024;
 
 /// The server has as many watches as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,21 +61,26 @@ pub(super) enum Pushed {
 
 /// Where a feed's changes meet the watchers.
 pub struct Hub {
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     refreshes: mpsc::UnboundedSender<oneshot::Sender<Verified>>,
     requests: Mutex<Option<mpsc::UnboundedReceiver<oneshot::Sender<Verified>>>>,
     pub deadlines: Deadlines,
+    pub vanished: Vanished,
+    pub(super) pages: Pages,
     rewinds: Notify,
     pub metrics: Arc<Metrics>,
     max_watches: usize,
+    /// How long a watcher may read nothing.
+    patience: Duration,
+    made: Instant,
 }
 
-struct State {
-    ring: Ring,
+pub(super) struct State {
+    pub ring: Ring,
     /// Where each partition stands after the last slot.
-    at: ResumeToken,
-    token: Bytes,
-    watchers: HashMap<u64, Watcher>,
+    pub at: ResumeToken,
+    pub token: Bytes,
+    pub watchers: HashMap<u64, Watcher>,
     next_watcher: u64,
     /// Who waits for a session, who for a namespace, who for a subject of it.
     by_session: HashMap<SessionName, Vec<u64>>,
@@ -72,26 +88,18 @@ struct State {
     by_subject: HashMap<Namespace, HashMap<String, Vec<u64>>>,
 }
 
-struct Watcher {
-    /// Number of the first slot that concerns it and that it has not taken.
-    first: Option<u64>,
-    wake: Arc<Notify>,
-}
-
-/// What a watcher takes from the ring.
-pub enum Taken {
-    /// Slots in order, the first and perhaps later ones of its concern.
-    Slots(Vec<Slot>),
-    /// Nothing that concerns it, up to this token.
-    Nothing(Bytes),
-    /// It fell off the ring: what it has not taken is in the log.
-    FellOff,
-}
-
 impl Hub {
-    pub fn new(store: StoreId, tails: Vec<Position>, max_watches: usize, metrics: Arc<Metrics>) -> Self {
+    /// For at most so many watchers, each of which may read nothing for that long.
+    pub fn new(
+        store: StoreId,
+        tails: Vec<Position>,
+        max_watches: usize,
+        patience: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (refreshes, requests) = mpsc::unbounded_channel();
-        let deadlines = Deadlines::new(tails.len());
+        let partitions = tails.len();
+        let deadlines = Deadlines::new(partitions);
         let at = ResumeToken { store, positions: tails };
         let state = State {
             ring: Ring::new(RING_SLOTS, RING_BYTES),
@@ -108,9 +116,13 @@ impl Hub {
             refreshes,
             requests: Mutex::new(Some(requests)),
             deadlines,
+            vanished: Vanished::default(),
+            pages: Pages::new(partitions),
             rewinds: Notify::new(),
             metrics,
             max_watches,
+            patience,
+            made: Instant::now(),
         }
     }
 
@@ -143,7 +155,7 @@ impl Hub {
         if let Some(deadline) = entry.event.session.expires() {
             self.deadlines.note(entry.partition, deadline.0);
         }
-        state.append(Item::Change(Arc::new(Entry::new(entry.event))));
+        state.append(Item::Change(Link::new(entry)));
         Pushed::Taken
     }
 
@@ -155,10 +167,59 @@ impl Hub {
             state.at.positions[partition.index()] = position;
             self.deadlines.note(partition, 0);
         }
-        state.append(Item::Resync(reason));
+        state.append(Item::Missed(Arc::new(Missed { reason, lost: None })));
         if reason != Resync::Compacted {
             self.rewinds.notify_one();
         }
+    }
+
+    /// The changes of a partition up to where it stands, the newest first; as far as the ring has them.
+    pub(super) fn history(&self, partition: Partition) -> Vec<Link> {
+        let state = self.state.lock();
+        state.ring.history(partition, state.at.positions[partition.index()])
+    }
+
+    /// Goes back to where history forked, and tells those of whom something was lost.
+    pub(super) fn rewind(&self, lost: Lost) {
+        let mut state = self.state.lock();
+        for (partition, position) in &lost.from {
+            state.at.positions[partition.index()] = *position;
+            self.deadlines.note(*partition, 0);
+        }
+        state.append(Item::Missed(Arc::new(Missed { reason: Resync::RolledBack, lost: Some(lost) })));
+        self.rewinds.notify_one();
+    }
+
+    /// What took back the change at this position, and where its partition stood before that; None = not known here.
+    pub(super) fn taken_back(&self, partition: Partition, position: Position) -> Option<(Arc<Missed>, Position)> {
+        self.state.lock().ring.taken_back(partition, position)
+    }
+
+    /// Takes leave of watchers that have read nothing for too long; their last word waits until they read again.
+    pub(super) fn leave_slow(&self) {
+        let now = self.millis();
+        let patience = self.patience.as_millis() as u64;
+        let mut state = self.state.lock();
+        let is_slow = |watcher: &Watcher| match watcher.shared.unread_since.load(Ordering::Relaxed) {
+            0 => false,
+            since => now.saturating_sub(since) > patience,
+        };
+        let slow: Vec<u64> = state.watchers.iter().filter(|(_, watcher)| is_slow(watcher)).map(|(id, _)| *id).collect();
+        for id in slow {
+            self.metrics.slow_watchers.inc();
+            self.remove(&mut state, id);
+        }
+    }
+
+    pub(super) fn remove(&self, state: &mut State, id: u64) {
+        if let Some(watcher) = state.watchers.remove(&id) {
+            watcher.concerns.each(state, |waiting| waiting.retain(|other| *other != id));
+            self.metrics.watchers.dec();
+        }
+    }
+
+    pub(super) fn millis(&self) -> u64 {
+        self.made.elapsed().as_millis() as u64 + 1
     }
 
     /// Returns once history was rewound, or emptied, since this was last asked.
@@ -174,8 +235,6 @@ impl Hub {
         }
         let id = state.next_watcher;
         state.next_watcher += 1;
-        let wake = Arc::new(Notify::new());
-        state.watchers.insert(id, Watcher { first: None, wake: wake.clone() });
         let concerns = match &filter.scope {
             Scope::Namespace => Concerns::Namespace(filter.namespace.clone()),
             Scope::Ids(ids) => Concerns::Sessions(filter.namespace.clone(), ids.iter().copied().collect()),
@@ -183,8 +242,10 @@ impl Hub {
         };
         concerns.each(&mut state, |waiting| waiting.push(id));
         self.metrics.watchers.inc();
+        let shared = Arc::new(Shared { wake: Notify::new(), unread_since: AtomicU64::new(0) });
+        state.watchers.insert(id, Watcher { first: None, concerns, shared: shared.clone() });
         let at = state.at.clone();
-        Ok((Registration { hub: self.clone(), id, wake, concerns }, at))
+        Ok((Registration { hub: self.clone(), id, shared }, at))
     }
 }
 
@@ -194,12 +255,12 @@ impl State {
         let number = self.ring.end();
         let mut tell = |watcher: &mut Watcher| {
             watcher.first.get_or_insert(number);
-            watcher.wake.notify_one();
+            watcher.shared.wake.notify_one();
         };
         match &item {
-            Item::Resync(_) => self.watchers.values_mut().for_each(&mut tell),
-            Item::Change(entry) => {
-                let (session, before) = (&entry.event.session, &entry.event.before);
+            Item::Missed(_) => self.watchers.values_mut().for_each(&mut tell),
+            Item::Change(link) => {
+                let (session, before) = (&link.entry.event.session, &link.entry.event.before);
                 let by_session = self.by_session.get(&session.name).into_iter().flatten();
                 let by_namespace = self.by_namespace.get(&session.name.namespace).into_iter().flatten();
                 let subjects = self.by_subject.get(&session.name.namespace);
@@ -219,7 +280,7 @@ impl State {
 }
 
 /// Which changes wake a watcher.
-enum Concerns {
+pub(super) enum Concerns {
     Namespace(Namespace),
     Sessions(Namespace, Vec<SessionId>),
     Subject(Namespace, String),
@@ -257,64 +318,5 @@ impl Concerns {
                 }
             }
         }
-    }
-}
-
-/// A watcher's place in the hub; leaves it when dropped.
-pub struct Registration {
-    hub: Arc<Hub>,
-    id: u64,
-    wake: Arc<Notify>,
-    concerns: Concerns,
-}
-
-impl Registration {
-    pub fn hub(&self) -> &Arc<Hub> {
-        &self.hub
-    }
-
-    /// Returns when something that concerns the watcher may have come.
-    pub async fn woken(&self) {
-        self.wake.notified().await;
-    }
-
-    /// Some of the next slots, from the first that concerns the watcher on. Where there is none the watcher stands at the
-    /// ring's end.
-    pub fn take(&self) -> Taken {
-        let mut guard = self.hub.state.lock();
-        let state = &mut *guard;
-        let watcher = state.watchers.get_mut(&self.id).expect("registered");
-        let Some(first) = watcher.first else {
-            return Taken::Nothing(state.token.clone());
-        };
-        if first < state.ring.first() {
-            return Taken::FellOff;
-        }
-        let mut bytes = 0;
-        let fits = |slot: &&Slot| {
-            let first_or_fits = bytes < TAKE_BYTES;
-            bytes += slot.bytes;
-            first_or_fits
-        };
-        let slots: Vec<Slot> = state.ring.from(first).take(TAKE_SLOTS).take_while(fits).cloned().collect();
-        let next = first + slots.len() as u64;
-        watcher.first = (next < state.ring.end()).then_some(next);
-        Taken::Slots(slots)
-    }
-
-    /// Moves the watcher to the ring's end, and says where that is: what stands before it is in the log.
-    pub fn skip_to_end(&self) -> ResumeToken {
-        let mut state = self.hub.state.lock();
-        state.watchers.get_mut(&self.id).expect("registered").first = None;
-        state.at.clone()
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let mut state = self.hub.state.lock();
-        state.watchers.remove(&self.id);
-        self.concerns.each(&mut state, |waiting| waiting.retain(|id| *id != self.id));
-        self.hub.metrics.watchers.dec();
     }
 }

@@ -29,6 +29,8 @@ pub enum Finish {
     TokenUnknown,
     /// The server is being stopped.
     Draining,
+    /// Nothing was read from it for too long, or the log no longer reaches back to where it is.
+    TooSlow,
     Store(Error),
 }
 
@@ -155,6 +157,14 @@ impl Lifetime {
         match self {
             Lifetime::Unlimited | Lifetime::Ids(_) => None,
             Lifetime::Token(token) => token.seen.as_ref()?.finish.as_ref(),
+        }
+    }
+
+    /// Of the token that it is for; None = it is for ids, or for more.
+    pub fn proof(&self) -> Option<Proof> {
+        match self {
+            Lifetime::Unlimited | Lifetime::Ids(_) => None,
+            Lifetime::Token(token) => Some(token.proof),
         }
     }
 

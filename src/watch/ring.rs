@@ -4,10 +4,13 @@ use std::{collections::VecDeque, sync::Arc, sync::OnceLock};
 
 use bytes::Bytes;
 
-use crate::session::{Event, View};
+use crate::{
+    session::{Event, View},
+    store::{self, Partition, Position},
+};
 
 /// Why changes were missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resync {
     /// The log no longer reaches back.
     Compacted,
@@ -15,6 +18,22 @@ pub enum Resync {
     RolledBack,
     /// The store was emptied or exchanged.
     Flushed,
+    /// The watcher was too slow; the only one that ends a watch.
+    SlowConsumer,
+}
+
+/// What everybody missed, at one place of the ring.
+pub struct Missed {
+    pub reason: Resync,
+    /// None = it cannot be said.
+    pub lost: Option<Lost>,
+}
+
+/// What a rewind took back.
+pub struct Lost {
+    pub links: Vec<Link>,
+    /// Where history forked, of each partition concerned.
+    pub from: Vec<(Partition, Position)>,
 }
 
 /// One change, and the bytes it was rendered to: by whom it is delivered first, for all others too.
@@ -34,11 +53,27 @@ impl Entry {
     }
 }
 
+/// A change, its place in its partition's log, and the place before it.
+#[derive(Clone)]
+pub struct Link {
+    pub partition: Partition,
+    pub position: Position,
+    pub previous: Position,
+    pub entry: Arc<Entry>,
+}
+
+impl Link {
+    pub fn new(entry: store::Entry) -> Self {
+        let store::Entry { partition, position, previous, event } = entry;
+        Link { partition, position, previous, entry: Arc::new(Entry::new(event)) }
+    }
+}
+
 /// What stands at one place of the ring.
 #[derive(Clone)]
 pub enum Item {
-    Change(Arc<Entry>),
-    Resync(Resync),
+    Change(Link),
+    Missed(Arc<Missed>),
 }
 
 /// An item, and the resume token after it.
@@ -79,6 +114,35 @@ impl Ring {
         self.slots.range((number - self.first) as usize..)
     }
 
+    /// The changes of a partition that led to this position, the newest first; as far as they are here.
+    pub fn history(&self, partition: Partition, position: Position) -> Vec<Link> {
+        let mut at = position;
+        let changes = self.slots.iter().rev().filter_map(|slot| match &slot.item {
+            Item::Change(link) if link.partition == partition => Some(link),
+            Item::Change(_) | Item::Missed(_) => None,
+        });
+        let mut history = Vec::new();
+        for link in changes {
+            if link.position == at {
+                at = link.previous;
+                history.push(link.clone());
+            }
+        }
+        history
+    }
+
+    /// What took back the change at this position, and where its partition stood before that; None = not known here.
+    pub fn taken_back(&self, partition: Partition, position: Position) -> Option<(Arc<Missed>, Position)> {
+        self.slots.iter().rev().find_map(|slot| {
+            let Item::Missed(missed) = &slot.item else { return None };
+            let lost = missed.lost.as_ref()?;
+            let is_it = |link: &Link| link.partition == partition && link.position == position;
+            lost.links.iter().any(is_it).then_some(())?;
+            let (_, from) = lost.from.iter().find(|(of, _)| *of == partition)?;
+            Some((missed.clone(), *from))
+        })
+    }
+
     pub fn push(&mut self, item: Item, token: Bytes) {
         let bytes = token.len() + item.weight();
         self.bytes += bytes;
@@ -95,8 +159,8 @@ impl Item {
     /// About what it takes in memory: the event, and as much again for each rendering.
     fn weight(&self) -> usize {
         match self {
-            Item::Resync(_) => 64,
-            Item::Change(entry) => 3 * entry.event.size(),
+            Item::Missed(missed) => 64 * (1 + missed.lost.as_ref().map_or(0, |lost| lost.links.len())),
+            Item::Change(link) => 3 * link.entry.event.size(),
         }
     }
 }
@@ -109,7 +173,8 @@ mod tests {
     fn a_full_ring_drops_its_oldest() {
         let mut ring = Ring::new(3, usize::MAX);
         for n in 0..5u8 {
-            ring.push(Item::Resync(Resync::Flushed), Bytes::from(vec![n]));
+            let missed = Missed { reason: Resync::Flushed, lost: None };
+            ring.push(Item::Missed(Arc::new(missed)), Bytes::from(vec![n]));
         }
         assert_eq!((ring.first(), ring.end()), (2, 5));
         assert_eq!(ring.from(3).map(|slot| slot.token[0]).collect::<Vec<_>>(), [3, 4]);

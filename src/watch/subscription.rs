@@ -1,28 +1,32 @@
-//! One watcher: a cursor into the ring, a filter, a wake-up; and the log for what the ring no longer has.
+//! One watcher: a cursor into the ring, a filter, a wake-up.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Page, Partition, Position, Store};
+use crate::{
+    session::{SessionId, View},
+    store::Store,
+};
 
 use super::{
+    behind::Behind,
     filter::{Filter, Seen},
-    hub::{Registration, Taken},
     lifetime::{Finish, Lifetime},
-    ring::{Entry, Item, Resync, Slot},
+    registration::{Registration, Taken},
+    ring::{Entry, Item, Missed, Resync, Slot},
+    snapshot::Snapshot,
     token::ResumeToken,
 };
 
 /// Of the events in one batch, but for the last event.
-const BATCH_BYTES: usize = 512 * 1024;
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const BATCH_BYTES: usize = 512 * 1024;
 /// A token is looked at so much after its time.
 const A_LITTLE: Duration = Duration::from_millis(1);
 /// How soon Redis is asked again that did not answer.
-const RETRY: Duration = Duration::from_millis(250);
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 
 /// An event that the watcher is told of.
 pub struct Matched {
@@ -31,13 +35,14 @@ pub struct Matched {
 }
 
 /// What comes after the events of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Nothing is missing up to this time of Redis, in us.
-    Bookmark {
-        as_of: u64,
-    },
-    Resync(Resync),
+    Bookmark { as_of: u64 },
+    /// The state that was asked for is complete.
+    Synced,
+    /// Changes of these sessions were missed; empty = of any.
+    Resync { reason: Resync, ids: Vec<SessionId> },
 }
 
 /// What the watcher is told in one response.
@@ -48,16 +53,19 @@ pub struct Batch {
     pub token: Bytes,
 }
 
-enum Phase {
-    /// Reads the log from these positions to those.
-    CatchUp {
-        at: ResumeToken,
-        to: ResumeToken,
-        partition: usize,
-    },
+pub(super) enum Phase {
+    /// Reads the log up to where the ring goes on.
+    Behind(Behind),
     Live,
     /// The last response was sent.
     Over,
+}
+
+/// Whether a watch tells the state first, and after every resync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    NotAsked,
+    Asked(View),
 }
 
 /// What a subscription starts with.
@@ -67,22 +75,25 @@ pub struct Start {
     pub bookmark_interval: Duration,
     /// None = from the ring's end on.
     pub resume: Option<ResumeToken>,
+    pub state: State,
     /// Time of Redis in us at which the ring's end was the log's.
     pub as_of: u64,
 }
 
 /// One watcher.
 pub struct Subscription {
-    store: Arc<Store>,
-    registration: Registration,
-    filter: Filter,
-    lifetime: Lifetime,
+    pub(super) store: Arc<Store>,
+    pub(super) registration: Registration,
+    pub(super) filter: Filter,
+    pub(super) lifetime: Lifetime,
     /// Why it is over, as soon as what came before is told.
-    finish: Option<Finish>,
-    phase: Phase,
-    pending: VecDeque<Slot>,
+    pub(super) finish: Option<Finish>,
+    pub(super) phase: Phase,
+    state: State,
+    /// The state that is being told.
+    pub(super) snapshot: Option<Snapshot>,
     /// Position after what was looked at.
-    token: Bytes,
+    pub(super) token: Bytes,
     /// Position after the last batch: where to go on, should the watch end.
     told: Bytes,
     told_at: Instant,
@@ -101,8 +112,14 @@ impl Subscription {
         draining: CancellationToken,
     ) -> Self {
         let token = start.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
+        let snapshot = match (&start.resume, start.state) {
+            (None, State::Asked(view)) => Some(Snapshot::of_all(&start.filter, view, end.clone())),
+            (Some(_), _) | (None, State::NotAsked) => None,
+        };
+        // What stands before the state is told by it.
+        let bookmark = if snapshot.is_some() { None } else { Some(start.as_of) };
         let phase = match start.resume {
-            Some(at) => Phase::CatchUp { at, to: end, partition: 0 },
+            Some(at) => Phase::Behind(Behind::resumed(at, end)),
             None => Phase::Live,
         };
         Subscription {
@@ -112,19 +129,21 @@ impl Subscription {
             lifetime: start.lifetime,
             finish: None,
             phase,
-            pending: VecDeque::new(),
+            state: start.state,
+            snapshot,
             told: token.clone(),
             told_at: Instant::now(),
             token,
             bookmark_interval: start.bookmark_interval,
             next_bookmark: Instant::now() + start.bookmark_interval,
-            bookmark: Some(start.as_of),
+            bookmark,
             draining,
         }
     }
 
     /// The next response, or why there is none any more.
     pub async fn next(&mut self) -> Result<Batch, Finish> {
+        self.registration.asked();
         let draining = self.draining.clone();
         let batch = tokio::select! {
             biased;
@@ -136,6 +155,7 @@ impl Subscription {
         if matches!(batch.control, Some(Control::Bookmark { .. })) {
             self.next_bookmark = self.told_at + self.bookmark_interval;
         }
+        self.registration.told();
         Ok(batch)
     }
 
@@ -143,9 +163,7 @@ impl Subscription {
     fn last_words(&mut self) -> Result<Batch, Finish> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Over => Err(Finish::Draining),
-            Phase::CatchUp { .. } | Phase::Live => {
-                Ok(Batch { events: Vec::new(), control: None, token: self.told.clone() })
-            }
+            Phase::Behind(_) | Phase::Live => Ok(Batch { events: Vec::new(), control: None, token: self.told.clone() }),
         }
     }
 
@@ -154,62 +172,85 @@ impl Subscription {
             if let Some(finish) = self.finish.take() {
                 return Err(finish);
             }
-            match self.phase {
-                Phase::Over => return Err(Finish::Draining),
-                Phase::CatchUp { .. } => {
-                    if let Some(batch) = self.catch_up().await? {
-                        return Ok(batch);
-                    }
-                }
-                Phase::Live => {
-                    if let Some(batch) = self.live().await? {
-                        return Ok(batch);
-                    }
-                }
+            let told = match (&self.phase, &self.snapshot) {
+                (Phase::Over, _) => return Err(Finish::Draining),
+                // Boxed: seldom needed, and large.
+                (_, Some(snapshot)) if !snapshot.is_read() => Box::pin(self.tell_state()).await?,
+                (Phase::Behind(_), _) => Box::pin(self.catch_up()).await?,
+                (Phase::Live, _) => self.live().await?,
+            };
+            if let Some(batch) = told {
+                return Ok(batch);
             }
         }
     }
 
-    fn batch(&self, events: Vec<Matched>, control: Option<Control>) -> Batch {
+    pub(super) fn batch(&self, events: Vec<Matched>, control: Option<Control>) -> Batch {
         self.registration.hub().metrics.events_delivered.inc_by(events.len() as u64);
         Batch { events, control, token: self.token.clone() }
     }
 
-    // ---- from the ring ----
+    /// The same, unless there is nothing to tell and the reader has heard of us lately.
+    pub(super) fn batch_or_silence(&self, events: Vec<Matched>) -> Option<Batch> {
+        let is_silent = events.is_empty() && self.told_at.elapsed() < self.bookmark_interval;
+        (!is_silent).then(|| self.batch(events, None))
+    }
+
+    /// The last response: where to go on. Nothing is to be forgotten.
+    pub(super) fn too_slow(&mut self) -> Batch {
+        self.finish = Some(Finish::TooSlow);
+        self.batch(Vec::new(), Some(Control::Resync { reason: Resync::SlowConsumer, ids: Vec::new() }))
+    }
 
     async fn live(&mut self) -> Result<Option<Batch>, Finish> {
-        if self.pending.is_empty() {
-            match self.registration.take() {
-                Taken::Slots(slots) => self.pending = slots.into(),
-                Taken::Nothing(token) => {
-                    self.token = token;
-                    return self.rest().await;
+        let (first, slots) = match self.registration.take() {
+            Taken::Slots(first, slots) => (first, slots),
+            Taken::Nothing(token, end) => {
+                self.token = token;
+                if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(end)) {
+                    return Ok(Some(self.synced(Vec::new())));
                 }
-                Taken::FellOff => {
-                    let at = ResumeToken::decode(&self.token).expect("a token of our own");
-                    self.phase = Phase::CatchUp { at, to: self.registration.skip_to_end(), partition: 0 };
-                    return Ok(None);
-                }
+                return self.rest().await;
             }
-        }
+            Taken::FellOff => {
+                let at = ResumeToken::decode(&self.token).expect("a token of our own");
+                self.phase = Phase::Behind(Behind::fell_off(at, self.registration.skip_to_end()));
+                return Ok(None);
+            }
+            Taken::TooSlow => return Ok(Some(self.too_slow())),
+        };
         let mut events = Events::default();
-        while let Some(slot) = self.pending.pop_front() {
-            match slot.item {
-                Item::Change(entry) => self.consider(entry, &mut events).await,
-                Item::Resync(reason) => {
-                    self.token = slot.token;
-                    return self.resync(reason, events).await.map(Some);
+        for (number, Slot { item, token, .. }) in (first..).zip(slots) {
+            if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(number)) {
+                self.registration.give_back(number);
+                return Ok(Some(self.synced(events.list)));
+            }
+            match item {
+                Item::Change(link) => self.consider(link.entry, &mut events).await,
+                Item::Missed(missed) => {
+                    if let Some(ids) = self.concerned(&missed) {
+                        self.registration.give_back(number + 1);
+                        self.token = token;
+                        return self.resync(missed.reason, ids, events).await.map(Some);
+                    }
                 }
             }
             if self.finish.is_some() {
                 break;
             }
-            self.token = slot.token;
+            self.token = token;
             if events.bytes >= BATCH_BYTES {
+                self.registration.give_back(number + 1);
                 break;
             }
         }
         Ok((!events.list.is_empty()).then(|| self.batch(events.list, None)))
+    }
+
+    /// The state is complete here.
+    fn synced(&mut self, events: Vec<Matched>) -> Batch {
+        self.snapshot = None;
+        self.batch(events, Some(Control::Synced))
     }
 
     /// At the ring's end: a bookmark if one is due, the end if the watch is over, else waits for what comes first.
@@ -250,78 +291,12 @@ impl Subscription {
         }
     }
 
-    // ---- from the log ----
-
-    /// Reads a page of the log; None = go on.
-    async fn catch_up(&mut self) -> Result<Option<Batch>, Finish> {
-        let Phase::CatchUp { at, to, partition } = &self.phase else { return Ok(None) };
-        let index = *partition;
-        if at.store != to.store || at.positions.len() != to.positions.len() {
-            return self.give_up(Resync::Flushed).await.map(Some);
-        }
-        let (Some(from), Some(target)) = (at.positions.get(index).copied(), to.positions.get(index).copied()) else {
-            self.phase = Phase::Live;
-            return Ok(None);
-        };
-        if from == target {
-            self.step_to(index, target, true);
-            return Ok(None);
-        }
-        let partition = Partition(index as u16);
-        let page = self.store.read_after(partition, from, Instant::now() + READ_TIMEOUT).await;
-        let entries = match page {
-            Ok(Page::Entries(entries)) => entries,
-            Ok(Page::Compacted) => return self.give_up(Resync::Compacted).await.map(Some),
-            Ok(Page::Tail | Page::RolledBack) => return self.give_up(Resync::RolledBack).await.map(Some),
-            Err(error) => {
-                tracing::debug!(%error, "a watch waits for the log");
-                sleep(RETRY).await;
-                return Ok(None);
-            }
-        };
-        let mut events = Events::default();
-        for entry in entries {
-            // What follows the target comes from the ring.
-            let is_last = entry.position.revision >= target.revision;
-            if entry.position.revision <= target.revision {
-                self.consider(Arc::new(Entry::new(entry.event)), &mut events).await;
-                if self.finish.is_some() {
-                    break;
-                }
-                self.step_to(index, entry.position, is_last);
-            } else {
-                self.step_to(index, target, true);
-            }
-            if is_last || events.bytes >= BATCH_BYTES {
-                break;
-            }
-        }
-        let is_silent = events.list.is_empty() && self.told_at.elapsed() < self.bookmark_interval;
-        Ok((!is_silent).then(|| self.batch(events.list, None)))
-    }
-
-    /// Moves a partition on, and after its last position to the next partition.
-    fn step_to(&mut self, index: usize, position: Position, is_last: bool) {
-        if let Phase::CatchUp { at, partition, .. } = &mut self.phase {
-            at.positions[index] = position;
-            *partition = index + usize::from(is_last);
-            self.token = at.encode();
-        }
-    }
-
-    /// The log does not lead from where the watcher is to where the ring goes on.
-    async fn give_up(&mut self, reason: Resync) -> Result<Batch, Finish> {
-        if let Phase::CatchUp { to, .. } = std::mem::replace(&mut self.phase, Phase::Live) {
-            self.token = to.encode();
-        }
-        self.resync(reason, Events::default()).await
-    }
-
-    // ---- for both ----
-
     /// Takes a change in, unless the watch is over before it.
-    async fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
+    pub(super) async fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
         self.lifetime.note(&entry.event, &self.filter);
+        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.covers(&entry.event)) {
+            return;
+        }
         let Some(seen) = self.filter.sees(&entry.event) else { return };
         loop {
             match self.lifetime.lasts_to(&entry.event) {
@@ -337,18 +312,45 @@ impl Subscription {
         events.list.push(Matched { entry, seen });
     }
 
-    /// Endings may be among what was missed: looks which sessions the watch still lasts for.
-    async fn resync(&mut self, reason: Resync, events: Events) -> Result<Batch, Finish> {
+    /// The sessions of which this watcher missed something, empty = any; None = it missed nothing.
+    pub(super) fn concerned(&self, missed: &Missed) -> Option<Vec<SessionId>> {
+        let Some(lost) = &missed.lost else { return Some(Vec::new()) };
+        let concerns = lost.links.iter().filter(|link| self.filter.sees(&link.entry.event).is_some());
+        let mut ids: Vec<SessionId> = concerns.map(|link| link.entry.event.session.name.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        (!ids.is_empty()).then_some(ids)
+    }
+
+    /// Tells that changes were missed; the present state follows where it was asked for. Endings may be among what was
+    /// missed: looks which sessions the watch still lasts for.
+    pub(super) async fn resync(
+        &mut self,
+        reason: Resync,
+        mut ids: Vec<SessionId>,
+        events: Events,
+    ) -> Result<Batch, Finish> {
         self.registration.hub().metrics.resyncs.inc();
         // Boxed: seldom needed, and large.
         Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await.map_err(Finish::Store)?;
-        Ok(self.batch(events.list, Some(Control::Resync(reason))))
+        if let State::Asked(view) = self.state {
+            if self.snapshot.is_some() {
+                // It is not complete: all of it is told again.
+                ids.clear();
+            }
+            let noted = ResumeToken::decode(&self.token).expect("a token of our own");
+            self.snapshot = Some(match ids.is_empty() {
+                true => Snapshot::of_all(&self.filter, view, noted),
+                false => Snapshot::of_ids(ids.iter().copied(), view, noted),
+            });
+        }
+        Ok(self.batch(events.list, Some(Control::Resync { reason, ids })))
     }
 }
 
 /// Events of a batch, and about how many bytes they are.
 #[derive(Default)]
-struct Events {
-    list: Vec<Matched>,
-    bytes: usize,
+pub(super) struct Events {
+    pub list: Vec<Matched>,
+    pub bytes: usize,
 }

@@ -5,12 +5,11 @@ use std::{collections::HashSet, time::Duration};
 use tonic::Status;
 
 use super::Problems;
-use crate::grpc::status;
 use crate::{
     pb,
     service::{Key, Watch, WatchKeys},
     session::View,
-    watch::{Kind, ResumeToken},
+    watch::{Kind, ResumeToken, State},
 };
 
 const MAX_KEYS: usize = 1_000;
@@ -46,11 +45,10 @@ pub fn watch(request: pb::WatchRequest) -> Result<(Watch, View), Status> {
     }
     let watch = problems.finish(|| {
         let bookmark_interval = bookmark_interval?;
-        Some((Watch { namespace: namespace?, keys: keys?, labels, kinds, resume, bookmark_interval }, view?))
+        let view = view?;
+        let state = if request.initial_state { State::Asked(view) } else { State::NotAsked };
+        Some((Watch { namespace: namespace?, keys: keys?, labels, kinds, resume, state, bookmark_interval }, view))
     })?;
-    if request.initial_state {
-        return Err(status::unimplemented("Watch with initial_state"));
-    }
     Ok(watch)
 }
 

@@ -1,6 +1,6 @@
 -- Makes a session.
 --
--- KEYS  session, due, namespaces, log, meta
+-- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of mutation.lua, and
 --         verifier        16 bytes, hash of the new session's secret
 --         idle, absolute  ms, 0 = none

@@ -1,6 +1,6 @@
 -- Ends a session: the only script that does so on request.
 --
--- KEYS  session, due, namespaces, log, meta
+-- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of mutation.lua, and
 --         cause           number of sessiond.v1.Cause
 --         least_tombstone ms: what is left where there was no session, so that a create still under way fails, and the

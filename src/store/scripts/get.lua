@@ -1,7 +1,7 @@
 -- Reads a session and, if asked, counts that as a use: moves its deadline, without a revision and without an entry.
 -- Registered twice: without the right to write it tells what is news, and leaves it to the one that has it.
 --
--- KEYS  session, due, namespaces, log, meta
+-- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of record.lua (with the right to write: of mutation.lua), and
 --         writes          true = with the right to write
 --         touch           true = counts as use

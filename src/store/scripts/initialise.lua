@@ -8,7 +8,8 @@ assert(#KEYS == 1 and #ARGV == 5, 'arity')
 if redis.call('EXISTS', KEYS[1]) == 0 then
   local time = redis.call('TIME')
   local position = string.format('%.0f', time[1] * 1000000 + time[2]) .. '-' .. ARGV[4]
-  redis.call('HSET', KEYS[1], 'store', ARGV[1], 'format', ARGV[2], 'partitions', ARGV[3], 'last', position, 'bytes', '0')
+  redis.call('HSET', KEYS[1], 'store', ARGV[1], 'format', ARGV[2], 'partitions', ARGV[3], 'last', position,
+    'origin', position, 'bytes', '0')
 end
 local meta = redis.call('HMGET', KEYS[1], 'store', 'format', 'partitions')
 if ARGV[5] ~= 'names' and meta[1] ~= ARGV[1] and meta[2] == ARGV[2] and meta[3] == ARGV[3] then

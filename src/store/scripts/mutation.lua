@@ -1,6 +1,6 @@
 -- What the scripts that write share; stands after token.lua.
 --
--- KEYS  session, due, namespaces, log, meta
+-- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of record.lua, and
 --         nonce           decimal text, random, fresh for every send
 --         channel         the partition's channel

@@ -1,6 +1,8 @@
 -- What the scripts of one session share: how a record is read. Stands after gate.lua, before each of them.
 --
--- KEYS  1 session  2 due  3 namespaces  4 log  5 meta   (all in the session's partition)
+-- KEYS  1 session  2 due  3 namespaces  4 log  5 absent  6 meta   (all in the session's partition)
+--       Nothing is ever at absent: while the slot is on its way to another server Redis refuses the script for it, before it
+--       begins; later it would stop it wherever a key has just been emptied.
 -- ARGV  those of gate.lua, and
 --         namespace, id
 --         proof       16 bytes, hash of the presented secret; absent = the caller names the id
@@ -9,7 +11,8 @@
 -- Reply none of its own.
 
 local SESSION, DUE, NAMESPACES, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-assert(#KEYS == 5, 'arity')
+assert(#KEYS == 6, 'arity')
+
 
 -- Causes; the numbers of sessiond.v1.Cause.
 local REVOKED, TOKEN_REUSE, IDLE_TIMEOUT, ABSOLUTE_TIMEOUT, OUT_OF_BAND = 2, 4, 5, 6, 7

@@ -1,6 +1,6 @@
 -- Ends what is over by itself: past its deadline, or gone from Redis behind our back; no other.
 --
--- KEYS  session, due, namespaces, log, meta
+-- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of mutation.lua, and
 --         least_tombstone ms: what is left where there was no session, and the least that is left of one that has ended;
 --                         absent = what is there

@@ -1,6 +1,6 @@
 -- How a presented token stands. Stands after record.lua, before every session script.
 --
--- KEYS  session, due, namespaces, log, meta
+-- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of record.lua
 -- Reply none of its own.
 

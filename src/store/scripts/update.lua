@@ -1,6 +1,6 @@
 -- Changes parts of a session; fields are merged one by one. With a successor: gives it that token in the same step.
 --
--- KEYS  session, due, namespaces, log, meta
+-- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of mutation.lua, and
 --         if_revision     decimal text; absent = any
 --         clear           true = removes all attributes first

@@ -1,0 +1,98 @@
+//! The keyspace bridge: what was done to our keys behind our back becomes the end of the session it was done to.
+//!
+//! Redis tells of keys that vanish, each server of its own. That is a hint, no more: it may be forged, of a tombstone, or
+//! of a session that moved to another server. What counts is the due set: the script that ends what is over ends an id
+//! that is due and has no key, once, whichever instance runs it; in no other case it does anything.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    observe::Metrics,
+    session::{Policies, SessionName},
+    store::{Error, Expired, Notifications, Store},
+    watch::Hub,
+};
+
+/// Vanished keys are gathered for so long, and a little more, so that mostly one instance finds what to do.
+const HOLD: Duration = Duration::from_millis(200);
+const JITTER_MS: u64 = 100;
+/// Looked at in one go; then other work has its turn.
+const BATCH: usize = 100;
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a server is asked whether it tells of keys that vanish.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+pub struct Bridge {
+    pub store: Arc<Store>,
+    pub hub: Arc<Hub>,
+    pub policies: Arc<Policies>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Bridge {
+    /// Ends what has vanished, for ever.
+    pub async fn run(&self) {
+        loop {
+            self.hub.vanished.some().await;
+            let jitter = Duration::from_millis(u64::from(getrandom::u32().unwrap_or(0)) % JITTER_MS);
+            sleep(HOLD + jitter).await;
+            let names: Vec<SessionName> = self.hub.vanished.take().into_iter().collect();
+            for names in names.chunks(BATCH) {
+                if let Err(error) = self.reconcile(names).await {
+                    tracing::debug!(%error, "what may have vanished is looked at again");
+                    names.iter().for_each(|name| self.hub.vanished.note(name.clone()));
+                    sleep(HOLD).await;
+                }
+            }
+        }
+    }
+
+    async fn reconcile(&self, names: &[SessionName]) -> Result<(), Error> {
+        let due = self.store.which_are_due(names, Instant::now() + TIMEOUT).await?;
+        let endings = due.into_iter().map(async |name| {
+            let policy = self.policies.of(&name.namespace).unwrap_or(&self.policies.default);
+            self.store.expire(&name, policy, Instant::now() + TIMEOUT).await
+        });
+        for ended in join_all(endings).await {
+            if ended? == Expired::Now {
+                self.metrics.keyspace.vanished_sessions.inc();
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether the servers tell of keys that vanish, for ever. They need not: the audit finds those, later.
+    pub async fn look_after_notifications(&self) {
+        let mut told: HashMap<String, Notifications> = HashMap::new();
+        loop {
+            let mut worst = Notifications::On;
+            for (server, notifications) in self.store.notifications(Instant::now() + TIMEOUT).await {
+                worst = worst.min(notifications);
+                if told.insert(server.clone(), notifications) == Some(notifications) {
+                    continue;
+                }
+                match notifications {
+                    Notifications::On => {}
+                    Notifications::Off => tracing::warn!(
+                        server,
+                        "Redis does not tell of keys that vanish: sessions that are deleted or evicted behind our back \
+                         are found by the next audit only. Remedy: CONFIG SET notify-keyspace-events Egxe"
+                    ),
+                    Notifications::Unknown => tracing::info!(
+                        server,
+                        "whether Redis tells of keys that vanish is not known: CONFIG GET is refused"
+                    ),
+                }
+            }
+            self.metrics.keyspace.notifications.set(match worst {
+                Notifications::On => 1,
+                Notifications::Off => 0,
+                Notifications::Unknown => -1,
+            });
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}

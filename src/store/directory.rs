@@ -1,0 +1,260 @@
+//! Who knows which server has a partition: nobody needs to where there is one server, the Sentinels, or the nodes of a
+//! Cluster.
+//!
+//! Several are asked, and the newest answer counts, by the configuration epoch that stands beside it: one that was cut off
+//! from the others tells old news.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use fred::{
+    clients::Client,
+    interfaces::ClientLike,
+    types::{
+        Value,
+        config::{Config, Server, ServerConfig},
+    },
+};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::{
+    error::Error,
+    node::{Node, Opener, custom},
+};
+
+const ANSWER_WITHIN: Duration = Duration::from_millis(800);
+
+/// Who is asked.
+pub enum Directory {
+    Fixed(ServerConfig),
+    Sentinels { lookouts: Lookouts, service: String },
+    Cluster { lookouts: Lookouts },
+}
+
+/// Connections to those who are asked, made when they are first needed.
+pub struct Lookouts {
+    seeds: Vec<Server>,
+    /// Of the Sentinels, where they differ from the servers'.
+    credentials: Option<(Option<String>, Option<String>)>,
+    clients: Mutex<HashMap<Server, Client>>,
+}
+
+impl Directory {
+    /// As the URL says.
+    pub fn of(config: &Config) -> Self {
+        let lookouts =
+            |seeds: &[Server], credentials| Lookouts { seeds: seeds.to_vec(), credentials, clients: Mutex::default() };
+        match &config.server {
+            ServerConfig::Clustered { hosts, .. } => Directory::Cluster { lookouts: lookouts(hosts, None) },
+            ServerConfig::Sentinel { hosts, service_name, username, password } => Directory::Sentinels {
+                lookouts: lookouts(hosts, Some((username.clone(), password.clone()))),
+                service: service_name.clone(),
+            },
+            place => Directory::Fixed(place.clone()),
+        }
+    }
+
+    /// Whether there is nothing to find out.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self, Directory::Fixed(_))
+    }
+
+    pub fn is_cluster(&self) -> bool {
+        matches!(self, Directory::Cluster { .. })
+    }
+
+    /// Which server has each of these slots.
+    pub async fn look(&self, opener: &Opener, slots: &[u16], known: &[Arc<Node>]) -> Result<Vec<ServerConfig>, Error> {
+        match self {
+            Directory::Fixed(place) => Ok(vec![place.clone(); slots.len()]),
+            Directory::Sentinels { lookouts, service } => {
+                let args = vec!["MASTER".into(), service.clone().into()];
+                let answers = lookouts.ask(opener, "SENTINEL", args, &[]).await;
+                Ok(vec![newest_primary(answers, service)?; slots.len()])
+            }
+            Directory::Cluster { lookouts } => {
+                let known: Vec<Server> = known.iter().flat_map(|node| node.place.hosts()).collect();
+                let answers = lookouts.ask(opener, "CLUSTER", vec!["NODES".into()], &known).await;
+                newest_owners(answers, slots, opener.config.tls.is_some())
+            }
+        }
+    }
+
+    /// The server that a slot is moving to, where this is what a server of a Cluster answered.
+    pub fn asked_to(&self, answer: &str) -> Option<ServerConfig> {
+        let (host, port) = answer.strip_prefix("ASK ")?.split_once(' ')?.1.rsplit_once(':')?;
+        self.is_cluster().then(|| ServerConfig::new_centralized(host, port.parse().unwrap_or(0)))
+    }
+}
+
+/// What one of them answered, and who that was.
+type Answers = Vec<(Server, Result<Value, String>)>;
+
+impl Lookouts {
+    /// Asks all seeds, and these besides.
+    async fn ask(&self, opener: &Opener, command: &'static str, args: Vec<Value>, known: &[Server]) -> Answers {
+        let others = known.iter().filter(|server| !self.seeds.contains(server));
+        let asked = self.seeds.iter().chain(others).map(|server| {
+            let args = args.clone();
+            async move {
+                let answer = async {
+                    let client = self.client(opener, server).await?;
+                    client.custom::<Value, _>(custom(command), args).await
+                };
+                let answer = match timeout(ANSWER_WITHIN, answer).await {
+                    Ok(answer) => answer.map_err(|error| error.details().to_owned()),
+                    Err(_) => Err("no answer".into()),
+                };
+                if answer.is_err() {
+                    self.clients.lock().remove(server);
+                }
+                (server.clone(), answer)
+            }
+        });
+        join_all(asked).await
+    }
+
+    async fn client(&self, opener: &Opener, server: &Server) -> Result<Client, fred::error::Error> {
+        if let Some(client) = self.clients.lock().get(server) {
+            return Ok(client.clone());
+        }
+        let place = ServerConfig::Centralized { server: server.clone() };
+        let client = match &self.credentials {
+            None => opener.connect(&place, &opener.config).await?,
+            Some((username, password)) => {
+                let (username, password) = (username.clone(), password.clone());
+                let config = Config { username, password, database: None, ..opener.config.clone() };
+                opener.connect(&place, &config).await?
+            }
+        };
+        self.clients.lock().insert(server.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+/// Why nobody could say it: what each answered.
+fn nobody(answers: &Answers) -> Error {
+    let said = |(server, answer): &(Server, Result<Value, String>)| match answer {
+        Ok(_) => format!("{server}: cannot be understood"),
+        Err(error) => format!("{server}: {error}"),
+    };
+    Error::Unavailable(answers.iter().map(said).collect::<Vec<_>>().join("; "))
+}
+
+/// The primary that the Sentinels name, the newest one.
+fn newest_primary(answers: Answers, service: &str) -> Result<ServerConfig, Error> {
+    let named = answers.iter().filter_map(|(_, answer)| {
+        let fields: HashMap<String, String> = answer.as_ref().ok()?.clone().convert().ok()?;
+        let place = ServerConfig::new_centralized(fields.get("ip")?, fields.get("port")?.parse().ok()?);
+        Some((fields.get("config-epoch")?.parse::<u64>().ok()?, place))
+    });
+    let newest = named.max_by_key(|(epoch, _)| *epoch).map(|(_, place)| place);
+    newest.ok_or_else(|| match nobody(&answers) {
+        Error::Unavailable(said) => Error::Unavailable(format!("no Sentinel names a primary of {service:?}: {said}")),
+        other => other,
+    })
+}
+
+/// The servers that own the slots, as the nodes of a Cluster tell: of different claims the newest one.
+fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<ServerConfig>, Error> {
+    let mut owners: Vec<Option<(u64, ServerConfig)>> = vec![None; slots.len()];
+    for (server, answer) in &answers {
+        let text = answer.as_ref().ok().and_then(Value::as_string).unwrap_or_default();
+        for claim in text.lines().filter_map(|line| Claim::read(line, server, by_name)) {
+            for (slot, owner) in slots.iter().zip(&mut owners) {
+                let is_newer = owner.as_ref().is_none_or(|(epoch, _)| claim.epoch > *epoch);
+                if is_newer && claim.ranges.iter().any(|(first, last)| (*first..=*last).contains(slot)) {
+                    *owner = Some((claim.epoch, claim.place.clone()));
+                }
+            }
+        }
+    }
+    if answers.iter().all(|(_, answer)| answer.is_err()) {
+        return Err(nobody(&answers));
+    }
+    let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
+    slots.iter().zip(owners).map(|(slot, owner)| owner.map(|(_, place)| place).ok_or_else(|| unowned(slot))).collect()
+}
+
+/// The slots that a node has, by a line of CLUSTER NODES.
+struct Claim {
+    epoch: u64,
+    place: ServerConfig,
+    ranges: Vec<(u16, u16)>,
+}
+
+impl Claim {
+    /// id, ip:port@cport[,hostname], flags, primary, ping, pong, epoch, link, slots …; None = it has none.
+    fn read(line: &str, told_by: &Server, by_name: bool) -> Option<Self> {
+        let mut words = line.split(' ');
+        let (address, flags) = (words.nth(1)?, words.next()?);
+        let epoch = words.nth(3)?.parse().ok()?;
+        // [slot->-node] and [slot-<-node] are on their way; they have not changed hands.
+        let range = |word: &str| {
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        };
+        let ranges: Vec<(u16, u16)> = words.skip(1).filter_map(range).collect();
+        if ranges.is_empty() || !flags.split(',').any(|flag| flag == "master") {
+            return None;
+        }
+        let (address, name) = address.split_once(',').unwrap_or((address, ""));
+        let name = name.split(',').next().unwrap_or("");
+        let (ip, port) = address.split_once('@').map_or(address, |(address, _)| address).rsplit_once(':')?;
+        // Certificates are made out to names. A node that does not know its own address has the one it was asked at.
+        let host = match (by_name && !name.is_empty(), ip) {
+            (true, _) => name,
+            (false, "") => &told_by.host,
+            (false, ip) => ip,
+        };
+        Some(Claim { epoch, place: ServerConfig::new_centralized(host, port.parse().ok()?), ranges })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &str = "\
+aa 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5460\n\
+bb 10.0.0.2:6379@16379,two.example master - 0 1 2 connected 5461-10922 10923 [99-<-aa]\n\
+cc 10.0.0.3:6379@16379 slave aa 0 1 1 connected\n";
+    const AFTER: &str = "\
+aa 10.0.0.1:6379@16379 master,fail - 0 0 1 connected\n\
+cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
+
+    fn answer(host: &str, text: &str) -> (Server, Result<Value, String>) {
+        (Server::new(host, 6379), Ok(Value::from(text)))
+    }
+
+    fn hosts(places: Vec<ServerConfig>) -> Vec<String> {
+        places.iter().map(|place| place.hosts()[0].host.to_string()).collect()
+    }
+
+    #[test]
+    fn of_different_claims_the_newest_counts() {
+        let answers = || vec![answer("10.0.0.1", BEFORE), answer("10.0.0.3", AFTER)];
+        let places = newest_owners(answers(), &[7, 5461, 10923], false).unwrap();
+        assert_eq!(hosts(places), ["10.0.0.3", "10.0.0.2", "10.0.0.2"]);
+        let by_name = newest_owners(answers(), &[5461], true).unwrap();
+        assert_eq!(hosts(by_name), ["two.example"]);
+    }
+
+    #[test]
+    fn a_slot_that_nobody_has_is_named() {
+        let error = newest_owners(vec![answer("10.0.0.1", BEFORE)], &[7, 16000], false).unwrap_err();
+        assert_eq!(error.to_string(), "no connection to Redis: no node of the Cluster serves slot 16000");
+    }
+
+    #[test]
+    fn of_several_sentinels_the_newest_word_counts() {
+        let says = |port: &str, epoch: &str| {
+            let fields = [("ip", "10.0.0.9"), ("port", port), ("config-epoch", epoch)];
+            let fields: HashMap<String, String> = fields.map(|(name, value)| (name.into(), value.into())).into();
+            (Server::new("sentinel", 26379), Ok(Value::try_from(fields).unwrap()))
+        };
+        let answers = vec![says("1", "4"), says("2", "5"), (Server::new("down", 1), Err("refused".into()))];
+        assert_eq!(newest_primary(answers, "main").unwrap(), ServerConfig::new_centralized("10.0.0.9", 2));
+    }
+}

@@ -1,0 +1,374 @@
+//! One Redis server: the connections to it, their heartbeat, its clock. With the keys' hash tags, the scripts' loader and
+//! the directory of a Cluster or Sentinel this is all that knows fred.
+//!
+//! fred is told of single servers alone; which of them has a partition is decided in `connection`. What fred does by
+//! default and must not do here: send a command again after a disconnect (one attempt each), queue without bound, speak
+//! RESP2 (an array that begins with the text `message` is then taken for a push), and wait for ever. Time-outs and
+//! heartbeats are our own: fred's do not hold while there is traffic, or while it reconnects to a server that hangs.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fred::{
+    clients::Client,
+    error::{Error as FredError, ErrorKind},
+    interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface},
+    types::{
+        Builder, ClusterHash, CustomCommand, Key, KeyspaceEvent, Message, Value,
+        config::{Config, ConnectionConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig, UnresponsiveConfig},
+    },
+};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, MissedTickBehavior, timeout, timeout_at},
+};
+
+use crate::observe::Metrics;
+
+use super::{
+    clock::Clock,
+    error::{Error, Failure, failure},
+    replicated::{self, Replicated},
+    scripts::Script,
+};
+
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A reply to a ping that takes longer means a server that hangs: the connection is given up. With the time to the next
+/// ping that is less than 2 s.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Commands waiting for a connection's writer.
+const QUEUE: usize = 16_384;
+/// How far ahead a script's time may end, however long the call's deadline.
+const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
+
+/// What a command does, which decides what a lost answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Reads,
+    Writes,
+}
+
+/// Which connection a command takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Calls that somebody waits for.
+    Calls,
+    /// Log pages, scans, expiry: nothing large stands before a call.
+    Bulk,
+}
+
+/// Whether some answers wait for replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    Never,
+    ForReplicas,
+}
+
+/// Whether the server is asked for a slot that is only about to become its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    No,
+    Yes,
+}
+
+/// What a server is sent.
+#[derive(Clone, Copy)]
+pub enum Request<'a> {
+    /// The reply is an array that an integer begins.
+    Script { script: &'static Script, keys: &'a [Key], args: &'a [Bytes] },
+    /// One that reads, or that may as well be sent again.
+    Command { name: &'static str, args: &'a [Value] },
+}
+
+/// One Redis server.
+pub struct Node {
+    pub place: ServerConfig,
+    calls: Client,
+    bulk: Client,
+    subscriber: Client,
+    pub(super) replicated: Replicated,
+    /// Whether each of them answered its last heartbeat.
+    up: [AtomicBool; 3],
+    clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// How servers are connected to: credentials, TLS, and what the answers wait for. The place in it is none's.
+pub struct Opener {
+    pub config: Config,
+    pub waits: Waits,
+    /// Messages waiting for the feed; beyond it they are lost, which the feed notices and makes good from the log.
+    pub messages: usize,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Opener {
+    /// Connects; afterwards it reconnects by itself, for ever.
+    pub async fn open(&self, place: &ServerConfig) -> Result<Node, FredError> {
+        let config = Config { server: place.clone(), ..self.config.clone() };
+        let waiting = if self.waits == Waits::ForReplicas { replicated::CONNECTIONS } else { 0 };
+        let waiting = (0..waiting).map(|_| client(&config, 32, None)).collect::<Result<_, _>>()?;
+        let node = Node {
+            place: place.clone(),
+            calls: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
+            bulk: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
+            subscriber: client(&config, self.messages, Some(UNRESPONSIVE_AFTER))?,
+            replicated: Replicated::new(waiting),
+            up: [const { AtomicBool::new(true) }; 3],
+            clock: Clock::new(),
+            metrics: self.metrics.clone(),
+        };
+        for client in node.clients().into_iter().chain(node.replicated.clients()) {
+            client.init().await?;
+        }
+        Ok(node)
+    }
+
+    /// One plain connection, with the credentials of this configuration.
+    pub async fn connect(&self, place: &ServerConfig, config: &Config) -> Result<Client, FredError> {
+        let client = client(&Config { server: place.clone(), ..config.clone() }, 32, Some(UNRESPONSIVE_AFTER))?;
+        client.init().await?;
+        Ok(client)
+    }
+}
+
+impl Node {
+    fn clients(&self) -> [&Client; 3] {
+        [&self.calls, &self.bulk, &self.subscriber]
+    }
+
+    pub async fn close(&self) {
+        let clients = self.clients().into_iter().chain(self.replicated.clients());
+        let quits = clients.map(|client| timeout(Duration::from_secs(1), client.quit()));
+        futures_util::future::join_all(quits).await;
+    }
+
+    /// Pings every connection for ever, gives up one that hangs, and drops the clock's estimate whenever the connection
+    /// for calls is a new one.
+    pub async fn keep_alive(&self) {
+        let mut reconnects = self.calls.reconnect_rx();
+        self.clock.forget();
+        let forgetting = async {
+            while reconnects.recv().await != Err(RecvError::Closed) {
+                self.clock.forget();
+            }
+        };
+        let beating = self.clients().into_iter().zip(&self.up).map(|(client, up)| self.beat(client, up));
+        tokio::join!(forgetting, futures_util::future::join_all(beating), self.replicated.work());
+    }
+
+    /// fred gives up a connection that hangs only where nothing is sent on it: its time counts from the last write.
+    async fn beat(&self, client: &Client, up: &AtomicBool) {
+        let mut tick = tokio::time::interval(HEARTBEAT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let answer = timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)).await;
+            up.store(matches!(answer, Ok(Ok(()))), Ordering::Relaxed);
+            if answer.is_err() && client.is_connected() {
+                tracing::warn!(server = %self.name(), "Redis hangs; connecting anew");
+                // Begins it; it ends when Redis answers again.
+                let _ = timeout(HEARTBEAT, client.force_reconnection()).await;
+            }
+        }
+    }
+
+    /// Where it is, for logs.
+    pub fn name(&self) -> String {
+        name_of(&self.place)
+    }
+
+    /// Whether it answered the last heartbeat on every connection.
+    pub fn is_up(&self) -> bool {
+        let connected = self.clients().iter().all(|client| client.is_connected());
+        connected && self.up.iter().all(|up| up.load(Ordering::Relaxed))
+    }
+
+    /// The last moment of its clock, in ms, at which a script of this call may write. The estimate of that clock is
+    /// bounded by every answer, so the moment is later than the deadline by a round trip at most.
+    pub async fn not_after(&self, deadline: Instant) -> Result<u64, Failure> {
+        if !self.clock.is_known() {
+            self.time(Lane::Calls, deadline).await?;
+        }
+        Ok(self.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
+    }
+
+    /// What its clock shows now, at the latest known; in microseconds.
+    pub fn now(&self) -> Option<u64> {
+        self.clock.is_known().then(|| self.clock.at(Instant::now()))
+    }
+
+    /// Takes a reading of its clock that came in answer to what was sent then.
+    pub fn note_time(&self, redis_us: u64, sent: Instant) {
+        self.clock.note(redis_us, sent);
+    }
+
+    /// What it says of itself in this section, a `field:value` a line.
+    pub async fn info(&self, section: &'static str, deadline: Instant) -> Result<String, Failure> {
+        let reply = self.command(Lane::Bulk, "INFO", &[section.into()], deadline).await?;
+        reply.into_string().ok_or_else(|| Error::Unexpected("INFO".into()).into())
+    }
+
+    /// Reads its clock, in us.
+    pub async fn time(&self, lane: Lane, deadline: Instant) -> Result<u64, Failure> {
+        let sent = Instant::now();
+        let reply = self.command(lane, "TIME", &[], deadline).await?;
+        let mut parts = reply.into_array().into_iter().filter_map(|part| part.as_u64());
+        let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
+            return Err(Error::Unexpected("TIME".into()).into());
+        };
+        let now = seconds * 1_000_000 + micros;
+        self.note_time(now, sent);
+        Ok(now)
+    }
+
+    /// Fails where it is a replica: what that says of a log's end, or of what is missing from it, may be old.
+    pub async fn is_primary(&self, deadline: Instant) -> Result<(), Failure> {
+        let reply = self.command(Lane::Bulk, "ROLE", &[], deadline).await?;
+        let role = reply.into_array().into_iter().next().and_then(|role| role.into_string());
+        if role.as_deref() == Some("master") { Ok(()) } else { Err(Failure::Elsewhere("it is a replica".into())) }
+    }
+
+    pub async fn command(
+        &self,
+        lane: Lane,
+        name: &'static str,
+        args: &[Value],
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
+        self.send(lane, Request::Command { name, args }, deadline, Effect::Reads, Asking::No).await
+    }
+
+    pub async fn send(
+        &self,
+        lane: Lane,
+        request: Request<'_>,
+        deadline: Instant,
+        effect: Effect,
+        asking: Asking,
+    ) -> Result<Value, Failure> {
+        let client = match lane {
+            Lane::Calls => &self.calls,
+            Lane::Bulk => &self.bulk,
+        };
+        if !client.is_connected() {
+            return Err(Error::Unavailable("reconnecting".into()).into());
+        }
+        let started = Instant::now();
+        let answer = match asking {
+            Asking::No => timeout_at(deadline, request.send(client)).await,
+            Asking::Yes => timeout_at(deadline, request.ask(client)).await,
+        };
+        let answer = match answer {
+            Ok(answer) => answer.map_err(|error| failure(&error, effect)),
+            Err(_) if effect == Effect::Reads => Err(Error::Timeout.into()),
+            Err(_) => Err(Error::OutcomeTimeout.into()),
+        };
+        self.metrics.redis_call(request.name(), started.elapsed(), answer.is_ok());
+        answer
+    }
+
+    /// Told whenever the subscriber has a new connection, which has no subscriptions.
+    pub fn subscriber_reconnects(&self) -> Receiver<Server> {
+        self.subscriber.reconnect_rx()
+    }
+
+    pub fn messages(&self) -> Receiver<Message> {
+        self.subscriber.message_rx()
+    }
+
+    pub fn keyspace_events(&self) -> Receiver<KeyspaceEvent> {
+        self.subscriber.keyspace_event_rx()
+    }
+
+    /// Subscribes to sharded channels, one by one for their slots differ, and to plain ones.
+    pub async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
+        let subscribing = async {
+            for channel in sharded {
+                self.subscriber.ssubscribe(channel).await?;
+            }
+            self.subscriber.subscribe(plain).await
+        };
+        match timeout(CONNECT_TIMEOUT, subscribing).await {
+            Ok(subscribed) => subscribed.map_err(|error| failure(&error, Effect::Reads)),
+            Err(_) => Err(Error::Timeout.into()),
+        }
+    }
+}
+
+impl Request<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Request::Script { script, .. } => script.name,
+            Request::Command { name, .. } => name,
+        }
+    }
+
+    async fn send(self, client: &Client) -> Result<Value, FredError> {
+        match self {
+            Request::Script { script, keys, args } => {
+                let (keys, args) = (keys.to_vec(), args.iter().cloned().map(Value::Bytes).collect::<Vec<_>>());
+                match client.evalsha(script.digest().clone(), keys.clone(), args.clone()).await {
+                    // Nothing ran. Sent in full it runs at once, and is known from then on.
+                    Err(error) if error.details().starts_with("NOSCRIPT") => {
+                        client.eval(script.source(), keys, args).await
+                    }
+                    answer => answer,
+                }
+            }
+            Request::Command { name, args } => client.custom(custom(name), args.to_vec()).await,
+        }
+    }
+
+    /// With ASKING before it on the same connection.
+    async fn ask(self, client: &Client) -> Result<Value, FredError> {
+        let pipeline = client.pipeline();
+        let _: Value = pipeline.custom(custom("ASKING"), Vec::<Value>::new()).await?;
+        let _: Value = match self {
+            Request::Script { script, keys, args } => {
+                let mut values = vec![script.source().into(), Value::from(keys.len() as i64)];
+                values.extend(keys.iter().cloned().map(Value::from));
+                values.extend(args.iter().cloned().map(Value::Bytes));
+                pipeline.custom(custom("EVAL"), values).await?
+            }
+            Request::Command { name, args } => pipeline.custom(custom(name), args.to_vec()).await?,
+        };
+        let answer = pipeline.try_all::<Value>().await.into_iter().nth(1);
+        answer.unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no answer")))
+    }
+}
+
+/// A command by its name; of single servers no slot is asked for.
+pub(super) fn custom(name: &'static str) -> CustomCommand {
+    CustomCommand::new_static(name, ClusterHash::FirstKey, false)
+}
+
+/// `host:port`, or the path of a socket.
+pub fn name_of(place: &ServerConfig) -> String {
+    match place {
+        ServerConfig::Unix { path } => path.display().to_string(),
+        place => place.hosts().first().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn client(config: &Config, messages: usize, unresponsive_after: Option<Duration>) -> Result<Client, FredError> {
+    Builder::from_config(config.clone())
+        .with_connection_config(|connection: &mut ConnectionConfig| {
+            connection.connection_timeout = CONNECT_TIMEOUT;
+            connection.internal_command_timeout = CONNECT_TIMEOUT;
+            connection.max_command_attempts = 1;
+            connection.max_command_buffer_len = QUEUE;
+            connection.unresponsive = UnresponsiveConfig { max_timeout: unresponsive_after, interval: HEARTBEAT };
+            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+            // Their text tells the caller that nothing was applied; fred would send the command again.
+            connection.reconnect_errors = Vec::new();
+        })
+        .with_performance_config(|performance| performance.broadcast_channel_capacity = messages)
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
+        .build()
+}

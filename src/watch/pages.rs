@@ -1,0 +1,61 @@
+//! Pages of the logs that watchers who are far behind read: shared by all who are near the same place.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::store::{Error, Page, Partition, Position, Store};
+
+use super::ring::Link;
+
+/// Pages kept of each partition.
+const KEPT: usize = 2;
+
+/// What follows a position.
+pub enum Following {
+    /// At least one change, each following the one before it.
+    Changes(Vec<Link>),
+    /// Nothing.
+    Tail,
+    Compacted,
+    Flushed,
+    RolledBack,
+}
+
+/// The pages read last, of each partition. They are of one history each, but perhaps not of the present one: who follows
+/// them has to see whether they lead where it is going.
+pub struct Pages(Vec<Mutex<VecDeque<Arc<[Link]>>>>);
+
+impl Pages {
+    pub fn new(partitions: usize) -> Self {
+        Pages((0..partitions).map(|_| Mutex::default()).collect())
+    }
+
+    /// What follows the position: from a page that somebody read, else read now, by one watcher for all.
+    pub async fn after(
+        &self,
+        store: &Store,
+        partition: Partition,
+        position: Position,
+        deadline: Instant,
+    ) -> Result<Following, Error> {
+        let mut kept = self.0[partition.index()].lock().await;
+        let found = kept.iter().find_map(|page| {
+            let at = page.iter().position(|link| link.previous == position)?;
+            Some(page[at..].to_vec())
+        });
+        if let Some(changes) = found {
+            return Ok(Following::Changes(changes));
+        }
+        let page: Arc<[Link]> = match store.read_after(partition, position, deadline).await? {
+            Page::Entries(entries) => entries.into_iter().map(Link::new).collect(),
+            Page::Tail => return Ok(Following::Tail),
+            Page::Compacted => return Ok(Following::Compacted),
+            Page::Flushed => return Ok(Following::Flushed),
+            Page::RolledBack => return Ok(Following::RolledBack),
+        };
+        kept.truncate(KEPT - 1);
+        kept.push_front(page.clone());
+        Ok(Following::Changes(page.to_vec()))
+    }
+}

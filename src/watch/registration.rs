@@ -1,0 +1,122 @@
+//! A watcher's place in the hub.
+
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::{
+    hub::{Concerns, Hub, TAKE_BYTES, TAKE_SLOTS},
+    ring::Slot,
+    token::ResumeToken,
+};
+
+/// What the hub knows of a watcher.
+pub(super) struct Watcher {
+    /// Number of the first slot that concerns it and that it has not taken.
+    pub first: Option<u64>,
+    pub concerns: Concerns,
+    pub shared: Arc<Shared>,
+}
+
+/// What a watcher and the hub tell each other.
+pub(super) struct Shared {
+    pub wake: Notify,
+    /// Since when its last response waits to be read, in ms since the hub was made, and one more; 0 = none waits.
+    pub unread_since: AtomicU64,
+}
+
+/// What a watcher takes from the ring.
+pub enum Taken {
+    /// Slots in order, the first and perhaps later ones of its concern; and the number of the first one.
+    Slots(u64, Vec<Slot>),
+    /// Nothing that concerns it, up to this token, before the slot of this number.
+    Nothing(Bytes, u64),
+    /// It fell off the ring: what it has not taken is in the log.
+    FellOff,
+    /// The hub has taken leave of it, for it read nothing for too long.
+    TooSlow,
+}
+
+/// A watcher's place in the hub; leaves it when dropped.
+pub struct Registration {
+    pub(super) hub: Arc<Hub>,
+    pub(super) id: u64,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Registration {
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Returns when something that concerns the watcher may have come.
+    pub async fn woken(&self) {
+        self.shared.wake.notified().await;
+    }
+
+    /// A response waits to be read.
+    pub fn told(&self) {
+        self.shared.unread_since.store(self.hub.millis(), Ordering::Relaxed);
+    }
+
+    /// The reader asks for the next response; false = too late.
+    pub fn asked(&self) -> bool {
+        self.shared.unread_since.store(0, Ordering::Relaxed);
+        self.hub.state.lock().watchers.contains_key(&self.id)
+    }
+
+    /// Some of the next slots, from the first that concerns the watcher on. Where there is none the watcher stands at the
+    /// ring's end.
+    pub fn take(&self) -> Taken {
+        let mut guard = self.hub.state.lock();
+        let state = &mut *guard;
+        let Some(watcher) = state.watchers.get_mut(&self.id) else { return Taken::TooSlow };
+        let Some(first) = watcher.first else {
+            return Taken::Nothing(state.token.clone(), state.ring.end());
+        };
+        if first < state.ring.first() {
+            return Taken::FellOff;
+        }
+        let mut bytes = 0;
+        let fits = |slot: &&Slot| {
+            let first_or_fits = bytes < TAKE_BYTES;
+            bytes += slot.bytes;
+            first_or_fits
+        };
+        let slots: Vec<Slot> = state.ring.from(first).take(TAKE_SLOTS).take_while(fits).cloned().collect();
+        let next = first + slots.len() as u64;
+        watcher.first = (next < state.ring.end()).then_some(next);
+        Taken::Slots(first, slots)
+    }
+
+    /// Gives back what was taken from this number on.
+    pub fn give_back(&self, number: u64) {
+        if let Some(watcher) = self.hub.state.lock().watchers.get_mut(&self.id) {
+            watcher.first = Some(number);
+        }
+    }
+
+    /// Number that the ring's next slot will have.
+    pub fn end(&self) -> u64 {
+        self.hub.state.lock().ring.end()
+    }
+
+    /// Moves the watcher to the ring's end, and says where that is: what stands before it is in the log.
+    pub fn skip_to_end(&self) -> ResumeToken {
+        let mut state = self.hub.state.lock();
+        if let Some(watcher) = state.watchers.get_mut(&self.id) {
+            watcher.first = None;
+        }
+        state.at.clone()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.hub.remove(&mut self.hub.state.lock(), self.id);
+    }
+}
