@@ -156,7 +156,7 @@ async fn main() {
         plain_redis.command(&["SET", &id_of(token), &"x".repeat(bytes - baseline::FRAME)]);
     }
     let does_nothing = baseline::Process::start(&Baseline::Nothing { bytes });
-    let gets = baseline::Process::start(&Baseline::Get { redis: plain_redis.url() });
+    let gets = baseline::Process::start(&Baseline::Get { redis: plain_redis.unrestricted_url() });
     let nothing = Target::new(does_nothing.pid(), None, &does_nothing.address).await;
     let get = Target::new(gets.pid(), Some(&plain_redis), &gets.address).await;
     for target in [&nothing, &get] {

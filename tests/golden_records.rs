@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{World, client::*, eventually};
+use harness::{Redis, World, client::*, eventually};
 use sessiond::{session::Revision, store::Position, watch::ResumeToken};
 use sessiond_client::v1::{
     Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest, TokenState,
@@ -31,7 +31,7 @@ fn decoded(word: &str) -> Vec<u8> {
 
 /// A Redis that holds what the file says.
 fn world(format: &str) -> World {
-    let world = World { prefix: PREFIX.into(), ..World::own() };
+    let world = World { redis: Redis::for_prefix(PREFIX), prefix: PREFIX.into() };
     for line in format.lines().filter(|line| !line.starts_with('#')) {
         let words: Vec<Vec<u8>> = line.split(' ').map(decoded).collect();
         let answer = world.redis.command_bytes(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());

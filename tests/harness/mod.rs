@@ -14,6 +14,7 @@ pub mod raw;
 pub mod redis;
 pub mod refusals;
 pub mod relay;
+pub mod servers;
 pub mod tokens;
 pub mod watching;
 
@@ -67,7 +68,7 @@ impl World {
     /// On the Redis that the tests of this binary share.
     pub fn shared() -> Self {
         static TESTS: AtomicU32 = AtomicU32::new(0);
-        World { redis: Redis::shared(), prefix: format!("test{}:", TESTS.fetch_add(1, Ordering::Relaxed)) }
+        World { redis: Redis::shared(), prefix: format!("sessiond:test{}:", TESTS.fetch_add(1, Ordering::Relaxed)) }
     }
 
     /// On a Redis of the test's own, which it may hurt.

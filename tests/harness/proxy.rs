@@ -14,7 +14,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::Redis;
+use super::{Redis, redis::url_of};
 
 pub struct Proxy {
     directory: TempDir,
@@ -73,7 +73,7 @@ impl Proxy {
     }
 
     pub fn url(&self) -> String {
-        format!("redis+unix://{}", self.directory.path().join("proxy.sock").display())
+        url_of(&self.directory.path().join("proxy.sock"))
     }
 
     /// From now on nothing reaches Redis; its answers still come back. What is sent meanwhile is kept, even where the
