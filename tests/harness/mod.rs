@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod index;
 pub mod leaks;
 pub mod process;
@@ -14,6 +15,7 @@ pub mod raw;
 pub mod redis;
 pub mod refusals;
 pub mod relay;
+pub mod sentinel;
 pub mod servers;
 pub mod tokens;
 pub mod watching;

@@ -1,0 +1,293 @@
+//! A Redis Cluster of the tests' own: primaries, replicas, and what may befall them.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::{
+    Redis,
+    redis::{CREDENTIALS, plain},
+    servers::until,
+};
+
+pub const PRIMARIES: usize = 3;
+const SLOTS: usize = 16_384;
+/// Keys that are moved in one go.
+const BATCH: usize = 10;
+const HURT: [&str; 4] = ["--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"];
+
+/// The first nodes are the primaries, in the order of their slots; then come the first replica of each, the second of each
+/// and so on. So it is at first; who is what later the nodes tell.
+#[derive(Clone)]
+pub struct Cluster(Arc<Vec<Redis>>);
+
+/// How a replica becomes primary.
+#[derive(Clone, Copy, Debug)]
+pub enum Promotion {
+    /// Hand in hand with its primary: nothing is lost.
+    Agreed,
+    /// Without it, by a vote of the other primaries.
+    Forced,
+    /// Without anybody.
+    TakenOver,
+}
+
+/// A line of CLUSTER NODES.
+#[derive(PartialEq)]
+struct Line {
+    id: String,
+    port: u16,
+    is_primary: bool,
+    /// Neither given up nor about to be.
+    is_well: bool,
+    /// Of a replica.
+    primary: String,
+    slots: Vec<(u16, u16)>,
+}
+
+impl Cluster {
+    /// The one that the tests of this binary share, without replicas; nobody hurts it.
+    pub fn shared() -> Self {
+        static SHARED: Mutex<Weak<Vec<Redis>>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster =
+            shared.upgrade().map_or_else(|| Cluster::formed(0, &["--cluster-node-timeout", "15000"]), Cluster);
+        *shared = Arc::downgrade(&cluster.0);
+        cluster
+    }
+
+    /// One that the test may hurt: a node that does not answer for a second is given up by the others.
+    pub fn start(replicas_per_primary: usize) -> Self {
+        Cluster::start_with(replicas_per_primary, &[])
+    }
+
+    /// With these arguments for every node besides.
+    pub fn start_with(replicas_per_primary: usize, extra: &[&str]) -> Self {
+        Cluster::formed(replicas_per_primary, &[&HURT, extra].concat())
+    }
+
+    fn formed(replicas_per_primary: usize, extra: &[&str]) -> Self {
+        let node = || {
+            Redis::on_ports(|[port, bus]| {
+                let own = format!("--port {port} --cluster-enabled yes --cluster-port {bus}");
+                let alike = "--cluster-announce-ip 127.0.0.1 --cluster-allow-replica-migration no \
+                             --repl-diskless-sync-delay 0 --repl-ping-replica-period 1";
+                let words: Vec<&str> =
+                    own.split(' ').chain(alike.split_whitespace()).chain(extra.iter().copied()).collect();
+                plain(&words)
+            })
+        };
+        let cluster = Cluster(Arc::new((0..PRIMARIES * (1 + replicas_per_primary)).map(|_| node()).collect()));
+        cluster.form();
+        cluster
+    }
+
+    fn form(&self) {
+        for (index, node) in self.primaries_at_first().iter().enumerate() {
+            let bound = |index: usize| index * SLOTS / PRIMARIES;
+            let (first, last) = (bound(index).to_string(), (bound(index + 1) - 1).to_string());
+            node.must(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+            // Else all begin with the same epoch, and a later owner of a slot is not told from an earlier one.
+            node.must(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+        }
+        let first = &self.0[0];
+        for node in &self.0[1..] {
+            let bus = node.list(&["CONFIG", "GET", "cluster-port"]).remove(1);
+            first.must(&["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), &bus]);
+        }
+        for (index, node) in self.0.iter().enumerate().skip(PRIMARIES) {
+            let primary = id(&self.0[index % PRIMARIES]);
+            // It has to have heard of its primary.
+            until("a replica knows its primary", || node.command(&["CLUSTER", "REPLICATE", &primary]) == "+OK\r\n");
+        }
+        self.wait_until_well();
+    }
+
+    fn primaries_at_first(&self) -> &[Redis] {
+        &self.0[..PRIMARIES]
+    }
+
+    /// Where the service finds it.
+    pub fn url(&self) -> String {
+        let others: Vec<String> = self.0[1..].iter().map(|node| format!("node={}", node.address())).collect();
+        format!("redis-cluster://{CREDENTIALS}@{}?{}", self.0[0].address(), others.join("&"))
+    }
+
+    pub fn nodes(&self) -> &[Redis] {
+        &self.0
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Redis> {
+        self.0.iter().filter(|node| node.runs())
+    }
+
+    /// Returns when every node that runs takes part and knows the same owners of all slots, and every replica has caught up.
+    pub fn wait_until_well(&self) {
+        until("the cluster is well", || self.is_well());
+    }
+
+    fn is_well(&self) -> bool {
+        let mut views = self.running().map(|node| {
+            let mut lines = lines(node);
+            lines.sort_by_key(|line| line.port);
+            lines
+        });
+        let first = views.next().expect("a node runs");
+        let are_well = |line: &Line| line.is_well || !self.at(line.port).runs();
+        let follows = |node: &Redis| {
+            let is_replica = node.info("replication", "role") == "slave";
+            !is_replica || node.info("replication", "master_link_status") == "up"
+        };
+        let serves = |node: &Redis| {
+            let state = node.command(&["CLUSTER", "INFO"]);
+            state.contains("cluster_state:ok") && state.contains("cluster_slots_ok:16384")
+        };
+        first.len() == self.0.len()
+            && first.iter().all(are_well)
+            && views.all(|view| view == first)
+            && self.running().all(|node| follows(node) && serves(node))
+    }
+
+    /// What the nodes that run tell, by the first of them.
+    fn lines(&self) -> Vec<Line> {
+        lines(self.running().next().expect("a node runs"))
+    }
+
+    fn at(&self, port: u16) -> Redis {
+        self.0.iter().find(|node| node.port() == port).expect("a node has this port").clone()
+    }
+
+    pub fn slot_of(&self, key: &str) -> u16 {
+        self.running().next().expect("a node runs").number(&["CLUSTER", "KEYSLOT", key]) as u16
+    }
+
+    pub fn primary_of_slot(&self, slot: u16) -> Redis {
+        let owns = |line: &Line| line.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot));
+        self.at(self.lines().iter().find(|line| owns(line)).expect("somebody has the slot").port)
+    }
+
+    /// Those that have slots, in their order.
+    pub fn primaries(&self) -> Vec<Redis> {
+        let mut lines = self.lines();
+        lines.retain(|line| !line.slots.is_empty());
+        lines.sort_by_key(|line| line.slots[0]);
+        lines.iter().map(|line| self.at(line.port)).collect()
+    }
+
+    pub fn replicas_of(&self, primary: &Redis) -> Vec<Redis> {
+        let id = id(primary);
+        self.lines().iter().filter(|line| line.primary == id).map(|line| self.at(line.port)).collect()
+    }
+
+    /// The keys of all primaries that match.
+    pub fn keys(&self, pattern: &str) -> Vec<String> {
+        self.primaries().iter().flat_map(|node| node.keys(pattern)).collect()
+    }
+
+    /// Whether this node is a primary now, by its own account.
+    pub fn is_primary(&self, node: &Redis) -> bool {
+        lines(node).iter().any(|line| line.port == node.port() && line.is_primary)
+    }
+
+    /// Makes the replica a primary; returns when every node that runs knows.
+    pub fn promote(&self, replica: &Redis, how: Promotion) {
+        let words: &[&str] = match how {
+            Promotion::Agreed => &["CLUSTER", "FAILOVER"],
+            Promotion::Forced => &["CLUSTER", "FAILOVER", "FORCE"],
+            Promotion::TakenOver => &["CLUSTER", "FAILOVER", "TAKEOVER"],
+        };
+        replica.must(words);
+        self.wait_for_primary(replica);
+    }
+
+    /// Returns when every node that runs takes this one for a primary that has slots.
+    pub fn wait_for_primary(&self, node: &Redis) {
+        let is_one = |line: &Line| line.port == node.port() && line.is_primary && !line.slots.is_empty();
+        until("all know the new primary", || self.running().all(|other| lines(other).iter().any(is_one)));
+    }
+
+    /// Begins to move a slot; nothing has moved yet.
+    pub fn begin_to_move(&self, slot: u16, to: &Redis) -> Move {
+        let from = self.primary_of_slot(slot);
+        let number = slot.to_string();
+        to.must(&["CLUSTER", "SETSLOT", &number, "IMPORTING", &id(&from)]);
+        from.must(&["CLUSTER", "SETSLOT", &number, "MIGRATING", &id(to)]);
+        Move { cluster: self.clone(), slot, from, to: to.clone() }
+    }
+
+    /// Moves a slot with all its keys.
+    pub fn move_slot(&self, slot: u16, to: &Redis) {
+        let moving = self.begin_to_move(slot, to);
+        while moving.step(BATCH) > 0 {}
+        moving.finish();
+    }
+}
+
+/// A slot on its way.
+pub struct Move {
+    cluster: Cluster,
+    slot: u16,
+    from: Redis,
+    to: Redis,
+}
+
+impl Move {
+    /// Moves at most so many of the keys that are left; how many.
+    pub fn step(&self, most: usize) -> usize {
+        let keys = self.from.list(&["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), &most.to_string()]);
+        if !keys.is_empty() {
+            let port = self.to.port().to_string();
+            let words = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            let words: Vec<&str> = words.into_iter().chain(keys.iter().map(|key| &key[..])).collect();
+            self.from.must(&words);
+        }
+        keys.len()
+    }
+
+    /// The new owner is told to all. What has not moved by then is moved first.
+    pub fn finish(self) {
+        while self.step(BATCH) > 0 {}
+        let (slot, id) = (self.slot.to_string(), id(&self.to));
+        let told = self
+            .cluster
+            .primaries()
+            .into_iter()
+            .filter(|node| ![self.to.port(), self.from.port()].contains(&node.port()));
+        for node in [self.to.clone(), self.from.clone()].into_iter().chain(told) {
+            node.must(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]);
+        }
+        until("all know the new owner", || {
+            let owns = |line: &Line| {
+                line.port == self.to.port() && line.slots.iter().any(|(a, b)| (*a..=*b).contains(&self.slot))
+            };
+            self.cluster.running().all(|node| lines(node).iter().any(owns))
+        });
+    }
+}
+
+fn id(node: &Redis) -> String {
+    node.list(&["CLUSTER", "MYID"]).remove(0)
+}
+
+/// What this node knows of all.
+fn lines(node: &Redis) -> Vec<Line> {
+    let told = node.list(&["CLUSTER", "NODES"]).remove(0);
+    told.lines().map(line).collect()
+}
+
+/// `id address@bus,host flags primary ping pong epoch link slot slot-slot [slot->-id]`
+fn line(line: &str) -> Line {
+    let words: Vec<&str> = line.split(' ').collect();
+    let port =
+        words[1].split('@').next().and_then(|address| address.rsplit(':').next()).and_then(|port| port.parse().ok());
+    let slots = words[8..].iter().filter(|word| !word.starts_with('[')).map(|word| {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        (first.parse().unwrap(), last.parse().unwrap())
+    });
+    Line {
+        id: words[0].into(),
+        port: port.unwrap_or_default(),
+        is_primary: words[2].split(',').any(|flag| flag == "master"),
+        is_well: !["fail", "handshake", "noaddr"].iter().any(|flag| words[2].contains(flag)),
+        primary: words[3].into(),
+        slots: slots.collect(),
+    }
+}

@@ -1,0 +1,153 @@
+//! A primary, its replicas, and the sentinels that watch over them.
+
+use std::sync::Arc;
+
+use super::{
+    Redis,
+    redis::{CREDENTIALS, plain},
+    servers::until,
+};
+
+const SENTINELS: usize = 3;
+/// The name of what they watch over.
+const NAME: &str = "main";
+
+#[derive(Clone)]
+pub struct Sentinels {
+    /// The first is the primary at first.
+    servers: Arc<Vec<Redis>>,
+    sentinels: Arc<Vec<Redis>>,
+}
+
+impl Sentinels {
+    /// A server that does not answer for a second is given up.
+    pub fn start(replicas: usize) -> Self {
+        Sentinels::start_with(replicas, &[])
+    }
+
+    /// With these arguments for the servers besides.
+    pub fn start_with(replicas: usize, extra: &[&str]) -> Self {
+        let server = |primary: Option<u16>| {
+            Redis::on_ports(|[port, _]| {
+                let (own, primary) = (port.to_string(), primary.map(|port| port.to_string()));
+                let mut words =
+                    vec!["--port", &own, "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
+                if let Some(primary) = &primary {
+                    words.extend(["--replicaof", "127.0.0.1", primary]);
+                }
+                words.extend(extra);
+                plain(&words)
+            })
+        };
+        let mut servers = vec![server(None)];
+        let primary = servers[0].port();
+        servers.extend((0..replicas).map(|_| server(Some(primary))));
+        until("the replicas are in sync", || {
+            servers[1..].iter().all(|replica| replica.info("replication", "master_link_status") == "up")
+        });
+        let sentinels = (0..SENTINELS).map(|_| sentinel(primary)).collect();
+        let sentinels = Sentinels { servers: servers.into(), sentinels: Arc::new(sentinels) };
+        until("the sentinels know each other and the replicas", || sentinels.know_all());
+        sentinels
+    }
+
+    /// Where the service finds it.
+    pub fn url(&self) -> String {
+        let others: Vec<String> = self.sentinels[1..].iter().map(|of| format!("node={}&", of.address())).collect();
+        let first = self.sentinels[0].address();
+        format!("redis-sentinel://{CREDENTIALS}@{first}/0?{}sentinelServiceName={NAME}", others.concat())
+    }
+
+    pub fn servers(&self) -> &[Redis] {
+        &self.servers
+    }
+
+    pub fn sentinels(&self) -> &[Redis] {
+        &self.sentinels
+    }
+
+    fn know_all(&self) -> bool {
+        self.running().all(|sentinel| {
+            let told = sentinel.list(&["SENTINEL", "MASTER", NAME]);
+            let value = |of: &str| told.iter().skip_while(|word| *word != of).nth(1).and_then(|word| word.parse().ok());
+            value("num-slaves") == Some(self.servers.len() - 1)
+                && value("num-other-sentinels") == Some(SENTINELS - 1)
+                // Replicas without a link to their primary are not promoted.
+                && sentinel.list(&["SENTINEL", "REPLICAS", NAME]).iter().filter(|word| *word == "ok").count() == self.servers.len() - 1
+        })
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Redis> {
+        self.sentinels.iter().filter(|sentinel| sentinel.runs())
+    }
+
+    fn primary_by(&self, sentinel: &Redis) -> u16 {
+        let address = sentinel.list(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
+        address[1].parse().unwrap()
+    }
+
+    /// The one that the first sentinel names.
+    pub fn primary(&self) -> Redis {
+        let port = self.primary_by(self.running().next().expect("a sentinel runs"));
+        self.servers.iter().find(|server| server.port() == port).expect("one of ours").clone()
+    }
+
+    /// Those that the first sentinel does not name.
+    pub fn replicas(&self) -> Vec<Redis> {
+        let primary = self.primary().port();
+        self.servers.iter().filter(|server| server.port() != primary).cloned().collect()
+    }
+
+    /// Another becomes primary, with nothing wrong with this one; the new one.
+    pub fn fail_over(&self) -> Redis {
+        let old = self.primary();
+        let sentinel = self.running().next().expect("a sentinel runs");
+        // Refused while the one before is not over yet.
+        until("the failover begins", || sentinel.command(&["SENTINEL", "FAILOVER", NAME]) == "+OK\r\n");
+        self.wait_for_another_than(&old)
+    }
+
+    /// Returns when all sentinels name one and the same other primary, and it takes itself for one.
+    pub fn wait_for_another_than(&self, old: &Redis) -> Redis {
+        until("another is primary", || {
+            let named: Vec<u16> = self.running().map(|sentinel| self.primary_by(sentinel)).collect();
+            let is_one = named[0] != old.port() && named.iter().all(|port| *port == named[0]);
+            is_one && self.primary().runs() && self.primary().info("replication", "role") == "master"
+        });
+        self.primary()
+    }
+
+    /// Returns when every server that runs follows the primary and has caught up.
+    pub fn wait_until_followed(&self) {
+        let primary = self.primary();
+        let follows = |server: &Redis| {
+            server.info("replication", "role") == "slave"
+                && server.info("replication", "master_port") == primary.port().to_string()
+                && server.info("replication", "master_link_status") == "up"
+        };
+        until("the others follow", || {
+            let mut others = self.servers.iter().filter(|server| server.runs() && server.port() != primary.port());
+            others.all(follows)
+        });
+    }
+}
+
+fn sentinel(primary: u16) -> Redis {
+    let sentinel = Redis::in_directory(|directory, [port, _]| {
+        // The password stands in the URL for the servers. A client may present it here too.
+        let configuration = format!(
+            "port {port}\nbind 127.0.0.1\nunixsocket redis.sock\n\
+             user {} on >{} +@all\n\
+             sentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
+             sentinel down-after-milliseconds {NAME} 1000\n\
+             sentinel failover-timeout {NAME} 3000\n",
+            CREDENTIALS.split(':').next().unwrap(),
+            CREDENTIALS.split(':').next_back().unwrap(),
+        );
+        std::fs::write(directory.join("sentinel.conf"), configuration).unwrap();
+        vec!["sentinel.conf".into(), "--sentinel".into()]
+    });
+    // Else they look at replicas every ten seconds.
+    sentinel.must(&["SENTINEL", "DEBUG", "INFO-PERIOD", "500", "PUBLISH-PERIOD", "500"]);
+    sentinel
+}
