@@ -1,10 +1,12 @@
-//! What the tests of Cluster and Sentinel stand on does what they take it for.
+//! What the tests of Cluster, Sentinel and TLS stand on does what they take it for.
 
 mod harness;
 
 use harness::{
     cluster::{Cluster, Promotion},
+    process::Process,
     sentinel::Sentinels,
+    tls::Tls,
 };
 
 #[test]
@@ -91,4 +93,12 @@ fn sentinels_promote_a_replica_that_has_not_the_last_writes() {
     primary.resume();
     sentinels.wait_until_followed();
     assert_eq!(primary.list(&["GET", "a"]), ["kept"]);
+}
+
+#[test]
+fn tls_a_redis_with_our_certificates_takes_no_plain_text() {
+    let tls = Tls::start();
+    let plain = tls.url().replace("rediss:", "redis:");
+    let (log, code) = Process::start_in_vain_in(&tls.trust(), &[format!("--redis={plain}")]);
+    assert_eq!(code, Some(1), "{log}");
 }

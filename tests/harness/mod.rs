@@ -17,6 +17,7 @@ pub mod refusals;
 pub mod relay;
 pub mod sentinel;
 pub mod servers;
+pub mod tls;
 pub mod tokens;
 pub mod watching;
 

@@ -21,22 +21,33 @@ pub struct Process {
 impl Process {
     /// `sessiond serve` with these arguments, on a port of its own; returns when it listens.
     pub fn start(arguments: &[String]) -> Self {
-        let mut process = Process::spawn(arguments);
+        Process::start_in(&[], arguments)
+    }
+
+    /// The same in an environment that has these variables besides.
+    pub fn start_in(environment: &[(&str, String)], arguments: &[String]) -> Self {
+        let mut process = Process::spawn(environment, arguments);
         (process.address, process.metrics_address) = process.wait_for_address().expect("the server listens");
         process
     }
 
     /// The whole log of one that does not start.
     pub fn start_in_vain(arguments: &[String]) -> (String, Option<i32>) {
-        let mut process = Process::spawn(arguments);
+        Process::start_in_vain_in(&[], arguments)
+    }
+
+    /// The same in an environment that has these variables besides.
+    pub fn start_in_vain_in(environment: &[(&str, String)], arguments: &[String]) -> (String, Option<i32>) {
+        let mut process = Process::spawn(environment, arguments);
         let code = process.child.wait().unwrap().code();
         assert!(process.wait_for_address().is_none(), "the server listens");
         (process.log.lock().unwrap().clone(), code)
     }
 
-    fn spawn(arguments: &[String]) -> Self {
+    fn spawn(environment: &[(&str, String)], arguments: &[String]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sessiond"));
         command.args(["serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--log-format=json"]);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let child = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         Process { child, address: String::new(), metrics_address: String::new(), log: Arc::default() }
     }
