@@ -60,6 +60,8 @@ pub struct Limits {
     pub call_timeout: Duration,
     /// How long a watcher may read nothing.
     pub slow_consumer_timeout: Duration,
+    /// Changes kept for watchers that are a little behind; beyond it they read the log.
+    pub ring_slots: usize,
     /// Messages of a server's channels that may wait; what is lost beyond is read from the log.
     pub feed_buffer: usize,
 }
@@ -179,6 +181,7 @@ fn limits(mut section: Section<'_>) -> Limits {
         watches: section.integer("watches", 1..=1_000_000).unwrap_or(10_000) as usize,
         call_timeout: section.duration("call_timeout").unwrap_or(Duration::from_secs(10)),
         slow_consumer_timeout: section.duration("slow_consumer_timeout").unwrap_or(Duration::from_secs(60)),
+        ring_slots: section.integer("ring_slots", 1..=1_000_000).unwrap_or(65_536) as usize,
         feed_buffer: section.integer("feed_buffer", 1..=1_000_000).unwrap_or(8_192) as usize,
     };
     if limits.slow_consumer_timeout < Duration::from_secs(1) {

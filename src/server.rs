@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, watch as channel},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use crate::{
     store::{Eviction, LogBounds, Open, StartError, Store, Waits},
     sweeper::Sweeper,
     tasks::Tasks,
-    watch::{Hub, feed},
+    watch::{self, Hub, feed},
 };
 use connections::Connections;
 
@@ -67,7 +67,7 @@ impl Listeners {
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::default());
     let metrics_address = listeners.metrics.local_addr().unwrap_or(config.metrics_listen);
-    let ready = watch::Sender::new(false);
+    let ready = channel::Sender::new(false);
     let mut tasks = Tasks::default();
     tasks.spawn("metrics", monitoring::serve(listeners.metrics, metrics.clone(), ready.subscribe()));
 
@@ -162,8 +162,12 @@ async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error
     let store = Arc::new(Store::open(open, metrics.clone()).await?);
     let tails = store.all_tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
     let positions = tails.tails.into_iter().map(|(_, tail)| tail.position).collect();
-    let (watches, patience) = (config.limits.watches, config.limits.slow_consumer_timeout);
-    let hub = Arc::new(Hub::new(store.id(), positions, watches, patience, metrics.clone()));
+    let limits = watch::Limits {
+        watches: config.limits.watches,
+        patience: config.limits.slow_consumer_timeout,
+        ring_slots: config.limits.ring_slots,
+    };
+    let hub = Arc::new(Hub::new(store.id(), positions, limits, metrics.clone()));
     Ok(Started { embedded, store, hub })
 }
 
@@ -221,7 +225,7 @@ where
 }
 
 /// SERVING only while Redis answers; never ends.
-async fn report_health(health: &HealthReporter, ready: &watch::Sender<bool>, store: &Store) -> &'static str {
+async fn report_health(health: &HealthReporter, ready: &channel::Sender<bool>, store: &Store) -> &'static str {
     let mut tick = tokio::time::interval(HEALTH_EVERY);
     let mut told = None;
     loop {
@@ -235,7 +239,7 @@ async fn report_health(health: &HealthReporter, ready: &watch::Sender<bool>, sto
     }
 }
 
-async fn set_health(health: &HealthReporter, ready: &watch::Sender<bool>, status: ServingStatus) {
+async fn set_health(health: &HealthReporter, ready: &channel::Sender<bool>, status: ServingStatus) {
     ready.send_replace(status == ServingStatus::Serving);
     health.set_service_status(NAME, status).await;
     health.set_service_status("", status).await;

@@ -22,7 +22,7 @@ mod vanished;
 pub use deadlines::Deadlines;
 pub use feed::{FeedClosed, feed};
 pub use filter::{Filter, Kind, Scope, Seen};
-pub use hub::{Hub, Verified, WatchLimitReached};
+pub use hub::{Hub, Limits, Verified, WatchLimitReached};
 pub use lifetime::{Finish, Lifetime, TokenLifetime};
 pub use ring::{Entry, Resync};
 pub use subscription::{Batch, Control, Matched, Start, State, Subscription};

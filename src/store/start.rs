@@ -78,6 +78,8 @@ impl Store {
         if let Some(password) = open.password {
             config.password = Some(password.to_owned());
         }
+        // Nobody needs the right to select the one that is selected.
+        config.database = config.database.filter(|database| *database != 0);
         let database = config.database.unwrap_or(0);
         let directory = Directory::of(&config);
         let is_cluster = directory.is_cluster();

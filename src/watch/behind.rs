@@ -107,10 +107,15 @@ impl Subscription {
     /// The watcher stands on a branch of history that was given up. Where the ring knows what was lost it goes on from the
     /// fork.
     async fn rolled_back(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, Finish> {
-        let Some((missed, fork)) = self.registration.hub().taken_back(partition, from) else {
+        let Some(missed) = self.registration.hub().taken_back(partition, from) else {
             return self.give_up(Resync::RolledBack).await.map(Some);
         };
-        self.step_to(fork, false);
+        if let (Phase::Behind(behind), Some(lost)) = (&mut self.phase, &missed.lost) {
+            for (position, index) in behind.at.positions.iter_mut().zip(0..) {
+                *position = lost.fork_below(Partition(index), *position).unwrap_or(*position);
+            }
+            self.token = behind.at.encode();
+        }
         match self.concerned(&missed) {
             None => Ok(None),
             Some(ids) => self.resync(missed.reason, ids, Events::default()).await.map(Some),

@@ -44,7 +44,7 @@ pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) -> Result<(), FeedClosed> {
         tokio::select! {
             (closed, ..) = following => return Err(closed),
             () = answer(&followers, &mut requests) => {}
-            () = leave_the_slow(&hub) => {}
+            () = tidy(&hub) => {}
             () = moved => {}
         }
     }
@@ -66,11 +66,12 @@ async fn answer(followers: &[Follower], requests: &mut mpsc::UnboundedReceiver<R
     std::future::pending().await
 }
 
-/// Takes leave of watchers that read nothing; for ever.
-async fn leave_the_slow(hub: &Hub) {
+/// Takes leave of watchers that read nothing, and forgets old endings; for ever.
+async fn tidy(hub: &Hub) {
     loop {
         sleep(TAIL_EVERY).await;
         hub.leave_slow();
+        hub.vanished.turn();
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     observe::Metrics,
-    session::{Namespace, SessionId, SessionName},
+    session::{Change, Namespace, SessionId, SessionName},
     store::{self, Partition, Position, StoreId},
 };
 
@@ -30,8 +30,7 @@ use super::{
     vanished::Vanished,
 };
 
-/// Entries and bytes kept for watchers that are a little behind; beyond it they read the log.
-const RING_SLOTS: usize = 65_536;
+/// Bytes kept for watchers that are a little behind; beyond it they read the log.
 const RING_BYTES: usize = 64 * 1024 * 1024;
 /// Slots and their bytes that a watcher takes in one go: what a stalled one may hold on to.
 pub(super) const TAKE_SLOTS: usize = 256;
@@ -69,10 +68,18 @@ pub struct Hub {
     pub(super) pages: Pages,
     rewinds: Notify,
     pub metrics: Arc<Metrics>,
-    max_watches: usize,
-    /// How long a watcher may read nothing.
-    patience: Duration,
+    limits: Limits,
     made: Instant,
+}
+
+/// What the watchers may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub watches: usize,
+    /// How long one may read nothing.
+    pub patience: Duration,
+    /// Changes kept for those that are a little behind.
+    pub ring_slots: usize,
 }
 
 pub(super) struct State {
@@ -89,20 +96,13 @@ pub(super) struct State {
 }
 
 impl Hub {
-    /// For at most so many watchers, each of which may read nothing for that long.
-    pub fn new(
-        store: StoreId,
-        tails: Vec<Position>,
-        max_watches: usize,
-        patience: Duration,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(store: StoreId, tails: Vec<Position>, limits: Limits, metrics: Arc<Metrics>) -> Self {
         let (refreshes, requests) = mpsc::unbounded_channel();
         let partitions = tails.len();
         let deadlines = Deadlines::new(partitions);
         let at = ResumeToken { store, positions: tails };
         let state = State {
-            ring: Ring::new(RING_SLOTS, RING_BYTES),
+            ring: Ring::new(limits.ring_slots, RING_BYTES),
             token: at.encode(),
             at,
             watchers: HashMap::new(),
@@ -120,8 +120,7 @@ impl Hub {
             pages: Pages::new(partitions),
             rewinds: Notify::new(),
             metrics,
-            max_watches,
-            patience,
+            limits,
             made: Instant::now(),
         }
     }
@@ -152,6 +151,9 @@ impl Hub {
         }
         *at = entry.position;
         self.metrics.events_received.inc();
+        if let Change::Ended(_) = entry.event.change {
+            self.vanished.note_end(&entry.event.session.name);
+        }
         if let Some(deadline) = entry.event.session.expires() {
             self.deadlines.note(entry.partition, deadline.0);
         }
@@ -190,15 +192,15 @@ impl Hub {
         self.rewinds.notify_one();
     }
 
-    /// What took back the change at this position, and where its partition stood before that; None = not known here.
-    pub(super) fn taken_back(&self, partition: Partition, position: Position) -> Option<(Arc<Missed>, Position)> {
+    /// What took back the change at this position; None = not known here.
+    pub(super) fn taken_back(&self, partition: Partition, position: Position) -> Option<Arc<Missed>> {
         self.state.lock().ring.taken_back(partition, position)
     }
 
     /// Takes leave of watchers that have read nothing for too long; their last word waits until they read again.
     pub(super) fn leave_slow(&self) {
         let now = self.millis();
-        let patience = self.patience.as_millis() as u64;
+        let patience = self.limits.patience.as_millis() as u64;
         let mut state = self.state.lock();
         let is_slow = |watcher: &Watcher| match watcher.shared.unread_since.load(Ordering::Relaxed) {
             0 => false,
@@ -230,7 +232,7 @@ impl Hub {
     /// Registers a watcher; it is told of what comes after the returned token.
     pub fn register(self: &Arc<Self>, filter: &Filter) -> Result<(Registration, ResumeToken), WatchLimitReached> {
         let mut state = self.state.lock();
-        if state.watchers.len() >= self.max_watches {
+        if state.watchers.len() >= self.limits.watches {
             return Err(WatchLimitReached);
         }
         let id = state.next_watcher;

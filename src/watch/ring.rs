@@ -36,6 +36,15 @@ pub struct Lost {
     pub from: Vec<(Partition, Position)>,
 }
 
+impl Lost {
+    /// Where history forked, if this is a position of what was lost.
+    pub fn fork_below(&self, partition: Partition, position: Position) -> Option<Position> {
+        let is_it = |link: &&Link| link.partition == partition && link.position == position;
+        self.links.iter().find(is_it)?;
+        self.from.iter().find(|(of, _)| *of == partition).map(|(_, from)| *from)
+    }
+}
+
 /// One change, and the bytes it was rendered to: by whom it is delivered first, for all others too.
 pub struct Entry {
     pub event: Event,
@@ -131,15 +140,11 @@ impl Ring {
         history
     }
 
-    /// What took back the change at this position, and where its partition stood before that; None = not known here.
-    pub fn taken_back(&self, partition: Partition, position: Position) -> Option<(Arc<Missed>, Position)> {
+    /// What took back the change at this position; None = not known here.
+    pub fn taken_back(&self, partition: Partition, position: Position) -> Option<Arc<Missed>> {
         self.slots.iter().rev().find_map(|slot| {
             let Item::Missed(missed) = &slot.item else { return None };
-            let lost = missed.lost.as_ref()?;
-            let is_it = |link: &Link| link.partition == partition && link.position == position;
-            lost.links.iter().any(is_it).then_some(())?;
-            let (_, from) = lost.from.iter().find(|(of, _)| *of == partition)?;
-            Some((missed.clone(), *from))
+            missed.lost.as_ref()?.fork_below(partition, position).map(|_| missed.clone())
         })
     }
 

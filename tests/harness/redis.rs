@@ -25,6 +25,9 @@ const RULE: &str = "ACL SETUSER sessiond on >change-me ";
 /// User and password in it, as they stand in a URL.
 pub const CREDENTIALS: &str = "sessiond:change-me";
 
+/// The arguments with which a Redis tells of keys that vanish.
+pub const TELLS_OF_VANISHING: [&str; 2] = ["--notify-keyspace-events", "Egxe"];
+
 /// The arguments that give a Redis the user whose rule the manual gives, for keys with this prefix.
 pub fn user(prefix: &str) -> Vec<String> {
     let manual = include_str!("../../docs/operating/README.md");

@@ -1,6 +1,6 @@
 //! A watch, and what came of it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sessiond_client::v1::{Bookmark, EventType, Resync, SessionEvent, WatchResponse, watch_response::Control};
 use tokio::time::timeout;
@@ -37,7 +37,9 @@ impl Watching {
 
     /// The next event, bookmarks passed over.
     pub async fn event(&mut self) -> SessionEvent {
+        let started = Instant::now();
         loop {
+            assert!(started.elapsed() < PATIENCE, "an event comes");
             if let Some(event) = self.ahead.pop_front() {
                 return event;
             }
@@ -72,6 +74,19 @@ impl Watching {
             self.ahead.extend(response.events);
             match response.control {
                 Some(Control::Bookmark(bookmark)) => return bookmark,
+                None => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The state that is told first: all events until `synced`, which are SNAPSHOT and what happened meanwhile.
+    pub async fn state(&mut self) -> Vec<SessionEvent> {
+        loop {
+            let response = self.open_response().await;
+            self.ahead.extend(response.events);
+            match response.control {
+                Some(Control::Synced(_)) => return self.ahead.drain(..).collect(),
                 None => {}
                 other => panic!("{other:?}"),
             }

@@ -1,0 +1,219 @@
+//! W10: what is done to the keys behind our back becomes the end of the session it was done to, once.
+
+mod harness;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use harness::{Redis, Watching, World, client::*, eventually, process::Process, redis::TELLS_OF_VANISHING};
+use sessiond_client::v1::{Cause, CreateSessionRequest, EventType, ResyncReason, Session, SessionEvent, WatchRequest};
+use tonic::Code;
+
+/// A Redis that tells of keys that vanish.
+fn telling() -> World {
+    World { redis: Redis::start_with(&TELLS_OF_VANISHING), prefix: "sessiond:".into() }
+}
+
+fn key_of(world: &World, session: &Session) -> String {
+    let keys = world.redis.keys(&format!("*:s:{NAMESPACE}:{}", session.id));
+    keys.into_iter().next().expect("the session has a key")
+}
+
+/// The one ending of a session, and that no other follows.
+async fn ending(watching: &mut Watching, session: &Session) -> SessionEvent {
+    let ended = watching.wait_for(EventType::Ended, &session.id).await;
+    let rest = watching.everything_so_far().await;
+    assert!(rest.iter().all(|event| event.id != session.id), "told after its end: {rest:?}");
+    ended
+}
+
+#[tokio::test]
+async fn w10_a_key_that_somebody_takes_away_ends_its_session_once_on_all_instances() {
+    let world = telling();
+    let servers = [world.server().await, world.server().await, world.server().await];
+    let mut clients = Vec::new();
+    let mut watches = Vec::new();
+    for server in &servers {
+        clients.push(server.client().await);
+        watches.push(clients.last().unwrap().watch_all().await);
+    }
+    let away: [&[&str]; 3] = [&["DEL"], &["UNLINK"], &["RENAME"]];
+    for words in away {
+        let (session, token) = clients[0].create(&[]).await;
+        let key = key_of(&world, &session);
+        let to = "elsewhere".to_owned();
+        let mut words: Vec<&str> = words.iter().copied().chain([&key[..]]).collect();
+        if words[0] == "RENAME" {
+            words.push(&to);
+        }
+        world.redis.command(&words);
+        for watching in &mut watches {
+            let ended = ending(watching, &session).await;
+            assert_eq!(ended.cause(), Cause::OutOfBand, "{words:?}");
+        }
+        let refused = expect_error(clients[1].get(by_token(&token)).await, Code::NotFound, "SESSION_NOT_FOUND");
+        assert!(refused.message().len() > 10);
+        assert_eq!(world.redis.number(&["EXISTS", &key]), 1, "a tombstone stands in its place");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_has_expire_ends_its_session() {
+    let world = telling();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (session, _) = client.create(&[]).await;
+    world.redis.command(&["PEXPIRE", &key_of(&world, &session), "50"]);
+    assert_eq!(ending(&mut watching, &session).await.cause(), Cause::OutOfBand);
+}
+
+#[tokio::test]
+async fn one_whose_deadline_is_over_by_then_ended_by_that() {
+    let world = telling();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let request = CreateSessionRequest { idle_timeout: millis(1_000), ..Default::default() };
+    let (session, _) = client.create_as(request).await.unwrap();
+    let key = key_of(&world, &session);
+    // Taken away at the last moment: the sweeper comes first, or the bridge finds the deadline over.
+    tokio::time::sleep(Duration::from_millis(970)).await;
+    world.redis.command(&["DEL", &key]);
+    assert_eq!(ending(&mut watching, &session).await.cause(), Cause::IdleTimeout);
+}
+
+#[tokio::test]
+async fn many_that_vanish_at_once_are_all_told() {
+    const SESSIONS: usize = 500;
+    let world = telling();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    join_all((0..SESSIONS).map(|_| client.create(&[]))).await;
+    let keys = world.redis.keys("sessiond:*:s:*");
+    let words: Vec<&str> = ["UNLINK"].into_iter().chain(keys.iter().map(String::as_str)).collect();
+    world.redis.command(&words);
+    let mut ended = 0;
+    while ended < SESSIONS {
+        let event = watching.event().await;
+        if event.r#type() == EventType::Ended {
+            assert_eq!(event.cause(), Cause::OutOfBand);
+            ended += 1;
+        }
+    }
+    eventually("they are counted", async || {
+        (server.metric("sessiond_vanished_sessions_total").await == SESSIONS as f64).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn watchers_by_id_and_by_subject_are_told_too() {
+    let world = telling();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, _) = client.create_of("anna").await;
+    let by_id = vec![by_id(&session.id).unwrap()];
+    let mut by_id = client.watch(WatchRequest { keys: by_id, ..Default::default() }).await.unwrap();
+    let mut by_subject =
+        client.watch(WatchRequest { subject: Some("anna".into()), ..Default::default() }).await.unwrap();
+    world.redis.command(&["DEL", &key_of(&world, &session)]);
+    for watching in [&mut by_id, &mut by_subject] {
+        assert_eq!(watching.event().await.cause(), Cause::OutOfBand);
+    }
+    by_id.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn forged_news_end_nothing() {
+    let world = telling();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (session, _) = client.create(&[]).await;
+    let key = key_of(&world, &session);
+    let no_such = key.replace(&session.id, "aaaaaaaaaaaaaaaaaaaaaaaaaa");
+    for event in ["del", "unlink", "expired", "evicted", "rename_from"] {
+        for key in [&key[..], &no_such, "sessiond:{", "message", ""] {
+            world.redis.command(&["PUBLISH", &format!("__keyevent@0__:{event}"), key]);
+        }
+    }
+    // One that is true, behind them: they have been looked at when it is told.
+    let (vanished, _) = client.create(&[]).await;
+    world.redis.command(&["DEL", &key_of(&world, &vanished)]);
+    watching.wait_for(EventType::Ended, &vanished.id).await;
+    assert!(client.lives(&session.id).await);
+    assert_eq!(server.metric("sessiond_vanished_sessions_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn an_ending_of_our_own_is_none_behind_our_back() {
+    let world = telling();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    for n in 0..20 {
+        let (session, token) = client.create(&[]).await;
+        if n % 2 == 0 { client.delete(by_id(&session.id)).await } else { client.delete(by_token(&token)).await }
+            .unwrap();
+        let ended = ending(&mut watching, &session).await;
+        assert_ne!(ended.cause(), Cause::OutOfBand);
+    }
+    assert_eq!(server.metric("sessiond_vanished_sessions_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn where_redis_does_not_tell_the_audit_finds_it() {
+    let world = World::own();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("sessiond.toml");
+    std::fs::write(&config, "audit_interval = \"1s\"").unwrap();
+    let arguments = [format!("--redis={}", world.redis.url()), format!("--config={}", config.display())];
+    let mut process = Process::start(&arguments);
+    let client = process.client().await;
+    let mut watching = client.watch_all().await;
+    let (session, _) = client.create(&[]).await;
+    world.redis.command(&["DEL", &key_of(&world, &session)]);
+    assert_eq!(ending(&mut watching, &session).await.cause(), Cause::OutOfBand);
+    assert!(process.metrics().await.contains("sessiond_keyspace_notifications 0"));
+    let log = process.log.lock().unwrap().clone();
+    assert!(log.contains("does not tell of keys that vanish"), "{log}");
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn where_redis_tells_that_is_seen() {
+    let world = telling();
+    let server = world.server().await;
+    eventually("the gauge", async || (server.metric("sessiond_keyspace_notifications").await == 1.0).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn what_redis_evicts_where_it_may_ends_its_session() {
+    let extra = ["--maxmemory-policy", "allkeys-random", "--save", ""];
+    let words: Vec<&str> = TELLS_OF_VANISHING.iter().copied().chain(extra).collect();
+    let world = World { redis: Redis::start_with(&words), prefix: "sessiond:".into() };
+    let mut process = Process::start(&[format!("--redis={}", world.redis.url()), "--allow-eviction".into()]);
+    let client = process.client().await;
+    let mut watching = client.watch_all().await;
+    // Redis evicts any key: the bridge tells of sessions, or it was the store itself.
+    let value = [("cart", text(&incompressible(8_000)))];
+    join_all((0..200).map(|_| client.create(&value))).await;
+    let used = world.redis.info("memory", "used_memory").parse::<u64>().unwrap();
+    world.redis.command(&["CONFIG", "SET", "maxmemory", &(used - 400_000).to_string()]);
+    loop {
+        let response = watching.response().await.unwrap().expect("the watch is open");
+        let is_resync = matches!(
+            &response.control,
+            Some(sessiond_client::v1::watch_response::Control::Resync(resync))
+                if resync.reason() == ResyncReason::Flushed
+        );
+        if is_resync || response.events.iter().any(|event| event.cause() == Cause::OutOfBand) {
+            break;
+        }
+    }
+    world.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    process.stop().await;
+}

@@ -1,0 +1,165 @@
+//! W9: history that was rewound is announced, on open streams and on resume.
+
+mod harness;
+
+use std::collections::BTreeSet;
+
+use harness::{Client, Redis, Watching, World, client::*, eventually, sentinel::Sentinels, servers::aside};
+use sessiond_client::v1::{
+    EventType, Resync, ResyncReason, UpdateSessionRequest, WatchRequest, watch_response::Control,
+};
+
+/// A Redis that keeps what it was told to save, and nothing after it.
+fn forgetful() -> World {
+    World { redis: Redis::start_with(&["--dbfilename", "saved.rdb"]), prefix: "sessiond:".into() }
+}
+
+impl World {
+    fn rewind(&self) {
+        self.redis.kill();
+        self.redis.restart();
+    }
+}
+
+async fn answers_again(client: &Client) {
+    eventually("the server is back", async || client.create_as(Default::default()).await.ok()).await;
+}
+
+fn ids(resync: &Resync) -> BTreeSet<String> {
+    assert_eq!(resync.reason(), ResyncReason::Rollback);
+    resync.ids.iter().cloned().collect()
+}
+
+/// Two sessions, of which one is changed and a third is made after the moment that Redis goes back to; the ids of these two.
+async fn lose_some(world: &World, client: &Client, watching: &mut Watching) -> (String, BTreeSet<String>) {
+    let (untouched, _) = client.create(&[]).await;
+    let (changed, _) = client.create(&[("cart", text("old"))]).await;
+    world.redis.must(&["SAVE"]);
+    client.set(by_id(&changed.id), &[("cart", text("new"))]).await.unwrap();
+    let (made, _) = client.create(&[]).await;
+    watching.wait_for(EventType::Created, &made.id).await;
+    (untouched.id, BTreeSet::from([changed.id, made.id]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w9_open_streams_are_told_which_sessions_a_rewind_concerns() {
+    let world = forgetful();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (untouched, lost) = lose_some(&world, &client, &mut watching).await;
+    let request = WatchRequest { keys: vec![by_id(&untouched).unwrap()], ..Default::default() };
+    let mut of_another = client.watch(WatchRequest { bookmark_interval: millis(100), ..request }).await.unwrap();
+    of_another.bookmark().await;
+    world.rewind();
+    assert_eq!(ids(&watching.resync().await), lost);
+    answers_again(&client).await;
+    // Whom it does not concern is not told, and misses nothing.
+    client.delete(by_id(&untouched)).await.unwrap();
+    assert_eq!(of_another.event().await.r#type(), EventType::Ended);
+    watching.wait_for(EventType::Ended, &untouched).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_present_state_of_what_a_rewind_concerns_follows_where_it_was_asked_for() {
+    let world = forgetful();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch(WatchRequest { initial_state: true, ..whole_namespace() }).await.unwrap();
+    watching.state().await;
+    let (_, lost) = lose_some(&world, &client, &mut watching).await;
+    world.rewind();
+    assert_eq!(ids(&watching.resync().await), lost);
+    let state = watching.state().await;
+    let present: Vec<_> = state.iter().filter(|event| event.r#type() == EventType::Snapshot).collect();
+    assert_eq!(present.len(), 1, "one of the two is gone: {state:?}");
+    assert!(lost.contains(&present[0].id));
+    let cart = &present[0].session.as_ref().unwrap().attributes["cart"];
+    assert_eq!(cart, &text("old"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_resume_a_position_of_a_lost_branch_is_answered_by_rollback() {
+    let world = forgetful();
+    let (server, other) = (world.server().await, world.server().await);
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (_, lost) = lose_some(&world, &client, &mut watching).await;
+    watching.bookmark().await;
+    let token = watching.token.clone();
+    drop(watching);
+    world.rewind();
+    answers_again(&client).await;
+    let (after, _) = client.create(&[]).await;
+    // Both servers saw what was lost.
+    for server in [&server, &other] {
+        let mut resumed = server.client().await.resume(&token).await;
+        assert_eq!(ids(&resumed.resync().await), lost);
+        resumed.wait_for(EventType::Created, &after.id).await;
+    }
+    // One that is new knows no more than that something is missing.
+    let new = world.server().await;
+    let mut resumed = new.client().await.resume(&token).await;
+    assert_eq!(ids(&resumed.resync().await), BTreeSet::new());
+    let (later, _) = client.create(&[]).await;
+    resumed.wait_for(EventType::Created, &later.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewind_told_once_is_not_told_again() {
+    let world = forgetful();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    lose_some(&world, &client, &mut watching).await;
+    world.rewind();
+    watching.resync().await;
+    answers_again(&client).await;
+    watching.bookmark().await;
+    let mut resumed = client.resume(&watching.token).await;
+    let (session, _) = client.create(&[]).await;
+    resumed.wait_for(EventType::Created, &session.id).await;
+    assert_eq!(server.metric("sessiond_resyncs_total").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_loses_writes_is_announced_though_the_subscriber_never_disconnects() {
+    let sentinels = aside(|| Sentinels::start(1)).await;
+    let server = harness::Server::start(&sentinels.url(), "sessiond:", "").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (kept, _) = client.create(&[("n", text("0"))]).await;
+    let (old, replica) = (sentinels.primary(), sentinels.replicas().remove(0));
+    old.wait_for(&replica);
+    old.lose_touch_with(&replica);
+    let mut lost = BTreeSet::from([kept.id.clone()]);
+    client.set(by_id(&kept.id), &[("n", text("1"))]).await.unwrap();
+    for _ in 0..5 {
+        lost.insert(client.create(&[]).await.0.id);
+    }
+    for _ in 0..6 {
+        watching.event().await;
+    }
+    old.kill();
+    replica.resume();
+    aside({
+        let sentinels = sentinels.clone();
+        let old = old.clone();
+        move || {
+            sentinels.wait_for_another_than(&old);
+            old.restart();
+        }
+    })
+    .await;
+    let resync = loop {
+        let response = watching.response().await.unwrap().expect("the watch is open");
+        if let Some(Control::Resync(resync)) = response.control {
+            break resync;
+        }
+    };
+    let told = ids(&resync);
+    assert!(told.is_superset(&lost), "{told:?} {lost:?}");
+    let request = UpdateSessionRequest { key: by_id(&kept.id), ..Default::default() };
+    let present = eventually("the server is back", async || client.update(request.clone()).await.ok()).await;
+    assert_eq!(present.attributes["n"], text("0"));
+}

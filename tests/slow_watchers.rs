@@ -1,0 +1,145 @@
+//! W8: a slow watcher harms nobody, keeps its place while the log reaches back, and is told when it does not.
+
+mod harness;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use harness::{Client, Watching, World, client::*, eventually};
+use sessiond_client::v1::{EventType, ResyncReason, WatchRequest, watch_response::Control};
+
+const CHANGES: usize = 600;
+
+/// Changes of 8 KB each: far more than the windows of a stalled reader hold.
+async fn change_much(client: &Client) -> Vec<String> {
+    let value = [("cart", text(&incompressible(8_000)))];
+    let mut ids = Vec::new();
+    for _ in 0..CHANGES / 50 {
+        ids.extend(join_all((0..50).map(|_| client.create(&value))).await.into_iter().map(|(session, _)| session.id));
+    }
+    ids
+}
+
+/// The reason of the last response, after what comes before it.
+async fn last_word(watching: &mut Watching) -> Option<ResyncReason> {
+    let mut last = None;
+    while let Some(response) = watching.response().await.unwrap() {
+        last = Some(response);
+    }
+    match last?.control? {
+        Control::Resync(resync) => Some(resync.reason()),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_reads_nothing_for_the_configured_time_is_ended_with_its_token() {
+    let world = World::shared();
+    let server = world.server_with("[limits]\nslow_consumer_timeout = \"1s\"").await;
+    let client = server.client().await;
+    let mut watching = server.client().await.watch_all().await;
+    let mut ids = change_much(&client).await;
+    eventually("it is left", async || (server.metric("sessiond_slow_watchers_total").await == 1.0).then_some(())).await;
+    assert_eq!(server.metric("sessiond_watchers").await, 0.0);
+    let mut told = Vec::new();
+    let reason = loop {
+        let response = watching.response().await.unwrap().expect("its last word comes");
+        told.extend(response.events.into_iter().map(|event| event.id));
+        if let Some(Control::Resync(resync)) = response.control {
+            break resync.reason();
+        }
+    };
+    assert_eq!(reason, ResyncReason::SlowConsumer);
+    assert!(watching.response().await.unwrap().is_none(), "the stream ends with OK");
+    assert!(told.len() < CHANGES, "it was ended before it had all");
+    // And goes on where it was.
+    let mut resumed = client.resume(&watching.token).await;
+    while told.len() < CHANGES {
+        told.push(resumed.event().await.id);
+    }
+    ids.sort();
+    told.sort();
+    assert_eq!(told, ids, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_reads_now_and_then_is_not_ended() {
+    let world = World::shared();
+    let server = world.server_with("[limits]\nslow_consumer_timeout = \"1s\"").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    // Nothing happens, and nothing but bookmarks is read.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let (session, _) = client.create(&[]).await;
+    watching.wait_for(EventType::Created, &session.id).await;
+    assert_eq!(server.metric("sessiond_slow_watchers_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_falls_off_the_log_is_ended_with_its_token() {
+    let world = World::own();
+    let toml = "[limits]\nring_slots = 16";
+    let server = world.server_with(toml).await;
+    let client = server.client().await;
+    let mut watching = server.client().await.watch_all().await;
+    change_much(&client).await;
+    for key in world.redis.keys("*:log") {
+        world.redis.command(&["XTRIM", &key, "MAXLEN", "1"]);
+    }
+    assert_eq!(last_word(&mut watching).await, Some(ResyncReason::SlowConsumer));
+    // There is one way to recover.
+    let mut resumed = client.resume(&watching.token).await;
+    assert_eq!(resumed.resync().await.reason(), ResyncReason::Compacted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_fell_off_the_ring_read_the_log_together() {
+    const WATCHERS: usize = 8;
+    let world = World::own();
+    let server = world.server_with("[limits]\nring_slots = 16").await;
+    let client = server.client().await;
+    let mut watches = Vec::new();
+    for _ in 0..WATCHERS {
+        watches.push(server.client().await.watch_all().await);
+    }
+    let mut ids = change_much(&client).await;
+    ids.sort();
+    let before = reads_of_the_log(&server).await;
+    let told = join_all(watches.iter_mut().map(async |watching| {
+        let mut told: Vec<_> = watching.events(CHANGES).await.into_iter().map(|event| event.id).collect();
+        told.sort();
+        told
+    }))
+    .await;
+    for told in told {
+        assert_eq!(told, ids, "each once");
+    }
+    let reads = reads_of_the_log(&server).await - before;
+    // Alone each would read a page of 32 for each of its 16 partitions, and then the next.
+    let alone = (CHANGES / 32 * WATCHERS) as f64;
+    assert!(reads < alone, "{reads} pages were read, {alone} would be without sharing");
+}
+
+async fn reads_of_the_log(server: &harness::Server) -> f64 {
+    server.metric("sessiond_redis_calls_total{command=\"XRANGE\",result=\"ok\"}").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_readers_hold_up_no_call_and_no_other_watcher() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        stalled.push(server.client().await.watch_all().await);
+    }
+    let request = WatchRequest { types: vec![EventType::Ended.into()], ..whole_namespace() };
+    let mut lively = server.client().await.watch(request).await.unwrap();
+    let ids = change_much(&client).await;
+    for id in &ids {
+        client.delete(by_id(id)).await.unwrap();
+    }
+    let told = lively.events(ids.len()).await;
+    assert_eq!(told.len(), ids.len());
+    drop(stalled);
+}
