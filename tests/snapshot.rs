@@ -111,7 +111,7 @@ async fn the_state_is_that_of_what_is_watched() {
     let by_ids = vec![by_id(&bert.id).unwrap(), by_id(&laptop.id).unwrap()];
     assert_eq!(state(WatchRequest { keys: by_ids, ..Default::default() }).await, sorted(vec![&bert, &laptop]));
     let by_token = vec![by_token(&token).unwrap()];
-    assert_eq!(state(WatchRequest { keys: by_token, ..Default::default() }).await, [laptop.id.clone()]);
+    assert_eq!(state(WatchRequest { keys: by_token, ..Default::default() }).await, std::slice::from_ref(&laptop.id));
     // Kinds are of changes: the state comes whatever was asked for.
     let endings = WatchRequest { types: vec![EventType::Ended.into()], ..whole_namespace() };
     assert_eq!(state(endings).await, sorted(vec![&phone, &laptop, &bert]));
