@@ -1,10 +1,10 @@
-# What must always hold: make run, make test, make gen, make gen-check, make bench, make bench-memory.
+# What must always hold: make run, make test, make test-matrix, make gen, make gen-check, make bench, make bench-memory.
 
 LANGUAGES := rust go python typescript java
 BUF := 1.75.0
 GRPCURL := 1.9.3
 
-.PHONY: run test check tools gen gen-check bench bench-memory install
+.PHONY: run test test-matrix check tools gen gen-check bench bench-memory install
 
 # Starts the service on its own private Redis, and says what to type next.
 run: install
@@ -14,6 +14,10 @@ run: install
 # The tests of every language, and a table of their times.
 test: install
 	@scripts/test.sh $(LANGUAGES)
+
+# The Rust tests against every kind of Redis that is served, and a table. ARGS go to the tests.
+test-matrix: install
+	@scripts/servers.sh $(ARGS)
 
 # Format, lints, and the style of the proto files.
 check: tools
