@@ -19,6 +19,7 @@ use table::Section;
 
 /// Ceiling of `max_payload_bytes`.
 const MAX_PAYLOAD: u64 = 1024 * 1024;
+const KEEPALIVES: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
 const TOMBSTONES: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The effective configuration.
@@ -64,6 +65,10 @@ pub struct Limits {
     pub ring_slots: usize,
     /// Messages of a server's channels that may wait; what is lost beyond is read from the log.
     pub feed_buffer: usize,
+    /// How often each connection's peer is asked whether it is still there.
+    pub keepalive_interval: Duration,
+    /// A peer that has not answered by then is dropped.
+    pub keepalive_timeout: Duration,
 }
 
 /// A text that is not shown.
@@ -183,12 +188,21 @@ fn limits(mut section: Section<'_>) -> Limits {
         slow_consumer_timeout: section.duration("slow_consumer_timeout").unwrap_or(Duration::from_secs(60)),
         ring_slots: section.integer("ring_slots", 1..=1_000_000).unwrap_or(65_536) as usize,
         feed_buffer: section.integer("feed_buffer", 1..=1_000_000).unwrap_or(8_192) as usize,
+        keepalive_interval: section.duration("keepalive_interval").unwrap_or(Duration::from_secs(15)),
+        keepalive_timeout: section.duration("keepalive_timeout").unwrap_or(Duration::from_secs(10)),
     };
     if limits.slow_consumer_timeout < Duration::from_secs(1) {
         section.problem("slow_consumer_timeout", "must be at least 1s");
     }
     if limits.call_timeout > Duration::from_secs(10) {
         section.problem("call_timeout", "must be at most 10s");
+    }
+    for (key, time) in
+        [("keepalive_interval", limits.keepalive_interval), ("keepalive_timeout", limits.keepalive_timeout)]
+    {
+        if !KEEPALIVES.contains(&time) {
+            section.problem(key, "must be 100ms to 1h");
+        }
     }
     section.finish();
     limits

@@ -60,6 +60,8 @@ impl Config {
             ("streams_per_connection", i64::from(limits.streams_per_connection).into()),
             ("watches", (limits.watches as i64).into()),
             ("call_timeout", duration(limits.call_timeout)),
+            ("keepalive_interval", duration(limits.keepalive_interval)),
+            ("keepalive_timeout", duration(limits.keepalive_timeout)),
         ];
         set("limits", table(limits).into());
         set("default_policy", policy(&self.policies.default).into());

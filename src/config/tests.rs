@@ -30,7 +30,7 @@ fn a_namespace_takes_the_default_policy_over() {
 #[test]
 fn all_problems_are_told_at_once() {
     let file = "listen = '0.0.0.0:1'\npartitions = 3\nlisen = 'x'\ndrain_timeout = 5\n[default_policy]\ntombstone = '1s'\n\
-                idle_timeout = '500d'\n[namespace.Web]\n[limits]\nwatches = 0";
+                idle_timeout = '500d'\n[namespace.Web]\n[limits]\nwatches = 0\nkeepalive_timeout = '99ms'";
     let problems = load(file, &["--redis", "http://x"]).unwrap_err().0;
     let keys = [
         "listen:",
@@ -41,6 +41,7 @@ fn all_problems_are_told_at_once() {
         "default_policy.idle_timeout:",
         "namespace.Web:",
         "limits.watches:",
+        "limits.keepalive_timeout:",
         "redis:",
     ];
     for key in keys {

@@ -18,9 +18,6 @@ use crate::{config::Limits, observe::Metrics, tasks::Connected};
 /// What a client sends first: a connection that has not sent it by then is dropped.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A peer that does not answer a ping within the time-out is dead.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Bytes in flight for one stream before it waits for its reader.
 const SEND_BUFFER: usize = 256 * 1024;
@@ -79,8 +76,8 @@ impl Connections {
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_interval(self.limits.keepalive_interval)
+            .keep_alive_timeout(self.limits.keepalive_timeout)
             .max_concurrent_streams(self.limits.streams_per_connection)
             .max_header_list_size(MAX_HEADER_BYTES)
             .max_send_buf_size(SEND_BUFFER)
