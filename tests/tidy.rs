@@ -356,15 +356,44 @@ fn files_are_small_and_say_what_they_own() {
     no_more(wrong, "one concept per file");
 }
 
+/// The names in the column `tests`, the last one, of a page's tables.
+fn named_tests(page: &str) -> Vec<&str> {
+    let (mut names, mut of_tests) = (Vec::new(), false);
+    for line in page.lines() {
+        let last = line.strip_suffix(" |").and_then(|row| row.rsplit('|').next()).unwrap_or_default();
+        // Within a table what its head says holds on.
+        of_tests = last.trim() == "tests" || of_tests && line.starts_with('|');
+        if of_tests {
+            names.extend(last.split('`').skip(1).step_by(2));
+        }
+    }
+    names
+}
+
 #[test]
-fn tests_that_the_page_on_security_names_exist() {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
+fn tests_that_pages_name_exist() {
     let code: String = ["src", "tests"].into_iter().flat_map(|folder| texts(folder, "rs").into_values()).collect();
-    let names = page.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 3);
-    let names: Vec<&str> = names.collect();
-    assert!(names.len() > 25, "{names:?}");
-    let missing = names.into_iter().filter(|name| !code.contains(&format!("fn {name}(")));
-    no_more(missing.map(str::to_owned).collect(), "name tests that exist in docs/security.md");
+    for (page, at_least) in [("docs/security.md", 25), ("docs/faults.md", 35)] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        let names = named_tests(&text);
+        assert!(names.len() > at_least, "{page}: {names:?}");
+        let missing = names.into_iter().filter(|name| !code.contains(&format!("fn {name}(")));
+        no_more(missing.map(str::to_owned).collect(), &format!("name tests that exist in {page}"));
+    }
+}
+
+#[test]
+fn features_of_fred_that_leak_or_read_what_is_old_are_off() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let fred = &manifest["dependencies"]["fred"];
+    assert_eq!(fred["default-features"].as_bool(), Some(false));
+    let features = fred["features"].as_array().unwrap().iter().map(|feature| feature.as_str().unwrap());
+    let bad = ["network-logs", "full-tracing", "partial-tracing", "replicas", "default"];
+    no_more(
+        features.filter(|feature| bad.contains(feature)).map(str::to_owned).collect(),
+        "they log arguments, which are secrets, or ask replicas: do without",
+    );
 }
 
 #[test]

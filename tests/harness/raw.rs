@@ -24,10 +24,16 @@ pub fn header(compressed: bool, length: usize) -> Vec<u8> {
 
 impl Raw {
     pub async fn connect(address: &str) -> Self {
+        Raw::connect_with_windows(address, 8 << 20, 8 << 20).await
+    }
+
+    /// The server may send so many bytes on each stream, and on all together, before somebody reads.
+    pub async fn connect_with_windows(address: &str, stream_window: u32, connection_window: u32) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut builder = h2::client::Builder::new();
-        builder.max_header_list_size(1024 * 1024).initial_window_size(8 << 20).initial_connection_window_size(8 << 20);
+        builder.max_header_list_size(1024 * 1024).initial_window_size(stream_window);
+        builder.initial_connection_window_size(connection_window);
         let (requests, connection) = builder.handshake(stream).await.unwrap();
         #[expect(clippy::disallowed_methods, reason = "the test's runtime owns it")]
         tokio::spawn(connection);
