@@ -192,6 +192,9 @@ async fn a_write_that_reached_redis_is_not_sent_again_over_a_later_one() {
     assert_eq!(told, [Some(text("second")), Some(text("second"))]);
 }
 
+/// Runs of the script with which an audit begins.
+const AUDITS: &str = "sessiond_redis_calls_total{command=\"claim\",result=\"ok\"}";
+
 /// First words of replies that fred takes for messages of a channel where the reply has three or four elements, and
 /// texts that it follows to another node of a cluster.
 const PUSHED: [&str; 13] = [
@@ -248,6 +251,72 @@ async fn sessions_that_hold_nothing_but_words_of_channels_are_answered_to_their_
     let mut held: Vec<_> = made.into_iter().map(|(session, _)| session).collect();
     held.sort_by(|a, b| a.id.cmp(&b.id));
     assert_eq!(told.into_iter().map(|event| event.session.unwrap()).collect::<Vec<_>>(), held);
+}
+
+#[test]
+fn lists_are_found_by_how_they_begin() {
+    let bytes = b"+OK\r\n*2\r\n$7\r\nmessage\r\n*1\r\n$1\r\na\r\n*0\r\n*2\r\n:1\r\n+b\r\n%1\r\n+k\r\n*1\r\n+v\r\n>1\r\n+p\r\n*1\r\n$-1\r\n*1\r\n$1";
+    let text = resp::Beginning::Text(b"message".to_vec());
+    assert_eq!(resp::beginnings(bytes), [text, resp::Beginning::Other, resp::Beginning::Other, resp::Beginning::Other]);
+}
+
+#[tokio::test]
+async fn no_reply_of_redis_begins_with_a_text_of_users() {
+    let world = World::own();
+    let proxy = Proxy::start(&world.redis);
+    let server = Server::start(&proxy.url(), &world.prefix, "audit_interval = '1s'").await;
+    // A namespace is a text of users too.
+    let client = server.client().await.in_namespace("message");
+    let token = client.watch_all().await.token;
+    let made = join_all(PUSHED.map(async |word| {
+        let attributes = [(word.to_owned(), text(word))].into();
+        let labels = labels(&[("message", word)]);
+        let token = format!("{word:~<24}");
+        let request = CreateSessionRequest { subject: word.into(), attributes, labels, token, ..Default::default() };
+        let (session, _) = client.create_as(request.clone()).await.unwrap();
+        let again = client.create_as(request.clone()).await;
+        expect_error(again, Code::AlreadyExists, "SESSION_EXISTS");
+        client.set(by_token(&request.token), &[("smessage", text(word))]).await.unwrap();
+        client
+            .update(UpdateSessionRequest { key: by_id(&session.id), touch: true, ..Default::default() })
+            .await
+            .unwrap();
+        let successor = client.rotate(&request.token).await.unwrap();
+        assert_eq!(client.list_of(word).await.len(), 1);
+        (session, successor)
+    }))
+    .await;
+    let all = ListSessionsRequest {
+        namespace: client.namespace.clone(),
+        view: SessionView::Full.into(),
+        ..Default::default()
+    };
+    let all = client.grpc.clone().list_sessions(all).await.unwrap().into_inner();
+    assert_eq!(all.sessions.len(), made.len());
+    let short = CreateSessionRequest { idle_timeout: millis(50), subject: "message".into(), ..Default::default() };
+    let (short, _) = client.create_as(short).await.unwrap();
+    let mut watching = client.resume(&token).await;
+    watching.wait_for(EventType::Ended, &short.id).await;
+    let audits = server.metric(AUDITS).await;
+    eventually("an audit begins and ends", async || (server.metric(AUDITS).await > audits + 1.0).then_some(())).await;
+    for (n, (session, successor)) in made.iter().enumerate() {
+        match n % 2 {
+            0 => assert!(client.delete(by_token(successor)).await.unwrap()),
+            _ => assert_eq!(client.delete_all(&session.subject).await.unwrap(), 1),
+        }
+    }
+    let heard: Vec<_> = proxy.heard().iter().flat_map(|bytes| resp::beginnings(bytes)).collect();
+    assert!(heard.len() > 200, "{}", heard.len());
+    // Ids of sessions and of the store, and numbers such as times and cursors, are all that lists begin with besides.
+    let is_id = |text: &[u8]| text.len() == 26 && text.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
+    let is_hex = |text: &[u8]| text.len() == 32 && text.iter().all(|byte| matches!(byte, b'a'..=b'f' | b'0'..=b'9'));
+    let is_harmless = |text: &[u8]| text.iter().all(u8::is_ascii_digit) || is_id(text) || is_hex(text);
+    let texts = heard.iter().filter_map(|beginning| match beginning {
+        resp::Beginning::Text(text) => Some(&text[..]),
+        resp::Beginning::Other => None,
+    });
+    let wrong: BTreeSet<_> = texts.filter(|text| !is_harmless(text)).map(String::from_utf8_lossy).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// Ids of the connections that Redis has, but for the one that asks.

@@ -15,6 +15,7 @@ pub mod raw;
 pub mod redis;
 pub mod refusals;
 pub mod relay;
+pub mod resp;
 pub mod sentinel;
 pub mod servers;
 pub mod tls;

@@ -32,6 +32,8 @@ struct Steps {
     stop: Mutex<Option<(String, u32)>>,
     /// Whether Redis' answers are held back.
     mute: watch::Sender<bool>,
+    /// What Redis has sent, by connection.
+    heard: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Steps {
@@ -60,7 +62,7 @@ impl Proxy {
             directory,
             held: Arc::new(watch::Sender::new(false)),
             cut: Arc::new(watch::Sender::new(0)),
-            steps: Arc::new(Steps { stop: Mutex::new(None), mute: watch::Sender::new(false) }),
+            steps: Arc::new(Steps { stop: Mutex::new(None), mute: watch::Sender::new(false), heard: Mutex::default() }),
             redis: redis.clone(),
         };
         let (held, cut, steps, target) = (proxy.held.clone(), proxy.cut.clone(), proxy.steps.clone(), redis.socket());
@@ -111,6 +113,11 @@ impl Proxy {
         self.steps.mute.send_replace(false);
     }
 
+    /// What Redis has sent on each connection.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        self.steps.heard.lock().unwrap().clone()
+    }
+
     /// Cuts every connection, on both sides; what is held back is lost.
     pub fn cut(&self) {
         self.cut.send_modify(|count| *count += 1);
@@ -152,11 +159,17 @@ async fn relay(
     let back = async {
         let mut buffer = vec![0; 64 * 1024];
         let mut mute = steps.mute.subscribe();
+        let number = {
+            let mut heard = steps.heard.lock().unwrap();
+            heard.push(Vec::new());
+            heard.len() - 1
+        };
         while let Ok(count) = from_server.read(&mut buffer).await {
             // The client may be gone while its packets are still under way.
             if count == 0 || mute.wait_for(|mute| !mute).await.is_err() {
                 break;
             }
+            steps.heard.lock().unwrap()[number].extend_from_slice(&buffer[..count]);
             let _ = to_client.write_all(&buffer[..count]).await;
         }
     };
