@@ -342,3 +342,25 @@ async fn connections_to_redis_that_are_idle_are_kept() {
     assert_eq!(connections(&world.redis), before);
     server.client().await.create(&[]).await;
 }
+
+#[tokio::test]
+async fn w3_messages_beyond_what_the_receiver_holds_are_a_gap_and_lose_nothing() {
+    const FLOOD: &str = "for _ = 1, 30000 do redis.call('SPUBLISH', KEYS[1], 'nothing') end";
+    let world = World::own();
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let channels = world.redis.list(&["PUBSUB", "SHARDCHANNELS"]);
+    assert_eq!(channels.len(), 1, "{channels:?}");
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        // More than three times what it holds, at once; each takes the feed a look at the log's end.
+        world.redis.command(&["EVAL", FLOOD, "1", &channels[0]]);
+        for _ in 0..20 {
+            made.push(client.create(&[]).await.0.id);
+        }
+    }
+    let told = watching.events(made.len()).await;
+    assert_eq!(told.into_iter().map(|event| event.id).collect::<Vec<_>>(), made);
+    assert!(watching.everything_so_far().await.is_empty());
+}
