@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod consumer;
 pub mod index;
 pub mod leaks;
 pub mod process;
