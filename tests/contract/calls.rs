@@ -5,8 +5,9 @@ use sessiond_client::v1::{
     RotateSessionRequest, Session, TokenState, TouchSessionRequest, UpdateSessionRequest, session_key::Key,
 };
 use tonic::Code;
+use tonic_types::StatusExt;
 
-use crate::harness::{Client, client::*};
+use crate::harness::{Client, Status, client::*};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call {
@@ -89,10 +90,13 @@ impl Call {
     }
 
     pub async fn send(&self, client: &Client) -> Answer {
-        self.clone().try_send(client).await.unwrap_or_else(|status| refusal(&status))
+        let refused =
+            |status: tonic::Status| refusal(&status).unwrap_or_else(|| panic!("nothing here leads to {status:?}"));
+        self.clone().try_send(client).await.unwrap_or_else(refused)
     }
 
-    async fn try_send(self, client: &Client) -> Result<Answer, tonic::Status> {
+    /// The answer, or the status as it comes.
+    pub async fn try_send(self, client: &Client) -> Result<Answer, tonic::Status> {
         let mut grpc = client.grpc.clone();
         let session = |session: Option<Session>, token| {
             Answer::Session(session.expect("an answer has its session").into(), token, TokenState::Unspecified)
@@ -135,9 +139,9 @@ impl Call {
     }
 }
 
-/// Every reason has its code.
-fn refusal(status: &tonic::Status) -> Answer {
-    let reason = status.reason();
+/// The answer in a status by which the contract refuses a call; None = it is a failure. Every reason has its code.
+pub fn refusal(status: &tonic::Status) -> Option<Answer> {
+    let reason = status.get_details_error_info()?.reason;
     let (code, metadata) = match &reason[..] {
         "SESSION_NOT_FOUND" | "TOKEN_ROTATED" => (Code::NotFound, ""),
         "SESSION_ENDED" => (Code::NotFound, "cause"),
@@ -145,8 +149,8 @@ fn refusal(status: &tonic::Status) -> Answer {
         "REVISION_MISMATCH" => (Code::Aborted, "current_revision"),
         "SUBJECT_CHANGE" | "SUBJECT_SESSION_LIMIT" => (Code::FailedPrecondition, ""),
         "FIELD_INVALID" | "REQUEST_ID_REUSED" => (Code::InvalidArgument, ""),
-        _ => panic!("nothing here leads to {status:?}"),
+        _ => return None,
     };
     assert_eq!(status.code(), code, "{status:?}");
-    Answer::Refused(reason, status.metadata_of(metadata))
+    Some(Answer::Refused(reason, status.metadata_of(metadata)))
 }
