@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use harness::{client::*, refusals::*};
 use prost_types::{Duration, Timestamp};
 use sessiond_client::v1::{attribute_value::Kind, *};
-use tonic::Code;
 
 fn value(kind: Kind) -> AttributeValue {
     AttributeValue { kind: Some(kind) }
@@ -86,20 +85,6 @@ async fn an_empty_request_is_told_what_it_lacks() {
     check("delete", grpc().delete_session(DeleteSessionRequest::default()).await, with_key.to_vec());
     check("list", grpc().list_sessions(ListSessionsRequest::default()).await, alone.to_vec());
     check("watch", grpc().watch(WatchRequest::default()).await, vec!["keys".into(), "namespace".into()]);
-}
-
-#[tokio::test]
-async fn what_is_still_to_come_says_so() {
-    let deaf = deaf().await;
-    let client = &deaf.client;
-    let grpc = || client.grpc.clone();
-    let answers =
-        [("Watch with initial_state", grpc().watch(WatchRequest { initial_state: true, ..watch() }).await.err())];
-    for (what, status) in answers {
-        let status = status.unwrap();
-        assert_eq!(status.code(), Code::Unimplemented, "{what}");
-        assert_eq!(status.message(), format!("{what} is not available in this version of sessiond"));
-    }
 }
 
 /// Durations that are none for a timeout; the policy allows a day.

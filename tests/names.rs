@@ -187,7 +187,7 @@ async fn a_resume_token_that_does_not_fit_is_answered_by_resync() {
         token
     };
     const LARGEST: u64 = (1 << 53) - 1;
-    use ResyncReason::{Compacted, Flushed, Rollback};
+    use ResyncReason::{Flushed, Rollback};
     let rows = [
         ("of another store", foreign, Flushed),
         ("of a store of fewer partitions", altered(&|token| token.positions.truncate(8)), Flushed),
@@ -195,7 +195,7 @@ async fn a_resume_token_that_does_not_fit_is_answered_by_resync() {
         ("ahead of the log", altered(&|token| token.positions[3].revision.0 += 1_000_000_000), Rollback),
         ("as far ahead as can be", altered(&|token| token.positions[3].revision.0 = LARGEST), Rollback),
         ("at the tail, of another branch", altered(&|token| token.positions[3].nonce ^= 1), Rollback),
-        ("from before the log", altered(&|token| token.positions[3].revision.0 = 0), Compacted),
+        ("from before the store was made", altered(&|token| token.positions[3].revision.0 = 0), Flushed),
     ];
     for (what, token, reason) in rows {
         let mut watching = client.resume(&token.encode()).await;
