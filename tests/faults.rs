@@ -2,13 +2,17 @@
 
 mod harness;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::future::join_all;
-use harness::{Redis, Server, World, client::*, eventually, process::Process, proxy::Proxy};
+use harness::{
+    Redis, Server, World,
+    client::*,
+    eventually,
+    process::Process,
+    proxy::Proxy,
+    writers::{assert_reliable, write_through},
+};
 use rustix::process::Signal;
 use sessiond_client::v1::{
     CreateSessionRequest, EventType, GetSessionRequest, SessionEvent, TouchSessionRequest, UpdateSessionRequest,
@@ -116,56 +120,6 @@ async fn a_cut_connection_leaves_the_outcome_unknown_and_the_write_is_not_sent_t
     eventually("the server is back", async || client.set(by_id(&session.id), &[("b", text("2"))]).await.ok()).await;
     assert_eq!(writes(&world.redis), before + 1, "what was cut off is not sent again");
     assert_eq!(client.get(by_id(&session.id)).await.unwrap().attributes.len(), 1);
-}
-
-/// Writes to a few hot sessions from many tasks, for as long as `fault` takes and at least so many times; the revisions
-/// that were acknowledged, by session.
-async fn write_through(clients: &[Client], at_least: usize, fault: impl Future<Output = ()>) -> Acknowledged {
-    let done = tokio::sync::watch::Sender::new(false);
-    let sessions = join_all((0..8).map(async |_| clients[0].create(&[]).await.0)).await;
-    let mut acknowledged: Acknowledged =
-        sessions.iter().map(|session| (session.id.clone(), HashSet::from([session.revision]))).collect();
-    let workers = (0..16).map(async |worker: usize| {
-        let (client, mut writes, finished) = (&clients[worker % clients.len()], Vec::new(), done.subscribe());
-        let mut turn = 0;
-        while turn < at_least / 16 || !*finished.borrow() {
-            turn += 1;
-            let session = &sessions[(worker + turn) % sessions.len()];
-            let mut grpc = client.grpc.clone();
-            let request = set(NAMESPACE, &session.id, &format!("w{worker}"), &turn.to_string());
-            match grpc.update_session(request).await {
-                Ok(answer) => writes.push((session.id.clone(), answer.into_inner().session.unwrap().revision)),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-        writes
-    });
-    let fault = async {
-        fault.await;
-        done.send_replace(true);
-    };
-    let (writes, ()) = tokio::join!(join_all(workers), fault);
-    for (id, revision) in writes.into_iter().flatten() {
-        acknowledged.get_mut(&id).unwrap().insert(revision);
-    }
-    acknowledged
-}
-
-type Acknowledged = BTreeMap<String, HashSet<i64>>;
-
-/// Every acknowledged revision was told; none twice, and in order.
-fn assert_reliable(events: &[SessionEvent], acknowledged: &Acknowledged) {
-    let mut told: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
-    for event in events {
-        told.entry(&event.id).or_default().push(event.revision);
-    }
-    for (id, revisions) in acknowledged {
-        let told = &told[&id[..]];
-        assert!(told.is_sorted_by(|a, b| a < b), "told twice or out of order");
-        let told: HashSet<_> = told.iter().copied().collect();
-        let missing: Vec<_> = revisions.difference(&told).collect();
-        assert!(missing.is_empty(), "acknowledged changes of {id} were not told: {missing:?}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,6 +22,7 @@ pub mod servers;
 pub mod tls;
 pub mod tokens;
 pub mod watching;
+pub mod writers;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -63,6 +64,12 @@ pub async fn http(address: &str, path: &str) -> Option<String> {
     Some(answer)
 }
 
+/// A key prefix that no other test of this binary has.
+pub fn prefix_of_its_own() -> String {
+    static TESTS: AtomicU32 = AtomicU32::new(0);
+    format!("sessiond:test{}:", TESTS.fetch_add(1, Ordering::Relaxed))
+}
+
 /// A Redis, and a key prefix of this test's own in it.
 pub struct World {
     pub redis: Redis,
@@ -72,8 +79,7 @@ pub struct World {
 impl World {
     /// On the Redis that the tests of this binary share.
     pub fn shared() -> Self {
-        static TESTS: AtomicU32 = AtomicU32::new(0);
-        World { redis: Redis::shared(), prefix: format!("sessiond:test{}:", TESTS.fetch_add(1, Ordering::Relaxed)) }
+        World { redis: Redis::shared(), prefix: prefix_of_its_own() }
     }
 
     /// On a Redis of the test's own, which it may hurt.
