@@ -1,0 +1,412 @@
+//! Sessions in a Redis Cluster: every partition has its place, and the places change.
+
+mod harness;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::future::join_all;
+use harness::{
+    Client, Redis, Server, Status,
+    client::*,
+    cluster::{Cluster, PRIMARIES, Promotion},
+    eventually, prefix_of_its_own,
+    servers::aside,
+    writers::{assert_reliable, write_to},
+};
+use sessiond_client::v1::{
+    Cause, CreateSessionRequest, EventType, ListSessionsRequest, ResyncReason, Session, UpdateSessionRequest,
+};
+
+/// So many that every node has some, whatever their ids.
+const MANY: usize = 64;
+
+/// The prefix of a test that has its Cluster for itself.
+const PREFIX: &str = "sessiond:";
+
+async fn many(client: &Client) -> Vec<Session> {
+    join_all((0..MANY).map(async |_| client.create(&[]).await.0)).await
+}
+
+/// The key of a session.
+fn key_of(cluster: &Cluster, session: &Session) -> String {
+    cluster.keys(&format!("{PREFIX}*:s:*:{}", session.id)).remove(0)
+}
+
+/// Those whose partition this node has now.
+fn on(node: &Redis, sessions: &[Session]) -> Vec<Session> {
+    let keys: BTreeSet<String> = node.keys(&format!("{PREFIX}*:s:*")).into_iter().collect();
+    sessions.iter().filter(|session| keys.iter().any(|key| key.ends_with(&session.id))).cloned().collect()
+}
+
+async fn listed(client: &Client) -> BTreeSet<String> {
+    let (mut ids, mut page_token) = (BTreeSet::new(), String::new());
+    loop {
+        let request = ListSessionsRequest { namespace: client.namespace.clone(), page_token, ..Default::default() };
+        let page = client.grpc.clone().list_sessions(request).await.unwrap().into_inner();
+        ids.extend(page.sessions.into_iter().map(|session| session.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return ids;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_live_on_every_node_and_are_heard_on_every_server() {
+    let (cluster, prefix) = (aside(Cluster::shared).await, prefix_of_its_own());
+    let (a, b) = (Server::start(&cluster.url(), &prefix, "").await, Server::start(&cluster.url(), &prefix, "").await);
+    let (client, other) = (a.client().await, b.client().await);
+    let mut watching = other.watch_all().await;
+    let created = join_all((0..MANY).map(async |n| client.create_of(&format!("user{}", n % 8)).await)).await;
+    for node in cluster.primaries() {
+        assert!(!node.keys(&format!("{prefix}*:s:*")).is_empty(), "every node has sessions");
+    }
+    let ids: BTreeSet<String> = created.iter().map(|(session, _)| session.id.clone()).collect();
+    assert_eq!(listed(&other).await, ids);
+    assert_eq!(other.list_of("user3").await.len(), MANY / 8);
+    let mut successors = Vec::new();
+    for (session, token) in &created {
+        other.set(by_token(token), &[("a", text("1"))]).await.unwrap();
+        successors.push(client.rotate(token).await.unwrap());
+        assert_eq!(other.get(by_id(&session.id)).await.unwrap().token_generation, 2);
+    }
+    let ended = MANY / 8;
+    assert_eq!(client.delete_all("user3").await.unwrap(), ended as i32);
+    for ((session, _), successor) in created.iter().zip(&successors) {
+        let lived = !session.subject.ends_with('3');
+        assert_eq!(other.delete(by_token(successor)).await.unwrap(), lived);
+    }
+    let events = watching.everything_so_far().await;
+    let count = |kind: EventType| events.iter().filter(|event| event.r#type() == kind).count();
+    let kinds = [EventType::Created, EventType::Updated, EventType::Rotated, EventType::Ended];
+    assert_eq!(kinds.map(count), [MANY; 4]);
+    assert_eq!(events.len(), 4 * MANY);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_every_node_expire_and_each_ending_is_told_once() {
+    let (cluster, prefix) = (aside(Cluster::shared).await, prefix_of_its_own());
+    let (a, b) = (Server::start(&cluster.url(), &prefix, "").await, Server::start(&cluster.url(), &prefix, "").await);
+    let client = a.client().await;
+    let mut watching = b.client().await.watch_all().await;
+    let brief = CreateSessionRequest { idle_timeout: millis(300), ..Default::default() };
+    let created = join_all((0..MANY).map(async |_| client.create_as(brief.clone()).await.unwrap().0.id)).await;
+    let mut expected: BTreeSet<String> = created.into_iter().collect();
+    while !expected.is_empty() {
+        let event = watching.event().await;
+        if event.r#type() == EventType::Ended {
+            assert_eq!(event.cause(), Cause::IdleTimeout);
+            assert!(expected.remove(&event.id), "told twice");
+        }
+    }
+    assert!(watching.everything_so_far().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_at_another_server_over_all_nodes() {
+    let (cluster, prefix) = (aside(Cluster::shared).await, prefix_of_its_own());
+    let mut a = Server::start(&cluster.url(), &prefix, "").await;
+    let b = Server::start(&cluster.url(), &prefix, "").await;
+    let client = b.client().await;
+    let mut watching = a.client().await.watch_all().await;
+    let before = many(&client).await;
+    watching.events(MANY / 2).await;
+    let token = watching.token.clone();
+    let rest = watching.kept();
+    a.stop().await;
+    let after = many(&client).await;
+    let mut resumed = client.resume(&token).await;
+    let told = [rest, resumed.everything_so_far().await].concat();
+    let told: BTreeSet<&String> = told.iter().map(|event| &event.id).collect();
+    assert!(after.iter().all(|session| told.contains(&session.id)));
+    assert!(told.len() >= after.len() + before.len() / 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_moves_under_load_and_nothing_is_lost_or_refused() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let (a, b) = (Server::start(&cluster.url(), PREFIX, "").await, Server::start(&cluster.url(), PREFIX, "").await);
+    let clients = [a.client().await, b.client().await];
+    let mut watching = clients[1].watch_all().await;
+    let sessions = many(&clients[0]).await;
+    let slot = cluster.slot_of(&key_of(&cluster, &sessions[0]));
+    let fault = {
+        let cluster = cluster.clone();
+        aside(move || {
+            for _ in 0..3 {
+                let from = cluster.primary_of_slot(slot);
+                let to = cluster.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
+                let moving = cluster.begin_to_move(slot, &to);
+                while moving.step(1) > 0 {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                moving.finish();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        })
+    };
+    let written = write_to(&clients, &sessions, 0, fault).await;
+    assert!(written.refused.is_empty(), "{:?}", written.refused);
+    written.assert_kept(&clients[0]).await;
+    assert_reliable(&watching.everything_so_far().await, &written.acknowledged);
+    // Where the slot is now, sessions expire and are ended too.
+    for session in &sessions {
+        assert!(clients[1].delete(by_id(&session.id)).await.unwrap());
+    }
+    let ended = watching.everything_so_far().await;
+    assert_eq!(ended.len(), MANY);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_stays_halfway_serves_what_it_can_and_all_of_it_afterwards() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;
+    let client = server.client().await;
+    let sessions = many(&client).await;
+    let slot = cluster.slot_of(&key_of(&cluster, &sessions[0]));
+    let from = cluster.primary_of_slot(slot);
+    let to = cluster.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
+    let moving = cluster.begin_to_move(slot, &to);
+    assert_eq!(moving.step(2), 2);
+    let mut refused = 0;
+    for (n, session) in sessions.iter().enumerate() {
+        let answer = client.set(by_id(&session.id), &[("n", text(&n.to_string()))]).await;
+        // Of a partition that is in two places nothing can be done, and nothing is.
+        match answer {
+            Ok(session) => assert!(session.attributes.contains_key("n")),
+            Err(status) => {
+                assert!(["STORE_UNAVAILABLE", "STORE_TIMEOUT"].contains(&&status.reason()[..]), "{status:?}");
+                assert_eq!(cluster.slot_of(&key_on_its_way(&from, &to, session)), slot);
+                refused += 1;
+            }
+        }
+    }
+    assert!((1..MANY / 2).contains(&refused), "{refused}");
+    aside(move || moving.finish()).await;
+    for session in &sessions {
+        eventually("it can be written again", async || client.set(by_id(&session.id), &[("m", text("1"))]).await.ok())
+            .await;
+    }
+}
+
+/// The key of a session on one of these.
+fn key_on_its_way(from: &Redis, to: &Redis, session: &Session) -> String {
+    let pattern = format!("{PREFIX}*:s:*:{}", session.id);
+    [from.keys(&pattern), to.keys(&pattern)].concat().remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_is_killed_and_its_replica_goes_on_with_all_that_was_confirmed() {
+    const REPLICATED: &str = "[default_policy]\ndurability = 'replicated'\nreplicas = 1\n";
+    let cluster = aside(|| Cluster::start(1)).await;
+    let (a, b) = (
+        Server::start(&cluster.url(), PREFIX, REPLICATED).await,
+        Server::start(&cluster.url(), PREFIX, REPLICATED).await,
+    );
+    let clients = [a.client().await, b.client().await];
+    let sessions = many(&clients[0]).await;
+    let primary = cluster.primaries().remove(1);
+    let hurt = on(&primary, &sessions);
+    assert!(!hurt.is_empty());
+    let fault = {
+        let (cluster, client, id) = (cluster.clone(), clients[1].clone(), hurt[0].id.clone());
+        async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let replica = cluster.replicas_of(&primary).remove(0);
+            aside(move || {
+                primary.kill();
+                cluster.wait_for_primary(&replica);
+                // Else what follows has nobody to confirm it.
+                primary.restart();
+                cluster.wait_until_well();
+            })
+            .await;
+            eventually("it is served again", async || client.set(by_id(&id), &[("z", text("1"))]).await.ok()).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let written = write_to(&clients, &sessions, 0, fault).await;
+    written.assert_kept(&clients[0]).await;
+    // Watches over the new primary go on.
+    let mut watching = clients[0].watch_all().await;
+    for session in &hurt {
+        clients[1].delete(by_id(&session.id)).await.unwrap();
+        watching.wait_for(EventType::Ended, &session.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w9_a_history_that_was_rewound_on_one_node_is_told_and_the_others_go_on() {
+    let cluster = aside(|| Cluster::start(1)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let sessions = many(&client).await;
+    let primary = cluster.primaries().remove(2);
+    let replica = cluster.replicas_of(&primary).remove(0);
+    let (hurt, others) = (on(&primary, &sessions), on(&cluster.primaries()[0], &sessions));
+    let (mut open, mut left) = (client.watch_all().await, client.watch_all().await);
+    primary.wait_for(&replica);
+    primary.lose_touch_with(&replica);
+    for session in &hurt {
+        client.set(by_id(&session.id), &[("lost", text("1"))]).await.unwrap();
+    }
+    left.events(hurt.len()).await;
+    let token = left.token.clone();
+    drop(left);
+    // So short that no connection of the server is given up: it hears the new branch where it heard the old one.
+    let of = cluster.clone();
+    aside(move || {
+        primary.pause();
+        replica.resume();
+        of.promote(&replica, Promotion::TakenOver);
+        primary.resume();
+        of.wait_until_well();
+    })
+    .await;
+    let mut named = BTreeSet::new();
+    while !hurt.iter().all(|session| named.contains(&session.id)) {
+        let resync = open.resync().await;
+        assert_eq!(resync.reason(), ResyncReason::Rollback);
+        if resync.ids.is_empty() {
+            break;
+        }
+        named.extend(resync.ids);
+    }
+    assert!(others.iter().all(|session| !named.contains(&session.id)), "nothing of theirs was lost");
+    assert_eq!(client.resume(&token).await.resync().await.reason(), ResyncReason::Rollback);
+    for session in hurt.iter().chain(&others) {
+        let now = client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
+        assert!(!now.attributes.contains_key("lost"), "it was lost with its primary");
+        assert!(now.revision > session.revision);
+        open.wait_for(EventType::Updated, &session.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_that_hangs_does_not_stall_calls_to_the_others() {
+    let patient = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
+    let cluster = aside(move || Cluster::start_with(0, &patient)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;
+    let client = server.client().await;
+    let sessions = many(&client).await;
+    let nodes = cluster.primaries();
+    assert_eq!(nodes.len(), PRIMARIES);
+    let hanging = on(&nodes[1], &sessions);
+    let others = [on(&nodes[0], &sessions), on(&nodes[2], &sessions)].concat();
+    assert!(!hanging.is_empty() && !others.is_empty());
+    let mut watching = client.watch_all().await;
+    nodes[1].pause();
+    for _ in 0..20 {
+        let asked = client.get(by_id(&hanging[0].id));
+        let answered = others.iter().map(async |session| {
+            client.set(by_id(&session.id), &[("a", text(&new_token()))]).await.unwrap();
+        });
+        let (asked, _) = tokio::join!(asked, join_all(answered));
+        let status = asked.unwrap_err();
+        assert!(["STORE_UNAVAILABLE", "STORE_TIMEOUT"].contains(&&status.reason()[..]), "{status:?}");
+    }
+    // They are told too.
+    let told = watching.events(20 * others.len()).await;
+    assert!(told.iter().all(|event| others.iter().any(|session| session.id == event.id)));
+    nodes[1].resume();
+    for session in &hanging {
+        eventually("the node is back", async || client.set(by_id(&session.id), &[("a", text("1"))]).await.ok()).await;
+        watching.wait_for(EventType::Updated, &session.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_covers_every_node() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "audit_interval = '1s'").await;
+    let client = server.client().await;
+    let subjects: Vec<String> = (0..MANY).map(|n| format!("user{n}")).collect();
+    join_all(subjects.iter().map(|subject| client.create_of(subject))).await;
+    for node in cluster.primaries() {
+        let indexes = node.keys(&format!("{PREFIX}*:u:*"));
+        assert!(!indexes.is_empty(), "every node has indexes");
+        indexes.iter().for_each(|index| drop(node.must(&["DEL", index])));
+    }
+    for subject in &subjects {
+        eventually("it is in its index again", async || (client.list_of(subject).await.len() == 1).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_vanishes_on_any_node_is_told_as_ended_out_of_band() {
+    let cluster = aside(|| Cluster::start_with(0, &["--notify-keyspace-events", "Egxe"])).await;
+    let server = Server::start(&cluster.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let sessions = many(&client).await;
+    watching.events(MANY).await;
+    for node in cluster.primaries() {
+        let keys = node.keys(&format!("{PREFIX}*:s:*"));
+        assert!(!keys.is_empty(), "every node has sessions");
+        keys.iter().for_each(|key| drop(node.must(&["DEL", key])));
+    }
+    let mut expected: BTreeSet<String> = sessions.into_iter().map(|session| session.id).collect();
+    while !expected.is_empty() {
+        let event = watching.event().await;
+        assert_eq!((event.r#type(), event.cause()), (EventType::Ended, Cause::OutOfBand));
+        assert!(expected.remove(&event.id), "told twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_emptied_is_told_and_the_others_keep_their_sessions() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let sessions = many(&client).await;
+    let mut watching = client.watch_all().await;
+    let nodes = cluster.primaries();
+    let (gone, kept) = (on(&nodes[2], &sessions), on(&nodes[0], &sessions));
+    nodes[2].must(&["FLUSHALL"]);
+    assert_eq!(watching.resync().await.reason(), ResyncReason::Flushed);
+    for session in &kept {
+        assert!(client.lives(&session.id).await);
+    }
+    for session in &gone {
+        eventually("it is gone", async || (!client.lives(&session.id).await).then_some(())).await;
+    }
+    eventually("new ones are made on every node", async || {
+        let made = join_all((0..MANY).map(|_| client.create_as(CreateSessionRequest::default()))).await;
+        made.iter().all(Result::is_ok).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_is_on_the_replica_of_its_partition() {
+    const REPLICATED: &str =
+        "[limits]\ncall_timeout = '3s'\n[default_policy]\ndurability = 'replicated'\nreplicas = 1\n";
+    let cluster = aside(|| Cluster::start(1)).await;
+    let server = Server::start(&cluster.url(), PREFIX, REPLICATED).await;
+    let client = server.client().await;
+    let pairs: Vec<(Redis, Redis)> =
+        cluster.primaries().into_iter().map(|of| (of.clone(), cluster.replicas_of(&of).remove(0))).collect();
+    let mut last = Vec::new();
+    for _ in 0..MANY {
+        let session = client.create(&[]).await.0;
+        let pattern = format!("{PREFIX}*:s:*:{}", session.id);
+        let place = pairs.iter().position(|(primary, _)| !primary.keys(&pattern).is_empty()).unwrap();
+        assert_eq!(pairs[place].1.keys(&pattern).len(), 1, "it was answered, and is not on the replica");
+        last.push((place, session));
+    }
+    // Where a replica hangs, the others' confirmations do not count.
+    pairs[0].1.pause();
+    for (place, session) in last.iter().filter(|(place, _)| *place != 0).take(8) {
+        let set = client.set(by_id(&session.id), &[("a", text("1"))]).await;
+        assert!(set.is_ok(), "{place}: {set:?}");
+    }
+    let (_, session) = last.iter().find(|(place, _)| *place == 0).unwrap();
+    let update = UpdateSessionRequest {
+        key: by_id(&session.id),
+        set_attributes: [("a".into(), text("1"))].into(),
+        ..Default::default()
+    };
+    let status = client.update(update).await.unwrap_err();
+    assert_eq!(status.reason(), "OUTCOME_UNKNOWN", "{status:?}");
+    pairs[0].1.resume();
+}
