@@ -55,7 +55,7 @@ impl Sentinels {
     pub fn url(&self) -> String {
         let others: Vec<String> = self.sentinels[1..].iter().map(|of| format!("node={}&", of.address())).collect();
         let first = self.sentinels[0].address();
-        format!("redis-sentinel://{CREDENTIALS}@{first}/0?{}sentinelServiceName={NAME}", others.concat())
+        format!("redis-sentinel://{CREDENTIALS}@{first}?{}sentinelServiceName={NAME}", others.concat())
     }
 
     pub fn servers(&self) -> &[Redis] {

@@ -1,0 +1,231 @@
+//! Sessions on a primary that Sentinels name: another takes its place, with all that was written or without the last of it.
+
+mod harness;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use harness::{
+    Client, Server, Status,
+    client::*,
+    eventually,
+    process::Process,
+    sentinel::Sentinels,
+    servers::{aside, until},
+    writers::write_to,
+};
+use sessiond_client::v1::{EventType, ResyncReason, Session};
+
+const PREFIX: &str = "sessiond:";
+const REPLICATED: &str = "[limits]\ncall_timeout = '3s'\n[default_policy]\ndurability = 'replicated'\nreplicas = 1\n";
+
+async fn sentinels(replicas: usize) -> Sentinels {
+    aside(move || Sentinels::start(replicas)).await
+}
+
+async fn some(client: &Client, count: usize) -> Vec<Session> {
+    let mut sessions = Vec::new();
+    for _ in 0..count {
+        sessions.push(client.create(&[]).await.0);
+    }
+    sessions
+}
+
+/// Returns when the server writes again.
+async fn is_served_again(client: &Client) {
+    eventually("it is served again", async || client.create_as(Default::default()).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_is_followed_and_keeps_what_was_confirmed() {
+    let sentinels = sentinels(1).await;
+    let (a, b) = (
+        Server::start(&sentinels.url(), PREFIX, REPLICATED).await,
+        Server::start(&sentinels.url(), PREFIX, REPLICATED).await,
+    );
+    let clients = [a.client().await, b.client().await];
+    let sessions = some(&clients[0], 16).await;
+    let fault = {
+        let (sentinels, client) = (sentinels.clone(), clients[1].clone());
+        async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            aside(move || {
+                sentinels.fail_over();
+                sentinels.wait_until_followed();
+            })
+            .await;
+            is_served_again(&client).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let written = write_to(&clients, &sessions, 0, fault).await;
+    written.assert_kept(&clients[0]).await;
+    let mut watching = clients[0].watch_all().await;
+    for session in &sessions {
+        assert!(clients[1].delete(by_id(&session.id)).await.unwrap());
+        watching.wait_for(EventType::Ended, &session.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_primary_is_replaced_and_open_watches_go_on() {
+    let sentinels = sentinels(2).await;
+    let server = Server::start(&sentinels.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let sessions = some(&client, 8).await;
+    let primary = sentinels.primary();
+    for replica in sentinels.replicas() {
+        primary.wait_for(&replica);
+    }
+    let mut watching = client.watch_all().await;
+    primary.kill();
+    let of = sentinels.clone();
+    aside(move || of.wait_for_another_than(&primary)).await;
+    is_served_again(&client).await;
+    for session in &sessions {
+        client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
+        watching.wait_for(EventType::Updated, &session.id).await;
+    }
+}
+
+/// A primary goes without its replica having the last writes, and comes back as the replica of that one. Answers the
+/// sessions that were made before and those that were made last.
+async fn history_is_rewound(sentinels: &Sentinels, client: &Client) -> (Vec<Session>, Vec<Session>) {
+    let (primary, replica) = (sentinels.primary(), sentinels.replicas().remove(0));
+    let kept = some(client, 8).await;
+    let (of, to) = (primary.clone(), replica.clone());
+    aside(move || of.wait_for(&to)).await;
+    primary.lose_touch_with(&replica);
+    let lost = some(client, 8).await;
+    primary.pause();
+    replica.resume();
+    let sentinels = sentinels.clone();
+    aside(move || {
+        sentinels.wait_for_another_than(&primary);
+        primary.resume();
+        sentinels.wait_until_followed();
+    })
+    .await;
+    (kept, lost)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w9_a_rewound_history_is_told_to_open_watches_and_to_those_that_resume() {
+    let sentinels = sentinels(1).await;
+    let server = Server::start(&sentinels.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let (mut open, mut left) = (client.watch_all().await, client.watch_all().await);
+    let (kept, lost) = history_is_rewound(&sentinels, &client).await;
+    left.events(kept.len() + lost.len()).await;
+    let token = left.token.clone();
+    drop(left);
+    is_served_again(&client).await;
+
+    let ids: BTreeSet<&String> = lost.iter().map(|session| &session.id).collect();
+    let mut named = BTreeSet::new();
+    while !ids.iter().all(|id| named.contains(*id)) {
+        let resync = open.resync().await;
+        assert_eq!(resync.reason(), ResyncReason::Rollback);
+        if resync.ids.is_empty() {
+            break;
+        }
+        named.extend(resync.ids);
+    }
+    let resync = client.resume(&token).await.resync().await;
+    assert_eq!(resync.reason(), ResyncReason::Rollback);
+    for session in &kept {
+        assert!(client.lives(&session.id).await);
+        client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
+        let told = open.wait_for(EventType::Updated, &session.id).await;
+        assert!(told.revision > session.revision);
+    }
+    for session in &lost {
+        assert!(!client.lives(&session.id).await, "it was lost with its primary");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_primary_is_not_read_from() {
+    let sentinels = sentinels(1).await;
+    let server = Server::start(&sentinels.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let before = some(&client, 8).await;
+    let old = sentinels.primary();
+    let of = sentinels.clone();
+    aside(move || {
+        of.primary().wait_for(&of.replicas()[0]);
+        of.fail_over();
+        of.wait_until_followed();
+    })
+    .await;
+    is_served_again(&client).await;
+    let mut watching = client.watch_all().await;
+    for round in 0..3 {
+        // It serves what it has, and follows nobody, until the Sentinels put that right.
+        old.must(&["REPLICAOF", "127.0.0.1", "1"]);
+        for session in &before {
+            let value = format!("{round}");
+            client.set(by_id(&session.id), &[("a", text(&value))]).await.unwrap();
+            let read = client.get(by_id(&session.id)).await.unwrap();
+            assert_eq!(read.attributes["a"], text(&value));
+            watching.wait_for(EventType::Updated, &session.id).await;
+        }
+        let made = client.create_of("user").await.0;
+        assert!(client.list_of("user").await.iter().any(|session| session.id == made.id));
+        let of = sentinels.clone();
+        aside(move || of.wait_until_followed()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_are_gone_stop_nothing() {
+    let sentinels = sentinels(1).await;
+    let server = Server::start(&sentinels.url(), PREFIX, "").await;
+    let client = server.client().await;
+    sentinels.sentinels()[0].kill();
+    sentinels.sentinels()[1].pause();
+    some(&client, 8).await;
+    // One that knows the primary is enough to begin.
+    let another = Server::start(&sentinels.url(), PREFIX, "").await;
+    some(&another.client().await, 8).await;
+    sentinels.sentinels()[2].kill();
+    some(&client, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_replica_an_outcome_is_unknown() {
+    let sentinels = sentinels(1).await;
+    let server = Server::start(&sentinels.url(), PREFIX, REPLICATED).await;
+    let client = server.client().await;
+    let replica = sentinels.replicas().remove(0);
+    for session in some(&client, 20).await {
+        assert_eq!(
+            replica.keys(&format!("{PREFIX}*:s:*:{}", session.id)).len(),
+            1,
+            "what was answered is on the replica"
+        );
+    }
+    replica.pause();
+    let status = client.create_as(Default::default()).await.unwrap_err();
+    assert_eq!(status.reason(), "OUTCOME_UNKNOWN", "{status:?}");
+    replica.resume();
+    is_served_again(&client).await;
+}
+
+#[test]
+fn a_name_that_no_sentinel_knows_is_told_in_one_line() {
+    let sentinels = Sentinels::start(0);
+    let wrong = sentinels.url().replace("sentinelServiceName=main", "sentinelServiceName=other");
+    let (log, code) = Process::start_in_vain(&[format!("--redis={wrong}")]);
+    assert_eq!(code, Some(1));
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"")).collect();
+    assert!(told.len() == 1 && told[0].contains("other") && !told[0].contains("change-me"), "{log}");
+}
+
+#[test]
+fn a_replica_by_itself_is_refused_with_the_remedy() {
+    let sentinels = Sentinels::start(1);
+    let replica = sentinels.replicas().remove(0);
+    until("it follows", || replica.info("replication", "master_link_status") == "up");
+    let (log, code) = Process::start_in_vain(&[format!("--redis={}", replica.url())]);
+    assert!(code == Some(1) && log.contains("redis-sentinel://"), "{log}");
+}
