@@ -284,6 +284,19 @@ fn events(line: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
+async fn a_watch_tells_what_lives_first_where_that_is_asked_for() {
+    let (cli, server, _world) = cli_and_server().await;
+    let client = server.client().await;
+    let (session, _) = client.create_of("anna").await;
+    let mut watch = cli.start(&["watch", "--initial-state"], "");
+    let row = watch.line_with("SNAPSHOT").await;
+    assert!(row.contains(&session.id) && row.contains("anna"), "{row}");
+    watch.line_with("SYNCED").await;
+    client.delete(by_id(&session.id)).await.unwrap();
+    assert!(watch.line_with("ENDED").await.contains(&session.id));
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_from_a_resume_token() {
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;

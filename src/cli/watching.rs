@@ -36,6 +36,9 @@ pub struct Watch {
     /// With the values of attributes.
     #[arg(long)]
     full: bool,
+    /// Tells what lives first, and again after a resync.
+    #[arg(long)]
+    initial_state: bool,
     /// Goes on after that response, which told this token; it is no secret.
     #[arg(long, value_name = "BASE64")]
     resume_token: Option<String>,
@@ -84,8 +87,10 @@ impl From<Type> for EventType {
 
 impl Watch {
     pub async fn run(self) -> Result<(), Failure> {
+        let request = self.request()?;
         let mut following = Following {
-            request: self.request()?,
+            is_whole: !request.initial_state || !request.resume_token.is_empty(),
+            request,
             silence: self.bookmark_interval.saturating_mul(2),
             common: self.common,
             table: Table::new(COLUMNS, WIDTHS),
@@ -120,7 +125,7 @@ impl Watch {
             types: self.types.iter().map(|of| EventType::from(*of).into()).collect(),
             view: if self.full { SessionView::Full } else { SessionView::Basic }.into(),
             resume_token: resume_token.map_err(|_| Failure::Usage("--resume-token is not base64".to_owned()))?,
-            initial_state: false,
+            initial_state: self.initial_state,
             bookmark_interval: Some(
                 interval.map_err(|_| Failure::Usage("--bookmark-interval is too long".to_owned()))?,
             ),
@@ -130,8 +135,10 @@ impl Watch {
 
 struct Following {
     common: Common,
-    /// With the position after the last response.
+    /// With the position after the last response, once the state was told as a whole.
     request: WatchRequest,
+    /// Whether it was, or was not asked for.
+    is_whole: bool,
     /// After so long without a response the watch is opened again.
     silence: Duration,
     table: Table<7>,
@@ -163,10 +170,17 @@ impl Following {
     fn take(&mut self, response: WatchResponse) -> Result<bool, Failure> {
         // The first response brings the table's header, with or without events.
         self.common.output.print("WatchResponse", &response, |response| self.table.lines(rows(response)))?;
-        self.request.resume_token = response.resume_token;
+        let mut is_too_slow = false;
+        match &response.control {
+            Some(Control::Resync(resync)) if resync.reason() == ResyncReason::SlowConsumer => is_too_slow = true,
+            Some(Control::Resync(_)) => self.is_whole = !self.request.initial_state,
+            Some(Control::Synced(_)) => self.is_whole = true,
+            Some(Control::Bookmark(_)) | None => {}
+        }
+        self.request.resume_token = if self.is_whole { response.resume_token } else { Default::default() };
         self.is_under_way = true;
         self.backoff = Backoff::default();
-        Ok(matches!(response.control, Some(Control::Resync(resync)) if resync.reason() == ResyncReason::SlowConsumer))
+        Ok(is_too_slow)
     }
 }
 
@@ -186,7 +200,12 @@ fn rows(response: &WatchResponse) -> Vec<[String; 7]> {
                 [String::new(), "RESYNC".into(), id, String::new(), String::new(), reason.into(), String::new()]
             }));
         }
-        Some(Control::Bookmark(_) | Control::Synced(_)) | None => {}
+        Some(Control::Synced(_)) => {
+            let mut row: [String; 7] = Default::default();
+            row[1] = "SYNCED".into();
+            rows.push(row);
+        }
+        Some(Control::Bookmark(_)) | None => {}
     }
     rows
 }

@@ -39,7 +39,7 @@ const (
 	EventType_EVENT_TYPE_ROTATED EventType = 3
 	// Over; see cause.
 	EventType_EVENT_TYPE_ENDED EventType = 4
-	// State at the start of the watch or after a resync.
+	// State at the start of the watch or after a resync; no change.
 	EventType_EVENT_TYPE_SNAPSHOT EventType = 5
 	// Still lives, but no longer matches this watch's labels or subject.
 	EventType_EVENT_TYPE_LEFT EventType = 6
@@ -179,11 +179,11 @@ const (
 	ResyncReason_RESYNC_REASON_UNSPECIFIED ResyncReason = 0
 	// The log no longer reaches back to the resume token.
 	ResyncReason_RESYNC_REASON_COMPACTED ResyncReason = 1
-	// A failover lost history.
+	// A failover lost history. With ids where this server knows what was lost.
 	ResyncReason_RESYNC_REASON_ROLLBACK ResyncReason = 2
 	// The store was emptied.
 	ResyncReason_RESYNC_REASON_FLUSHED ResyncReason = 3
-	// This watcher was too slow.
+	// This watcher read nothing for too long, or fell behind the log: open again with the resume_token of this response.
 	ResyncReason_RESYNC_REASON_SLOW_CONSUMER ResyncReason = 4
 )
 
@@ -1094,7 +1094,8 @@ func (x *Bookmark) GetLag() *durationpb.Duration {
 	return nil
 }
 
-// Changes were missed: forget what is held of ids. The stream goes on from here, except after SLOW_CONSUMER.
+// Changes were missed: forget what is held of ids. The stream goes on from here. Except with SLOW_CONSUMER: that is the last
+// response of its stream, and nothing is to be forgotten.
 type Resync struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why. Unknown value: the same action.

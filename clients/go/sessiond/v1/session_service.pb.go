@@ -1286,7 +1286,7 @@ type WatchRequest struct {
 	// first. Opaque, at most 8 KiB, holds no right. Garbage is INVALID_ARGUMENT; one of another store, from before the
 	// log or from ahead of it is answered by resync.
 	ResumeToken []byte `protobuf:"bytes,8,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// SNAPSHOT events first, unless resume_token is good; and after every resync.
+	// SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
 	InitialState bool `protobuf:"varint,9,opt,name=initial_state,json=initialState,proto3" json:"initial_state,omitempty"`
 	// Longest silence that a healthy stream keeps. Default 10s, 100 ms to 60 s.
 	BookmarkInterval *durationpb.Duration `protobuf:"bytes,10,opt,name=bookmark_interval,json=bookmarkInterval,proto3" json:"bookmark_interval,omitempty"`

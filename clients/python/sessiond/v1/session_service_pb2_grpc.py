@@ -197,6 +197,15 @@ class SessionServiceServicer:
         the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
         calls beside them.
 
+        With initial_state the state comes first: SNAPSHOT events, among them what changes meanwhile, then synced. What has
+        come by then, in order, is what is true at the resume_token beside synced. An id may be told twice, the second time no
+        older; one may end or leave that was not told. A resume_token from before synced stands for no whole state.
+
+        After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
+        follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
+        server's slow_consumer_timeout (60 s by default) or fell behind the log: nothing is to be forgotten, the stream closes
+        with OK, and its resume_token is where to go on.
+
         By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
         stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
         is told, and the last resume_token lies before it.

@@ -294,7 +294,8 @@ pub struct Bookmark {
     #[prost(message, optional, tag = "2")]
     pub lag: ::core::option::Option<::prost_types::Duration>,
 }
-/// Changes were missed: forget what is held of ids. The stream goes on from here, except after SLOW_CONSUMER.
+/// Changes were missed: forget what is held of ids. The stream goes on from here. Except with SLOW_CONSUMER: that is the last
+/// response of its stream, and nothing is to be forgotten.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resync {
     /// Why. Unknown value: the same action.
@@ -318,7 +319,7 @@ pub enum EventType {
     Rotated = 3,
     /// Over; see cause.
     Ended = 4,
-    /// State at the start of the watch or after a resync.
+    /// State at the start of the watch or after a resync; no change.
     Snapshot = 5,
     /// Still lives, but no longer matches this watch's labels or subject.
     Left = 6,
@@ -418,11 +419,11 @@ pub enum ResyncReason {
     Unspecified = 0,
     /// The log no longer reaches back to the resume token.
     Compacted = 1,
-    /// A failover lost history.
+    /// A failover lost history. With ids where this server knows what was lost.
     Rollback = 2,
     /// The store was emptied.
     Flushed = 3,
-    /// This watcher was too slow.
+    /// This watcher read nothing for too long, or fell behind the log: open again with the resume_token of this response.
     SlowConsumer = 4,
 }
 impl ResyncReason {
@@ -855,7 +856,7 @@ pub struct WatchRequest {
     /// log or from ahead of it is answered by resync.
     #[prost(bytes = "vec", tag = "8")]
     pub resume_token: ::prost::alloc::vec::Vec<u8>,
-    /// SNAPSHOT events first, unless resume_token is good; and after every resync.
+    /// SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
     #[prost(bool, tag = "9")]
     pub initial_state: bool,
     /// Longest silence that a healthy stream keeps. Default 10s, 100 ms to 60 s.
@@ -1238,6 +1239,15 @@ pub mod session_service_client {
         /// connection open it again, on any instance, with the last resume_token. No response for two bookmark intervals means
         /// the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
         /// calls beside them.
+        ///
+        /// With initial_state the state comes first: SNAPSHOT events, among them what changes meanwhile, then synced. What has
+        /// come by then, in order, is what is true at the resume_token beside synced. An id may be told twice, the second time no
+        /// older; one may end or leave that was not told. A resume_token from before synced stands for no whole state.
+        ///
+        /// After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
+        /// follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
+        /// server's slow_consumer_timeout (60 s by default) or fell behind the log: nothing is to be forgotten, the stream closes
+        /// with OK, and its resume_token is where to go on.
         ///
         /// By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
         /// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time

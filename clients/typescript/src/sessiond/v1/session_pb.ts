@@ -427,7 +427,8 @@ export const BookmarkSchema: GenMessage<Bookmark> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 7);
 
 /**
- * Changes were missed: forget what is held of ids. The stream goes on from here, except after SLOW_CONSUMER.
+ * Changes were missed: forget what is held of ids. The stream goes on from here. Except with SLOW_CONSUMER: that is the last
+ * response of its stream, and nothing is to be forgotten.
  *
  * @generated from message sessiond.v1.Resync
  */
@@ -496,7 +497,7 @@ export enum EventType {
   ENDED = 4,
 
   /**
-   * State at the start of the watch or after a resync.
+   * State at the start of the watch or after a resync; no change.
    *
    * @generated from enum value: EVENT_TYPE_SNAPSHOT = 5;
    */
@@ -613,7 +614,7 @@ export enum ResyncReason {
   COMPACTED = 1,
 
   /**
-   * A failover lost history.
+   * A failover lost history. With ids where this server knows what was lost.
    *
    * @generated from enum value: RESYNC_REASON_ROLLBACK = 2;
    */
@@ -627,7 +628,7 @@ export enum ResyncReason {
   FLUSHED = 3,
 
   /**
-   * This watcher was too slow.
+   * This watcher read nothing for too long, or fell behind the log: open again with the resume_token of this response.
    *
    * @generated from enum value: RESYNC_REASON_SLOW_CONSUMER = 4;
    */

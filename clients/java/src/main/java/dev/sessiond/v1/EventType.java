@@ -57,7 +57,7 @@ public enum EventType
   EVENT_TYPE_ENDED(4),
   /**
    * <pre>
-   * State at the start of the watch or after a resync.
+   * State at the start of the watch or after a resync; no change.
    * </pre>
    *
    * <code>EVENT_TYPE_SNAPSHOT = 5;</code>
@@ -133,7 +133,7 @@ public enum EventType
   public static final int EVENT_TYPE_ENDED_VALUE = 4;
   /**
    * <pre>
-   * State at the start of the watch or after a resync.
+   * State at the start of the watch or after a resync; no change.
    * </pre>
    *
    * <code>EVENT_TYPE_SNAPSHOT = 5;</code>

@@ -7,7 +7,8 @@ package dev.sessiond.v1;
 
 /**
  * <pre>
- * Changes were missed: forget what is held of ids. The stream goes on from here, except after SLOW_CONSUMER.
+ * Changes were missed: forget what is held of ids. The stream goes on from here. Except with SLOW_CONSUMER: that is the last
+ * response of its stream, and nothing is to be forgotten.
  * </pre>
  *
  * Protobuf type {@code sessiond.v1.Resync}
@@ -313,7 +314,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Changes were missed: forget what is held of ids. The stream goes on from here, except after SLOW_CONSUMER.
+   * Changes were missed: forget what is held of ids. The stream goes on from here. Except with SLOW_CONSUMER: that is the last
+   * response of its stream, and nothing is to be forgotten.
    * </pre>
    *
    * Protobuf type {@code sessiond.v1.Resync}

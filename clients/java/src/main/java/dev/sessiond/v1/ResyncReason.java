@@ -33,7 +33,7 @@ public enum ResyncReason
   RESYNC_REASON_COMPACTED(1),
   /**
    * <pre>
-   * A failover lost history.
+   * A failover lost history. With ids where this server knows what was lost.
    * </pre>
    *
    * <code>RESYNC_REASON_ROLLBACK = 2;</code>
@@ -49,7 +49,7 @@ public enum ResyncReason
   RESYNC_REASON_FLUSHED(3),
   /**
    * <pre>
-   * This watcher was too slow.
+   * This watcher read nothing for too long, or fell behind the log: open again with the resume_token of this response.
    * </pre>
    *
    * <code>RESYNC_REASON_SLOW_CONSUMER = 4;</code>
@@ -85,7 +85,7 @@ public enum ResyncReason
   public static final int RESYNC_REASON_COMPACTED_VALUE = 1;
   /**
    * <pre>
-   * A failover lost history.
+   * A failover lost history. With ids where this server knows what was lost.
    * </pre>
    *
    * <code>RESYNC_REASON_ROLLBACK = 2;</code>
@@ -101,7 +101,7 @@ public enum ResyncReason
   public static final int RESYNC_REASON_FLUSHED_VALUE = 3;
   /**
    * <pre>
-   * This watcher was too slow.
+   * This watcher read nothing for too long, or fell behind the log: open again with the resume_token of this response.
    * </pre>
    *
    * <code>RESYNC_REASON_SLOW_CONSUMER = 4;</code>

@@ -474,7 +474,7 @@ java.lang.String defaultValue) {
   private boolean initialState_ = false;
   /**
    * <pre>
-   * SNAPSHOT events first, unless resume_token is good; and after every resync.
+   * SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
    * </pre>
    *
    * <code>bool initial_state = 9;</code>
@@ -2198,7 +2198,7 @@ java.lang.String defaultValue) {
     private boolean initialState_ ;
     /**
      * <pre>
-     * SNAPSHOT events first, unless resume_token is good; and after every resync.
+     * SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
      * </pre>
      *
      * <code>bool initial_state = 9;</code>
@@ -2210,7 +2210,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * SNAPSHOT events first, unless resume_token is good; and after every resync.
+     * SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
      * </pre>
      *
      * <code>bool initial_state = 9;</code>
@@ -2226,7 +2226,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * SNAPSHOT events first, unless resume_token is good; and after every resync.
+     * SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
      * </pre>
      *
      * <code>bool initial_state = 9;</code>

@@ -249,7 +249,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * SNAPSHOT events first, unless resume_token is good; and after every resync.
+   * SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
    * </pre>
    *
    * <code>bool initial_state = 9;</code>
