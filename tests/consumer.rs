@@ -8,15 +8,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use harness::{
-    Client, Redis, World,
+    Client, PATIENCE, Redis, Server, World,
     client::*,
     consumer::{Consumer, Lost, Mirror, State, is_final},
     eventually,
     process::Process,
+    proxy::Proxy,
     relay::Relay,
 };
 use rustix::process::Signal;
@@ -82,15 +83,17 @@ async fn truth(client: &Client, labels: BTreeMap<String, String>) -> BTreeMap<St
     }
 }
 
-/// Once a bookmark says that nothing is missing, and all that were to end soon have ended, what is held is the truth.
+/// Once all that were to end soon have ended, and a bookmark says that nothing is missing, what is held is the truth.
 async fn assert_true(both: &[Consumer; 2], client: &Client, redis: &Redis) {
-    const SOON: i64 = 5;
-    eventually("those that were to end have ended", async || {
-        let all = truth(client, BTreeMap::new()).await;
-        all.values().all(|session| session.idle_timeout.is_none_or(|of| of.seconds >= SOON)).then_some(())
-    })
-    .await;
+    let ends_soon = |session: &Session| session.idle_timeout.is_some_and(|of| of.seconds < 5);
     for (mirror, of) in both.iter().zip([everything(), labelled()]) {
+        // A session whose time is over is in no list, and is held until its end is told.
+        eventually("those that were to end have ended", async || {
+            let is_over = truth(client, BTreeMap::new()).await.values().all(|session| !ends_soon(session));
+            let is_told = mirror.look(|mirror| mirror.held.values().all(|(_, session)| !ends_soon(session)));
+            (is_over && is_told).then_some(())
+        })
+        .await;
         let now = redis.now() * 1_000;
         eventually("nothing is missing", async || {
             mirror.look(|mirror| mirror.as_of.is_some_and(|as_of| as_of > now).then_some(()))
@@ -100,7 +103,9 @@ async fn assert_true(both: &[Consumer; 2], client: &Client, redis: &Redis) {
         mirror.look(|mirror| {
             let held: BTreeMap<_, _> =
                 mirror.held.iter().map(|(id, (_, session))| (id.clone(), session.clone())).collect();
-            assert_eq!(held, expected, "after {:?} and {:?}", mirror.lost, mirror.resyncs);
+            let wrong: Vec<_> = held.iter().filter(|(id, session)| expected.get(*id) != Some(session)).collect();
+            let missing: Vec<_> = expected.iter().filter(|(id, _)| !held.contains_key(*id)).collect();
+            assert_eq!((wrong, missing), (vec![], vec![]), "after {:?} and {:?}", mirror.lost, mirror.resyncs);
             assert_eq!(mirror.stale, 0, "something was told twice, or out of order");
         });
     }
@@ -204,6 +209,26 @@ async fn a_mirror_stays_true_when_its_server_hangs() {
     amid_changes(&client, 200, async {
         process.signal(Signal::STOP);
         every_mirror(&both, "it finds it silent, and goes on", |mirror| {
+            mirror.state == State::Live && mirror.lost.contains(&Lost::Silent)
+        })
+        .await;
+    })
+    .await;
+    assert_true(&both, &client, &world.redis).await;
+    assert_one_beginning(&both);
+}
+
+#[tokio::test]
+async fn a_mirror_stays_true_when_its_server_has_no_redis() {
+    let world = World::own();
+    let proxy = Proxy::start(&world.redis);
+    let behind = Server::start(&proxy.url(), &world.prefix, "").await;
+    let staying = world.server().await;
+    let client = staying.client().await;
+    let both = mirrors(&[&behind.address, &staying.address]).await;
+    amid_changes(&client, 200, async {
+        proxy.hold();
+        every_mirror(&both, "no bookmark comes, and it goes on elsewhere", |mirror| {
             mirror.state == State::Live && mirror.lost.contains(&Lost::Silent)
         })
         .await;
@@ -502,4 +527,74 @@ async fn a_mirror_of_ids_is_over_when_all_have_ended() {
     let gone = Consumer::start(request, vec![server.address.clone()]);
     let over = State::Over(Some(Code::NotFound));
     eventually("it never begins", async || gone.look(|mirror| (mirror.state == over).then_some(()))).await;
+}
+
+#[tokio::test]
+async fn a_mirror_begins_elsewhere_when_its_server_has_no_redis_any_more() {
+    let world = World::own();
+    let proxy = Arc::new(Proxy::start(&world.redis));
+    let behind = Server::start(&proxy.url(), &world.prefix, "").await;
+    let staying = world.server().await;
+    let client = staying.client().await;
+    let large = incompressible(10_000);
+    for _ in 0..300 {
+        let attributes = [("large".to_owned(), text(&large))].into();
+        let request = CreateSessionRequest { attributes, labels: labels(&[LABEL]), ..Default::default() };
+        client.create_as(request).await.unwrap();
+    }
+    let both = [everything(), labelled()].map(|request| {
+        let (proxy, request) = (proxy.clone(), WatchRequest { bookmark_interval: millis(3_000), ..request });
+        Consumer::start_and_see(request, vec![behind.address.clone(), staying.address.clone()], move |response| {
+            if !response.events.is_empty() {
+                proxy.hold();
+            }
+        })
+    });
+    every_mirror(&both, "no more comes, and it goes on elsewhere", |mirror| mirror.state == State::Live).await;
+    assert_true(&both, &client, &world.redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_mirror_that_was_found_too_slow_goes_on_with_its_token() {
+    let world = World::shared();
+    let server = world.server_with("limits.slow_consumer_timeout = '1s'").await;
+    let client = server.client().await;
+    let (session, _) =
+        client.create_as(CreateSessionRequest { labels: labels(&[LABEL]), ..Default::default() }).await.unwrap();
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let both = [everything(), labelled()].map(|request| {
+        let is_slow = is_slow.clone();
+        Consumer::start_and_see(request, vec![server.address.clone()], move |_| {
+            let started = Instant::now();
+            tokio::task::block_in_place(|| {
+                while is_slow.load(Ordering::Relaxed) && started.elapsed() < 2 * PATIENCE {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+        })
+    });
+    every_mirror(&both, "it is live", |mirror| mirror.state == State::Live).await;
+    is_slow.store(true, Ordering::Relaxed);
+    let large = incompressible(20_000);
+    for n in 0..100 {
+        client.set(by_id(&session.id), &[("large", text(&format!("{n}{large}")))]).await.unwrap();
+    }
+    eventually("both are too slow", async || {
+        (server.metric("sessiond_slow_watchers_total").await == 2.0).then_some(())
+    })
+    .await;
+    amid_changes(&client, 50, async { is_slow.store(false, Ordering::Relaxed) }).await;
+    every_mirror(&both, "it was told so, and goes on", |mirror| {
+        mirror.state == State::Live && mirror.lost == [Lost::TooSlow]
+    })
+    .await;
+    assert_true(&both, &client, &world.redis).await;
+    for mirror in &both {
+        mirror.look(|mirror| {
+            assert_eq!(
+                (mirror.beginnings, mirror.syncs, &mirror.resyncs[..]),
+                (1, 1, &[ResyncReason::SlowConsumer][..])
+            );
+        });
+    }
 }

@@ -115,8 +115,8 @@ async fn those_that_fell_off_the_ring_read_the_log_together() {
         assert_eq!(told, ids, "each once");
     }
     let reads = reads_of_the_log(&server).await - before;
-    // Alone each would read a page of 32 for each of its 16 partitions, and then the next.
-    let alone = (CHANGES / 32 * WATCHERS) as f64;
+    // Alone each would read a page at least of each of the 16 partitions.
+    let alone = (16 * WATCHERS) as f64;
     assert!(reads < alone, "{reads} pages were read, {alone} would be without sharing");
 }
 

@@ -60,6 +60,9 @@ impl Config {
             ("streams_per_connection", i64::from(limits.streams_per_connection).into()),
             ("watches", (limits.watches as i64).into()),
             ("call_timeout", duration(limits.call_timeout)),
+            ("slow_consumer_timeout", duration(limits.slow_consumer_timeout)),
+            ("ring_slots", (limits.ring_slots as i64).into()),
+            ("feed_buffer", (limits.feed_buffer as i64).into()),
             ("keepalive_interval", duration(limits.keepalive_interval)),
             ("keepalive_timeout", duration(limits.keepalive_timeout)),
         ];

@@ -62,7 +62,7 @@ impl Service {
         let verified = self.hub.refresh().await;
         let verified = verified.ok_or_else(|| store::Error::Unavailable("the log's end cannot be read".into()))?;
         let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
-        let registered = self.hub.register(&filter).map_err(|_| Error::WatchLimit)?;
+        let registered = self.hub.register(&filter, call.bookmark_interval).map_err(|_| Error::WatchLimit)?;
         // Looked at after the registration: an ending comes by the look or by the stream.
         let before = lifetime.sessions();
         lifetime.look(&self.store, &call.namespace).await?;

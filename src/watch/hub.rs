@@ -200,11 +200,9 @@ impl Hub {
     /// Takes leave of watchers that have read nothing for too long; their last word waits until they read again.
     pub(super) fn leave_slow(&self) {
         let now = self.millis();
-        let patience = self.limits.patience.as_millis() as u64;
         let mut state = self.state.lock();
-        let is_slow = |watcher: &Watcher| match watcher.shared.unread_since.load(Ordering::Relaxed) {
-            0 => false,
-            since => now.saturating_sub(since) > patience,
+        let is_slow = |watcher: &Watcher| {
+            now.saturating_sub(watcher.shared.went_on.load(Ordering::Relaxed)) > watcher.shared.patience
         };
         let slow: Vec<u64> = state.watchers.iter().filter(|(_, watcher)| is_slow(watcher)).map(|(id, _)| *id).collect();
         for id in slow {
@@ -221,7 +219,7 @@ impl Hub {
     }
 
     pub(super) fn millis(&self) -> u64 {
-        self.made.elapsed().as_millis() as u64 + 1
+        self.made.elapsed().as_millis() as u64
     }
 
     /// Returns once history was rewound, or emptied, since this was last asked.
@@ -229,8 +227,13 @@ impl Hub {
         self.rewinds.notified().await;
     }
 
-    /// Registers a watcher; it is told of what comes after the returned token.
-    pub fn register(self: &Arc<Self>, filter: &Filter) -> Result<(Registration, ResumeToken), WatchLimitReached> {
+    /// Registers a watcher that its reader lets go on once in this interval at least; it is told of what comes after the
+    /// returned token.
+    pub fn register(
+        self: &Arc<Self>,
+        filter: &Filter,
+        interval: Duration,
+    ) -> Result<(Registration, ResumeToken), WatchLimitReached> {
         let mut state = self.state.lock();
         if state.watchers.len() >= self.limits.watches {
             return Err(WatchLimitReached);
@@ -244,7 +247,8 @@ impl Hub {
         };
         concerns.each(&mut state, |waiting| waiting.push(id));
         self.metrics.watchers.inc();
-        let shared = Arc::new(Shared { wake: Notify::new(), unread_since: AtomicU64::new(0) });
+        let patience = (self.limits.patience + interval).as_millis() as u64;
+        let shared = Arc::new(Shared { wake: Notify::new(), went_on: AtomicU64::new(self.millis()), patience });
         state.watchers.insert(id, Watcher { first: None, concerns, shared: shared.clone() });
         let at = state.at.clone();
         Ok((Registration { hub: self.clone(), id, shared }, at))

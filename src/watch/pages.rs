@@ -8,8 +8,9 @@ use crate::store::{Error, Page, Partition, Position, Store};
 
 use super::ring::Link;
 
-/// Pages kept of each partition.
-const KEPT: usize = 2;
+/// Pages kept of each partition, and about how many bytes in all of them but the newest.
+const KEPT: usize = 8;
+const KEPT_BYTES: usize = 2 * 1024 * 1024;
 
 /// What follows a position.
 pub enum Following {
@@ -54,7 +55,14 @@ impl Pages {
             Page::Flushed => return Ok(Following::Flushed),
             Page::RolledBack => return Ok(Following::RolledBack),
         };
-        kept.truncate(KEPT - 1);
+        let mut bytes = 0;
+        let size = |page: &Arc<[Link]>| page.iter().map(|link| link.entry.event.size()).sum::<usize>();
+        let mut fits = |page: &Arc<[Link]>| {
+            bytes += size(page);
+            bytes <= KEPT_BYTES
+        };
+        let fitting = kept.iter().take(KEPT - 1).take_while(|page| fits(page)).count();
+        kept.truncate(fitting);
         kept.push_front(page.clone());
         Ok(Following::Changes(page.to_vec()))
     }

@@ -25,8 +25,11 @@ pub(super) struct Watcher {
 /// What a watcher and the hub tell each other.
 pub(super) struct Shared {
     pub wake: Notify,
-    /// Since when its last response waits to be read, in ms since the hub was made, and one more; 0 = none waits.
-    pub unread_since: AtomicU64,
+    /// When its reader last let it go on, in ms since the hub was made. One whose reader reads gets there with every
+    /// bookmark.
+    pub went_on: AtomicU64,
+    /// The longest that it may stand, in ms.
+    pub patience: u64,
 }
 
 /// What a watcher takes from the ring.
@@ -58,15 +61,9 @@ impl Registration {
         self.shared.wake.notified().await;
     }
 
-    /// A response waits to be read.
-    pub fn told(&self) {
-        self.shared.unread_since.store(self.hub.millis(), Ordering::Relaxed);
-    }
-
-    /// The reader asks for the next response; false = too late.
-    pub fn asked(&self) -> bool {
-        self.shared.unread_since.store(0, Ordering::Relaxed);
-        self.hub.state.lock().watchers.contains_key(&self.id)
+    /// The reader lets it go on.
+    pub fn go_on(&self) {
+        self.shared.went_on.store(self.hub.millis(), Ordering::Relaxed);
     }
 
     /// Some of the next slots, from the first that concerns the watcher on. Where there is none the watcher stands at the

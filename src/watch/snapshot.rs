@@ -98,10 +98,14 @@ impl Subscription {
                 Ok(false) if self.registration.hub().refresh().await.is_some() => {
                     snapshot.complete_at = Some(self.registration.end());
                 }
-                Ok(false) => sleep(RETRY).await,
-                Err(error) => {
-                    tracing::debug!(%error, "a watch waits for the state");
+                // Silence tells the reader that another instance may be better.
+                answer => {
+                    if let Err(error) = answer {
+                        tracing::debug!(%error, "a watch waits for the state");
+                    }
+                    self.snapshot = Some(snapshot);
                     sleep(RETRY).await;
+                    return Ok(None);
                 }
             }
         }

@@ -143,7 +143,6 @@ impl Subscription {
 
     /// The next response, or why there is none any more.
     pub async fn next(&mut self) -> Result<Batch, Finish> {
-        self.registration.asked();
         let draining = self.draining.clone();
         let batch = tokio::select! {
             biased;
@@ -155,7 +154,6 @@ impl Subscription {
         if matches!(batch.control, Some(Control::Bookmark { .. })) {
             self.next_bookmark = self.told_at + self.bookmark_interval;
         }
-        self.registration.told();
         Ok(batch)
     }
 
@@ -169,6 +167,7 @@ impl Subscription {
 
     async fn advance(&mut self) -> Result<Batch, Finish> {
         loop {
+            self.registration.go_on();
             if let Some(finish) = self.finish.take() {
                 return Err(finish);
             }
