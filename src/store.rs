@@ -20,6 +20,7 @@ mod scan;
 pub mod scripts;
 mod start;
 mod subjects;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use fred::{
-    clients::Client,
+    error::Error as FredError,
     interfaces::ClientLike,
     types::{
         Value,
@@ -20,7 +20,8 @@ use tokio::time::timeout;
 
 use super::{
     error::Error,
-    node::{Node, Opener, custom},
+    node::{FEW, Node, Opener, custom},
+    wire::Wire,
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
@@ -37,14 +38,14 @@ pub struct Lookouts {
     seeds: Vec<Server>,
     /// Of the Sentinels, where they differ from the servers'.
     credentials: Option<(Option<String>, Option<String>)>,
-    clients: Mutex<HashMap<Server, Client>>,
+    wires: Mutex<HashMap<Server, Arc<Wire>>>,
 }
 
 impl Directory {
     /// As the URL says.
     pub fn of(config: &Config) -> Self {
         let lookouts =
-            |seeds: &[Server], credentials| Lookouts { seeds: seeds.to_vec(), credentials, clients: Mutex::default() };
+            |seeds: &[Server], credentials| Lookouts { seeds: seeds.to_vec(), credentials, wires: Mutex::default() };
         match &config.server {
             ServerConfig::Clustered { hosts, .. } => Directory::Cluster { lookouts: lookouts(hosts, None) },
             ServerConfig::Sentinel { hosts, service_name, username, password } => Directory::Sentinels {
@@ -99,15 +100,15 @@ impl Lookouts {
             let args = args.clone();
             async move {
                 let answer = async {
-                    let client = self.client(opener, server).await?;
-                    client.custom::<Value, _>(custom(command), args).await
+                    let wire = self.wire(opener, server).await?;
+                    wire.custom::<Value, _>(custom(command), args).await
                 };
                 let answer = match timeout(ANSWER_WITHIN, answer).await {
                     Ok(answer) => answer.map_err(|error| error.details().to_owned()),
                     Err(_) => Err("no answer".into()),
                 };
                 if answer.is_err() {
-                    self.clients.lock().remove(server);
+                    self.wires.lock().remove(server);
                 }
                 (server.clone(), answer)
             }
@@ -115,21 +116,18 @@ impl Lookouts {
         join_all(asked).await
     }
 
-    async fn client(&self, opener: &Opener, server: &Server) -> Result<Client, fred::error::Error> {
-        if let Some(client) = self.clients.lock().get(server) {
-            return Ok(client.clone());
+    async fn wire(&self, opener: &Opener, server: &Server) -> Result<Arc<Wire>, FredError> {
+        if let Some(wire) = self.wires.lock().get(server) {
+            return Ok(wire.clone());
         }
         let place = ServerConfig::Centralized { server: server.clone() };
-        let client = match &self.credentials {
-            None => opener.connect(&place, &opener.config).await?,
-            Some((username, password)) => {
-                let (username, password) = (username.clone(), password.clone());
-                let config = Config { username, password, database: None, ..opener.config.clone() };
-                opener.connect(&place, &config).await?
-            }
-        };
-        self.clients.lock().insert(server.clone(), client.clone());
-        Ok(client)
+        let mut config = Config { server: place, database: None, ..opener.config.clone() };
+        if let Some((username, password)) = &self.credentials {
+            (config.username, config.password) = (username.clone(), password.clone());
+        }
+        let wire = Arc::new(Wire::open(&config, FEW).await?);
+        self.wires.lock().insert(server.clone(), wire.clone());
+        Ok(wire)
     }
 }
 

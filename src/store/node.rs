@@ -18,10 +18,11 @@ use fred::{
     error::{Error as FredError, ErrorKind},
     interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface},
     types::{
-        Builder, ClusterHash, CustomCommand, Key, KeyspaceEvent, Message, Value,
-        config::{Config, ConnectionConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig, UnresponsiveConfig},
+        ClusterHash, CustomCommand, Key, KeyspaceEvent, Message, Value,
+        config::{Config, Server, ServerConfig},
     },
 };
+use futures_util::future::{join_all, try_join_all};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     time::{Instant, MissedTickBehavior, timeout, timeout_at},
@@ -34,15 +35,15 @@ use super::{
     error::{Error, Failure, failure},
     replicated::{self, Replicated},
     scripts::Script,
+    wire::{CONNECT_TIMEOUT, Wire},
 };
 
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reply to a ping that takes longer means a server that hangs: the connection is given up. With the time to the next
 /// ping that is less than 2 s.
 const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Commands waiting for a connection's writer.
-const QUEUE: usize = 16_384;
+/// Messages of a connection that has no subscriptions.
+pub(super) const FEW: usize = 32;
 /// How far ahead a script's time may end, however long the call's deadline.
 const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
 
@@ -88,9 +89,9 @@ pub enum Request<'a> {
 /// One Redis server.
 pub struct Node {
     pub place: ServerConfig,
-    calls: Client,
-    bulk: Client,
-    subscriber: Client,
+    calls: Wire,
+    bulk: Wire,
+    subscriber: Wire,
     pub(super) replicated: Replicated,
     /// Whether each of them answered its last heartbeat.
     up: [AtomicBool; 3],
@@ -110,42 +111,33 @@ pub struct Opener {
 impl Opener {
     /// Connects; afterwards it reconnects by itself, for ever.
     pub async fn open(&self, place: &ServerConfig) -> Result<Node, FredError> {
-        let config = Config { server: place.clone(), ..self.config.clone() };
+        let config = &Config { server: place.clone(), ..self.config.clone() };
         let waiting = if self.waits == Waits::ForReplicas { replicated::CONNECTIONS } else { 0 };
-        let waiting = (0..waiting).map(|_| client(&config, 32, None)).collect::<Result<_, _>>()?;
-        let node = Node {
+        let waiting = try_join_all((0..waiting).map(|_| Wire::open(config, FEW)));
+        let (calls, bulk) = (Wire::open(config, FEW), Wire::open(config, FEW));
+        let subscriber = Wire::open(config, self.messages);
+        let (calls, bulk, subscriber, waiting) = tokio::try_join!(calls, bulk, subscriber, waiting)?;
+        Ok(Node {
             place: place.clone(),
-            calls: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
-            bulk: client(&config, 32, Some(UNRESPONSIVE_AFTER))?,
-            subscriber: client(&config, self.messages, Some(UNRESPONSIVE_AFTER))?,
+            calls,
+            bulk,
+            subscriber,
             replicated: Replicated::new(waiting),
             up: [const { AtomicBool::new(true) }; 3],
             clock: Clock::new(),
             metrics: self.metrics.clone(),
-        };
-        for client in node.clients().into_iter().chain(node.replicated.clients()) {
-            client.init().await?;
-        }
-        Ok(node)
-    }
-
-    /// One plain connection, with the credentials of this configuration.
-    pub async fn connect(&self, place: &ServerConfig, config: &Config) -> Result<Client, FredError> {
-        let client = client(&Config { server: place.clone(), ..config.clone() }, 32, Some(UNRESPONSIVE_AFTER))?;
-        client.init().await?;
-        Ok(client)
+        })
     }
 }
 
 impl Node {
-    fn clients(&self) -> [&Client; 3] {
+    fn wires(&self) -> [&Wire; 3] {
         [&self.calls, &self.bulk, &self.subscriber]
     }
 
     pub async fn close(&self) {
-        let clients = self.clients().into_iter().chain(self.replicated.clients());
-        let quits = clients.map(|client| timeout(Duration::from_secs(1), client.quit()));
-        futures_util::future::join_all(quits).await;
+        let wires = self.wires().into_iter().chain(self.replicated.wires());
+        join_all(wires.map(Wire::close)).await;
     }
 
     /// Pings every connection for ever, gives up one that hangs, and drops the clock's estimate whenever the connection
@@ -158,8 +150,8 @@ impl Node {
                 self.clock.forget();
             }
         };
-        let beating = self.clients().into_iter().zip(&self.up).map(|(client, up)| self.beat(client, up));
-        tokio::join!(forgetting, futures_util::future::join_all(beating), self.replicated.work());
+        let beating = self.wires().into_iter().zip(&self.up).map(|(client, up)| self.beat(client, up));
+        tokio::join!(forgetting, join_all(beating), self.replicated.work());
     }
 
     /// fred gives up a connection that hangs only where nothing is sent on it: its time counts from the last write.
@@ -185,7 +177,7 @@ impl Node {
 
     /// Whether it answered the last heartbeat on every connection.
     pub fn is_up(&self) -> bool {
-        let connected = self.clients().iter().all(|client| client.is_connected());
+        let connected = self.wires().iter().all(|client| client.is_connected());
         connected && self.up.iter().all(|up| up.load(Ordering::Relaxed))
     }
 
@@ -354,21 +346,4 @@ pub fn name_of(place: &ServerConfig) -> String {
         ServerConfig::Unix { path } => path.display().to_string(),
         place => place.hosts().first().map(ToString::to_string).unwrap_or_default(),
     }
-}
-
-fn client(config: &Config, messages: usize, unresponsive_after: Option<Duration>) -> Result<Client, FredError> {
-    Builder::from_config(config.clone())
-        .with_connection_config(|connection: &mut ConnectionConfig| {
-            connection.connection_timeout = CONNECT_TIMEOUT;
-            connection.internal_command_timeout = CONNECT_TIMEOUT;
-            connection.max_command_attempts = 1;
-            connection.max_command_buffer_len = QUEUE;
-            connection.unresponsive = UnresponsiveConfig { max_timeout: unresponsive_after, interval: HEARTBEAT };
-            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
-            // Their text tells the caller that nothing was applied; fred would send the command again.
-            connection.reconnect_errors = Vec::new();
-        })
-        .with_performance_config(|performance| performance.broadcast_channel_capacity = messages)
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
-        .build()
 }

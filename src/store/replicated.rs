@@ -24,6 +24,7 @@ use super::{
     error::{Error, Failure, failure},
     node::{Effect, Node, custom},
     scripts::Script,
+    wire::Wire,
 };
 
 /// Calls wait for replicas side by side on so many connections.
@@ -54,24 +55,24 @@ type Waiting = Arc<Mutex<Option<Call>>>;
 
 /// The connections on which replicas are waited for.
 pub struct Replicated {
-    clients: Vec<Client>,
+    wires: Vec<Wire>,
     sender: mpsc::Sender<Waiting>,
     receiver: AsyncMutex<mpsc::Receiver<Waiting>>,
 }
 
 impl Replicated {
-    pub fn new(clients: Vec<Client>) -> Self {
+    pub fn new(wires: Vec<Wire>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        Replicated { clients, sender, receiver: AsyncMutex::new(receiver) }
+        Replicated { wires, sender, receiver: AsyncMutex::new(receiver) }
     }
 
-    pub fn clients(&self) -> &[Client] {
-        &self.clients
+    pub fn wires(&self) -> &[Wire] {
+        &self.wires
     }
 
     /// Sends what is to be sent, for ever.
     pub async fn work(&self) {
-        join_all(self.clients.iter().map(|client| self.work_on(client))).await;
+        join_all(self.wires.iter().map(|client| self.work_on(client))).await;
     }
 
     async fn work_on(&self, client: &Client) {
