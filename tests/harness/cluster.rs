@@ -1,15 +1,24 @@
 //! A Redis Cluster of the tests' own: primaries, replicas, and what may befall them.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use sessiond_client::v1::Session;
 
 use super::{
-    Redis,
+    Client, Redis,
     redis::{CREDENTIALS, plain},
     servers::until,
 };
 
 pub const PRIMARIES: usize = 3;
 const SLOTS: usize = 16_384;
+/// An attempt at a failover takes no longer.
+const ATTEMPT: Duration = Duration::from_secs(6);
 /// Keys that are moved in one go.
 const BATCH: usize = 10;
 const HURT: [&str; 4] = ["--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"];
@@ -28,6 +37,22 @@ pub enum Promotion {
     Forced,
     /// Without anybody.
     TakenOver,
+}
+
+/// So many sessions that every node has some, whatever their ids.
+pub const MANY: usize = 64;
+
+/// The prefix of a test that has its Cluster for itself.
+pub const PREFIX: &str = "sessiond:";
+
+pub async fn many(client: &Client) -> Vec<Session> {
+    join_all((0..MANY).map(async |_| client.create(&[]).await.0)).await
+}
+
+/// Those whose partition this node has now.
+pub fn on(node: &Redis, sessions: &[Session]) -> Vec<Session> {
+    let keys: BTreeSet<String> = node.keys(&format!("{PREFIX}*:s:*")).into_iter().collect();
+    sessions.iter().filter(|session| keys.iter().any(|key| key.ends_with(&session.id))).cloned().collect()
 }
 
 /// A line of CLUSTER NODES.
@@ -105,6 +130,11 @@ impl Cluster {
         &self.0[..PRIMARIES]
     }
 
+    /// Where the service finds it, if it is told of the first node alone.
+    pub fn url_of_one(&self) -> String {
+        format!("redis-cluster://{CREDENTIALS}@{}", self.0[0].address())
+    }
+
     /// Where the service finds it.
     pub fn url(&self) -> String {
         let others: Vec<String> = self.0[1..].iter().map(|node| format!("node={}", node.address())).collect();
@@ -131,7 +161,9 @@ impl Cluster {
             lines
         });
         let first = views.next().expect("a node runs");
-        let are_well = |line: &Line| line.is_well || !self.at(line.port).runs();
+        // One that was replaced is a primary without slots before it is a replica.
+        let is_settled = |line: &Line| line.is_primary != line.slots.is_empty();
+        let are_well = |line: &Line| !self.at(line.port).runs() || line.is_well && is_settled(line);
         let follows = |node: &Redis| {
             let is_replica = node.info("replication", "role") == "slave";
             !is_replica || node.info("replication", "master_link_status") == "up"
@@ -182,9 +214,9 @@ impl Cluster {
         self.primaries().iter().flat_map(|node| node.keys(pattern)).collect()
     }
 
-    /// Whether this node is a primary now, by its own account.
+    /// Whether this node is a primary that has slots, by its own account.
     pub fn is_primary(&self, node: &Redis) -> bool {
-        lines(node).iter().any(|line| line.port == node.port() && line.is_primary)
+        lines(node).iter().any(|line| line.port == node.port() && line.is_primary && !line.slots.is_empty())
     }
 
     /// Makes the replica a primary; returns when every node that runs knows.
@@ -194,7 +226,16 @@ impl Cluster {
             Promotion::Forced => &["CLUSTER", "FAILOVER", "FORCE"],
             Promotion::TakenOver => &["CLUSTER", "FAILOVER", "TAKEOVER"],
         };
-        replica.must(words);
+        // An attempt may come to nothing: the others vote for a place in a shard once in two seconds. And none may be
+        // promoted twice within four: it would count the votes of the first time, and be primary in an epoch that is over.
+        until("it is promoted", || {
+            replica.command(words);
+            let started = Instant::now();
+            while started.elapsed() < ATTEMPT && !self.is_primary(replica) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.is_primary(replica)
+        });
         self.wait_for_primary(replica);
     }
 
