@@ -1,10 +1,10 @@
-# What must always hold: make run, make test, make test-matrix, make gen, make gen-check, make bench, make bench-memory.
+# What must always hold: make run, make test, make test-matrix, make test-faults, make gen, make gen-check, make bench, make bench-memory.
 
 LANGUAGES := rust go python typescript java
 BUF := 1.75.0
 GRPCURL := 1.9.3
 
-.PHONY: run test test-matrix check tools gen gen-check bench bench-memory install
+.PHONY: run test test-matrix test-faults check tools gen gen-check bench bench-memory install
 
 # Starts the service on its own private Redis, and says what to type next.
 run: install
@@ -18,6 +18,11 @@ test: install
 # The Rust tests against every kind of Redis that is served, and a table. ARGS go to the tests.
 test-matrix: install
 	@scripts/servers.sh $(ARGS)
+
+# Recorded histories with every fault, held against the contract; writes their table into docs/faults.md. HISTORIES=<n>.
+HISTORIES ?= 240
+test-faults: install
+	HISTORIES=$(HISTORIES) cargo test --test robustness -- --nocapture
 
 # Format, lints, and the style of the proto files.
 check: tools

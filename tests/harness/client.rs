@@ -100,9 +100,13 @@ pub fn expect_error<T>(answer: Answer<T>, code: Code, reason: &str) -> tonic::St
 
 impl Client {
     pub async fn connect(address: &str) -> Self {
+        Client::try_connect(address).await.unwrap()
+    }
+
+    pub async fn try_connect(address: &str) -> Result<Self, tonic::transport::Error> {
         let endpoint = Channel::from_shared(format!("http://{address}")).unwrap().timeout(Duration::from_secs(30));
-        let grpc = SessionServiceClient::new(endpoint.connect().await.unwrap());
-        Client { grpc, namespace: NAMESPACE.to_owned() }
+        let grpc = SessionServiceClient::new(endpoint.connect().await?);
+        Ok(Client { grpc, namespace: NAMESPACE.to_owned() })
     }
 
     pub fn in_namespace(&self, namespace: &str) -> Self {

@@ -144,6 +144,12 @@ impl Server {
         self.running.take().unwrap().await.unwrap().unwrap();
     }
 
+    /// None = it runs.
+    pub fn why_it_ended(&mut self) -> Option<String> {
+        let ended = futures_util::FutureExt::now_or_never(self.running.as_mut()?)?;
+        Some(format!("the server at {} ended: {ended:?}", self.address))
+    }
+
     pub fn begin_to_stop(&self) {
         self.shutdown.cancel();
     }

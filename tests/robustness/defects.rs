@@ -13,7 +13,7 @@ use crate::{
 
 pub type Defect = (&'static str, &'static str, fn(&mut History));
 
-pub const DEFECTS: [Defect; 28] = [
+pub const DEFECTS: [Defect; 30] = [
     ("an event is left out", "Reliable", leave_out),
     ("an event is left out before a resume", "Reliable", leave_out_before_the_resume),
     ("an event comes twice", "Unique", double),
@@ -38,7 +38,9 @@ pub const DEFECTS: [Defect; 28] = [
     ("history is rewound, and told as compacted", "NoSilentRollback", rewind_as_compacted),
     ("a read is stale", "Linearizable", read_stale),
     ("an update is lost", "Linearizable", lose_an_update),
+    ("an update is done that was said not to be", "Linearizable", do_what_was_not_to_be),
     ("a vanished key is not noticed", "OutOfBand", miss_what_vanished),
+    ("a call fails for no reason", "Explained", fail_for_no_reason),
     ("an acknowledged change is in no log", "Kept", lose_an_entry),
     ("a list has not all", "Listed", list_too_few),
     ("a session outlasts a log-out everywhere", "LoggedOutEverywhere", outlast),
@@ -302,4 +304,15 @@ fn list_too_few(history: &mut History) {
 fn outlast(history: &mut History) {
     let ended = find_entry(history, |entry| entry.cause == Cause::Revoked);
     forget(history, &ended);
+}
+
+fn fail_for_no_reason(history: &mut History) {
+    let read = history.operations.iter_mut().find(|operation| matches!(operation.call, Call::Get(_)));
+    read.expect("there is one").outcome = Outcome::Unknown("Internal without a reason".to_owned());
+}
+
+fn do_what_was_not_to_be(history: &mut History) {
+    let is_unknown = |operation: &&mut Operation| matches!(operation.outcome, Outcome::Unknown(_));
+    let unknown = history.operations.iter_mut().find(is_unknown).expect("there is one");
+    unknown.outcome = Outcome::NotApplied("Unavailable STORE_UNAVAILABLE".to_owned());
 }

@@ -50,6 +50,9 @@ pub enum Outcome {
     Unknown(String),
 }
 
+/// What stands in place of a reason where there is none.
+pub const WITHOUT_REASON: &str = "without a reason";
+
 /// What a watch is opened for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scope {
@@ -65,6 +68,12 @@ pub struct Filter {
     /// Empty = all.
     pub kinds: Vec<EventType>,
 }
+
+/// How a watch ends after which nothing can come.
+pub const CLOSED_FOR_GOOD: &str = "closed: OK";
+
+/// The end of a watch that is open when the recording ends.
+pub const STILL_OPEN: &str = "still open";
 
 /// A watch, from its opening until it is closed or lost.
 #[derive(Clone, Debug)]
@@ -107,11 +116,12 @@ pub struct Token {
 /// Something that was done to the store or to those who use it.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    pub what: String,
     pub at: Moment,
     pub healed: Moment,
     /// Whether Redis may have lost what it had acknowledged.
     pub loses: bool,
+    /// Whether an instance was killed, which gives no reasons.
+    pub kills: bool,
     /// Ids of sessions whose keys were changed by hand, and when.
     pub by_hand: Vec<(String, Moment)>,
 }

@@ -53,6 +53,7 @@ pub fn good() -> History {
     for turn in ["1", "2", "3"] {
         maker.set(&e, turn, turn);
     }
+    maker.set_and_lose_the_answer(&e, "6", "6");
     maker.list("anna");
     maker.label(&a, "blue");
     maker.get(&e);
@@ -75,7 +76,7 @@ pub fn good() -> History {
     maker.watch(Filter { scope: Scope::Subject("anna".into()), ..everything() }, None, 0..end);
     maker.watch(Filter { scope: Scope::Ids(BTreeSet::from([id_of(&e)])), ..everything() }, None, middle + 2..end);
     let at = by_hand[0].1;
-    let fault = Fault { what: "by hand".into(), at, healed: at, loses: false, by_hand };
+    let fault = Fault { at, healed: at, loses: false, kills: false, by_hand };
     maker.finish("made up", vec![fault])
 }
 
@@ -104,7 +105,7 @@ pub fn forked() -> History {
     goes_on[0] = Response { at: healed, events: Vec::new(), control, token: maker.token(kept) };
     maker.watches[0].responses.extend(goes_on);
     maker.watch(everything(), None, 0..end);
-    let fault = Fault { what: "fork".into(), at, healed, loses: true, by_hand: Vec::new() };
+    let fault = Fault { at, healed, loses: true, kills: false, by_hand: Vec::new() };
     maker.finish("made up, forked", vec![fault])
 }
 
@@ -229,6 +230,12 @@ impl Maker {
         self.called(called, Call::Update(request), self.session(&id));
     }
 
+    fn set_and_lose_the_answer(&mut self, token: &str, name: &str, value: &str) {
+        self.set(token, name, value);
+        let last = self.operations.last_mut().expect("there is one");
+        last.outcome = Outcome::Unknown("Unknown OUTCOME_UNKNOWN".to_owned());
+    }
+
     fn label(&mut self, token: &str, colour: &str) {
         let (called, id) = (self.tick(), id_of(token));
         let before = self.live[&id].0.clone();
@@ -321,7 +328,7 @@ impl Maker {
         if resumes.is_some() {
             responses.remove(0);
         }
-        let end = "closed".into();
+        let end = STILL_OPEN.into();
         self.watches.push(Watch { instance: 0, filter, initial_state: false, resumes, responses, end });
     }
 
@@ -337,7 +344,7 @@ impl Maker {
         let mut responses: Vec<Response> = state.into_values().map(|event| response(vec![event], None)).collect();
         responses.push(response(Vec::new(), Some(Control::Synced)));
         responses.extend(self.responses(&filter, range).into_iter().skip(1));
-        let end = "closed".into();
+        let end = STILL_OPEN.into();
         self.watches.push(Watch { instance: 0, filter, initial_state: true, resumes: None, responses, end });
     }
 

@@ -1,20 +1,22 @@
 //! Watches with those that went on with them, as one stream each, cut where the stream itself says that it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use sessiond_client::v1::{EventType, SessionEvent};
+use sessiond_client::v1::{EventType, ResyncReason, SessionEvent};
 
-use crate::history::{Control, Filter, History, Response, Token};
+use crate::history::{Control, Filter, History, Response, STILL_OPEN, Token};
 
 /// A watch and all that went on with it.
 pub struct Stream<'a> {
     /// The first of them.
     pub watch: usize,
     pub filter: &'a Filter,
+    /// It came to its end before the recording did, and nobody went on with it.
+    pub is_over: bool,
     pub segments: Vec<Segment<'a>>,
 }
 
-/// What lies between two resyncs, the second one's response included.
+/// What lies between two resyncs that are about everything, the second one's response included.
 #[derive(Default)]
 pub struct Segment<'a> {
     pub steps: Vec<&'a Response>,
@@ -32,7 +34,12 @@ pub struct Start<'a> {
 impl<'a> Segment<'a> {
     /// Whether it is the resync that ends the segment.
     pub fn is_cut(step: &Response) -> bool {
-        matches!(step.control, Some(Control::Resync(..)))
+        match &step.control {
+            // It is to resume, and has nothing to forget.
+            Some(Control::Resync(ResyncReason::SlowConsumer, _)) => false,
+            Some(Control::Resync(_, ids)) => ids.is_empty(),
+            Some(Control::Synced | Control::Bookmark(_)) | None => false,
+        }
     }
 
     /// Every event with the step that brought it.
@@ -61,9 +68,10 @@ pub fn streams(history: &History) -> Vec<Stream<'_>> {
 fn stream(history: &History, first: usize) -> Stream<'_> {
     let watch = &history.watches[first];
     let mut segments = vec![Segment::default()];
-    let mut is_first = true;
+    let (mut is_first, mut is_over) = (true, false);
     let mut next = Some(first);
     while let Some(number) = next {
+        is_over = history.watches[number].end != STILL_OPEN;
         for response in &history.watches[number].responses {
             let segment = segments.last_mut().expect("there is one");
             segment.steps.push(response);
@@ -77,15 +85,17 @@ fn stream(history: &History, first: usize) -> Stream<'_> {
                 segments.push(Segment { steps: Vec::new(), start });
             }
         }
-        next = history.watches.iter().position(|watch| watch.resumes == Some(number));
+        // One that told nothing is gone on with by nobody.
+        next = history.watches.iter().position(|it| it.resumes == Some(number) && !it.responses.is_empty());
     }
-    Stream { watch: first, filter: &watch.filter, segments }
+    Stream { watch: first, filter: &watch.filter, is_over, segments }
 }
 
-/// Ids that a resync is about; None = all.
-pub fn ids_of(step: &Response) -> Option<&BTreeSet<String>> {
+/// Whether the step says that something was missed of this session.
+pub fn is_missed(step: &Response, id: &str) -> bool {
     match &step.control {
-        Some(Control::Resync(_, ids)) if !ids.is_empty() => Some(ids),
-        _ => None,
+        Some(Control::Resync(ResyncReason::SlowConsumer, _)) => false,
+        Some(Control::Resync(_, ids)) => ids.is_empty() || ids.contains(id),
+        Some(Control::Synced | Control::Bookmark(_)) | None => false,
     }
 }

@@ -150,9 +150,17 @@ impl Log {
         Some(way)
     }
 
-    /// Whether the position is of what stands.
     pub fn stands(&self, position: Position) -> bool {
         self.depth(position).is_some()
+    }
+
+    /// The last position that stands, on the way to one that was lost; None = that way is not known.
+    pub fn fork(&self, position: Position) -> Option<Position> {
+        let mut at = position;
+        while self.depth(at).is_none() {
+            at = self.lost.iter().find(|entry| entry.position == at)?.previous;
+        }
+        Some(at)
     }
 }
 
@@ -161,19 +169,31 @@ impl Truth {
         self.stores.iter().find(|store| store.id == id)
     }
 
+    /// Whether the token is a place in what stands.
+    pub fn stands(&self, token: &Token) -> bool {
+        let store = self.present();
+        let mut places = store.logs.iter().zip(&token.positions);
+        store.id == token.store && places.all(|(log, position)| log.stands(*position))
+    }
+
     pub fn present(&self) -> &Store {
         self.stores.last().expect("there is a store")
     }
 }
 
 impl Store {
-    /// The way between two tokens in each partition; None = one of them is of another store.
+    /// The way between two tokens in each partition, from the fork on where the first was lost; None = one of them is of
+    /// another store.
     pub fn ways<'a>(&'a self, from: &Token, to: &Token) -> Option<Vec<Way<'a>>> {
         if from.store != self.id || to.store != self.id {
             return None;
         }
+        let way = |(log, (from, to)): (&'a Log, (&Position, &Position))| match log.way(*from, *to) {
+            Way::None => log.fork(*from).map_or(Way::None, |fork| log.way(fork, *to)),
+            way => way,
+        };
         let ends = from.positions.iter().zip(&to.positions);
-        Some(self.logs.iter().zip(ends).map(|(log, (from, to))| log.way(*from, *to)).collect())
+        Some(self.logs.iter().zip(ends).map(way).collect())
     }
 
     /// All that stands, one partition after another.
@@ -195,6 +215,12 @@ impl Entry {
     /// What its event is known by.
     pub fn name(&self) -> (&str, i64) {
         (&self.id, self.position.revision as i64)
+    }
+
+    /// Whether its session lives, and is to end by then.
+    pub fn is_due(&self, then: u64) -> bool {
+        let expires = self.after.as_ref().and_then(|after| after.expires);
+        self.kind != EventType::Ended && expires.is_some_and(|(seconds, _)| (seconds as u64 * 1_000_000) < then)
     }
 }
 

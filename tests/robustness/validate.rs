@@ -8,6 +8,8 @@ mod delivery;
 mod endings;
 mod told;
 
+pub use calls::acknowledged_and_lost;
+
 use crate::history::History;
 
 /// What should not have been.
@@ -19,7 +21,7 @@ pub type Held = Result<(), Violation>;
 pub type Validator = fn(&History) -> Held;
 
 /// Every validator by its name.
-pub const VALIDATORS: [(&str, Validator); 16] = [
+pub const VALIDATORS: [(&str, Validator); 17] = [
     ("Ordered", told::ordered),
     ("Unique", told::unique),
     ("Filter", told::filter),
@@ -33,6 +35,7 @@ pub const VALIDATORS: [(&str, Validator); 16] = [
     ("NeverLate", endings::never_late),
     ("OutOfBand", endings::out_of_band),
     ("Linearizable", calls::linearizable),
+    ("Explained", calls::explained),
     ("Kept", calls::kept),
     ("Listed", calls::listed),
     ("LoggedOutEverywhere", calls::logged_out_everywhere),

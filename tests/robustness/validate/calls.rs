@@ -7,7 +7,7 @@ use sessiond_client::v1::{Cause, EventType, Session};
 use super::{Held, Violation, hold};
 use crate::{
     contract::{Answer, Call, session::cause_of},
-    history::{History, Moment, Operation, Outcome},
+    history::{History, Moment, Operation, Outcome, WITHOUT_REASON},
     linearizable::{Happening, LONGEST, What, is_explained},
     truth::Entry,
 };
@@ -19,10 +19,15 @@ struct Loss {
 }
 
 impl Loss {
+    /// A server may go on for a while with a primary that is none any more.
     fn of(history: &History) -> Option<Self> {
         let losing = || history.faults.iter().filter(|fault| fault.loses);
         let from = losing().map(|fault| fault.at).min()?;
-        Some(Loss { from, until: losing().map(|fault| fault.healed).max()? })
+        let healed = losing().map(|fault| fault.healed).max()?;
+        let answered = lost_writes(history).map(|operation| operation.returned).max();
+        let logs = history.truth.stores.iter().flat_map(|store| &store.logs);
+        let logged = logs.flat_map(|log| &log.lost).map(|entry| entry.position.moment()).max();
+        Some(Loss { from, until: healed.max(answered.unwrap_or(0)).max(logged.unwrap_or(0)) })
     }
 }
 
@@ -114,6 +119,29 @@ fn burial<'a>(history: &'a History, operations: &[&Operation]) -> Option<Happeni
     })
 }
 
+/// Failures that are Redis' or the network's, and say so.
+const FAILURES: [&str; 8] = [
+    "Unavailable STORE_UNAVAILABLE",
+    "Unavailable STORE_CHANGED",
+    "Unavailable OVERLOADED",
+    "Unavailable DRAINING",
+    "DeadlineExceeded STORE_TIMEOUT",
+    "DeadlineExceeded OUTCOME_UNKNOWN",
+    "Unknown OUTCOME_UNKNOWN",
+    "ResourceExhausted STORE_FULL",
+];
+
+/// A call that fails says why, and whether it may have been applied; only an instance that was killed does not.
+pub fn explained(history: &History) -> Held {
+    let is_killed = history.faults.iter().any(|fault| fault.kills);
+    for operation in &history.operations {
+        let (Outcome::NotApplied(failure) | Outcome::Unknown(failure)) = &operation.outcome else { continue };
+        let is_cut_off = is_killed && failure.ends_with(WITHOUT_REASON);
+        hold(is_cut_off || FAILURES.contains(&&failure[..]), || format!("{failure}: {operation:?}"))?;
+    }
+    Ok(())
+}
+
 /// What was answered stands in the log, unless Redis broke its word.
 pub fn kept(history: &History) -> Held {
     if !history.keeps_its_word() {
@@ -131,18 +159,19 @@ pub fn kept(history: &History) -> Held {
     Ok(())
 }
 
-/// Answered acknowledgements that do not stand: what a failover lost.
-pub fn acknowledged_and_lost(history: &History) -> usize {
+/// Acknowledged writes that do not stand: what Redis lost.
+fn lost_writes(history: &History) -> impl Iterator<Item = &Operation> {
     let stands: BTreeSet<(&str, i64)> = history.truth.present().entries().map(Entry::name).collect();
-    let writes = history
-        .operations
-        .iter()
-        .filter(|operation| matches!(operation.call, Call::Create(_) | Call::Update(_) | Call::Rotate(_)));
-    let lost = writes.filter(|operation| match &operation.outcome {
-        Outcome::Answered(Answer::Session(session, ..)) => !stands.contains(&(&session.id[..], session.revision)),
-        Outcome::Answered(_) | Outcome::NotApplied(_) | Outcome::Unknown(_) => false,
-    });
-    lost.count()
+    history.operations.iter().filter(move |operation| match (&operation.call, &operation.outcome) {
+        (Call::Create(_) | Call::Update(_) | Call::Rotate(_), Outcome::Answered(Answer::Session(session, ..))) => {
+            !stands.contains(&(&session.id[..], session.revision))
+        }
+        _ => false,
+    })
+}
+
+pub fn acknowledged_and_lost(history: &History) -> usize {
+    lost_writes(history).count()
 }
 
 /// The state of a session at a moment, as the log has it; None = it does not live.

@@ -6,8 +6,8 @@ use sessiond_client::v1::EventType;
 
 use super::{Held, hold};
 use crate::{
-    history::{Control, History, Moment, Response, Token},
-    streams::{Segment, Stream, streams},
+    history::{Control, History, Moment, Response, Scope, Token},
+    streams::{Segment, Stream, is_missed, streams},
     truth::{Entry, Store, Way},
 };
 
@@ -17,7 +17,7 @@ pub fn snapshot_cut(history: &History) -> Held {
             for (at, step) in segment.steps.iter().enumerate() {
                 let store = history.truth.store(step.token.store);
                 if let (Some(Control::Synced), Some(store)) = (&step.control, store) {
-                    is_the_truth(&stream, segment, at, store)?;
+                    is_the_truth(history, &stream, segment, at, store)?;
                 }
             }
         }
@@ -27,26 +27,39 @@ pub fn snapshot_cut(history: &History) -> Held {
 
 /// The revision of each session that the watcher knows after this step.
 fn view<'a>(segment: &Segment<'a>, until: usize) -> BTreeMap<&'a str, i64> {
-    let mut view = BTreeMap::new();
-    for (_, event) in segment.events().take_while(|(at, _)| *at <= until) {
-        match event.r#type() {
-            EventType::Ended | EventType::Left => view.remove(&event.id[..]),
-            _ => view.insert(&event.id[..], event.revision),
-        };
+    let mut view: BTreeMap<&str, i64> = BTreeMap::new();
+    for step in &segment.steps[..=until] {
+        for event in &step.events {
+            match event.r#type() {
+                EventType::Ended | EventType::Left => view.remove(&event.id[..]),
+                _ => view.insert(&event.id, event.revision),
+            };
+        }
+        view.retain(|id, _| !is_missed(step, id));
     }
     view
 }
 
-fn is_the_truth(stream: &Stream<'_>, segment: &Segment<'_>, at: usize, store: &Store) -> Held {
+fn is_the_truth(history: &History, stream: &Stream<'_>, segment: &Segment<'_>, at: usize, store: &Store) -> Held {
     let Response { token, at: moment, .. } = segment.steps[at];
     let Some(truth) = state_at(store, token) else { return Ok(()) };
-    let view = view(segment, at);
+    let (view, by_hand) = (view(segment, at), history.by_hand());
+    let is_by_subject = matches!(stream.filter.scope, Scope::Subject(_));
     let told = |id: &str, what: String| format!("watch {}: {id} {what} at {token:?}", stream.watch);
     for (id, entry) in &truth {
         let is_its = entry.after.as_ref().is_some_and(|after| stream.filter.holds(id, &after.content));
         let (is, known) = (entry.name().1, view.get(id).copied());
         if is_its {
-            let fits = known.is_some_and(|known| known >= is)
+            // Whose time is over is not shown, though its end may be yet to come.
+            let is_over = known.is_none() && entry.is_due(*moment);
+            // Nor is one whose key is gone.
+            let is_gone = known.is_none() && by_hand.contains(id);
+            // Redis may have lost that it was the subject's, until that is repaired.
+            let is_lost = known.is_none() && is_by_subject && !history.keeps_its_word();
+            let fits = is_over
+                || is_gone
+                || is_lost
+                || known.is_some_and(|known| known >= is)
                 || has_left_meanwhile(stream, store, (id, is), *moment) && known.is_none();
             hold(fits, || told(id, format!("is at {is}, the watcher knows {known:?}")))?;
         } else if let Some(known) = known {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Held, Violation};
 use crate::{
     history::{Control, History, Response},
-    streams::{Segment, Start, Stream, streams},
+    streams::{Segment, Start, Stream, is_missed, streams},
     truth::{Origins, Store, Way},
 };
 
@@ -62,9 +62,12 @@ fn faults(history: &History, stream: &Stream<'_>, segment: &Segment<'_>) -> Vec<
     let mut faults = told_outside(history, store, segment);
     let mut before = token;
     for (at, step) in segment.steps.iter().enumerate().skip(first).filter(|(_, step)| !Segment::is_cut(step)) {
-        for way in store.ways(before, &step.token).into_iter().flatten() {
+        let places = store.logs.iter().zip(&before.positions);
+        for (way, (log, stood)) in store.ways(before, &step.token).into_iter().flatten().zip(places) {
             let entries = match way {
                 Way::Forward(entries) => entries,
+                // To where history forked, which is told only to whom it concerns.
+                Way::Backward if is_resync(step) || !log.stands(*stood) => continue,
                 Way::Backward => {
                     faults.push((Fault::Position, format!("the position goes back at {}", step.at)));
                     continue;
@@ -75,7 +78,7 @@ fn faults(history: &History, stream: &Stream<'_>, segment: &Segment<'_>) -> Vec<
                 let is_in_snapshot = snapshots.get(&entry.id[..]).is_some_and(|revision| *revision >= entry.name().1);
                 match delivered.get(&entry.name()) {
                     Some(came) if *came > at => faults.push(too_late(entry.name(), step)),
-                    None if !is_in_snapshot => faults.push((
+                    None if !is_in_snapshot && !is_missed(step, &entry.id) => faults.push((
                         Fault::Missing,
                         format!(
                             "{:?} {:?} did not come, though the position passed it at {}",
@@ -91,6 +94,10 @@ fn faults(history: &History, stream: &Stream<'_>, segment: &Segment<'_>) -> Vec<
         before = &step.token;
     }
     faults
+}
+
+fn is_resync(step: &Response) -> bool {
+    matches!(step.control, Some(Control::Resync(..)))
 }
 
 fn too_late(name: (&str, i64), step: &Response) -> (Fault, String) {
@@ -110,7 +117,7 @@ fn told_outside(history: &History, store: &Store, segment: &Segment<'_>) -> Vec<
         let Some(origin) = origins.find(event).filter(|origin| origin.store.id == store.id) else { continue };
         let (log, step, position) = (&store.logs[origin.partition], segment.steps[at], origin.entry.position);
         let is_before = matches!(log.way(position, start.token.positions[origin.partition]), Way::Forward(_));
-        let is_behind = !Segment::is_cut(step)
+        let is_behind = !is_resync(step)
             && step.token.store == store.id
             && matches!(log.way(position, step.token.positions[origin.partition]), Way::Backward);
         if is_before || is_behind {

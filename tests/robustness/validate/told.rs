@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use sessiond_client::v1::{EventType, ResyncReason, SessionEvent};
 
-use super::{Held, Violation, hold};
+use super::{Held, hold};
 use crate::{
     contract::state::Content,
     history::{Control, Filter, History, Response},
-    streams::{Segment, ids_of, streams},
+    streams::{Segment, is_missed, streams},
     truth::{Entry, Origins},
 };
 
@@ -18,27 +18,24 @@ pub fn ordered(history: &History) -> Held {
         for segment in &stream.segments {
             let mut last: BTreeMap<&str, i64> = BTreeMap::new();
             let mut told = HashSet::new();
-            for (_, event) in segment.changes_and_snapshots_before() {
-                let known = last.entry(&event.id).or_default();
-                if told.insert((&event.id, event.revision)) {
-                    let last = *known;
-                    hold(event.revision >= last, || {
-                        format!("watch {}: {} {} after {last}", stream.watch, event.id, event.revision)
-                    })?;
-                    *known = event.revision;
+            for step in &segment.steps {
+                for event in &step.events {
+                    // A state that is read meanwhile may lag behind the changes.
+                    let is_state = event.r#type() == EventType::Snapshot;
+                    let known = last.entry(&event.id).or_default();
+                    if told.insert((&event.id, event.revision)) && !(is_state && *known > 0) {
+                        let last = *known;
+                        hold(event.revision >= last, || {
+                            format!("watch {}: {} {} after {last}", stream.watch, event.id, event.revision)
+                        })?;
+                        *known = event.revision;
+                    }
                 }
+                last.retain(|id, _| !is_missed(step, id));
             }
         }
     }
     Ok(())
-}
-
-impl<'a> Segment<'a> {
-    /// Every event, but no SNAPSHOT of a session that had one or a change before.
-    fn changes_and_snapshots_before(&self) -> impl Iterator<Item = (usize, &'a SessionEvent)> {
-        let mut known = HashSet::new();
-        self.events().filter(move |(_, event)| known.insert(&event.id) || event.r#type() != EventType::Snapshot)
-    }
 }
 
 /// W2: once in a watch, those that go on with it included.
@@ -104,24 +101,29 @@ fn is_change(filter: &Filter, event: &SessionEvent, entry: &Entry) -> bool {
         && event.changed_attributes == entry.changed
 }
 
-/// W9: what was told and does not stand is followed by a resync that says so, and so is a position.
+/// W9: what was told and does not stand is followed by a resync that says so; another store is never told as the same.
 pub fn no_silent_rollback(history: &History) -> Held {
     let origins = Origins::of(&history.truth);
     for stream in streams(history) {
-        for segment in &stream.segments {
-            let cut = segment.steps.last().filter(|step| Segment::is_cut(step));
-            for (_, event) in segment.events() {
-                if origins.find(event).is_some_and(|origin| origin.stands) {
-                    continue;
-                }
-                let is_announced = cut.is_some_and(|step| announces(step, &event.id));
-                hold(is_announced, || {
-                    let cut = cut.map(|step| &step.control);
-                    format!("watch {}: {} {} does not stand, and {cut:?}", stream.watch, event.id, event.revision)
+        let steps: Vec<&Response> = stream.segments.iter().flat_map(|segment| segment.steps.iter().copied()).collect();
+        for (at, step) in steps.iter().enumerate() {
+            for event in &step.events {
+                let stands = origins.find(event).is_some_and(|origin| origin.stands);
+                // Who is there no more cannot be told.
+                let is_told = stands || stream.is_over || steps[at..].iter().any(|later| announces(later, &event.id));
+                hold(is_told, || {
+                    format!(
+                        "watch {}: {} {} does not stand, and nobody says so",
+                        stream.watch, event.id, event.revision
+                    )
                 })?;
             }
-            let uncut = if cut.is_some() { &segment.steps[..segment.steps.len() - 1] } else { &segment.steps };
-            uncut.windows(2).try_for_each(|pair| stays_on_its_branch(history, stream.watch, pair))?;
+        }
+        for pair in steps.windows(2).filter(|pair| !Segment::is_cut(pair[1])) {
+            let (before, after) = (&pair[0].token, &pair[1].token);
+            hold(before.store == after.store, || {
+                format!("watch {} is in another store at {}", stream.watch, pair[1].at)
+            })?;
         }
     }
     Ok(())
@@ -129,21 +131,5 @@ pub fn no_silent_rollback(history: &History) -> Held {
 
 fn announces(step: &Response, id: &str) -> bool {
     let is_lost = matches!(&step.control, Some(Control::Resync(ResyncReason::Rollback | ResyncReason::Flushed, _)));
-    is_lost && ids_of(step).is_none_or(|ids| ids.contains(id))
-}
-
-fn stays_on_its_branch(history: &History, watch: usize, pair: &[&Response]) -> Held {
-    let (before, after) = (&pair[0].token, &pair[1].token);
-    let silently = |what: String| Violation(format!("watch {watch} went silently {what}"));
-    if before.store != after.store {
-        return Err(silently("to another store".into()));
-    }
-    let Some(store) = history.truth.store(before.store) else { return Ok(()) };
-    let ends = before.positions.iter().zip(&after.positions);
-    for (log, (before, after)) in store.logs.iter().zip(ends) {
-        if !log.stands(*before) && log.stands(*after) {
-            return Err(silently(format!("from {before:?}, which was lost, to {after:?}")));
-        }
-    }
-    Ok(())
+    is_lost && is_missed(step, id)
 }
