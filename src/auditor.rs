@@ -26,6 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const FORGET_WITHIN: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(8);
+/// Where several instances missed something one of them looks: it has listened since it claimed that, so what vanished
+/// later it heard of. Only who claimed it last does not count on that.
+const CLAIM_OF_ONE: Duration = Duration::from_secs(1);
 
 pub struct Auditor {
     store: Arc<Store>,
@@ -73,6 +76,7 @@ impl Auditor {
 
     /// Audits the store whenever it is time, for ever.
     pub async fn run(&self) {
+        let mut claimed = None;
         loop {
             let jitter = self.interval.mul_f64(f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX) / 10.0);
             tokio::select! {
@@ -82,7 +86,13 @@ impl Auditor {
                     }
                 }
                 // Of some that vanished nothing was heard.
-                () = self.hub.vanished.too_many() => self.audit().await,
+                () = self.hub.vanished.missed() => {
+                    let is_ours = claimed.is_some_and(|at: Instant| at.elapsed() < 2 * CLAIM_OF_ONE);
+                    if self.store.claim_audit(CLAIM_OF_ONE, deadline()).await.unwrap_or(true) || is_ours {
+                        claimed = Some(Instant::now());
+                        self.audit().await;
+                    }
+                }
                 () = self.hub.rewound() => {
                     *self.rewound.lock() = Instant::now();
                     self.audit().await;
@@ -165,7 +175,7 @@ impl Auditor {
                     Ok(Found::Session(session, _)) => self.is_added_anew(session).await,
                     // It is due at some time, and gone: behind our back, unless it ended just now.
                     Ok(Found::NotFound) => {
-                        self.hub.vanished.note(name);
+                        self.hub.vanished.note(partition, name);
                         Ok(false)
                     }
                     Ok(_) | Err(Error::Corrupt { .. }) => Ok(false),

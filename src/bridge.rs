@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     observe::Metrics,
     session::{Policies, SessionName},
-    store::{Error, Expired, Notifications, Store},
+    store::{Error, Expired, Notifications, Partition, Store},
     watch::Hub,
 };
 
@@ -33,35 +33,39 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Ends what has vanished, for ever.
+    /// Ends what has vanished, for ever; every partition by itself.
     pub async fn run(&self) {
+        join_all(self.store.partitions().map(|partition| self.run_partition(partition))).await;
+    }
+
+    async fn run_partition(&self, partition: Partition) {
         loop {
-            self.hub.vanished.some().await;
+            self.hub.vanished.some(partition).await;
             let jitter = Duration::from_millis(u64::from(getrandom::u32().unwrap_or(0)) % JITTER_MS);
             sleep(HOLD + jitter).await;
-            let names: Vec<SessionName> = self.hub.vanished.take().into_iter().collect();
+            let names: Vec<SessionName> = self.hub.vanished.take(partition).into_iter().collect();
             for names in names.chunks(BATCH) {
-                if let Err(error) = self.reconcile(names).await {
-                    tracing::debug!(%error, "what may have vanished is looked at again");
-                    names.iter().for_each(|name| self.hub.vanished.note(name.clone()));
-                    sleep(HOLD).await;
+                let looks = names.iter().map(|name| self.reconcile(name));
+                for (name, looked) in names.iter().zip(join_all(looks).await) {
+                    match looked {
+                        Ok(Expired::Now) => drop(self.metrics.keyspace.vanished_sessions.inc()),
+                        Ok(Expired::NotDue | Expired::Before) => {}
+                        Err(error) => {
+                            tracing::debug!(%error, session = %name, "what may have vanished is looked at again");
+                            self.hub.vanished.note(partition, name.clone());
+                        }
+                    }
                 }
             }
         }
     }
 
-    async fn reconcile(&self, names: &[SessionName]) -> Result<(), Error> {
-        let due = self.store.which_are_due(names, Instant::now() + TIMEOUT).await?;
-        let endings = due.into_iter().map(async |name| {
-            let policy = self.policies.of(&name.namespace).unwrap_or(&self.policies.default);
-            self.store.expire(&name, policy, Instant::now() + TIMEOUT).await
-        });
-        for ended in join_all(endings).await {
-            if ended? == Expired::Now {
-                self.metrics.keyspace.vanished_sessions.inc();
-            }
+    async fn reconcile(&self, name: &SessionName) -> Result<Expired, Error> {
+        if !self.store.is_due(name, Instant::now() + TIMEOUT).await? {
+            return Ok(Expired::Before);
         }
-        Ok(())
+        let policy = self.policies.of(&name.namespace).unwrap_or(&self.policies.default);
+        self.store.expire(name, policy, Instant::now() + TIMEOUT).await
     }
 
     /// Looks whether the servers tell of keys that vanish, for ever. They need not: the audit finds those, later.

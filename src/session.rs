@@ -26,7 +26,7 @@ pub struct Millis(pub u64);
 
 /// Grows with every logged change of a session: microseconds since 1970 by the clock of Redis, or one more than the
 /// revision before where that clock has not moved on. Below 2^53.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
 /// One login session as Redis holds it.

@@ -242,11 +242,11 @@ impl Store {
         }
     }
 
-    /// Whether every server answers.
+    /// Whether a server answers: of several those that do are worth serving. The metric tells whether all do.
     pub fn is_up(&self) -> bool {
-        let is_up = self.connection.is_up();
-        self.metrics.store_up.set(is_up.into());
-        is_up
+        let (servers, up) = self.connection.up();
+        self.metrics.store_up.set((up == servers).into());
+        up > 0
     }
 
     /// What the clock of the server that has this partition shows, in us; None = not known on this connection.

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -27,18 +28,16 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// Ends what is due, for ever.
+    /// Ends what is due, for ever. Every partition by itself: one that cannot be swept now holds up no other.
     pub async fn run(&self) {
-        let mut looked = Instant::now();
+        join_all(self.store.partitions().map(|partition| self.run_partition(partition))).await;
+    }
+
+    async fn run_partition(&self, partition: Partition) {
         loop {
-            self.wait_for_next(looked).await;
-            let mut due = self.hub.deadlines.take_due(|partition| self.now_ms(partition));
-            if looked.elapsed() >= LOOK_EVERY {
-                looked = Instant::now();
-                due = self.store.partitions().collect();
-            }
-            let sweeps = due.into_iter().map(|partition| self.sweep(partition));
-            futures_util::future::join_all(sweeps).await;
+            self.wait_for_next(partition).await;
+            self.hub.deadlines.take(partition);
+            self.sweep(partition).await;
         }
     }
 
@@ -46,17 +45,19 @@ impl Sweeper {
         self.store.now_at(partition).map(|now| now / 1000)
     }
 
-    async fn wait_for_next(&self, looked: Instant) {
+    /// Until the next deadline known, but no longer than it is looked anyway.
+    async fn wait_for_next(&self, partition: Partition) {
+        let since = Instant::now();
         loop {
-            let until_look = LOOK_EVERY.saturating_sub(looked.elapsed());
-            let until_due = match self.store.now() {
-                Some(now) => Duration::from_millis(self.hub.deadlines.next().saturating_sub(now / 1000)),
+            let until_look = LOOK_EVERY.saturating_sub(since.elapsed());
+            let until_due = match self.now_ms(partition) {
+                Some(now) => Duration::from_millis(self.hub.deadlines.next(partition).saturating_sub(now)),
                 None => LOOK_EVERY,
             };
             let jitter = Duration::from_millis(getrandom::u32().unwrap_or(0) as u64 % JITTER_MS);
             tokio::select! {
                 () = sleep(until_due.min(until_look) + jitter) => return,
-                () = self.hub.deadlines.changed() => {}
+                () = self.hub.deadlines.changed(partition) => {}
             }
         }
     }
@@ -89,7 +90,7 @@ impl Sweeper {
                 (due, self.store.expire(&name, policy, deadline()).await)
             });
             let mut ended_one = false;
-            for (due, ended) in futures_util::future::join_all(endings).await {
+            for (due, ended) in join_all(endings).await {
                 if ended? == Expired::Now {
                     ended_one = true;
                     let late = self.store.now_at(partition).unwrap_or(0) as f64 / 1e6 - due as f64 / 1e3;

@@ -164,6 +164,21 @@ async fn an_ending_of_our_own_is_none_behind_our_back() {
 }
 
 #[tokio::test]
+async fn what_vanishes_while_nobody_listens_is_found_when_somebody_does_again() {
+    let world = telling();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    for _ in 0..5 {
+        let (session, _) = client.create(&[]).await;
+        let key = key_of(&world, &session);
+        world.redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        world.redis.command(&["DEL", &key]);
+        assert_eq!(ending(&mut watching, &session).await.cause(), Cause::OutOfBand);
+    }
+}
+
+#[tokio::test]
 async fn where_redis_does_not_tell_the_audit_finds_it() {
     let world = World::own();
     let directory = tempfile::tempdir().unwrap();

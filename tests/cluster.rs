@@ -177,6 +177,34 @@ async fn a_slot_that_stays_halfway_serves_what_it_can_and_all_of_it_afterwards()
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w5_bookmarks_and_new_watches_come_while_all_keys_of_a_slot_are_on_their_way() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let sessions = many(&client).await;
+    watching.events(sessions.len()).await;
+    let slot = cluster.slot_of(&key_of(&cluster, &sessions[0]));
+    let from = cluster.primary_of_slot(slot);
+    let to = cluster.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
+    let is_elsewhere = |session: &&Session| cluster.slot_of(&key_of(&cluster, session)) != slot;
+    let elsewhere = sessions.iter().find(is_elsewhere).expect("there are many");
+    let moving = cluster.begin_to_move(slot, &to);
+    while moving.step(10) > 0 {}
+    watching.everything_so_far().await;
+    let mut opened = client.watch_all().await;
+    client.delete(by_id(&elsewhere.id)).await.unwrap();
+    for watching in [&mut watching, &mut opened] {
+        assert_eq!(watching.event().await.r#type(), EventType::Ended);
+    }
+    aside(move || moving.finish()).await;
+    client.delete(by_id(&sessions[0].id)).await.unwrap();
+    for watching in [&mut watching, &mut opened] {
+        watching.wait_for(EventType::Ended, &sessions[0].id).await;
+    }
+}
+
 /// The key of a session on one of these.
 fn key_on_its_way(from: &Redis, to: &Redis, session: &Session) -> String {
     let pattern = format!("{PREFIX}*:s:*:{}", session.id);

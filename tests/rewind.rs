@@ -123,6 +123,54 @@ async fn a_rewind_told_once_is_not_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_the_log_that_were_read_before_a_rewind_lead_nobody_astray() {
+    let world = forgetful();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let start = watching.token.clone();
+    let (_, lost) = lose_some(&world, &client, &mut watching).await;
+    let lost_token = watching.token.clone();
+    // Reads all of it from the log.
+    client.resume(&start).await.events(4).await;
+    world.rewind();
+    watching.resync().await;
+    answers_again(&client).await;
+    let (after, _) = client.create(&[]).await;
+    for token in [&start, &lost_token] {
+        let mut resumed = client.resume(token).await;
+        let mut told = Vec::new();
+        loop {
+            let response = resumed.response().await.unwrap().expect("the watch is open");
+            told.extend(response.events.into_iter().map(|event| event.id));
+            if let Some(Control::Resync(resync)) = response.control {
+                assert_eq!(ids(&resync), lost);
+            }
+            if told.contains(&after.id) {
+                break;
+            }
+            assert!(told.len() < 20, "it goes round in circles: {told:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_for_some_kinds_of_change_is_told_that_others_were_lost() {
+    let world = forgetful();
+    let server = world.server().await;
+    let client = server.client().await;
+    let types = vec![EventType::Ended.into()];
+    world.redis.must(&["SAVE"]);
+    let (lost, _) = client.create(&[]).await;
+    let request = WatchRequest { types, initial_state: true, ..whole_namespace() };
+    let mut watching = client.watch(request).await.unwrap();
+    assert_eq!(watching.state().await.len(), 1);
+    world.rewind();
+    assert_eq!(ids(&watching.resync().await), BTreeSet::from([lost.id]));
+    assert_eq!(watching.state().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_that_loses_writes_is_announced_though_the_subscriber_never_disconnects() {
     let sentinels = aside(|| Sentinels::start(1)).await;
     let server = harness::Server::start(&sentinels.url(), "sessiond:", "").await;

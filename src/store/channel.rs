@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use fred::types::{KeyspaceEvent, Message as Raw, Value, config::Server as Address};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::Instant,
+};
 
 use super::{Store, error::Error, keys::Partition, log::Message, node::Node};
 use crate::session::SessionName;
@@ -23,8 +26,8 @@ pub struct Server {
 pub enum Heard {
     Message(Message),
     /// This key is not there any more, whoever took it away; anybody may say so.
-    Vanished(SessionName),
-    /// The connection is a new one, without subscriptions.
+    Vanished(Partition, SessionName),
+    /// The connection is a new one, without subscriptions; nothing was heard for a while.
     Reconnected,
     /// Messages were lost here, for they were not taken fast enough.
     Missed,
@@ -60,7 +63,7 @@ impl Channels {
                 },
                 event = self.keyspace.recv() => match event {
                     Ok(event) => match event.key.as_str().and_then(|key| store.keys.session_of_key(key)) {
-                        Some(name) => Heard::Vanished(name),
+                        Some(name) => Heard::Vanished(store.partition_of(&name.id), name),
                         None => continue,
                     },
                     Err(RecvError::Lagged(_)) => Heard::MissedVanishings,
@@ -87,6 +90,11 @@ impl Store {
         let sharded = server.partitions.iter().map(|partition| self.keys.channel(*partition).to_owned()).collect();
         let plain = VANISHINGS.iter().map(|event| format!("__keyevent@{}__:{event}", self.database)).collect();
         Ok(server.node.subscribe(sharded, plain).await?)
+    }
+
+    /// Which run of Redis a server is: another one after every restart.
+    pub async fn run_of(&self, server: &Server, deadline: Instant) -> Result<String, Error> {
+        Ok(server.node.run(deadline).await?)
     }
 
     fn read_message(&self, raw: Raw) -> Option<Message> {

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// How often the directory is asked, and how soon again where a server said that it is out of date.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before a call is sent again: at first, and at most.
@@ -65,6 +65,9 @@ impl Connection {
     /// Connects to every server that has a partition, or says why that failed.
     pub async fn open(directory: Directory, opener: Opener, slots: Vec<u16>) -> Result<Self, Error> {
         let places = directory.look(&opener, &slots, &[]).await?;
+        let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
+        let owned = places.into_iter().zip(&slots).map(|(place, slot)| place.ok_or_else(|| unowned(slot)));
+        let places = owned.collect::<Result<Vec<_>, _>>()?;
         let mut nodes: Vec<Arc<Node>> = Vec::new();
         let distinct = distinct(&places);
         let opened = distinct.iter().map(async |place| {
@@ -97,9 +100,10 @@ impl Connection {
         join_all(self.nodes().iter().map(|node| node.close())).await;
     }
 
-    /// Whether every server answers.
-    pub fn is_up(&self) -> bool {
-        self.map.borrow().nodes.iter().all(|node| node.is_up())
+    /// Of how many servers how many answer.
+    pub fn up(&self) -> (usize, usize) {
+        let map = self.map.borrow();
+        (map.nodes.len(), map.nodes.iter().filter(|node| node.is_up()).count())
     }
 
     /// Keeps the connections alive, and follows the directory; for ever.
@@ -133,9 +137,11 @@ impl Connection {
     }
 
     /// Connects to servers that are new, and takes leave of those that have no partition any more. Where a new one does
-    /// not answer, its partitions stay where they are until the next look.
-    async fn take(&self, places: Vec<ServerConfig>) {
+    /// not answer, or nobody owns a slot, the partitions stay where they are until the next look.
+    async fn take(&self, places: Vec<Option<ServerConfig>>) {
         let before = self.map.borrow().clone();
+        let present = before.of.iter().map(|of| before.nodes[*of].place.clone());
+        let places: Vec<_> = places.into_iter().zip(present).map(|(place, present)| place.unwrap_or(present)).collect();
         let wanted = distinct(&places);
         let is_new = |place: &&ServerConfig| before.find(place).is_none();
         let opened = wanted.iter().filter(is_new).map(|place| timeout(OPEN_TIMEOUT, self.opener.open(place)));
@@ -189,15 +195,18 @@ impl Connection {
             if self.directory.is_fixed() || Instant::now() + pause >= deadline {
                 return Err(Error::Unavailable(why));
             }
-            self.wait_for_move(pause).await;
+            self.wait_for_move(&why, pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             (node, asking) = (self.node(partition), Asking::No);
         }
     }
 
-    async fn wait_for_move(&self, pause: Duration) {
+    async fn wait_for_move(&self, why: &str, pause: Duration) {
         let mut map = self.map.subscribe();
-        self.out_of_date.notify_one();
+        // A slot that is on its way is still where it was.
+        if why.starts_with("MOVED") || why.starts_with("READONLY") {
+            self.out_of_date.notify_one();
+        }
         let _ = timeout(pause, map.changed()).await;
     }
 

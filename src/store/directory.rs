@@ -65,14 +65,19 @@ impl Directory {
         matches!(self, Directory::Cluster { .. })
     }
 
-    /// Which server has each of these slots.
-    pub async fn look(&self, opener: &Opener, slots: &[u16], known: &[Arc<Node>]) -> Result<Vec<ServerConfig>, Error> {
+    /// Which server has each of these slots; None = nobody has it.
+    pub async fn look(
+        &self,
+        opener: &Opener,
+        slots: &[u16],
+        known: &[Arc<Node>],
+    ) -> Result<Vec<Option<ServerConfig>>, Error> {
         match self {
-            Directory::Fixed(place) => Ok(vec![place.clone(); slots.len()]),
+            Directory::Fixed(place) => Ok(vec![Some(place.clone()); slots.len()]),
             Directory::Sentinels { lookouts, service } => {
                 let args = vec!["MASTER".into(), service.clone().into()];
                 let answers = lookouts.ask(opener, "SENTINEL", args, &[]).await;
-                Ok(vec![newest_primary(answers, service)?; slots.len()])
+                Ok(vec![Some(newest_primary(answers, service)?); slots.len()])
             }
             Directory::Cluster { lookouts } => {
                 let known: Vec<Server> = known.iter().flat_map(|node| node.place.hosts()).collect();
@@ -155,7 +160,7 @@ fn newest_primary(answers: Answers, service: &str) -> Result<ServerConfig, Error
 }
 
 /// The servers that own the slots, as the nodes of a Cluster tell: of different claims the newest one.
-fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<ServerConfig>, Error> {
+fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<Option<ServerConfig>>, Error> {
     let mut owners: Vec<Option<(u64, ServerConfig)>> = vec![None; slots.len()];
     for (server, answer) in &answers {
         let text = answer.as_ref().ok().and_then(Value::as_string).unwrap_or_default();
@@ -171,8 +176,7 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<S
     if answers.iter().all(|(_, answer)| answer.is_err()) {
         return Err(nobody(&answers));
     }
-    let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
-    slots.iter().zip(owners).map(|(slot, owner)| owner.map(|(_, place)| place).ok_or_else(|| unowned(slot))).collect()
+    Ok(owners.into_iter().map(|owner| owner.map(|(_, place)| place)).collect())
 }
 
 /// The slots that a node has, by a line of CLUSTER NODES.
@@ -226,8 +230,9 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
         (Server::new(host, 6379), Ok(Value::from(text)))
     }
 
-    fn hosts(places: Vec<ServerConfig>) -> Vec<String> {
-        places.iter().map(|place| place.hosts()[0].host.to_string()).collect()
+    fn hosts(places: Vec<Option<ServerConfig>>) -> Vec<String> {
+        let host = |place: Option<ServerConfig>| place.map(|place| place.hosts()[0].host.to_string());
+        places.into_iter().map(|place| host(place).unwrap_or_default()).collect()
     }
 
     #[test]
@@ -240,9 +245,9 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
     }
 
     #[test]
-    fn a_slot_that_nobody_has_is_named() {
-        let error = newest_owners(vec![answer("10.0.0.1", BEFORE)], &[7, 16000], false).unwrap_err();
-        assert_eq!(error.to_string(), "no connection to Redis: no node of the Cluster serves slot 16000");
+    fn a_slot_that_nobody_has_keeps_no_other_from_being_found() {
+        let places = newest_owners(vec![answer("10.0.0.1", BEFORE)], &[7, 16000], false).unwrap();
+        assert_eq!(hosts(places), ["10.0.0.1", ""]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What Redis says of keys that vanish, and what there is to it.
 
 use fred::types::Value;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{Store, error::Error, node::Lane};
@@ -25,15 +25,11 @@ impl Notifications {
 }
 
 impl Store {
-    /// Which of these sessions are due at some time: all others ended in the way they should.
-    pub async fn which_are_due(&self, names: &[SessionName], deadline: Instant) -> Result<Vec<SessionName>, Error> {
-        let reads = names.iter().map(async |name| {
-            let partition = self.keys.partition_of(&name.id);
-            let args = vec![self.keys.due(partition, &name.namespace).into(), name.id.to_string().into()];
-            let score = self.connection.command(partition, "ZSCORE", args, deadline).await?;
-            Ok::<_, Error>((!score.is_null()).then(|| name.clone()))
-        });
-        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
+    /// Whether a session is due at some time; if not, it ended in the way it should.
+    pub async fn is_due(&self, name: &SessionName, deadline: Instant) -> Result<bool, Error> {
+        let partition = self.keys.partition_of(&name.id);
+        let args = vec![self.keys.due(partition, &name.namespace).into(), name.id.to_string().into()];
+        Ok(!self.connection.command(partition, "ZSCORE", args, deadline).await?.is_null())
     }
 
     /// Of each server by its name; those that do not answer are left out.

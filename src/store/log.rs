@@ -8,7 +8,7 @@ use crate::session::{Cause, Change, Event, Revision, Session, SessionName};
 
 use super::{
     Server, Store,
-    error::Error,
+    error::{Error, Failure},
     keys::Partition,
     msgpack::{Reader, Truncated},
     node::Lane,
@@ -33,7 +33,7 @@ impl StoreId {
 }
 
 /// Place of an entry in its partition's log. The nonce tells branches of history apart that gave the same revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
     pub revision: Revision,
     pub nonce: u64,
@@ -163,8 +163,12 @@ impl Store {
         let as_of = async { Ok(node.time(Lane::Bulk, deadline).await?) };
         let is_primary = async { node.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure)) };
         let reads = server.partitions.iter().map(async |partition| {
-            let reply = node.command(Lane::Bulk, "HMGET", &self.tail_fields(*partition), deadline).await;
-            Ok((*partition, self.tail_of(reply.map_err(|failure| self.elsewhere(failure))?)?))
+            match node.command(Lane::Bulk, "HMGET", &self.tail_fields(*partition), deadline).await {
+                Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
+                // It is on its way to another server.
+                Err(Failure::Elsewhere(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
+                Err(Failure::Error(error)) => Err(error),
+            }
         });
         let reads = futures_util::future::try_join_all(reads);
         let (as_of, (), tails) = tokio::try_join!(biased; as_of, is_primary, reads)?;

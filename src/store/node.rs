@@ -206,6 +206,13 @@ impl Node {
         reply.into_string().ok_or_else(|| Error::Unexpected("INFO".into()).into())
     }
 
+    /// Its present run: another one after every restart.
+    pub async fn run(&self, deadline: Instant) -> Result<String, Failure> {
+        let info = self.info("server", deadline).await?;
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        run.map(str::to_owned).ok_or_else(|| Error::Unexpected("INFO".into()).into())
+    }
+
     /// Reads its clock, in us.
     pub async fn time(&self, lane: Lane, deadline: Instant) -> Result<u64, Failure> {
         let sent = Instant::now();

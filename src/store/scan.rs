@@ -75,9 +75,7 @@ impl Store {
             return Ok((ids, next_partition()));
         }
         // A cursor is void for another run of Redis: the partition starts again.
-        let info = self.connection.node(partition).info("server", deadline).await?;
-        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
-        let run = crc32fast::hash(run.as_bytes());
+        let run = crc32fast::hash(self.connection.node(partition).run(deadline).await?.as_bytes());
         let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
         let args = vec![due.into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
         let reply = self.connection.command(partition, "ZSCAN", args, deadline).await?.into_array();

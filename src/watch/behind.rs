@@ -104,11 +104,13 @@ impl Subscription {
         }
     }
 
-    /// The watcher stands on a branch of history that was given up. Where the ring knows what was lost it goes on from the
-    /// fork.
+    /// Where the watcher stands and where it is going are of two branches of history. Where the ring knows what was lost it
+    /// goes on from the fork; where the ring itself was on the lost branch, to where that goes on by now.
     async fn rolled_back(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, Finish> {
+        // Else they would lead back to where we are.
+        self.registration.hub().pages.forget(partition).await;
         let Some(missed) = self.registration.hub().taken_back(partition, from) else {
-            return self.give_up(Resync::RolledBack).await.map(Some);
+            return self.aim_anew(partition, from).await;
         };
         if let (Phase::Behind(behind), Some(lost)) = (&mut self.phase, &missed.lost) {
             for (position, index) in behind.at.positions.iter_mut().zip(0..) {
@@ -120,6 +122,23 @@ impl Subscription {
             None => Ok(None),
             Some(ids) => self.resync(missed.reason, ids, Events::default()).await.map(Some),
         }
+    }
+
+    async fn aim_anew(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, Finish> {
+        let hub = self.registration.hub().clone();
+        let is_verified = hub.refresh().await.is_some();
+        let stands = self.store.is_in_history(partition, from, Instant::now() + READ_TIMEOUT).await;
+        let (true, Ok(stands)) = (is_verified, stands) else {
+            sleep(RETRY).await;
+            return Ok(None);
+        };
+        if let Phase::Behind(behind) = &mut self.phase {
+            (behind.to, behind.partition) = (self.registration.skip_to_end(), 0);
+        }
+        if stands || hub.taken_back(partition, from).is_some() {
+            return Ok(None);
+        }
+        self.give_up(Resync::RolledBack).await.map(Some)
     }
 
     /// The log does not lead from where the watcher is to where the ring goes on.

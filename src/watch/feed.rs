@@ -16,7 +16,7 @@ use tokio::{
 use crate::store::{Channels, Error, Heard, Message, Page, Partition, Position, Server, Store, Tails};
 
 use super::{
-    hub::{Hub, Pushed, Verified},
+    hub::{Hub, LOOK_EVERY, Pushed, Verified},
     rewind::fork,
     ring::{Lost, Resync},
 };
@@ -42,10 +42,12 @@ pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) -> Result<(), FeedClosed> {
             store.servers().into_iter().map(|server| Follower::new(&store, &hub, server)).collect();
         let following = select_all(followers.iter().map(|follower| Box::pin(follower.follow())));
         tokio::select! {
+            // First: a server that has nothing any more is left, and then closed.
+            biased;
+            () = moved => hub.note_other_run(),
             (closed, ..) = following => return Err(closed),
             () = answer(&followers, &mut requests) => {}
             () = tidy(&hub) => {}
-            () = moved => {}
         }
     }
 }
@@ -69,7 +71,7 @@ async fn answer(followers: &[Follower], requests: &mut mpsc::UnboundedReceiver<R
 /// Takes leave of watchers that read nothing, and forgets old endings; for ever.
 async fn tidy(hub: &Hub) {
     loop {
-        sleep(TAIL_EVERY).await;
+        sleep(LOOK_EVERY).await;
         hub.leave_slow();
         hub.vanished.turn();
     }
@@ -99,11 +101,12 @@ impl Follower {
     async fn follow(&self) -> FeedClosed {
         let mut channels = self.store.listen(&self.server);
         let mut requests = self.requests.lock().await;
-        let mut subscribed = false;
+        let (mut subscribed, mut run) = (false, None);
         let mut tick = tokio::time::interval(TAIL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut waiting: Vec<Request> = Vec::new();
+            let mut is_tick = false;
             tokio::select! {
                 heard = self.hear(&mut channels) => match heard {
                     Ok(Sign::Nothing) => continue,
@@ -112,23 +115,41 @@ impl Follower {
                     Err(closed) => return closed,
                 },
                 request = requests.recv() => waiting.extend(request),
-                _ = tick.tick() => {}
+                _ = tick.tick() => is_tick = true,
             }
             while let Ok(request) = requests.try_recv() {
                 waiting.push(request);
             }
             if !subscribed {
-                subscribed = self.store.subscribe(&self.server).await.is_ok();
+                subscribed = self.subscribe(&mut run).await;
             }
+            let gaps = self.hub.metrics.feed_gaps.get();
             match self.catch_up().await {
                 Ok(verified) => {
                     for waiting in waiting {
                         let _ = waiting.send(verified);
                     }
+                    // What the channels should have brought: the server may have dropped the subscription to a slot that
+                    // was away for a while.
+                    subscribed = subscribed && !(is_tick && self.hub.metrics.feed_gaps.get() > gaps);
                 }
                 Err(error) => tracing::debug!(%error, "tails could not be read"),
             }
         }
+    }
+
+    /// Listens anew. What vanished meanwhile was not heard of; and what another run of Redis has lost may be no log's.
+    async fn subscribe(&self, run: &mut Option<String>) -> bool {
+        let subscribed = self.store.subscribe(&self.server).await;
+        let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await;
+        let (Ok(()), Ok(found)) = (subscribed, found) else { return false };
+        match run.replace(found.clone()) {
+            // What vanished before we came the next audit finds.
+            None => {}
+            Some(before) if before == found => self.hub.vanished.note_missed(),
+            Some(_) => self.hub.note_other_run(),
+        }
+        true
     }
 
     /// Takes in what comes next.
@@ -151,8 +172,8 @@ impl Follower {
                     Err(error) => tracing::debug!(%error, "log could not be read"),
                 }
             }
-            Heard::Vanished(name) => {
-                self.hub.vanished.note(name);
+            Heard::Vanished(partition, name) => {
+                self.hub.vanished.note(partition, name);
                 return Ok(Sign::Nothing);
             }
             Heard::MissedVanishings => {
@@ -171,22 +192,28 @@ impl Follower {
         let tails = self.tails().await?;
         let verified = Verified { as_of: tails.as_of };
         let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
+        let mut failed = Ok(verified);
         for (partition, tail) in tails.tails {
-            if let Some(why) = self.read_log(partition, tail.position).await? {
-                broken.entry(why).or_default().push((partition, tail.position));
+            match self.read_log(partition, tail.position).await {
+                Ok(None) => {}
+                Ok(Some(why)) => broken.entry(why).or_default().push((partition, tail.position)),
+                // The others are read all the same.
+                Err(error) => failed = Err(error),
             }
         }
         if broken.is_empty() {
-            return Ok(verified);
+            return failed;
         }
         for (why, partitions) in broken {
             self.announce(why, partitions).await?;
         }
         // On from where history forked.
         for (partition, tail) in self.tails().await?.tails {
-            self.read_log(partition, tail.position).await?;
+            if self.read_log(partition, tail.position).await?.is_some() {
+                failed = Err(Error::Unavailable("history was rewound again".into()));
+            }
         }
-        Ok(verified)
+        failed
     }
 
     /// Tells everybody what was missed, and goes on where that is known, else at the tails.

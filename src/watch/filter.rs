@@ -48,24 +48,7 @@ pub struct Filter {
 impl Filter {
     /// How the watcher sees the change; None = not at all.
     pub fn sees(&self, event: &Event) -> Option<Seen> {
-        let name = &event.session.name;
-        let may_match = match &self.scope {
-            Scope::Namespace | Scope::Subject(_) => true,
-            Scope::Ids(ids) => ids.contains(&name.id),
-        };
-        if name.namespace != self.namespace || !may_match {
-            return None;
-        }
-        let session = &event.session;
-        let after = self.matches(&session.subject, &session.labels);
-        let before = event.before.as_ref().map_or(after, |facets| self.matches(&facets.subject, &facets.labels));
-        let seen = match (after, before) {
-            // It vanished from Redis, or cannot be read: nothing is known but its name.
-            _ if session.is_bare() => Seen::Change(event.change),
-            (true, _) => Seen::Change(event.change),
-            (false, true) => Seen::Left,
-            (false, false) => return None,
-        };
+        let seen = self.concern(event)?;
         let kind = match seen {
             Seen::Change(Change::Created) => Kind::Created,
             Seen::Change(Change::Updated) => Kind::Updated,
@@ -77,6 +60,28 @@ impl Filter {
         };
         let asked_for = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind));
         asked_for.then_some(seen)
+    }
+
+    /// What the change is to the watcher, whether it asked for that kind or not; None = nothing.
+    pub fn concern(&self, event: &Event) -> Option<Seen> {
+        let name = &event.session.name;
+        let may_match = match &self.scope {
+            Scope::Namespace | Scope::Subject(_) => true,
+            Scope::Ids(ids) => ids.contains(&name.id),
+        };
+        if name.namespace != self.namespace || !may_match {
+            return None;
+        }
+        let session = &event.session;
+        let after = self.matches(&session.subject, &session.labels);
+        let before = event.before.as_ref().map_or(after, |facets| self.matches(&facets.subject, &facets.labels));
+        match (after, before) {
+            // It vanished from Redis, or cannot be read: nothing is known but its name.
+            _ if session.is_bare() => Some(Seen::Change(event.change)),
+            (true, _) => Some(Seen::Change(event.change)),
+            (false, true) => Some(Seen::Left),
+            (false, false) => None,
+        }
     }
 
     /// Whether the session, one of those the watch is for, matches as it is.

@@ -1,7 +1,7 @@
 //! The ring, who waits for what in it, and how far it is known to be complete.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -32,6 +32,7 @@ use super::{
 
 /// Bytes kept for watchers that are a little behind; beyond it they read the log.
 const RING_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Slots and their bytes that a watcher takes in one go: what a stalled one may hold on to.
 pub(super) const TAKE_SLOTS: usize = 256;
 pub(super) const TAKE_BYTES: usize = 1024 * 1024;
@@ -89,6 +90,10 @@ pub(super) struct State {
     pub token: Bytes,
     pub watchers: HashMap<u64, Watcher>,
     next_watcher: u64,
+    /// What the last rewind took back.
+    lost: HashSet<(Partition, Position)>,
+    /// When it was last looked who is slow, in ms since the hub was made.
+    looked_at: u64,
     /// Who waits for a session, who for a namespace, who for a subject of it.
     by_session: HashMap<SessionName, Vec<u64>>,
     by_namespace: HashMap<Namespace, Vec<u64>>,
@@ -107,6 +112,8 @@ impl Hub {
             at,
             watchers: HashMap::new(),
             next_watcher: 0,
+            lost: HashSet::new(),
+            looked_at: 0,
             by_session: HashMap::new(),
             by_namespace: HashMap::new(),
             by_subject: HashMap::new(),
@@ -116,7 +123,7 @@ impl Hub {
             refreshes,
             requests: Mutex::new(Some(requests)),
             deadlines,
-            vanished: Vanished::default(),
+            vanished: Vanished::new(partitions),
             pages: Pages::new(partitions),
             rewinds: Notify::new(),
             metrics,
@@ -127,9 +134,14 @@ impl Hub {
 
     /// Waits until everything that stood in the logs when this was called is in the ring; None = Redis does not answer.
     pub async fn refresh(&self) -> Option<Verified> {
+        self.verify()?.await.ok()
+    }
+
+    /// The same, told later.
+    pub fn verify(&self) -> Option<oneshot::Receiver<Verified>> {
         let (answer, verified) = oneshot::channel();
         self.refreshes.send(answer).ok()?;
-        verified.await.ok()
+        Some(verified)
     }
 
     pub(super) fn take_requests(&self) -> mpsc::UnboundedReceiver<oneshot::Sender<Verified>> {
@@ -144,6 +156,10 @@ impl Hub {
     /// Takes the entry in, if and only if it is the next one of its partition.
     pub(super) fn push(&self, entry: store::Entry) -> Pushed {
         let mut state = self.state.lock();
+        if state.lost.contains(&(entry.partition, entry.position)) {
+            // Still under way when it was taken back.
+            return Pushed::Stale;
+        }
         let at = &mut state.at.positions[entry.partition.index()];
         if entry.previous != *at {
             let is_stale = entry.position.revision <= at.revision;
@@ -152,7 +168,7 @@ impl Hub {
         *at = entry.position;
         self.metrics.events_received.inc();
         if let Change::Ended(_) = entry.event.change {
-            self.vanished.note_end(&entry.event.session.name);
+            self.vanished.note_end(entry.partition, &entry.event.session.name);
         }
         if let Some(deadline) = entry.event.session.expires() {
             self.deadlines.note(entry.partition, deadline.0);
@@ -184,6 +200,7 @@ impl Hub {
     /// Goes back to where history forked, and tells those of whom something was lost.
     pub(super) fn rewind(&self, lost: Lost) {
         let mut state = self.state.lock();
+        state.lost = lost.links.iter().map(|link| (link.partition, link.position)).collect();
         for (partition, position) in &lost.from {
             state.at.positions[partition.index()] = *position;
             self.deadlines.note(*partition, 0);
@@ -197,10 +214,21 @@ impl Hub {
         self.state.lock().ring.taken_back(partition, position)
     }
 
-    /// Takes leave of watchers that have read nothing for too long; their last word waits until they read again.
+    /// History may have been rewound where no log shows it.
+    pub(super) fn note_other_run(&self) {
+        self.rewinds.notify_one();
+    }
+
+    /// To be called every [`LOOK_EVERY`]: takes leave of watchers that have read nothing for too long; their last word
+    /// waits until they read again.
     pub(super) fn leave_slow(&self) {
         let now = self.millis();
         let mut state = self.state.lock();
+        // Where this process stood still so did they all.
+        if now.saturating_sub(state.looked_at) > 2 * LOOK_EVERY.as_millis() as u64 {
+            state.watchers.values().for_each(|watcher| watcher.shared.went_on.store(now, Ordering::Relaxed));
+        }
+        state.looked_at = now;
         let is_slow = |watcher: &Watcher| {
             now.saturating_sub(watcher.shared.went_on.load(Ordering::Relaxed)) > watcher.shared.patience
         };

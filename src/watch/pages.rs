@@ -48,13 +48,14 @@ impl Pages {
         if let Some(changes) = found {
             return Ok(Following::Changes(changes));
         }
-        let page: Arc<[Link]> = match store.read_after(partition, position, deadline).await? {
-            Page::Entries(entries) => entries.into_iter().map(Link::new).collect(),
+        let entries = match store.read_after(partition, position, deadline).await? {
+            Page::Entries(entries) => entries,
             Page::Tail => return Ok(Following::Tail),
             Page::Compacted => return Ok(Following::Compacted),
             Page::Flushed => return Ok(Following::Flushed),
             Page::RolledBack => return Ok(Following::RolledBack),
         };
+        let page: Arc<[Link]> = entries.into_iter().map(Link::new).collect();
         let mut bytes = 0;
         let size = |page: &Arc<[Link]>| page.iter().map(|link| link.entry.event.size()).sum::<usize>();
         let mut fits = |page: &Arc<[Link]>| {
@@ -65,5 +66,10 @@ impl Pages {
         kept.truncate(fitting);
         kept.push_front(page.clone());
         Ok(Following::Changes(page.to_vec()))
+    }
+
+    /// Forgets the pages of a partition: one at least did not lead where somebody was going.
+    pub async fn forget(&self, partition: Partition) {
+        self.0[partition.index()].lock().await.clear();
     }
 }

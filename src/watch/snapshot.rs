@@ -39,9 +39,16 @@ pub struct Snapshot {
     /// Where the log was before anything was read.
     noted: ResumeToken,
     /// Sessions told as they were after that: what happened to them up to then is told with them.
-    newer: HashMap<SessionId, Revision>,
+    newer: HashMap<SessionId, Newer>,
     /// Where the ring ended when everything was read; None = that is still to come.
     complete_at: Option<u64>,
+}
+
+/// A session that was told newer than where the log was.
+struct Newer {
+    revision: Revision,
+    /// Whether the change that it was told with has come: until then a failover may have taken it back.
+    is_proven: bool,
 }
 
 /// What is still to be read.
@@ -82,8 +89,15 @@ impl Snapshot {
     }
 
     /// Whether the state told has this change already.
-    pub fn covers(&self, event: &Event) -> bool {
-        self.newer.get(&event.session.name.id).is_some_and(|told| *told >= event.revision)
+    pub fn covers(&mut self, event: &Event) -> bool {
+        let Some(newer) = self.newer.get_mut(&event.session.name.id) else { return false };
+        newer.is_proven |= newer.revision == event.revision;
+        newer.revision >= event.revision
+    }
+
+    /// Sessions told as they never were, as far as the log tells: a failover took back what they were told with.
+    pub fn unproven(&self) -> Vec<SessionId> {
+        self.newer.iter().filter(|(_, newer)| !newer.is_proven).map(|(id, _)| *id).collect()
     }
 }
 
@@ -146,8 +160,10 @@ impl Subscription {
             let (id, revision) = (session.name.id, session.revision);
             let noted = snapshot.noted.positions[self.store.partition_of(&id).index()];
             if revision > noted.revision {
-                let told = snapshot.newer.entry(id).or_insert(revision);
-                *told = revision.max(*told);
+                let told = snapshot.newer.entry(id).or_insert(Newer { revision, is_proven: false });
+                if revision > told.revision {
+                    *told = Newer { revision, is_proven: false };
+                }
             }
             let event =
                 Event { change: Change::Updated, revision, session, changed_attributes: Vec::new(), before: None };

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,6 +17,7 @@ use crate::{
 use super::{
     behind::Behind,
     filter::{Filter, Seen},
+    hub::Verified,
     lifetime::{Finish, Lifetime},
     registration::{Registration, Taken},
     ring::{Entry, Item, Missed, Resync, Slot},
@@ -100,6 +104,8 @@ pub struct Subscription {
     bookmark_interval: Duration,
     next_bookmark: Instant,
     bookmark: Option<u64>,
+    /// The tails are being read for the next bookmark.
+    verifying: Option<oneshot::Receiver<Verified>>,
     draining: CancellationToken,
 }
 
@@ -137,6 +143,7 @@ impl Subscription {
             bookmark_interval: start.bookmark_interval,
             next_bookmark: Instant::now() + start.bookmark_interval,
             bookmark,
+            verifying: None,
             draining,
         }
     }
@@ -207,7 +214,7 @@ impl Subscription {
             Taken::Nothing(token, end) => {
                 self.token = token;
                 if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(end)) {
-                    return Ok(Some(self.synced(Vec::new())));
+                    return self.synced(Events::default()).await.map(Some);
                 }
                 return self.rest().await;
             }
@@ -222,7 +229,7 @@ impl Subscription {
         for (number, Slot { item, token, .. }) in (first..).zip(slots) {
             if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(number)) {
                 self.registration.give_back(number);
-                return Ok(Some(self.synced(events.list)));
+                return self.synced(events).await.map(Some);
             }
             match item {
                 Item::Change(link) => self.consider(link.entry, &mut events).await,
@@ -246,10 +253,13 @@ impl Subscription {
         Ok((!events.list.is_empty()).then(|| self.batch(events.list, None)))
     }
 
-    /// The state is complete here.
-    fn synced(&mut self, events: Vec<Matched>) -> Batch {
-        self.snapshot = None;
-        self.batch(events, Some(Control::Synced))
+    /// The state is complete here, unless a part of it was taken back before it was told as a change.
+    async fn synced(&mut self, events: Events) -> Result<Batch, Finish> {
+        let unproven = self.snapshot.take().map(|snapshot| snapshot.unproven()).unwrap_or_default();
+        if unproven.is_empty() {
+            return Ok(self.batch(events.list, Some(Control::Synced)));
+        }
+        self.resync(Resync::RolledBack, unproven, events).await
     }
 
     /// At the ring's end: a bookmark if one is due, the end if the watch is over, else waits for what comes first.
@@ -262,13 +272,24 @@ impl Subscription {
             Some(now) => Duration::from_micros(at.saturating_sub(now)) + A_LITTLE,
             None => RETRY,
         });
+        let is_verifying = self.verifying.is_some();
+        let verified = async {
+            match &mut self.verifying {
+                Some(verifying) => verifying.await.ok(),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.registration.woken() => {}
             () = sleep(look_in.unwrap_or_default()), if look_in.is_some() => self.look().await,
-            () = sleep_until(self.next_bookmark) => match self.registration.hub().refresh().await {
-                Some(verified) => self.bookmark = Some(verified.as_of),
-                None => self.next_bookmark = Instant::now() + RETRY.min(self.bookmark_interval),
-            },
+            () = sleep_until(self.next_bookmark), if !is_verifying => {
+                self.verifying = self.registration.hub().verify();
+                self.next_bookmark = Instant::now() + RETRY.min(self.bookmark_interval);
+            }
+            verified = verified => {
+                self.verifying = None;
+                self.bookmark = verified.map(|verified| verified.as_of);
+            }
         }
         Ok(None)
     }
@@ -293,7 +314,7 @@ impl Subscription {
     /// Takes a change in, unless the watch is over before it.
     pub(super) async fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
         self.lifetime.note(&entry.event, &self.filter);
-        if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.covers(&entry.event)) {
+        if self.snapshot.as_mut().is_some_and(|snapshot| snapshot.covers(&entry.event)) {
             return;
         }
         let Some(seen) = self.filter.sees(&entry.event) else { return };
@@ -301,6 +322,7 @@ impl Subscription {
             match self.lifetime.lasts_to(&entry.event) {
                 Ok(true) => break,
                 Ok(false) => {
+                    self.registration.go_on();
                     sleep(A_LITTLE).await;
                     self.look().await;
                 }
@@ -314,7 +336,7 @@ impl Subscription {
     /// The sessions of which this watcher missed something, empty = any; None = it missed nothing.
     pub(super) fn concerned(&self, missed: &Missed) -> Option<Vec<SessionId>> {
         let Some(lost) = &missed.lost else { return Some(Vec::new()) };
-        let concerns = lost.links.iter().filter(|link| self.filter.sees(&link.entry.event).is_some());
+        let concerns = lost.links.iter().filter(|link| self.filter.concern(&link.entry.event).is_some());
         let mut ids: Vec<SessionId> = concerns.map(|link| link.entry.event.session.name.id).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -331,7 +353,11 @@ impl Subscription {
     ) -> Result<Batch, Finish> {
         self.registration.hub().metrics.resyncs.inc();
         // Boxed: seldom needed, and large.
-        Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await.map_err(Finish::Store)?;
+        while let Err(error) = Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
+            tracing::debug!(%error, "a watch waits to look at its sessions");
+            self.registration.go_on();
+            sleep(RETRY).await;
+        }
         if let State::Asked(view) = self.state {
             if self.snapshot.is_some() {
                 // It is not complete: all of it is told again.
