@@ -101,7 +101,7 @@ impl Follower {
     async fn follow(&self) -> FeedClosed {
         let mut channels = self.store.listen(&self.server);
         let mut requests = self.requests.lock().await;
-        let (mut subscribed, mut run) = (false, None);
+        let (mut subscribed, mut is_new, mut run) = (false, true, None);
         let mut tick = tokio::time::interval(TAIL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -111,7 +111,7 @@ impl Follower {
                 heard = self.hear(&mut channels) => match heard {
                     Ok(Sign::Nothing) => continue,
                     Ok(Sign::Gap) => {}
-                    Ok(Sign::Reconnected) => subscribed = false,
+                    Ok(Sign::Reconnected) => (subscribed, is_new) = (false, true),
                     Err(closed) => return closed,
                 },
                 request = requests.recv() => waiting.extend(request),
@@ -121,7 +121,10 @@ impl Follower {
                 waiting.push(request);
             }
             if !subscribed {
-                subscribed = self.subscribe(&mut run).await;
+                subscribed = self.store.subscribe(&self.server).await.is_ok();
+            }
+            if subscribed && is_new {
+                is_new = !self.look_around(&mut run).await;
             }
             let gaps = self.hub.metrics.feed_gaps.get();
             match self.catch_up().await {
@@ -138,11 +141,11 @@ impl Follower {
         }
     }
 
-    /// Listens anew. What vanished meanwhile was not heard of; and what another run of Redis has lost may be no log's.
-    async fn subscribe(&self, run: &mut Option<String>) -> bool {
-        let subscribed = self.store.subscribe(&self.server).await;
+    /// On a new connection: what vanished meanwhile was not heard of, and what another run of Redis has lost may show in
+    /// no log. False = that could not be found out.
+    async fn look_around(&self, run: &mut Option<String>) -> bool {
         let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await;
-        let (Ok(()), Ok(found)) = (subscribed, found) else { return false };
+        let Ok(found) = found else { return false };
         match run.replace(found.clone()) {
             // What vanished before we came the next audit finds.
             None => {}
