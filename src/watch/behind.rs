@@ -107,11 +107,15 @@ impl Subscription {
     /// Where the watcher stands and where it is going are of two branches of history. Where the ring knows what was lost it
     /// goes on from the fork; where the ring itself was on the lost branch, to where that goes on by now.
     async fn rolled_back(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, Finish> {
+        let hub = self.registration.hub().clone();
         // Else they would lead back to where we are.
-        self.registration.hub().pages.forget(partition).await;
-        let Some(missed) = self.registration.hub().taken_back(partition, from) else {
+        hub.pages.forget(partition).await;
+        let Some(missed) = hub.taken_back(partition, from) else {
             return self.aim_anew(partition, from).await;
         };
+        for (partition, _) in missed.lost.iter().flat_map(|lost| &lost.from) {
+            hub.pages.forget(*partition).await;
+        }
         if let (Phase::Behind(behind), Some(lost)) = (&mut self.phase, &missed.lost) {
             for (position, index) in behind.at.positions.iter_mut().zip(0..) {
                 *position = lost.fork_below(Partition(index), *position).unwrap_or(*position);
