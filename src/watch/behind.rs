@@ -109,13 +109,10 @@ impl Subscription {
     async fn rolled_back(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, Finish> {
         let hub = self.registration.hub().clone();
         // Else they would lead back to where we are.
-        hub.pages.forget(partition).await;
+        hub.pages.forget(partition);
         let Some(missed) = hub.taken_back(partition, from) else {
             return self.aim_anew(partition, from).await;
         };
-        for (partition, _) in missed.lost.iter().flat_map(|lost| &lost.from) {
-            hub.pages.forget(*partition).await;
-        }
         if let (Phase::Behind(behind), Some(lost)) = (&mut self.phase, &missed.lost) {
             for (position, index) in behind.at.positions.iter_mut().zip(0..) {
                 *position = lost.fork_below(Partition(index), *position).unwrap_or(*position);

@@ -182,6 +182,7 @@ impl Hub {
         let mut state = self.state.lock();
         state.at.store = store;
         for (partition, position) in positions {
+            self.pages.forget(partition);
             state.at.positions[partition.index()] = position;
             self.deadlines.note(partition, 0);
         }
@@ -202,6 +203,7 @@ impl Hub {
         let mut state = self.state.lock();
         state.lost = lost.links.iter().map(|link| (link.partition, link.position)).collect();
         for (partition, position) in &lost.from {
+            self.pages.forget(*partition);
             state.at.positions[partition.index()] = *position;
             self.deadlines.note(*partition, 0);
         }

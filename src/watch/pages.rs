@@ -1,6 +1,10 @@
 //! Pages of the logs that watchers who are far behind read: shared by all who are near the same place.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use tokio::{sync::Mutex, time::Instant};
 
@@ -23,13 +27,31 @@ pub enum Following {
     RolledBack,
 }
 
-/// The pages read last, of each partition. They are of one history each, but perhaps not of the present one: who follows
-/// them has to see whether they lead where it is going.
-pub struct Pages(Vec<Mutex<VecDeque<Arc<[Link]>>>>);
+/// The pages read last, of each partition. They are of one history each; when that was rewound they are forgotten.
+pub struct Pages(Vec<OfPartition>);
+
+#[derive(Default)]
+struct OfPartition {
+    kept: Mutex<Kept>,
+    /// How often history was rewound.
+    rewinds: AtomicU64,
+}
+
+/// Read when history had been rewound so often.
+#[derive(Default)]
+struct Kept {
+    rewinds: u64,
+    pages: VecDeque<Arc<[Link]>>,
+}
 
 impl Pages {
     pub fn new(partitions: usize) -> Self {
-        Pages((0..partitions).map(|_| Mutex::default()).collect())
+        Pages((0..partitions).map(|_| OfPartition::default()).collect())
+    }
+
+    /// Forgets the pages of a partition, also those that are being read.
+    pub fn forget(&self, partition: Partition) {
+        self.0[partition.index()].rewinds.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What follows the position: from a page that somebody read, else read now, by one watcher for all.
@@ -40,8 +62,13 @@ impl Pages {
         position: Position,
         deadline: Instant,
     ) -> Result<Following, Error> {
-        let mut kept = self.0[partition.index()].lock().await;
-        let found = kept.iter().find_map(|page| {
+        let own = &self.0[partition.index()];
+        let mut kept = own.kept.lock().await;
+        let rewinds = own.rewinds.load(Ordering::Relaxed);
+        if kept.rewinds != rewinds {
+            *kept = Kept { rewinds, pages: VecDeque::new() };
+        }
+        let found = kept.pages.iter().find_map(|page| {
             let at = page.iter().position(|link| link.previous == position)?;
             Some(page[at..].to_vec())
         });
@@ -56,20 +83,21 @@ impl Pages {
             Page::RolledBack => return Ok(Following::RolledBack),
         };
         let page: Arc<[Link]> = entries.into_iter().map(Link::new).collect();
+        kept.keep(page.clone());
+        Ok(Following::Changes(page.to_vec()))
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, page: Arc<[Link]>) {
         let mut bytes = 0;
         let size = |page: &Arc<[Link]>| page.iter().map(|link| link.entry.event.size()).sum::<usize>();
         let mut fits = |page: &Arc<[Link]>| {
             bytes += size(page);
             bytes <= KEPT_BYTES
         };
-        let fitting = kept.iter().take(KEPT - 1).take_while(|page| fits(page)).count();
-        kept.truncate(fitting);
-        kept.push_front(page.clone());
-        Ok(Following::Changes(page.to_vec()))
-    }
-
-    /// Forgets the pages of a partition: one at least did not lead where somebody was going.
-    pub async fn forget(&self, partition: Partition) {
-        self.0[partition.index()].lock().await.clear();
+        let fitting = self.pages.iter().take(KEPT - 1).take_while(|page| fits(page)).count();
+        self.pages.truncate(fitting);
+        self.pages.push_front(page);
     }
 }
