@@ -58,6 +58,7 @@ gen-check: gen
 bench: install
 	cargo bench --bench calls
 	cargo bench --bench expiry
+	cargo bench --bench snapshot
 
 # The section on memory in docs/benchmarks.md.
 bench-memory: install

@@ -66,6 +66,7 @@ impl Keyspace {
     fn register(&self, r: &mut Registry) {
         const NOTIFICATIONS: &str =
             "1 = every Redis tells of keys that vanish, 0 = one does not, -1 = one does not say";
+        self.notifications.set(-1);
         r.register("keyspace_notifications", NOTIFICATIONS, self.notifications.clone());
         let vanished = "Sessions found deleted or evicted behind our back";
         r.register("vanished_sessions", vanished, self.vanished_sessions.clone());

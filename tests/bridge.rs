@@ -192,6 +192,8 @@ async fn where_redis_does_not_tell_the_audit_finds_it() {
     world.redis.command(&["DEL", &key_of(&world, &session)]);
     assert_eq!(ending(&mut watching, &session).await.cause(), Cause::OutOfBand);
     assert!(process.metrics().await.contains("sessiond_keyspace_notifications 0"));
+    let ready = harness::http(&process.metrics_address, "/readyz").await.unwrap();
+    assert!(ready.ends_with("ready; Redis does not tell of keys that vanish\n"), "{ready}");
     let log = process.log.lock().unwrap().clone();
     assert!(log.contains("does not tell of keys that vanish"), "{log}");
     process.stop().await;

@@ -17,11 +17,12 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Serves until it is dropped. Alive from the start on, ready while told so.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, ready: watch::Receiver<bool>) {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let notifications = metrics.keyspace.notifications.clone();
     let is_ready = move || {
-        let answer = if *ready.borrow() {
-            (StatusCode::OK, "ready\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        let answer = match (*ready.borrow(), notifications.get()) {
+            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            (true, 0) => (StatusCode::OK, "ready; Redis does not tell of keys that vanish\n"),
+            (true, _) => (StatusCode::OK, "ready\n"),
         };
         std::future::ready(answer)
     };
