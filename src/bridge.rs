@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     observe::Metrics,
     session::{Policies, SessionName},
-    store::{Error, Expired, Notifications, Partition, Store},
+    store::{Error, Expired, Notifications, Partition, Store, Telling},
     watch::Hub,
 };
 
@@ -68,28 +68,22 @@ impl Bridge {
         self.store.expire(name, policy, Instant::now() + TIMEOUT).await
     }
 
-    /// Looks whether the servers tell of keys that vanish, for ever. They need not: the audit finds those, later.
+    /// Looks whether the servers tell of keys that vanish, for ever. One that does not is asked to, once in each of its
+    /// runs: who switches it off later means it. They need not: the audit finds those, later.
     pub async fn look_after_notifications(&self) {
-        let mut told: HashMap<String, Notifications> = HashMap::new();
+        let mut told: HashMap<String, (String, Notifications)> = HashMap::new();
         loop {
             let mut worst = Notifications::On;
-            for (server, notifications) in self.store.notifications(Instant::now() + TIMEOUT).await {
+            for Telling { server, run, mut notifications } in self.store.notifications(Instant::now() + TIMEOUT).await {
+                let before = told.get(&server).filter(|(of, _)| *of == run).map(|(_, before)| *before);
+                if before.is_none() && notifications == Notifications::Off {
+                    notifications = self.switch_on(&server).await;
+                }
+                if before != Some(notifications) {
+                    tell(&server, notifications);
+                }
                 worst = worst.min(notifications);
-                if told.insert(server.clone(), notifications) == Some(notifications) {
-                    continue;
-                }
-                match notifications {
-                    Notifications::On => {}
-                    Notifications::Off => tracing::warn!(
-                        server,
-                        "Redis does not tell of keys that vanish: sessions that are deleted or evicted behind our back \
-                         are found by the next audit only. Remedy: CONFIG SET notify-keyspace-events Egxe"
-                    ),
-                    Notifications::Unknown => tracing::info!(
-                        server,
-                        "whether Redis tells of keys that vanish is not known: CONFIG GET is refused"
-                    ),
-                }
+                told.insert(server, (run, notifications));
             }
             self.metrics.keyspace.notifications.set(match worst {
                 Notifications::On => 1,
@@ -97,6 +91,33 @@ impl Bridge {
                 Notifications::Unknown => -1,
             });
             sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn switch_on(&self, server: &str) -> Notifications {
+        match self.store.switch_on_notifications(server, Instant::now() + TIMEOUT).await {
+            Ok(()) => {
+                tracing::info!(server, "Redis was asked to tell of keys that vanish (notify-keyspace-events)");
+                Notifications::On
+            }
+            Err(error) => {
+                tracing::debug!(server, %error, "Redis cannot be asked to tell of keys that vanish");
+                Notifications::Off
+            }
+        }
+    }
+}
+
+fn tell(server: &str, notifications: Notifications) {
+    match notifications {
+        Notifications::On => {}
+        Notifications::Off => tracing::warn!(
+            server,
+            "Redis does not tell of keys that vanish: sessions that are deleted or evicted behind our back are found by \
+             the next audit only. Remedy: CONFIG SET notify-keyspace-events Egxe"
+        ),
+        Notifications::Unknown => {
+            tracing::info!(server, "whether Redis tells of keys that vanish is not known: CONFIG GET is refused");
         }
     }
 }

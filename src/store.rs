@@ -30,7 +30,7 @@ use tokio::time::Instant;
 pub use channel::{Channels, Heard, Server};
 pub use error::Error;
 pub use keys::Partition;
-pub use keyspace::Notifications;
+pub use keyspace::{Notifications, Telling};
 pub use log::{Entry, Message, Page, Position, StoreId, Tail, Tails};
 pub use node::{Lane, Waits};
 pub use record::Corrupt;

@@ -208,6 +208,23 @@ async fn where_redis_tells_that_is_seen() {
 }
 
 #[tokio::test]
+async fn a_redis_that_lets_itself_be_asked_is_asked_to_tell_once() {
+    let redis = Redis::start_with(&["--notify-keyspace-events", "Kl"]);
+    let server = harness::Server::start(&redis.unrestricted_url(), "sessiond:", "").await;
+    let flags = async || redis.list(&["CONFIG", "GET", "notify-keyspace-events"]).remove(1);
+    eventually("it tells", async || (server.metric("sessiond_keyspace_notifications").await == 1.0).then_some(()))
+        .await;
+    let mut set: Vec<char> = flags().await.chars().collect();
+    set.sort_unstable();
+    assert_eq!(set.iter().collect::<String>(), "EKeglx", "beside what it told of before");
+    // Who switches it off means it.
+    redis.must(&["CONFIG", "SET", "notify-keyspace-events", ""]);
+    eventually("that is seen", async || (server.metric("sessiond_keyspace_notifications").await == 0.0).then_some(()))
+        .await;
+    assert_eq!(flags().await, "");
+}
+
+#[tokio::test]
 async fn what_redis_evicts_where_it_may_ends_its_session() {
     let extra = ["--maxmemory-policy", "allkeys-random", "--save", ""];
     let words: Vec<&str> = TELLS_OF_VANISHING.iter().copied().chain(extra).collect();

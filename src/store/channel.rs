@@ -92,6 +92,11 @@ impl Store {
         Ok(server.node.subscribe(sharded, plain).await?)
     }
 
+    /// Fails where the server is not, or not any more, one that has partitions, as the Sentinels or the Cluster tell.
+    pub async fn confirm(&self, server: &Server) -> Result<(), Error> {
+        self.connection.confirm(&server.node).await
+    }
+
     /// Which run of Redis a server is: another one after every restart.
     pub async fn run_of(&self, server: &Server, deadline: Instant) -> Result<String, Error> {
         Ok(server.node.run(deadline).await?)

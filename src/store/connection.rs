@@ -136,6 +136,16 @@ impl Connection {
         }
     }
 
+    /// Fails where the directory does not, or not any more, name this server.
+    pub async fn confirm(&self, node: &Node) -> Result<(), Error> {
+        let places = self.directory.look(&self.opener, &self.slots, &self.nodes()).await?;
+        if places.iter().flatten().any(|place| *place == node.place) {
+            return Ok(());
+        }
+        self.out_of_date.notify_one();
+        Err(Error::Unavailable("its partitions have moved".into()))
+    }
+
     /// Connects to servers that are new, and takes leave of those that have no partition any more. Where a new one does
     /// not answer, or nobody owns a slot, the partitions stay where they are until the next look.
     async fn take(&self, places: Vec<Option<ServerConfig>>) {

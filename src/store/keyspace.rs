@@ -4,7 +4,11 @@ use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{Store, error::Error, node::Lane};
+use super::{
+    Store,
+    error::Error,
+    node::{Lane, Node},
+};
 use crate::session::SessionName;
 
 /// Whether a server tells of keys that vanish; the worse ones come first.
@@ -14,6 +18,17 @@ pub enum Notifications {
     /// It does not let itself be asked.
     Unknown,
     On,
+}
+
+/// The setting, and what has to be in it.
+const FLAGS: &str = "notify-keyspace-events";
+const NEEDED: &str = "Egxe";
+
+/// What a server tells of, in this run of it.
+pub struct Telling {
+    pub server: String,
+    pub run: String,
+    pub notifications: Notifications,
 }
 
 impl Notifications {
@@ -32,21 +47,37 @@ impl Store {
         Ok(!self.connection.command(partition, "ZSCORE", args, deadline).await?.is_null())
     }
 
-    /// Of each server by its name; those that do not answer are left out.
-    pub async fn notifications(&self, deadline: Instant) -> Vec<(String, Notifications)> {
+    /// Of each server; those that do not answer are left out.
+    pub async fn notifications(&self, deadline: Instant) -> Vec<Telling> {
         let asks = self.connection.nodes().into_iter().map(async |node| {
-            let args = [Value::from("GET"), "notify-keyspace-events".into()];
-            let found = match node.command(Lane::Bulk, "CONFIG", &args, deadline).await.map_err(Error::from) {
-                Ok(reply) => {
-                    let flags = reply.into_map().ok().and_then(|map| map.values().next()?.as_string());
-                    flags.map_or(Notifications::Unknown, |flags| Notifications::of_flags(&flags))
-                }
+            let found = match node.flags(deadline).await {
+                Ok(flags) => Notifications::of_flags(&flags),
                 Err(Error::Refused(_)) => Notifications::Unknown,
                 Err(_) => return None,
             };
-            Some((node.name(), found))
+            let run = node.run(deadline).await.ok()?;
+            Some(Telling { server: node.name(), run, notifications: found })
         });
         join_all(asks).await.into_iter().flatten().collect()
+    }
+
+    /// Has a server tell of keys that vanish, besides what it tells of already; it may refuse.
+    pub async fn switch_on_notifications(&self, server: &str, deadline: Instant) -> Result<(), Error> {
+        let nodes = self.connection.nodes();
+        let Some(node) = nodes.iter().find(|node| node.name() == server) else { return Ok(()) };
+        let flags = node.flags(deadline).await? + NEEDED;
+        let args = ["SET", FLAGS, &flags].map(Value::from);
+        node.command(Lane::Bulk, "CONFIG", &args, deadline).await?;
+        Ok(())
+    }
+}
+
+impl Node {
+    async fn flags(&self, deadline: Instant) -> Result<String, Error> {
+        let args = ["GET", FLAGS].map(Value::from);
+        let reply = self.command(Lane::Bulk, "CONFIG", &args, deadline).await?;
+        let flags = reply.into_map().ok().and_then(|map| map.values().next()?.as_string());
+        flags.ok_or_else(|| Error::Refused("it has no such setting".into()))
     }
 }
 

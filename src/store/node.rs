@@ -287,6 +287,9 @@ impl Node {
 
     /// Subscribes to sharded channels, one by one for their slots differ, and to plain ones.
     pub async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
+        if !self.subscriber.is_connected() {
+            return Err(Error::Unavailable("reconnecting".into()).into());
+        }
         let subscribing = async {
             for channel in sharded {
                 self.subscriber.ssubscribe(channel).await?;

@@ -244,6 +244,8 @@ impl Follower {
     async fn tails(&self) -> Result<Tails, Error> {
         match self.store.tails(&self.server, Instant::now() + READ_TIMEOUT).await {
             Err(Error::StoreChanged) => {
+                // A primary of old that comes back empty is not the store.
+                self.store.confirm(&self.server).await?;
                 let made = self.store.initialise(&self.server.partitions).await;
                 made.map_err(|error| Error::Unavailable(error.to_string()))?;
                 self.store.tails(&self.server, Instant::now() + READ_TIMEOUT).await

@@ -181,7 +181,9 @@ fn position_behind(history: &mut History) {
 fn synced_too_early(history: &mut History) {
     let responses = &mut history.watches[3].responses;
     let synced = responses.iter().position(|response| response.control == Some(Control::Synced)).expect("it comes");
-    responses.swap(synced - 1, synced);
+    // Before all of it: of one session it might not matter, whose time is over at that very moment.
+    let synced = responses.remove(synced);
+    responses.insert(0, synced);
 }
 
 fn snapshot_of_an_ended_one(history: &mut History) {
