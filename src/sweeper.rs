@@ -36,7 +36,7 @@ impl Sweeper {
     async fn run_partition(&self, partition: Partition) {
         loop {
             self.wait_for_next(partition).await;
-            self.hub.deadlines.take(partition);
+            self.hub.deadlines.forget(partition);
             self.sweep(partition).await;
         }
     }

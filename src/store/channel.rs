@@ -11,8 +11,8 @@ use tokio::{
 use super::{Store, error::Error, keys::Partition, log::Message, node::Node};
 use crate::session::SessionName;
 
-/// What Redis tells of a key that is not there any more under its name. All that we do ourselves makes none of these of
-/// a session that was live, but the end of a tombstone makes one.
+/// What Redis tells of a key that is not there any more under its name: of what others did, of our own endings too (the
+/// tombstone takes the session's place), and of tombstones whose time is over.
 const VANISHINGS: [&str; 5] = ["del", "unlink", "expired", "evicted", "rename_from"];
 
 /// One server of the store, and the partitions that it has.

@@ -29,7 +29,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which server has which partition.
-#[derive(Clone)]
 pub struct Map {
     pub nodes: Vec<Arc<Node>>,
     /// Of each partition: its place among them.
@@ -68,16 +67,8 @@ impl Connection {
         let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
         let owned = places.into_iter().zip(&slots).map(|(place, slot)| place.ok_or_else(|| unowned(slot)));
         let places = owned.collect::<Result<Vec<_>, _>>()?;
-        let mut nodes: Vec<Arc<Node>> = Vec::new();
         let distinct = distinct(&places);
-        let opened = distinct.iter().map(async |place| {
-            let failed = |what: &str| Error::Unavailable(format!("{}: {what}", name_of(place)));
-            match timeout(OPEN_TIMEOUT, opener.open(place)).await {
-                Ok(opened) => opened.map_err(|error| failed(error.details())),
-                Err(_) => Err(failed("no answer")),
-            }
-        });
-        nodes.extend(try_join_all(opened).await?.into_iter().map(Arc::new));
+        let nodes = try_join_all(distinct.iter().map(|place| open_node(&opener, place))).await?;
         let of = places.iter().map(|place| place_of(&nodes, place).expect("it was opened")).collect();
         let map = watch::Sender::new(Arc::new(Map { nodes, of }));
         Ok(Connection { directory, opener, slots, map, out_of_date: Notify::new() })
@@ -142,7 +133,7 @@ impl Connection {
         if places.iter().flatten().any(|place| *place == node.place) {
             return Ok(());
         }
-        self.out_of_date.notify_one();
+        self.note_out_of_date();
         Err(Error::Unavailable("its partitions have moved".into()))
     }
 
@@ -154,13 +145,12 @@ impl Connection {
         let places: Vec<_> = places.into_iter().zip(present).map(|(place, present)| place.unwrap_or(present)).collect();
         let wanted = distinct(&places);
         let is_new = |place: &&ServerConfig| before.find(place).is_none();
-        let opened = wanted.iter().filter(is_new).map(|place| timeout(OPEN_TIMEOUT, self.opener.open(place)));
+        let opened = wanted.iter().filter(is_new).map(|place| open_node(&self.opener, place));
         let mut nodes = before.nodes.clone();
         for opened in join_all(opened).await {
             match opened {
-                Ok(Ok(node)) => nodes.push(Arc::new(node)),
-                Ok(Err(error)) => tracing::warn!(error = error.details(), "a new server cannot be connected to"),
-                Err(_) => tracing::warn!("a new server does not answer"),
+                Ok(node) => nodes.push(node),
+                Err(error) => tracing::warn!(%error, "a new server cannot be used"),
             }
         }
         let places = places.iter().zip(&before.of);
@@ -215,7 +205,7 @@ impl Connection {
         let mut map = self.map.subscribe();
         // A slot that is on its way is still where it was.
         if why.starts_with("MOVED") || why.starts_with("READONLY") {
-            self.out_of_date.notify_one();
+            self.note_out_of_date();
         }
         let _ = timeout(pause, map.changed()).await;
     }
@@ -238,6 +228,14 @@ impl Connection {
             node.send(Lane::Bulk, Request::Command { name, args }, deadline, Effect::Reads, asking).await
         };
         self.at(partition, deadline, send).await
+    }
+}
+
+async fn open_node(opener: &Opener, place: &ServerConfig) -> Result<Arc<Node>, Error> {
+    let failed = |what: &str| Error::Unavailable(format!("{}: {what}", name_of(place)));
+    match timeout(OPEN_TIMEOUT, opener.open(place)).await {
+        Ok(opened) => opened.map(Arc::new).map_err(|error| failed(error.details())),
+        Err(_) => Err(failed("no answer")),
     }
 }
 

@@ -137,12 +137,12 @@ impl Lookouts {
 }
 
 /// Why nobody could say it: what each answered.
-fn nobody(answers: &Answers) -> Error {
+fn nobody(answers: &Answers) -> String {
     let said = |(server, answer): &(Server, Result<Value, String>)| match answer {
         Ok(_) => format!("{server}: cannot be understood"),
         Err(error) => format!("{server}: {error}"),
     };
-    Error::Unavailable(answers.iter().map(said).collect::<Vec<_>>().join("; "))
+    answers.iter().map(said).collect::<Vec<_>>().join("; ")
 }
 
 /// The primary that the Sentinels name, the newest one.
@@ -153,10 +153,8 @@ fn newest_primary(answers: Answers, service: &str) -> Result<ServerConfig, Error
         Some((fields.get("config-epoch")?.parse::<u64>().ok()?, place))
     });
     let newest = named.max_by_key(|(epoch, _)| *epoch).map(|(_, place)| place);
-    newest.ok_or_else(|| match nobody(&answers) {
-        Error::Unavailable(said) => Error::Unavailable(format!("no Sentinel names a primary of {service:?}: {said}")),
-        other => other,
-    })
+    newest
+        .ok_or_else(|| Error::Unavailable(format!("no Sentinel names a primary of {service:?}: {}", nobody(&answers))))
 }
 
 /// The servers that own the slots, as the nodes of a Cluster tell: of different claims the newest one.
@@ -174,7 +172,7 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
         }
     }
     if answers.iter().all(|(_, answer)| answer.is_err()) {
-        return Err(nobody(&answers));
+        return Err(Error::Unavailable(nobody(&answers)));
     }
     Ok(owners.into_iter().map(|owner| owner.map(|(_, place)| place)).collect())
 }

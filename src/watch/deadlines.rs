@@ -31,11 +31,12 @@ impl Deadlines {
         }
     }
 
-    /// The next moment known; it is forgotten, until something is noted again.
-    pub fn take(&self, partition: Partition) -> u64 {
-        self.0[partition.index()].earliest.swap(u64::MAX, Ordering::Relaxed)
+    /// Before a partition is looked at: what is noted from now on is news.
+    pub fn forget(&self, partition: Partition) {
+        self.0[partition.index()].earliest.store(u64::MAX, Ordering::Relaxed);
     }
 
+    /// The next moment known.
     pub fn next(&self, partition: Partition) -> u64 {
         self.0[partition.index()].earliest.load(Ordering::Relaxed)
     }

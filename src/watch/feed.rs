@@ -193,19 +193,18 @@ impl Follower {
     /// Reads all tails, and from the logs what the hub lacks. Where a log does not lead there everybody is told.
     async fn catch_up(&self) -> Result<Verified, Error> {
         let tails = self.tails().await?;
-        let verified = Verified { as_of: tails.as_of };
         let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
-        let mut failed = Ok(verified);
+        let mut outcome = Ok(Verified { as_of: tails.as_of });
         for (partition, tail) in tails.tails {
             match self.read_log(partition, tail.position).await {
                 Ok(None) => {}
                 Ok(Some(why)) => broken.entry(why).or_default().push((partition, tail.position)),
                 // The others are read all the same.
-                Err(error) => failed = Err(error),
+                Err(error) => outcome = Err(error),
             }
         }
         if broken.is_empty() {
-            return failed;
+            return outcome;
         }
         for (why, partitions) in broken {
             self.announce(why, partitions).await?;
@@ -213,10 +212,10 @@ impl Follower {
         // On from where history forked.
         for (partition, tail) in self.tails().await?.tails {
             if self.read_log(partition, tail.position).await?.is_some() {
-                failed = Err(Error::Unavailable("history was rewound again".into()));
+                outcome = Err(Error::Unavailable("history was rewound again".into()));
             }
         }
-        failed
+        outcome
     }
 
     /// Tells everybody what was missed, and goes on where that is known, else at the tails.
@@ -284,6 +283,6 @@ enum Sign {
     Nothing,
     /// The tails are to be read.
     Gap,
-    /// That, after the channels were subscribed to anew.
+    /// The same, once the channels are subscribed to anew.
     Reconnected,
 }
