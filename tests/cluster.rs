@@ -144,6 +144,43 @@ async fn a_slot_moves_under_load_and_nothing_is_lost_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_under_load_and_takes_over_from_another_which_is_not_needed_any_more() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let (a, b) = (Server::start(&cluster.url(), PREFIX, "").await, Server::start(&cluster.url(), PREFIX, "").await);
+    let clients = [a.client().await, b.client().await];
+    let mut watching = clients[1].watch_all().await;
+    let sessions = many(&clients[0]).await;
+    let old = cluster.primaries().remove(1);
+    let moved = on(&old, &sessions);
+    let fault = {
+        let (cluster, old) = (cluster.clone(), old.clone());
+        aside(move || {
+            let (cluster, newcomer) = cluster.join();
+            let slots: BTreeSet<u16> = old.keys("*").iter().map(|key| cluster.slot_of(key)).collect();
+            assert!(slots.len() > 1);
+            slots.into_iter().for_each(|slot| cluster.move_slot(slot, &newcomer));
+            (cluster, newcomer)
+        })
+    };
+    let mut grown = None;
+    let written = write_to(&clients, &sessions, 0, async { grown = Some(fault.await) }).await;
+    assert!(written.refused.is_empty(), "{:?}", written.refused);
+    let (cluster, newcomer) = grown.unwrap();
+    assert_eq!(on(&newcomer, &sessions), moved);
+    assert!(old.keys("*").is_empty());
+    for node in cluster.nodes() {
+        node.must(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    old.pause();
+    written.assert_kept(&clients[0]).await;
+    assert_reliable(&watching.everything_so_far().await, &written.acknowledged);
+    for session in &sessions {
+        assert!(clients[1].delete(by_id(&session.id)).await.unwrap());
+    }
+    assert_eq!(watching.everything_so_far().await.len(), MANY);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_stays_halfway_serves_what_it_can_and_all_of_it_afterwards() {
     let cluster = aside(|| Cluster::start(0)).await;
     let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;

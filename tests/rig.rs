@@ -99,6 +99,6 @@ fn sentinels_promote_a_replica_that_has_not_the_last_writes() {
 fn tls_a_redis_with_our_certificates_takes_no_plain_text() {
     let tls = Tls::start();
     let plain = tls.url().replace("rediss:", "redis:");
-    let (log, code) = Process::start_in_vain_in(&tls.trust(), &[format!("--redis={plain}")]);
+    let (log, code) = Process::start_in_vain_in(&tls.certificates.trust(), &[format!("--redis={plain}")]);
     assert_eq!(code, Some(1), "{log}");
 }

@@ -116,12 +116,15 @@ impl Connection {
         if self.directory.is_fixed() {
             return;
         }
+        let mut is_known = true;
         loop {
             let _ = timeout(LOOK_EVERY, self.out_of_date.notified()).await;
-            let known = self.nodes();
-            match self.directory.look(&self.opener, &self.slots, &known).await {
+            let looked = self.directory.look(&self.opener, &self.slots, &self.nodes()).await;
+            let was_known = std::mem::replace(&mut is_known, looked.is_ok());
+            match looked {
                 Ok(places) => self.take(places).await,
-                Err(error) => tracing::warn!(%error, "where the partitions lie cannot be found out"),
+                Err(error) if was_known => tracing::warn!(%error, "where the partitions lie cannot be found out"),
+                Err(_) => {}
             }
             sleep(LOOK_AGAIN).await;
         }

@@ -13,6 +13,7 @@ use super::{
     Client, Redis,
     redis::{CREDENTIALS, plain},
     servers::until,
+    tls::Certificates,
 };
 
 pub const PRIMARIES: usize = 3;
@@ -74,7 +75,7 @@ impl Cluster {
         static SHARED: Mutex<Weak<Vec<Redis>>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster =
-            shared.upgrade().map_or_else(|| Cluster::formed(0, &["--cluster-node-timeout", "15000"]), Cluster);
+            shared.upgrade().map_or_else(|| Cluster::formed(0, &["--cluster-node-timeout", "15000"], None), Cluster);
         *shared = Arc::downgrade(&cluster.0);
         cluster
     }
@@ -86,21 +87,19 @@ impl Cluster {
 
     /// With these arguments for every node besides.
     pub fn start_with(replicas_per_primary: usize, extra: &[&str]) -> Self {
-        Cluster::formed(replicas_per_primary, &[&HURT, extra].concat())
+        Cluster::formed(replicas_per_primary, &[&HURT, extra].concat(), None)
     }
 
-    fn formed(replicas_per_primary: usize, extra: &[&str]) -> Self {
-        let node = || {
-            Redis::on_ports(|[port, bus]| {
-                let own = format!("--port {port} --cluster-enabled yes --cluster-port {bus}");
-                let alike = "--cluster-announce-ip 127.0.0.1 --cluster-allow-replica-migration no \
-                             --repl-diskless-sync-delay 0 --repl-ping-replica-period 1";
-                let words: Vec<&str> =
-                    own.split(' ').chain(alike.split_whitespace()).chain(extra.iter().copied()).collect();
-                plain(&words)
-            })
-        };
-        let cluster = Cluster(Arc::new((0..PRIMARIES * (1 + replicas_per_primary)).map(|_| node()).collect()));
+    /// One whose nodes speak TLS among themselves, and to the service. It is told of one of them, by its name.
+    pub fn start_over_tls(replicas_per_primary: usize, certificates: &Certificates) -> (Self, String) {
+        let cluster = Cluster::formed(replicas_per_primary, &HURT, Some(certificates));
+        let url = format!("rediss-cluster://{CREDENTIALS}@localhost:{}", cluster.0[0].config("tls-port"));
+        (cluster, url)
+    }
+
+    fn formed(replicas_per_primary: usize, extra: &[&str], certificates: Option<&Certificates>) -> Self {
+        let nodes = (0..PRIMARIES * (1 + replicas_per_primary)).map(|_| node(extra, certificates));
+        let cluster = Cluster(Arc::new(nodes.collect()));
         cluster.form();
         cluster
     }
@@ -113,10 +112,8 @@ impl Cluster {
             // Else all begin with the same epoch, and a later owner of a slot is not told from an earlier one.
             node.must(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
         }
-        let first = &self.0[0];
         for node in &self.0[1..] {
-            let bus = node.list(&["CONFIG", "GET", "cluster-port"]).remove(1);
-            first.must(&["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), &bus]);
+            meet(&self.0[0], node);
         }
         for (index, node) in self.0.iter().enumerate().skip(PRIMARIES) {
             let primary = id(&self.0[index % PRIMARIES]);
@@ -147,6 +144,17 @@ impl Cluster {
 
     fn running(&self) -> impl Iterator<Item = &Redis> {
         self.0.iter().filter(|node| node.runs())
+    }
+
+    /// One more node takes part, and has no slots yet; all, and that one.
+    pub fn join(&self) -> (Self, Redis) {
+        let newcomer = node(&HURT, None);
+        meet(&self.0[0], &newcomer);
+        let grown = Cluster(Arc::new(self.0.iter().chain([&newcomer]).cloned().collect()));
+        let knows_all = |node| lines(node).iter().filter(|line| line.is_well).count() == grown.0.len();
+        let serves = |node: &Redis| node.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+        until("all know the newcomer", || grown.running().all(|node| knows_all(node) && serves(node)));
+        (grown, newcomer)
     }
 
     /// Returns when every node that runs takes part and knows the same owners of all slots, and every replica has caught up.
@@ -260,6 +268,24 @@ impl Cluster {
         while moving.step(BATCH) > 0 {}
         moving.finish();
     }
+}
+
+/// One that knows no other yet.
+fn node(extra: &[&str], certificates: Option<&Certificates>) -> Redis {
+    Redis::on_ports(|[port, bus, tls]| {
+        let own = format!("--port {port} --cluster-enabled yes --cluster-port {bus}");
+        let alike = "--cluster-announce-ip 127.0.0.1 --cluster-allow-replica-migration no \
+                     --repl-diskless-sync-delay 0 --repl-ping-replica-period 1";
+        let secure = certificates.map_or_else(Vec::new, |certificates| certificates.arguments(tls));
+        let announced = if secure.is_empty() { "" } else { "--tls-cluster yes --cluster-announce-hostname localhost" };
+        let words = own.split(' ').chain(alike.split_whitespace()).chain(announced.split_whitespace());
+        plain(words.chain(extra.iter().copied()).chain(secure.iter().map(|word| &word[..])))
+    })
+}
+
+fn meet(one: &Redis, other: &Redis) {
+    let port = if other.config("tls-cluster") == "yes" { other.config("tls-port") } else { other.port().to_string() };
+    one.must(&["CLUSTER", "MEET", "127.0.0.1", &port, &other.config("cluster-port")]);
 }
 
 /// A slot on its way.

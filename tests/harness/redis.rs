@@ -81,13 +81,13 @@ impl Redis {
         redis.expect("the server starts; is redis-server installed?")
     }
 
-    /// On a port of its own too: the arguments are made for two that are free.
-    pub fn on_ports(arguments: impl Fn([u16; 2]) -> Vec<String>) -> Self {
+    /// On a port of its own too, the first of those that the arguments are made for; they are all free.
+    pub fn on_ports(arguments: impl Fn([u16; 3]) -> Vec<String>) -> Self {
         Redis::in_directory(|_, ports| arguments(ports))
     }
 
     /// The same; the directory may be filled first.
-    pub fn in_directory(arguments: impl Fn(&Path, [u16; 2]) -> Vec<String>) -> Self {
+    pub fn in_directory(arguments: impl Fn(&Path, [u16; 3]) -> Vec<String>) -> Self {
         // Somebody else may take a port before the server has it.
         let mut attempts = (0..20).filter_map(|_| {
             let directory = tempfile::Builder::new().prefix("sessiond-test-").tempdir().unwrap();
@@ -223,6 +223,11 @@ impl Redis {
         value.unwrap_or_else(|| panic!("no {field} in {told}")).to_owned()
     }
 
+    /// A setting; empty = it has none of this name.
+    pub fn config(&self, name: &str) -> String {
+        self.list(&["CONFIG", "GET", name]).pop().unwrap_or_default()
+    }
+
     /// Everything that Redis holds: each key with its dump, and what is in hashes and streams as text.
     pub fn contents(&self) -> Vec<u8> {
         let mut all = Vec::new();
@@ -292,10 +297,10 @@ impl Drop for Inner {
 }
 
 /// Arguments of a Redis that keeps nothing on disk, with the user of the manual, unless they bring users of their own.
-pub fn plain<'a>(extra: impl IntoIterator<Item = &'a &'a str>) -> Vec<String> {
+pub fn plain(extra: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["--unixsocket", "redis.sock", "--save", "", "--appendonly", "no"].map(str::to_owned).into();
-    arguments.extend(extra.into_iter().map(|&argument| argument.to_owned()));
+    arguments.extend(extra.into_iter().map(|argument| argument.as_ref().to_owned()));
     if !arguments.iter().any(|argument| argument == "--user") {
         arguments.extend(user("sessiond:"));
     }

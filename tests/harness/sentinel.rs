@@ -6,6 +6,7 @@ use super::{
     Redis,
     redis::{CREDENTIALS, plain},
     servers::until,
+    tls::{Certificates, no_other_port},
 };
 
 const SENTINELS: usize = 3;
@@ -27,25 +28,22 @@ impl Sentinels {
 
     /// With these arguments for the servers besides.
     pub fn start_with(replicas: usize, extra: &[&str]) -> Self {
-        let server = |primary: Option<u16>| {
-            Redis::on_ports(|[port, _]| {
-                let (own, primary) = (port.to_string(), primary.map(|port| port.to_string()));
-                let mut words =
-                    vec!["--port", &own, "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
-                if let Some(primary) = &primary {
-                    words.extend(["--replicaof", "127.0.0.1", primary]);
-                }
-                words.extend(extra);
-                plain(&words)
-            })
-        };
-        let mut servers = vec![server(None)];
+        Sentinels::formed(replicas, extra, None)
+    }
+
+    /// All of them speak TLS alone, and are known by name.
+    pub fn start_over_tls(replicas: usize, certificates: &Certificates) -> Self {
+        Sentinels::formed(replicas, &["--replica-announce-ip", "localhost"], Some(certificates))
+    }
+
+    fn formed(replicas: usize, extra: &[&str], certificates: Option<&Certificates>) -> Self {
+        let mut servers = vec![server(None, extra, certificates)];
         let primary = servers[0].port();
-        servers.extend((0..replicas).map(|_| server(Some(primary))));
+        servers.extend((0..replicas).map(|_| server(Some(primary), extra, certificates)));
         until("the replicas are in sync", || {
             servers[1..].iter().all(|replica| replica.info("replication", "master_link_status") == "up")
         });
-        let sentinels = (0..SENTINELS).map(|_| sentinel(primary)).collect();
+        let sentinels = (0..SENTINELS).map(|_| sentinel(primary, certificates)).collect();
         let sentinels = Sentinels { servers: servers.into(), sentinels: Arc::new(sentinels) };
         until("the sentinels know each other and the replicas", || sentinels.know_all());
         sentinels
@@ -56,6 +54,11 @@ impl Sentinels {
         let others: Vec<String> = self.sentinels[1..].iter().map(|of| format!("node={}&", of.address())).collect();
         let first = self.sentinels[0].address();
         format!("redis-sentinel://{CREDENTIALS}@{first}?{}sentinelServiceName={NAME}", others.concat())
+    }
+
+    /// The same where they speak TLS.
+    pub fn url_over_tls(&self) -> String {
+        self.url().replace("redis-sentinel:", "rediss-sentinel:").replace("127.0.0.1", "localhost")
     }
 
     pub fn servers(&self) -> &[Redis] {
@@ -132,15 +135,40 @@ impl Sentinels {
     }
 }
 
-fn sentinel(primary: u16) -> Redis {
-    let sentinel = Redis::in_directory(|directory, [port, _]| {
+/// The arguments for a port: with certificates it takes TLS alone.
+fn listening(port: u16, certificates: Option<&Certificates>) -> Vec<String> {
+    match certificates {
+        Some(certificates) => [certificates.arguments(port), no_other_port()].concat(),
+        None => vec!["--port".into(), port.to_string()],
+    }
+}
+
+fn server(primary: Option<u16>, extra: &[&str], certificates: Option<&Certificates>) -> Redis {
+    Redis::on_ports(|[port, ..]| {
+        let (own, primary) = (listening(port, certificates), primary.map(|port| port.to_string()));
+        let mut words = vec!["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
+        if let Some(primary) = &primary {
+            words.extend(["--replicaof", "127.0.0.1", primary]);
+        }
+        words.extend(extra);
+        plain(own.iter().map(|word| &word[..]).chain(words))
+    })
+}
+
+fn sentinel(primary: u16, certificates: Option<&Certificates>) -> Redis {
+    let sentinel = Redis::in_directory(|directory, [port, ..]| {
+        let own = listening(port, certificates);
+        let own: Vec<String> = own.chunks(2).map(|setting| setting.join(" ").replacen("--", "", 1)).collect();
+        let (host, by_name) = if certificates.is_some() { ("localhost", "yes") } else { ("127.0.0.1", "no") };
         // The password stands in the URL for the servers. A client may present it here too.
         let configuration = format!(
-            "port {port}\nbind 127.0.0.1\nunixsocket redis.sock\n\
+            "{}\nbind 127.0.0.1\nunixsocket redis.sock\n\
+             sentinel resolve-hostnames {by_name}\nsentinel announce-hostnames {by_name}\n\
              user {} on >{} +@all\n\
-             sentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
+             sentinel monitor {NAME} {host} {primary} 2\n\
              sentinel down-after-milliseconds {NAME} 1000\n\
              sentinel failover-timeout {NAME} 3000\n",
+            own.join("\n"),
             CREDENTIALS.split(':').next().unwrap(),
             CREDENTIALS.split(':').next_back().unwrap(),
         );

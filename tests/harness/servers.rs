@@ -20,14 +20,17 @@ fn program() -> String {
     named.unwrap_or_else(|_| "redis-server".into())
 }
 
-/// Two ports that nobody listens on now. They lie below those that the system hands out to whoever connects.
-pub fn free_ports() -> [u16; 2] {
+/// Ports that nobody listens on now. They lie below those that the system hands out to whoever connects.
+pub fn free_ports() -> [u16; 3] {
     let free = || {
         let candidates = std::iter::repeat_with(|| 10_000 + (getrandom::u32().unwrap() % 22_000) as u16);
         candidates.into_iter().find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("some port is free")
     };
-    let first = free();
-    [first, std::iter::repeat_with(free).find(|port| *port != first).unwrap()]
+    let mut ports = [0; 3];
+    for index in 0..ports.len() {
+        ports[index] = std::iter::repeat_with(free).find(|port| !ports.contains(port)).unwrap();
+    }
+    ports
 }
 
 /// How long the answer is that begins here, in RESP2; None = it is not there in full.

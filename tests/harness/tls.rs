@@ -1,6 +1,6 @@
 //! A Redis behind TLS, with certificates of the tests' own.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
 use super::{
@@ -8,34 +8,58 @@ use super::{
     redis::{CREDENTIALS, plain},
 };
 
-pub struct Tls {
-    pub redis: Redis,
-    /// Of who signed what it shows.
-    certificates: TempDir,
-}
+/// Keys and certificates, for `localhost` and nothing else.
+pub struct Certificates(TempDir);
 
-impl Tls {
-    /// Its certificate is for `localhost`, and for nothing else.
-    pub fn start() -> Self {
-        let certificates = tempfile::Builder::new().prefix("sessiond-tls-").tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            let path = certificates.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            path.display().to_string()
-        };
+impl Certificates {
+    pub fn make() -> Self {
+        let directory = tempfile::Builder::new().prefix("sessiond-tls-").tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         let authority = authority();
         let key = KeyPair::generate().unwrap();
         let parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        let certificate = write("server.pem", &parameters.signed_by(&key, &authority).unwrap().pem());
-        let key = write("server.key", &key.serialize_pem());
-        let ca = write("ca.pem", &authority.pem());
+        write("server.pem", &parameters.signed_by(&key, &authority).unwrap().pem());
+        write("server.key", &key.serialize_pem());
+        write("ca.pem", &authority.pem());
         write("other-ca.pem", &self::authority().pem());
-        let redis = Redis::on_ports(|[port, _]| {
-            let port = port.to_string();
-            let tls = ["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"];
-            let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-            plain([&tls[..], &files].concat().iter())
-        });
+        Certificates(directory)
+    }
+
+    /// The arguments of a server that shows them on this port, and to the servers that belong to it.
+    pub fn arguments(&self, port: u16) -> Vec<String> {
+        let file = |name: &str| self.0.path().join(name).display().to_string();
+        let [certificate, key, authority] = ["server.pem", "server.key", "ca.pem"].map(file);
+        let files = [("--tls-cert-file", certificate), ("--tls-key-file", key), ("--tls-ca-cert-file", authority)];
+        let own = [("--tls-port", port.to_string())];
+        let alike = ["--tls-auth-clients", "no", "--tls-replication", "yes"].map(str::to_owned);
+        let own = own.into_iter().chain(files).flat_map(|(name, value)| [name.to_owned(), value]);
+        own.chain(alike).collect()
+    }
+
+    /// The environment of a process that trusts who signed them.
+    pub fn trust(&self) -> [(&'static str, String); 1] {
+        self.trust_in("ca.pem")
+    }
+
+    /// The environment of a process that trusts somebody else.
+    pub fn trust_in_another(&self) -> [(&'static str, String); 1] {
+        self.trust_in("other-ca.pem")
+    }
+
+    fn trust_in(&self, file: &str) -> [(&'static str, String); 1] {
+        [("SSL_CERT_FILE", self.0.path().join(file).display().to_string())]
+    }
+}
+
+pub struct Tls {
+    pub redis: Redis,
+    pub certificates: Certificates,
+}
+
+impl Tls {
+    pub fn start() -> Self {
+        let certificates = Certificates::make();
+        let redis = Redis::on_ports(|[port, ..]| plain([certificates.arguments(port), no_other_port()].concat()));
         Tls { redis, certificates }
     }
 
@@ -47,24 +71,16 @@ impl Tls {
     pub fn url_at(&self, host: &str) -> String {
         format!("rediss://{CREDENTIALS}@{host}:{}", self.redis.port())
     }
+}
 
-    /// The environment of a process that trusts its authority.
-    pub fn trust(&self) -> [(&'static str, String); 1] {
-        self.trust_in("ca.pem")
-    }
-
-    /// The environment of a process that trusts another authority.
-    pub fn trust_in_another(&self) -> [(&'static str, String); 1] {
-        self.trust_in("other-ca.pem")
-    }
-
-    fn trust_in(&self, file: &str) -> [(&'static str, String); 1] {
-        [("SSL_CERT_FILE", self.certificates.path().join(file).display().to_string())]
-    }
+pub fn no_other_port() -> Vec<String> {
+    ["--port", "0"].map(str::to_owned).into()
 }
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut parameters = CertificateParams::new([]).unwrap();
+    // Redis takes one that was signed by its own name for self-signed.
+    parameters.distinguished_name.push(DnType::CommonName, "authority of the tests");
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
 }

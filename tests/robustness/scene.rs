@@ -106,7 +106,7 @@ impl Stage {
 
     async fn pair() -> Self {
         let start = |of: Option<u16>| {
-            Redis::on_ports(|[port, _]| {
+            Redis::on_ports(|[port, ..]| {
                 let (port, of) = (port.to_string(), of.map(|of| of.to_string()));
                 let mut words = vec!["--port", &port, "--repl-diskless-sync-delay", "0"];
                 if let Some(of) = &of {
