@@ -59,6 +59,7 @@ bench: install
 	cargo bench --bench calls
 	cargo bench --bench expiry
 	cargo bench --bench snapshot
+	cargo bench --bench hang
 
 # The section on memory in docs/benchmarks.md.
 bench-memory: install

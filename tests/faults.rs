@@ -270,6 +270,22 @@ async fn calls_answer_in_time_while_redis_hangs_and_nothing_unavailable_was_appl
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_under_way_are_answered_when_redis_is_found_to_hang_however_much_time_they_have() {
+    let world = World::own();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[]).await;
+    world.redis.pause();
+    let (key, attributes) = (by_id(&session.id), [("a", text("1"))]);
+    let (read, written) = tokio::join!(client.get(key.clone()), client.set(key.clone(), &attributes));
+    let (read, written) = (read.unwrap_err(), written.unwrap_err());
+    assert_eq!((read.code(), &read.reason()[..]), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    assert_eq!((written.code(), &written.reason()[..]), (Code::Unknown, "OUTCOME_UNKNOWN"));
+    world.redis.resume();
+    eventually("the server is back", async || client.set(key.clone(), &attributes).await.ok()).await;
+}
+
 #[tokio::test]
 async fn health_follows_redis() {
     let world = World::own();

@@ -155,13 +155,17 @@ impl Node {
     }
 
     /// fred gives up a connection that hangs only where nothing is sent on it: its time counts from the last write.
-    async fn beat(&self, client: &Client, up: &AtomicBool) {
+    async fn beat(&self, client: &Wire, up: &AtomicBool) {
         let mut tick = tokio::time::interval(HEARTBEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let answer = timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)).await;
-            up.store(matches!(answer, Ok(Ok(()))), Ordering::Relaxed);
+            let is_up = matches!(answer, Ok(Ok(())));
+            up.store(is_up, Ordering::Relaxed);
+            if !is_up {
+                client.abandon();
+            }
             if answer.is_err() && client.is_connected() {
                 tracing::warn!(server = %self.name(), "Redis hangs; connecting anew");
                 // Begins it; it ends when Redis answers again.
@@ -260,8 +264,8 @@ impl Node {
         }
         let started = Instant::now();
         let answer = match asking {
-            Asking::No => timeout_at(deadline, request.send(client)).await,
-            Asking::Yes => timeout_at(deadline, request.ask(client)).await,
+            Asking::No => timeout_at(deadline, client.answer(request.send(client))).await,
+            Asking::Yes => timeout_at(deadline, client.answer(request.ask(client))).await,
         };
         let answer = match answer {
             Ok(answer) => answer.map_err(|error| failure(&error, effect)),

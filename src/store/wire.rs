@@ -4,14 +4,14 @@ use std::{ops::Deref, time::Duration};
 
 use fred::{
     clients::Client,
-    error::Error as FredError,
+    error::{Error as FredError, ErrorKind},
     interfaces::ClientLike,
     types::{
         Builder, ConnectHandle,
         config::{Config, ConnectionConfig, ReconnectPolicy, TcpConfig, UnresponsiveConfig},
     },
 };
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Commands waiting for a connection's writer.
@@ -21,6 +21,7 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Wire {
     client: Client,
     task: ConnectHandle,
+    abandoned: Notify,
 }
 
 impl Wire {
@@ -29,17 +30,32 @@ impl Wire {
         let client = client(config, messages)?;
         let connect = async {
             let task = client.connect();
-            Wire { client: client.clone(), task }
+            Wire { client: client.clone(), task, abandoned: Notify::new() }
         };
         // It has to wait before it begins; and dropped amid this, it ends.
         let (connected, wire) = tokio::join!(biased; client.wait_for_connect(), connect);
         connected.map(|()| wire)
     }
 
+    /// The answer, unless the server was found not to answer any more: then fred would have its callers wait on.
+    pub async fn answer<T>(&self, asked: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = self.abandoned.notified() => Err(FredError::new(ErrorKind::Timeout, "Redis hangs")),
+        }
+    }
+
+    /// Tells all who wait for an answer that none comes.
+    pub fn abandon(&self) {
+        self.abandoned.notify_waiters();
+    }
+
     /// Has Redis close it.
     pub async fn close(&self) {
         let _ = timeout(QUIT_TIMEOUT, self.client.quit()).await;
         self.task.abort();
+        self.abandon();
     }
 }
 
