@@ -20,7 +20,7 @@ mod token;
 mod vanished;
 
 pub use deadlines::Deadlines;
-pub use feed::{FeedClosed, feed};
+pub use feed::feed;
 pub use filter::{Filter, Kind, Scope, Seen};
 pub use hub::{Hub, Limits, Verified, WatchLimitReached};
 pub use lifetime::{Finish, Lifetime, TokenLifetime};

@@ -110,8 +110,17 @@ async fn a_watch_goes_on_at_another_server_over_all_nodes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_moves_under_load_and_nothing_is_lost_or_refused() {
-    let cluster = aside(|| Cluster::start(0)).await;
-    let (a, b) = (Server::start(&cluster.url(), PREFIX, "").await, Server::start(&cluster.url(), PREFIX, "").await);
+    a_slot_moves_under_load(0, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_moves_under_load_whose_answers_wait_for_replicas_and_nothing_is_lost_or_refused() {
+    a_slot_moves_under_load(1, "[default_policy]\ndurability = 'replicated'\nreplicas = 1\n").await;
+}
+
+async fn a_slot_moves_under_load(replicas: usize, toml: &str) {
+    let cluster = aside(move || Cluster::start(replicas)).await;
+    let (a, b) = (Server::start(&cluster.url(), PREFIX, toml).await, Server::start(&cluster.url(), PREFIX, toml).await);
     let clients = [a.client().await, b.client().await];
     let mut watching = clients[1].watch_all().await;
     let sessions = many(&clients[0]).await;

@@ -15,7 +15,8 @@ use harness::{
 };
 use rustix::process::Signal;
 use sessiond_client::v1::{
-    CreateSessionRequest, EventType, GetSessionRequest, SessionEvent, TouchSessionRequest, UpdateSessionRequest,
+    CreateSessionRequest, EventType, GetSessionRequest, ResyncReason, SessionEvent, TouchSessionRequest,
+    UpdateSessionRequest,
 };
 use tokio::time::Instant;
 use tonic::Code;
@@ -284,6 +285,49 @@ async fn calls_under_way_are_answered_when_redis_is_found_to_hang_however_much_t
     assert_eq!((written.code(), &written.reason()[..]), (Code::Unknown, "OUTCOME_UNKNOWN"));
     world.redis.resume();
     eventually("the server is back", async || client.set(key.clone(), &attributes).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_takes_no_more_is_given_up_and_replaced() {
+    let world = World::own();
+    let server = world.server().await;
+    let client = server.client().await;
+    let sessions = join_all((0..8).map(async |_| client.create(&[]).await.0)).await;
+    world.redis.pause();
+    // Far more than the socket takes, and nothing makes it smaller: who writes to it waits.
+    let large: String = (0..400).map(|_| new_token()).collect();
+    let write =
+        async |turn: usize| client.set(by_id(&sessions[turn % 8].id), &[("large", text(&large))]).await.unwrap_err();
+    let answers = join_all((0..200).map(write)).await;
+    assert!(answers.iter().all(|status| ["OUTCOME_UNKNOWN", "STORE_UNAVAILABLE"].contains(&&status.reason()[..])));
+    let refused = async || {
+        let status = client.set(by_id(&sessions[0].id), &[("a", text("1"))]).await.unwrap_err();
+        status.message().contains("reconnecting").then_some(())
+    };
+    eventually("nothing more is sent", refused).await;
+    world.redis.resume();
+    for session in &sessions {
+        eventually("it is served again", async || client.set(by_id(&session.id), &[("a", text("1"))]).await.ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_emptied_is_made_anew_also_where_something_is_left_that_names_no_store() {
+    let world = World::own();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    client.create(&[]).await;
+    watching.event().await;
+    for meta in world.redis.keys("*:meta") {
+        // In one step: Redis knows no moment between the two.
+        let empty = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'bytes', '5')";
+        world.redis.must(&["EVAL", empty, "1", &meta]);
+    }
+    assert_eq!(watching.resync().await.reason(), ResyncReason::Flushed);
+    eventually("sessions are made again", async || client.create_as(Default::default()).await.ok()).await;
+    let another = world.server().await;
+    another.client().await.create(&[]).await;
 }
 
 #[tokio::test]

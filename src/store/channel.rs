@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use fred::types::{KeyspaceEvent, Message as Raw, Value, config::Server as Address};
+use fred::{
+    interfaces::EventInterface,
+    types::{KeyspaceEvent, Message as Raw, Value},
+};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     time::Instant,
 };
 
-use super::{Store, error::Error, keys::Partition, log::Message, node::Node};
+use super::{Store, error::Error, keys::Partition, log::Message, node::Node, wire::Line};
 use crate::session::SessionName;
 
 /// What Redis tells of a key that is not there any more under its name: of what others did, of our own endings too (the
@@ -28,49 +31,59 @@ pub enum Heard {
     /// This key is not there any more, whoever took it away; anybody may say so.
     Vanished(Partition, SessionName),
     /// The connection is a new one, without subscriptions; nothing was heard for a while.
-    Reconnected,
+    Connected,
     /// Messages were lost here, for they were not taken fast enough.
     Missed,
     /// The same of what vanished.
     MissedVanishings,
-    /// The client was closed.
-    Closed,
 }
 
-/// The receiving ends of a server's subscriber connection.
+/// What a server's subscriber connection brings, one such connection after the other.
 pub struct Channels {
+    node: Arc<Node>,
+    open: Option<Open>,
+}
+
+/// The receiving ends of one connection.
+struct Open {
+    line: Arc<Line>,
     messages: Receiver<Raw>,
     keyspace: Receiver<KeyspaceEvent>,
-    reconnects: Receiver<Address>,
 }
 
 impl Channels {
     pub async fn next(&mut self, store: &Store) -> Heard {
         loop {
+            let Some(open) = &mut self.open else {
+                let line = self.node.subscriber.connected().await;
+                let (messages, keyspace) = (line.message_rx(), line.keyspace_event_rx());
+                self.open = Some(Open { line, messages, keyspace });
+                return Heard::Connected;
+            };
             let heard = tokio::select! {
                 biased;
-                reconnected = self.reconnects.recv() => match reconnected {
-                    Ok(_) | Err(RecvError::Lagged(_)) => Heard::Reconnected,
-                    Err(RecvError::Closed) => Heard::Closed,
-                },
-                message = self.messages.recv() => match message {
+                () = open.line.over() => None,
+                message = open.messages.recv() => match message {
                     Ok(raw) => match store.read_message(raw) {
-                        Some(message) => Heard::Message(message),
+                        Some(message) => Some(Heard::Message(message)),
                         None => continue,
                     },
-                    Err(RecvError::Lagged(_)) => Heard::Missed,
-                    Err(RecvError::Closed) => Heard::Closed,
+                    Err(RecvError::Lagged(_)) => Some(Heard::Missed),
+                    Err(RecvError::Closed) => None,
                 },
-                event = self.keyspace.recv() => match event {
+                event = open.keyspace.recv() => match event {
                     Ok(event) => match event.key.as_str().and_then(|key| store.keys.session_of_key(key)) {
-                        Some(name) => Heard::Vanished(store.partition_of(&name.id), name),
+                        Some(name) => Some(Heard::Vanished(store.partition_of(&name.id), name)),
                         None => continue,
                     },
-                    Err(RecvError::Lagged(_)) => Heard::MissedVanishings,
-                    Err(RecvError::Closed) => Heard::Closed,
+                    Err(RecvError::Lagged(_)) => Some(Heard::MissedVanishings),
+                    Err(RecvError::Closed) => None,
                 },
             };
-            return heard;
+            match heard {
+                Some(heard) => return heard,
+                None => self.open = None,
+            }
         }
     }
 }
@@ -78,11 +91,7 @@ impl Channels {
 impl Store {
     /// Begins to listen to a server; nothing is heard before [`Store::subscribe`].
     pub fn listen(&self, server: &Server) -> Channels {
-        Channels {
-            messages: server.node.messages(),
-            keyspace: server.node.keyspace_events(),
-            reconnects: server.node.subscriber_reconnects(),
-        }
+        Channels { node: server.node.clone(), open: None }
     }
 
     /// Subscribes to the channels of its partitions, and to what vanishes there; to be repeated on every new connection.

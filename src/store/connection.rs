@@ -7,7 +7,11 @@
 use std::{sync::Arc, time::Duration};
 
 use fred::types::{Value, config::ServerConfig};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::{
+    StreamExt,
+    future::{join_all, try_join_all},
+    stream::FuturesUnordered,
+};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
@@ -99,17 +103,28 @@ impl Connection {
 
     /// Keeps the connections alive, and follows the directory; for ever.
     pub async fn keep_alive(&self) {
-        let beating = async {
-            let mut map = self.map.subscribe();
+        tokio::join!(self.keep_nodes_alive(), self.follow_directory());
+    }
+
+    /// Each from when it comes until it leaves, whatever the others do.
+    async fn keep_nodes_alive(&self) {
+        let mut map = self.map.subscribe();
+        let (mut keeping, mut kept) = (FuturesUnordered::new(), Vec::<Arc<Node>>::new());
+        loop {
+            let nodes = map.borrow_and_update().nodes.clone();
+            let is_new = |node: &&Arc<Node>| !kept.iter().any(|other| Arc::ptr_eq(node, other));
+            for node in nodes.iter().filter(is_new) {
+                let node = node.clone();
+                keeping.push(async move { node.keep_alive().await });
+            }
+            kept = nodes;
             loop {
-                let nodes = map.borrow_and_update().nodes.clone();
                 tokio::select! {
-                    _ = join_all(nodes.iter().map(|node| node.keep_alive())) => {}
-                    _ = map.changed() => {}
+                    Some(()) = keeping.next() => {}
+                    _ = map.changed() => break,
                 }
             }
-        };
-        tokio::join!(beating, self.follow_directory());
+        }
     }
 
     async fn follow_directory(&self) {

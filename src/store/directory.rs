@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::{
     error::Error,
     node::{FEW, Node, Opener, custom},
-    wire::Wire,
+    wire::{Line, Making, UNRESPONSIVE_AFTER},
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
@@ -38,14 +38,14 @@ pub struct Lookouts {
     seeds: Vec<Server>,
     /// Of the Sentinels, where they differ from the servers'.
     credentials: Option<(Option<String>, Option<String>)>,
-    wires: Mutex<HashMap<Server, Arc<Wire>>>,
+    lines: Mutex<HashMap<Server, Arc<Line>>>,
 }
 
 impl Directory {
     /// As the URL says.
     pub fn of(config: &Config) -> Self {
         let lookouts =
-            |seeds: &[Server], credentials| Lookouts { seeds: seeds.to_vec(), credentials, wires: Mutex::default() };
+            |seeds: &[Server], credentials| Lookouts { seeds: seeds.to_vec(), credentials, lines: Mutex::default() };
         match &config.server {
             ServerConfig::Clustered { hosts, .. } => Directory::Cluster { lookouts: lookouts(hosts, None) },
             ServerConfig::Sentinel { hosts, service_name, username, password } => Directory::Sentinels {
@@ -105,34 +105,38 @@ impl Lookouts {
             let args = args.clone();
             async move {
                 let answer = async {
-                    let wire = self.wire(opener, server).await?;
-                    wire.custom::<Value, _>(custom(command), args).await
+                    let line = self.line(opener, server).await?;
+                    line.custom::<Value, _>(custom(command), args).await
                 };
                 let answer = match timeout(ANSWER_WITHIN, answer).await {
                     Ok(answer) => answer.map_err(|error| error.details().to_owned()),
                     Err(_) => Err("no answer".into()),
                 };
                 if answer.is_err() {
-                    self.wires.lock().remove(server);
+                    self.lines.lock().remove(server);
                 }
                 (server.clone(), answer)
             }
         });
-        join_all(asked).await
+        let answers = join_all(asked).await;
+        // Those who have left are not asked again.
+        self.lines.lock().retain(|server, _| answers.iter().any(|(asked, _)| asked == server));
+        answers
     }
 
-    async fn wire(&self, opener: &Opener, server: &Server) -> Result<Arc<Wire>, FredError> {
-        if let Some(wire) = self.wires.lock().get(server) {
-            return Ok(wire.clone());
+    async fn line(&self, opener: &Opener, server: &Server) -> Result<Arc<Line>, FredError> {
+        if let Some(line) = self.lines.lock().get(server).filter(|line| !line.is_over()) {
+            return Ok(line.clone());
         }
         let place = ServerConfig::Centralized { server: server.clone() };
         let mut config = Config { server: place, database: None, ..opener.config.clone() };
         if let Some((username, password)) = &self.credentials {
             (config.username, config.password) = (username.clone(), password.clone());
         }
-        let wire = Arc::new(Wire::open(&config, FEW).await?);
-        self.wires.lock().insert(server.clone(), wire.clone());
-        Ok(wire)
+        let making = Making { config, messages: FEW, unresponsive_after: UNRESPONSIVE_AFTER };
+        let line = Arc::new(Line::open(&making).await?);
+        self.lines.lock().insert(server.clone(), line.clone());
+        Ok(line)
     }
 }
 

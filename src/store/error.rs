@@ -108,6 +108,8 @@ pub(super) fn failure(error: &FredError, effect: Effect) -> Failure {
         (ErrorKind::Backpressure, _) => Error::Overloaded,
         _ if is(&ELSEWHERE) || text.contains(NON_LOCAL) => return Failure::Elsewhere(text.to_owned()),
         _ if text.starts_with("OOM") => Error::Full,
+        // To one of what was under way; fred breaks off and says so to all, and some may have been applied.
+        (_, Effect::Writes) if text.starts_with("CLUSTERDOWN") => Error::OutcomeUnknown(text.to_owned()),
         _ if is(&NOT_NOW) => Error::Unavailable(text.to_owned()),
         _ if is(&REFUSED) => Error::Refused(text.to_owned()),
         (ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol, Effect::Reads) => {
@@ -117,4 +119,16 @@ pub(super) fn failure(error: &FredError, effect: Effect) -> Failure {
         (_, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
     };
     Failure::Error(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cluster_that_is_down_says_to_one_call_says_nothing_of_a_write_beside_it() {
+        let told = FredError::new(ErrorKind::Cluster, "CLUSTERDOWN The cluster is down");
+        assert!(matches!(failure(&told, Effect::Writes), Failure::Error(Error::OutcomeUnknown(_))));
+        assert!(matches!(failure(&told, Effect::Reads), Failure::Error(Error::Unavailable(_))));
+    }
 }

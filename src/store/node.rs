@@ -3,30 +3,24 @@
 //!
 //! fred is told of single servers alone; which of them has a partition is decided in `connection`. What fred does by
 //! default and must not do here: send a command again after a disconnect (one attempt each), queue without bound, speak
-//! RESP2 (an array that begins with the text `message` is then taken for a push), and wait for ever. Time-outs and
-//! heartbeats are our own: fred's do not hold while there is traffic, or while it reconnects to a server that hangs.
+//! RESP2 (an array that begins with the text `message` is then taken for a push), and wait for ever. Time-outs,
+//! heartbeats and reconnecting are our own: see `wire`.
 
-use std::{
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fred::{
     clients::Client,
     error::{Error as FredError, ErrorKind},
-    interfaces::{ClientLike, EventInterface, LuaInterface, PubsubInterface},
+    interfaces::{ClientLike, LuaInterface, PubsubInterface},
     types::{
-        ClusterHash, CustomCommand, Key, KeyspaceEvent, Message, Value,
-        config::{Config, Server, ServerConfig},
+        ClusterHash, CustomCommand, Key, Value,
+        config::{Config, ServerConfig},
     },
 };
 use futures_util::future::{join_all, try_join_all};
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    time::{Instant, MissedTickBehavior, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::observe::Metrics;
 
@@ -35,13 +29,9 @@ use super::{
     error::{Error, Failure, failure},
     replicated::{self, Replicated},
     scripts::Script,
-    wire::{CONNECT_TIMEOUT, Wire},
+    wire::{CONNECT_TIMEOUT, Line, Making, UNRESPONSIVE_AFTER, Wire},
 };
 
-/// A reply to a ping that takes longer means a server that hangs: the connection is given up. With the time to the next
-/// ping that is less than 2 s.
-const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
-const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Messages of a connection that has no subscriptions.
 pub(super) const FEW: usize = 32;
 /// How far ahead a script's time may end, however long the call's deadline.
@@ -91,11 +81,11 @@ pub struct Node {
     pub place: ServerConfig,
     calls: Wire,
     bulk: Wire,
-    subscriber: Wire,
+    pub(super) subscriber: Wire,
     pub(super) replicated: Replicated,
-    /// Whether each of them answered its last heartbeat.
-    up: [AtomicBool; 3],
     clock: Clock,
+    /// It has no partition any more.
+    pub(super) left: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -111,11 +101,13 @@ pub struct Opener {
 impl Opener {
     /// Connects; afterwards it reconnects by itself, for ever.
     pub async fn open(&self, place: &ServerConfig) -> Result<Node, FredError> {
-        let config = &Config { server: place.clone(), ..self.config.clone() };
+        let config = Config { server: place.clone(), ..self.config.clone() };
+        let making = Making { config, messages: FEW, unresponsive_after: UNRESPONSIVE_AFTER };
+        let hearing = Making { messages: self.messages, ..making.clone() };
+        let patient = Making { unresponsive_after: replicated::UNRESPONSIVE_AFTER, ..making.clone() };
         let waiting = if self.waits == Waits::ForReplicas { replicated::CONNECTIONS } else { 0 };
-        let waiting = try_join_all((0..waiting).map(|_| Wire::open(config, FEW)));
-        let (calls, bulk) = (Wire::open(config, FEW), Wire::open(config, FEW));
-        let subscriber = Wire::open(config, self.messages);
+        let waiting = try_join_all((0..waiting).map(|_| Wire::open(patient.clone())));
+        let (calls, bulk, subscriber) = (Wire::open(making.clone()), Wire::open(making), Wire::open(hearing));
         let (calls, bulk, subscriber, waiting) = tokio::try_join!(calls, bulk, subscriber, waiting)?;
         Ok(Node {
             place: place.clone(),
@@ -123,54 +115,39 @@ impl Opener {
             bulk,
             subscriber,
             replicated: Replicated::new(waiting),
-            up: [const { AtomicBool::new(true) }; 3],
             clock: Clock::new(),
+            left: CancellationToken::new(),
             metrics: self.metrics.clone(),
         })
     }
 }
 
 impl Node {
-    fn wires(&self) -> [&Wire; 3] {
-        [&self.calls, &self.bulk, &self.subscriber]
+    fn wires(&self) -> impl Iterator<Item = &Wire> {
+        [&self.calls, &self.bulk, &self.subscriber].into_iter().chain(self.replicated.wires())
     }
 
+    /// For good.
     pub async fn close(&self) {
-        let wires = self.wires().into_iter().chain(self.replicated.wires());
-        join_all(wires.map(Wire::close)).await;
+        self.left.cancel();
+        join_all(self.wires().map(Wire::close)).await;
     }
 
-    /// Pings every connection for ever, gives up one that hangs, and drops the clock's estimate whenever the connection
-    /// for calls is a new one.
+    /// Keeps every connection until it is closed for good, and drops the clock's estimate whenever that for calls is a new
+    /// one.
     pub async fn keep_alive(&self) {
-        let mut reconnects = self.calls.reconnect_rx();
-        self.clock.forget();
+        let name = self.name();
+        let mut lines = self.calls.lines();
         let forgetting = async {
-            while reconnects.recv().await != Err(RecvError::Closed) {
+            while lines.changed().await.is_ok() {
                 self.clock.forget();
             }
         };
-        let beating = self.wires().into_iter().zip(&self.up).map(|(client, up)| self.beat(client, up));
-        tokio::join!(forgetting, join_all(beating), self.replicated.work());
-    }
-
-    /// fred gives up a connection that hangs only where nothing is sent on it: its time counts from the last write.
-    async fn beat(&self, client: &Wire, up: &AtomicBool) {
-        let mut tick = tokio::time::interval(HEARTBEAT);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            let answer = timeout(UNRESPONSIVE_AFTER, client.ping::<()>(None)).await;
-            let is_up = matches!(answer, Ok(Ok(())));
-            up.store(is_up, Ordering::Relaxed);
-            if !is_up {
-                client.abandon();
-            }
-            if answer.is_err() && client.is_connected() {
-                tracing::warn!(server = %self.name(), "Redis hangs; connecting anew");
-                // Begins it; it ends when Redis answers again.
-                let _ = timeout(HEARTBEAT, client.force_reconnection()).await;
-            }
+        let keeping = join_all(self.wires().map(|wire| wire.keep(&name)));
+        let working = async { tokio::join!(forgetting, keeping, self.replicated.work()) };
+        tokio::select! {
+            _ = working => {}
+            () = self.left.cancelled() => {}
         }
     }
 
@@ -179,10 +156,9 @@ impl Node {
         name_of(&self.place)
     }
 
-    /// Whether it answered the last heartbeat on every connection.
+    /// Whether it answered the last ping on every connection.
     pub fn is_up(&self) -> bool {
-        let connected = self.wires().iter().all(|client| client.is_connected());
-        connected && self.up.iter().all(|up| up.load(Ordering::Relaxed))
+        self.wires().all(Wire::is_up)
     }
 
     /// The last moment of its clock, in ms, at which a script of this call may write. The estimate of that clock is
@@ -255,17 +231,14 @@ impl Node {
         effect: Effect,
         asking: Asking,
     ) -> Result<Value, Failure> {
-        let client = match lane {
+        let line = line(match lane {
             Lane::Calls => &self.calls,
             Lane::Bulk => &self.bulk,
-        };
-        if !client.is_connected() {
-            return Err(Error::Unavailable("reconnecting".into()).into());
-        }
+        })?;
         let started = Instant::now();
         let answer = match asking {
-            Asking::No => timeout_at(deadline, client.answer(request.send(client))).await,
-            Asking::Yes => timeout_at(deadline, client.answer(request.ask(client))).await,
+            Asking::No => timeout_at(deadline, line.answer(request.send(&line))).await,
+            Asking::Yes => timeout_at(deadline, line.answer(request.ask(&line))).await,
         };
         let answer = match answer {
             Ok(answer) => answer.map_err(|error| failure(&error, effect)),
@@ -276,35 +249,25 @@ impl Node {
         answer
     }
 
-    /// Told whenever the subscriber has a new connection, which has no subscriptions.
-    pub fn subscriber_reconnects(&self) -> Receiver<Server> {
-        self.subscriber.reconnect_rx()
-    }
-
-    pub fn messages(&self) -> Receiver<Message> {
-        self.subscriber.message_rx()
-    }
-
-    pub fn keyspace_events(&self) -> Receiver<KeyspaceEvent> {
-        self.subscriber.keyspace_event_rx()
-    }
-
     /// Subscribes to sharded channels, one by one for their slots differ, and to plain ones.
     pub async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
-        if !self.subscriber.is_connected() {
-            return Err(Error::Unavailable("reconnecting".into()).into());
-        }
+        let line = line(&self.subscriber)?;
         let subscribing = async {
             for channel in sharded {
-                self.subscriber.ssubscribe(channel).await?;
+                line.ssubscribe(channel).await?;
             }
-            self.subscriber.subscribe(plain).await
+            line.subscribe(plain).await
         };
-        match timeout(CONNECT_TIMEOUT, subscribing).await {
+        match timeout(CONNECT_TIMEOUT, line.answer(subscribing)).await {
             Ok(subscribed) => subscribed.map_err(|error| failure(&error, Effect::Reads)),
             Err(_) => Err(Error::Timeout.into()),
         }
     }
+}
+
+/// Where there is none nothing is sent.
+pub(super) fn line(wire: &Wire) -> Result<Arc<Line>, Failure> {
+    wire.line().ok_or_else(|| Error::Unavailable("reconnecting".into()).into())
 }
 
 impl Request<'_> {

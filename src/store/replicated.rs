@@ -17,23 +17,22 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
-    time::{Duration, Instant, timeout, timeout_at},
+    time::{Duration, Instant, timeout_at},
 };
 
 use super::{
     error::{Error, Failure, failure},
     node::{Effect, Node, custom},
     scripts::Script,
-    wire::Wire,
+    wire::{self, Wire},
 };
 
 /// Calls wait for replicas side by side on so many connections.
 pub const CONNECTIONS: usize = 4;
 /// The longest that replicas are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Beyond that: Redis hangs, and the connection is given up.
-const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(3);
-const RECONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// A ping waits for what is before it.
+pub const UNRESPONSIVE_AFTER: Duration = PATIENCE.saturating_add(wire::UNRESPONSIVE_AFTER);
 /// Calls waiting for their turn.
 const QUEUE: usize = 1_024;
 
@@ -72,25 +71,22 @@ impl Replicated {
 
     /// Sends what is to be sent, for ever.
     pub async fn work(&self) {
-        join_all(self.wires.iter().map(|client| self.work_on(client))).await;
+        join_all(self.wires.iter().map(|wire| self.work_on(wire))).await;
     }
 
-    async fn work_on(&self, client: &Client) {
+    async fn work_on(&self, wire: &Wire) {
         loop {
-            let Some(waiting) = self.receiver.lock().await.recv().await else { return };
+            let line = wire.connected().await;
+            let waiting = tokio::select! {
+                waiting = async { self.receiver.lock().await.recv().await } => waiting,
+                () = line.over() => continue,
+            };
+            let Some(waiting) = waiting else { return };
             // Taken only to be sent at once: its caller takes it back when its time is over.
             let Some(call) = waiting.lock().take() else { continue };
-            if call.answer.is_closed() {
-                continue;
-            }
-            let answers = timeout(UNRESPONSIVE_AFTER, send(client, &call)).await;
-            let hangs = answers.is_err();
-            let no_answer = || Err(FredError::new(ErrorKind::Timeout, "Redis hangs"));
-            let _ = call.answer.send(answers.unwrap_or_else(|_| no_answer()));
-            if hangs {
-                tracing::warn!("Redis hangs on a connection that waits for replicas; connecting anew");
-                // Begun here; it ends when Redis answers again.
-                let _ = timeout(RECONNECT_TIMEOUT, client.force_reconnection()).await;
+            if !call.answer.is_closed() {
+                let answers = line.answer(send(&line, &call)).await;
+                let _ = call.answer.send(answers);
             }
         }
     }
@@ -106,12 +102,26 @@ impl Node {
         args: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<(Value, u64), Failure> {
+        if self.replicated.wires.iter().all(|wire| wire.line().is_none()) {
+            return Err(Error::Unavailable("reconnecting".into()).into());
+        }
         let (answer, answered) = oneshot::channel();
         let call = Call { script, keys, args, replicas, deadline, answer };
         let waiting: Waiting = Arc::new(Mutex::new(Some(call)));
         let started = Instant::now();
         self.replicated.sender.try_send(waiting.clone()).map_err(|_| Failure::Error(Error::Overloaded))?;
-        let Ok(answers) = timeout_at(deadline, answered).await else {
+        let left = async {
+            self.left.cancelled().await;
+            // Nobody sends it any more; what was sent is answered.
+            if waiting.lock().take().is_none() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let answers = tokio::select! {
+            answers = timeout_at(deadline, answered) => answers,
+            () = left => return Err(Failure::Elsewhere("its partitions have moved".into())),
+        };
+        let Ok(answers) = answers else {
             let was_sent = waiting.lock().take().is_none();
             return Err(if was_sent { Error::OutcomeTimeout } else { Error::Overloaded }.into());
         };
@@ -128,10 +138,6 @@ impl Node {
 }
 
 async fn send(client: &Client, call: &Call) -> Result<Answers, FredError> {
-    if !client.is_connected() {
-        // Before it is handed to a connection: certainly not applied.
-        return Err(FredError::new(ErrorKind::Backpressure, "reconnecting"));
-    }
     let answers = pipeline(client, "EVALSHA", call.script.digest().clone().into(), call).await?;
     match &answers[0] {
         // Nothing ran. Sent in full it runs at once, and is known from then on.

@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::future::{join_all, select_all};
+use futures_util::future::join_all;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     time::{Instant, MissedTickBehavior, sleep},
@@ -24,28 +24,21 @@ use super::{
 const TAIL_EVERY: Duration = Duration::from_secs(1);
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The connection to Redis was closed for good.
-#[derive(Debug, thiserror::Error)]
-#[error("the feed was closed")]
-pub struct FeedClosed;
-
 /// Asks for the tails to be read.
 type Request = oneshot::Sender<Verified>;
 
-/// Runs until the store is closed.
-pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) -> Result<(), FeedClosed> {
+/// Runs for ever.
+pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) {
     let mut requests = hub.take_requests();
     loop {
         // Asked first: what moves from now on is told.
         let moved = store.moved();
         let followers: Vec<Follower> =
             store.servers().into_iter().map(|server| Follower::new(&store, &hub, server)).collect();
-        let following = select_all(followers.iter().map(|follower| Box::pin(follower.follow())));
+        let following = join_all(followers.iter().map(Follower::follow));
         tokio::select! {
-            // First: a server that has nothing any more is left, and then closed.
-            biased;
             () = moved => hub.note_other_run(),
-            (closed, ..) = following => return Err(closed),
+            _ = following => {}
             () = answer(&followers, &mut requests) => {}
             () = tidy(&hub) => {}
         }
@@ -98,7 +91,8 @@ impl Follower {
         verified.await.ok()
     }
 
-    async fn follow(&self) -> FeedClosed {
+    /// For ever.
+    async fn follow(&self) {
         let mut channels = self.store.listen(&self.server);
         let mut requests = self.requests.lock().await;
         let (mut subscribed, mut is_new, mut run) = (false, true, None);
@@ -109,10 +103,9 @@ impl Follower {
             let mut is_tick = false;
             tokio::select! {
                 heard = self.hear(&mut channels) => match heard {
-                    Ok(Sign::Nothing) => continue,
-                    Ok(Sign::Gap) => {}
-                    Ok(Sign::Reconnected) => (subscribed, is_new) = (false, true),
-                    Err(closed) => return closed,
+                    Sign::Nothing => continue,
+                    Sign::Gap => {}
+                    Sign::Connected => (subscribed, is_new) = (false, true),
                 },
                 request = requests.recv() => waiting.extend(request),
                 _ = tick.tick() => is_tick = true,
@@ -156,7 +149,7 @@ impl Follower {
     }
 
     /// Takes in what comes next.
-    async fn hear(&self, channels: &mut Channels) -> Result<Sign, FeedClosed> {
+    async fn hear(&self, channels: &mut Channels) -> Sign {
         match channels.next(&self.store).await {
             Heard::Message(Message::Entry(entry)) => {
                 if let Some(now) = self.store.now_at(entry.partition) {
@@ -164,30 +157,29 @@ impl Follower {
                     self.hub.metrics.feed_lag_seconds.observe(lag as f64 / 1e6);
                 }
                 match self.hub.push(*entry) {
-                    Pushed::Taken | Pushed::Stale => return Ok(Sign::Nothing),
+                    Pushed::Taken | Pushed::Stale => return Sign::Nothing,
                     Pushed::Gap => {}
                 }
             }
             Heard::Message(Message::InLog(partition, Some(position))) => {
                 match self.read_log(partition, position).await {
-                    Ok(None) => return Ok(Sign::Nothing),
+                    Ok(None) => return Sign::Nothing,
                     Ok(Some(_)) => {}
                     Err(error) => tracing::debug!(%error, "log could not be read"),
                 }
             }
             Heard::Vanished(partition, name) => {
                 self.hub.vanished.note(partition, name);
-                return Ok(Sign::Nothing);
+                return Sign::Nothing;
             }
             Heard::MissedVanishings => {
                 self.hub.vanished.note_missed();
-                return Ok(Sign::Nothing);
+                return Sign::Nothing;
             }
             Heard::Message(Message::InLog(_, None)) | Heard::Missed => {}
-            Heard::Reconnected => return Ok(Sign::Reconnected),
-            Heard::Closed => return Err(FeedClosed),
+            Heard::Connected => return Sign::Connected,
         }
-        Ok(Sign::Gap)
+        Sign::Gap
     }
 
     /// Reads all tails, and from the logs what the hub lacks. Where a log does not lead there everybody is told.
@@ -284,5 +276,5 @@ enum Sign {
     /// The tails are to be read.
     Gap,
     /// The same, once the channels are subscribed to anew.
-    Reconnected,
+    Connected,
 }

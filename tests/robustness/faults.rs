@@ -4,13 +4,16 @@ mod replicated;
 
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, join_all};
+use sessiond_client::v1::CreateSessionRequest;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    contract::Call,
     harness::{Redis, eventually},
-    recorder::now,
+    recorder::{Caller, now},
     scene::{Scene, Topology},
+    workload::{WORKERS, one_for_all},
 };
 
 use replicated::{ClusterPrimaryKilled, ClusterReplicaTakesOver, Gone, SentinelAsked, SentinelPrimaryGone, SlotsMoved};
@@ -258,12 +261,15 @@ impl Fault for ReadersStopped {
     }
 }
 
-/// One of the instances is killed, and stays away.
+/// One of the instances is killed while it tells a watcher the state, and stays away.
 pub struct InstanceKilled;
+
+/// Sessions that make a state long.
+const CROWD: usize = 100;
 
 impl Fault for InstanceKilled {
     fn name(&self) -> &'static str {
-        "instance killed (SIGKILL)"
+        "instance killed (SIGKILL) amid a state"
     }
 
     fn leaves(&self) -> &'static str {
@@ -276,7 +282,18 @@ impl Fault for InstanceKilled {
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {
-            sleep(Duration::from_millis(scene.chance.below(100) as u64)).await;
+            // So many that the state is told in many responses.
+            let through = scene.clients().await.remove(0);
+            let caller = Caller { client: WORKERS, instance: 0 };
+            let creates = (0..CROWD).map(|number| {
+                let create = one_for_all(format!("request-of-a-crowd-{number}"));
+                // Else they are ended with their subject's.
+                let create = CreateSessionRequest { subject: String::new(), ..create };
+                scene.recorder.call(caller, &through, Call::Create(create))
+            });
+            join_all(creates).await;
+            let instance = scene.addresses().len() - 1;
+            eventually("a state is being told", async || scene.recorder.is_amid_state(instance).then_some(())).await;
             scene.process.kill();
         })
     }

@@ -88,6 +88,14 @@ pub struct Watch {
     pub end: String,
 }
 
+impl Watch {
+    /// Whether a part of the state that it begins with was told, and not all of it.
+    pub fn is_amid_state(&self) -> bool {
+        let begins = self.initial_state && self.resumes.is_none() && !self.responses.is_empty();
+        begins && self.responses.iter().all(|response| response.control.is_none())
+    }
+}
+
 #[derive(Clone)]
 pub struct Response {
     pub at: Moment,

@@ -154,8 +154,16 @@ impl Recorder {
 
     /// How a watch came to its end.
     pub fn closed(&self, watch: usize, how: String) {
-        self.saw(format!("watch: {how}"));
-        self.watches.lock().unwrap()[watch].end = how;
+        let watch = &mut self.watches.lock().unwrap()[watch];
+        let when = if how.starts_with("closed") && watch.is_amid_state() { " amid the state" } else { "" };
+        self.saw(format!("watch: {how}{when}"));
+        watch.end = how;
+    }
+
+    /// Whether a watch at this instance has been told a part of the state that it begins with.
+    pub fn is_amid_state(&self, instance: usize) -> bool {
+        let is_it = |watch: &Watch| watch.instance == instance && watch.end == STILL_OPEN && watch.is_amid_state();
+        self.watches.lock().unwrap().iter().any(is_it)
     }
 
     /// A watch could not be opened.

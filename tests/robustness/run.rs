@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sessiond_client::v1::CreateSessionRequest;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use crate::{
@@ -19,10 +18,9 @@ use crate::{
     truth::Truth,
     validate::{acknowledged_and_lost, violations},
     watchers::{Manner, Watcher, kinds},
-    workload::{COLOURS, SUBJECTS, Worker},
+    workload::{WORKERS, Worker, one_for_all},
 };
 
-const WORKERS: usize = 5;
 /// Writes that were answered before the fault; fewer, and the run says nothing.
 const LOAD: usize = 250;
 /// And after it.
@@ -150,19 +148,12 @@ async fn fresh_write(scene: &Scene, began: Instant, turn: &mut usize) -> Result<
         if began.elapsed() > AT_LAST {
             return Err("no fresh write is answered".into());
         }
-        let token = new_token();
-        let create = CreateSessionRequest {
-            namespace: NAMESPACE.to_owned(),
-            subject: SUBJECTS[0].to_owned(),
-            labels: labels(&[("colour", COLOURS[0])]),
-            token: token.clone(),
-            request_id: format!("request-of-a-probe-{turn}"),
-            ..Default::default()
-        };
+        let create = one_for_all(format!("request-of-a-probe-{turn}"));
+        let id = id_of(&create.token);
         let (instance, client) = &clients[*turn % clients.len()];
         let caller = Caller { client: WORKERS, instance: *instance };
         if let Outcome::Answered(_) = scene.recorder.call(caller, client, Call::Create(create)).await {
-            return Ok((id_of(&token), now()));
+            return Ok((id, now()));
         }
         sleep(Duration::from_millis(20)).await;
     }

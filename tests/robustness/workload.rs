@@ -19,12 +19,26 @@ use crate::{
     recorder::{Caller, Recorder},
 };
 
+/// Clients that work; others have later numbers.
+pub const WORKERS: usize = 5;
 const SLOTS: usize = 6;
 /// Calls for one session: what can be checked as a whole.
 const CALLS: u32 = 70;
 const PAUSE: Duration = Duration::from_millis(6);
 pub const SUBJECTS: [&str; 2] = ["subject-1", "subject-2"];
 pub const COLOURS: [&str; 2] = ["red", "blue"];
+
+/// A new session that every kind of watcher by namespace, subject and labels is told of.
+pub fn one_for_all(request_id: String) -> CreateSessionRequest {
+    CreateSessionRequest {
+        namespace: NAMESPACE.to_owned(),
+        subject: SUBJECTS[0].to_owned(),
+        labels: labels(&[("colour", COLOURS[0])]),
+        token: new_token(),
+        request_id,
+        ..Default::default()
+    }
+}
 
 /// The sessions that are used at a time.
 pub struct Slots(Mutex<Vec<Slot>>);

@@ -1,11 +1,11 @@
--- Makes a partition's meta where there is none. The first partition names the store; all others take its id over.
+-- Makes a partition's meta where it names no store. The first partition names the store; all others take its id over.
 --
 -- KEYS  1 meta
 -- ARGV  1 store id  2 format  3 number of partitions  4 nonce, decimal text  5 "names" = a store id that is there stays
 -- Reply {1, store id, format, number of partitions}
 
 assert(#KEYS == 1 and #ARGV == 5, 'arity')
-if redis.call('EXISTS', KEYS[1]) == 0 then
+if not redis.call('HGET', KEYS[1], 'store') then
   local time = redis.call('TIME')
   local position = string.format('%.0f', time[1] * 1000000 + time[2]) .. '-' .. ARGV[4]
   redis.call('HSET', KEYS[1], 'store', ARGV[1], 'format', ARGV[2], 'partitions', ARGV[3], 'last', position,

@@ -5,6 +5,8 @@
 -- Reply {entries dropped, entries left, bytes left}
 
 assert(#KEYS == 2 and #ARGV == 4, 'arity')
+-- A log without its meta is of a store that was emptied.
+if redis.call('EXISTS', KEYS[2]) == 0 then return {0, 0, 0} end
 local time = redis.call('TIME')
 local oldest = time[1] * 1000000 + time[2] - tonumber(ARGV[1])
 local count = redis.call('XLEN', KEYS[1])
