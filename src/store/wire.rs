@@ -22,7 +22,7 @@ use fred::{
 };
 use tokio::{
     sync::{Mutex, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A reply to a ping that takes longer means a server that hangs. With the time to the next ping that is less than 2 s.
 pub const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Between two attempts to connect: at first, and at most.
+/// Before another attempt to connect: after the first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Commands waiting for a connection's writer.
@@ -165,22 +165,29 @@ impl Wire {
 
     /// Keeps it, for ever.
     pub async fn keep(&self, server: &str) {
+        let mut pause = Duration::ZERO;
         loop {
             let line = match self.line() {
                 Some(line) => line,
-                None => self.connect_anew().await,
+                None => self.connect_anew(&mut pause).await,
             };
+            let began = Instant::now();
             let why = line.beat(self.making.unresponsive_after).await;
             tracing::warn!(server, "{why}");
+            if began.elapsed() > FIRST_PAUSE {
+                pause = Duration::ZERO;
+            }
             self.line.send_replace(None);
             // Who waits for an answer is told that none comes.
             line.over.cancel();
         }
     }
 
-    async fn connect_anew(&self) -> Arc<Line> {
-        let mut pause = FIRST_PAUSE;
+    /// After a pause, which is longer the next time.
+    async fn connect_anew(&self, pause: &mut Duration) -> Arc<Line> {
         loop {
+            sleep(*pause).await;
+            *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             match timeout(CONNECT_TIMEOUT, Line::open(&self.making)).await {
                 Ok(Ok(line)) => {
                     let line = Arc::new(line);
@@ -190,8 +197,6 @@ impl Wire {
                 Ok(Err(error)) => tracing::debug!(%error, "cannot connect to Redis"),
                 Err(_) => tracing::debug!("cannot connect to Redis: no answer"),
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
