@@ -181,6 +181,9 @@ async fn a_node_joins_under_load_and_takes_over_from_another_which_is_not_needed
         node.must(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
     }
     old.pause();
+    for (session, client) in sessions.iter().flat_map(|session| clients.iter().map(move |client| (session, client))) {
+        eventually("it is asked for elsewhere", async || client.get(by_id(&session.id)).await.ok()).await;
+    }
     written.assert_kept(&clients[0]).await;
     assert_reliable(&watching.everything_so_far().await, &written.acknowledged);
     for session in &sessions {
