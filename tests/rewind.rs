@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use harness::{Client, Redis, Watching, World, client::*, eventually, sentinel::Sentinels, servers::aside};
 use sessiond_client::v1::{
@@ -18,6 +18,23 @@ impl World {
     fn rewind(&self) {
         self.redis.kill();
         self.redis.restart();
+    }
+
+    /// What Redis holds now, as of a file.
+    fn copy(&self) -> Vec<u8> {
+        self.redis.must(&["SAVE"]);
+        std::fs::read(self.saved()).unwrap()
+    }
+
+    /// Redis holds what it held then.
+    fn restore(&self, copy: &[u8]) {
+        self.redis.kill();
+        std::fs::write(self.saved(), copy).unwrap();
+        self.redis.restart();
+    }
+
+    fn saved(&self) -> PathBuf {
+        self.redis.socket().with_file_name("saved.rdb")
     }
 }
 
@@ -152,6 +169,57 @@ async fn pages_of_the_log_that_were_read_before_a_rewind_lead_nobody_astray() {
             assert!(told.len() < 20, "it goes round in circles: {told:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_branch_that_comes_back_is_followed() {
+    let world = forgetful();
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    client.create(&[]).await;
+    let older = world.copy();
+    let (lost, _) = client.create(&[]).await;
+    let newer = world.copy();
+    watching.wait_for(EventType::Created, &lost.id).await;
+    world.restore(&older);
+    assert_eq!(ids(&watching.resync().await), BTreeSet::from([lost.id.clone()]));
+    world.restore(&newer);
+    watching.wait_for(EventType::Created, &lost.id).await;
+    answers_again(&client).await;
+    let (after, _) = client.create(&[]).await;
+    watching.wait_for(EventType::Created, &after.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_the_log_of_a_branch_that_came_back_is_led_on() {
+    let world = forgetful();
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let start = watching.token.clone();
+    // More than the windows of a connection hold.
+    let value = incompressible(60_000);
+    for _ in 0..100 {
+        client.create(&[("cart", text(&value))]).await;
+    }
+    let older = world.copy();
+    let (lost, _) = client.create(&[]).await;
+    let newer = world.copy();
+    watching.wait_for(EventType::Created, &lost.id).await;
+    world.restore(&older);
+    watching.resync().await;
+    answers_again(&client).await;
+    // On its way to where the ring is now: on the branch that is lost next.
+    let mut resumed = server.client().await.resume(&start).await;
+    resumed.event().await;
+    world.restore(&newer);
+    watching.resync().await;
+    watching.wait_for(EventType::Created, &lost.id).await;
+    resumed.wait_for(EventType::Created, &lost.id).await;
+    answers_again(&client).await;
+    let (after, _) = client.create(&[]).await;
+    resumed.wait_for(EventType::Created, &after.id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

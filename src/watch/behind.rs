@@ -104,16 +104,25 @@ impl Subscription {
         }
     }
 
-    /// Where the watcher stands and where it is going are of two branches of history. Where the ring knows what was lost it
-    /// goes on from the fork; where the ring itself was on the lost branch, to where that goes on by now.
+    /// Where the watcher stands and where it is going are of two branches of history. From the present one it goes on to
+    /// where the ring is by now; from a lost one, where the ring knows what was lost, from the fork.
     async fn rolled_back(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, Finish> {
         let hub = self.registration.hub().clone();
         // Else they would lead back to where we are.
         hub.pages.forget(partition);
-        let Some(missed) = hub.taken_back(partition, from) else {
-            return self.aim_anew(partition, from).await;
+        let is_verified = hub.refresh().await.is_some();
+        let stands = self.store.is_in_history(partition, from, Instant::now() + READ_TIMEOUT).await;
+        let (true, Ok(stands)) = (is_verified, stands) else {
+            sleep(RETRY).await;
+            return Ok(None);
         };
-        if let (Phase::Behind(behind), Some(lost)) = (&mut self.phase, &missed.lost) {
+        let missed = hub.taken_back(partition, from).filter(|_| !stands);
+        let Phase::Behind(behind) = &mut self.phase else { return Ok(None) };
+        let Some(missed) = missed else {
+            (behind.to, behind.partition) = (self.registration.skip_to_end(), 0);
+            return if stands { Ok(None) } else { self.give_up(Resync::RolledBack).await.map(Some) };
+        };
+        if let Some(lost) = &missed.lost {
             for (position, index) in behind.at.positions.iter_mut().zip(0..) {
                 *position = lost.fork_below(Partition(index), *position).unwrap_or(*position);
             }
@@ -123,23 +132,6 @@ impl Subscription {
             None => Ok(None),
             Some(ids) => self.resync(missed.reason, ids, Events::default()).await.map(Some),
         }
-    }
-
-    async fn aim_anew(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, Finish> {
-        let hub = self.registration.hub().clone();
-        let is_verified = hub.refresh().await.is_some();
-        let stands = self.store.is_in_history(partition, from, Instant::now() + READ_TIMEOUT).await;
-        let (true, Ok(stands)) = (is_verified, stands) else {
-            sleep(RETRY).await;
-            return Ok(None);
-        };
-        if let Phase::Behind(behind) = &mut self.phase {
-            (behind.to, behind.partition) = (self.registration.skip_to_end(), 0);
-        }
-        if stands || hub.taken_back(partition, from).is_some() {
-            return Ok(None);
-        }
-        self.give_up(Resync::RolledBack).await.map(Some)
     }
 
     /// The log does not lead from where the watcher is to where the ring goes on.

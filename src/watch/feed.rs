@@ -259,7 +259,10 @@ impl Follower {
                 Page::Tail => return Ok(None),
                 Page::Entries(entries) => {
                     for entry in entries {
-                        self.hub.push(entry);
+                        self.hub.push_from_log(entry);
+                    }
+                    if self.hub.position(partition) == at {
+                        return Err(Error::Unavailable("the log leads nowhere".into()));
                     }
                 }
                 Page::Compacted => return Ok(Some(Resync::Compacted)),

@@ -177,6 +177,12 @@ impl Hub {
         Pushed::Taken
     }
 
+    /// The same, from the log: what stands there is not lost, or not any more.
+    pub(super) fn push_from_log(&self, entry: store::Entry) -> Pushed {
+        self.state.lock().lost.remove(&(entry.partition, entry.position));
+        self.push(entry)
+    }
+
     /// Goes on from these positions, and tells everybody that changes were missed.
     pub(super) fn restart(&self, reason: Resync, store: StoreId, positions: Vec<(Partition, Position)>) {
         let mut state = self.state.lock();
