@@ -23,7 +23,7 @@ pub use deadlines::Deadlines;
 pub use feed::feed;
 pub use filter::{Filter, Kind, Scope, Seen};
 pub use hub::{Hub, Limits, Verified, WatchLimitReached};
-pub use lifetime::{Finish, Lifetime, TokenLifetime};
+pub use lifetime::{Finish, IdsLifetime, Lifetime, TokenLifetime};
 pub use ring::{Entry, Resync};
 pub use subscription::{Batch, Control, Matched, Start, State, Subscription};
 pub use token::{Garbage, ResumeToken};

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use harness::{Client, Redis, Watching, World, client::*, eventually, sentinel::Sentinels, servers::aside};
 use sessiond_client::v1::{
-    EventType, Resync, ResyncReason, UpdateSessionRequest, WatchRequest, watch_response::Control,
+    CreateSessionRequest, EventType, Resync, ResyncReason, UpdateSessionRequest, WatchRequest, watch_response::Control,
 };
 
 /// A Redis that keeps what it was told to save, and nothing after it.
@@ -220,6 +220,36 @@ async fn who_reads_the_log_of_a_branch_that_came_back_is_led_on() {
     answers_again(&client).await;
     let (after, _) = client.create(&[]).await;
     resumed.wait_for(EventType::Created, &after.id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_by_ids_lasts_for_a_session_whose_end_was_taken_back() {
+    let world = forgetful();
+    let server = world.server().await;
+    let client = server.client().await;
+    let labelled = || CreateSessionRequest { labels: [("n".into(), "1".into())].into(), ..Default::default() };
+    let (revived, other) = (client.create(&[]).await.0, client.create_as(labelled()).await.unwrap().0);
+    world.redis.must(&["SAVE"]);
+    let keys = [&revived, &other].iter().filter_map(|session| by_id(&session.id)).collect();
+    let request = WatchRequest { keys, bookmark_interval: millis(100), ..Default::default() };
+    let mut watching = client.watch(request.clone()).await.unwrap();
+    let of_other = WatchRequest { labels: labelled().labels.into_iter().collect(), ..request };
+    let mut of_other = client.watch(of_other).await.unwrap();
+    client.delete(by_id(&revived.id)).await.unwrap();
+    watching.wait_for(EventType::Ended, &revived.id).await;
+    assert_eq!(of_other.everything_so_far().await, []);
+    world.rewind();
+    assert_eq!(ids(&watching.resync().await), BTreeSet::from([revived.id.clone()]));
+    answers_again(&client).await;
+    client.delete(by_id(&other.id)).await.unwrap();
+    for watching in [&mut watching, &mut of_other] {
+        watching.wait_for(EventType::Ended, &other.id).await;
+        watching.bookmark().await;
+    }
+    client.delete(by_id(&revived.id)).await.unwrap();
+    watching.end().await.unwrap();
+    assert_eq!(watching.kept().len(), 1);
+    of_other.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ mod harness;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::future::join_all;
-use harness::{World, client::*, eventually};
+use harness::{Redis, World, client::*, eventually, redis::TELLS_OF_VANISHING};
 use sessiond::{session::Revision, watch::ResumeToken};
 use sessiond_client::v1::{
     Cause, CreateSessionRequest, DeleteSessionRequest, EventType, ResyncReason, SessionEvent, UpdateSessionRequest,
@@ -201,6 +201,56 @@ async fn w4_an_ending_that_was_missed_is_told_on_resume() {
     expect_error(resumed.end().await, Code::NotFound, "SESSION_ENDED");
     assert_eq!(resumed.kept().len(), 1);
     expect_error(client.watch(by_token).await.map(drop), Code::NotFound, "SESSION_ENDED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w3_a_session_that_ends_while_its_watch_is_opened_again_has_its_end_told() {
+    let world = World::own();
+    let (server, other) = (world.server().await, world.server().await);
+    let (client, other) = (server.client().await, other.client().await);
+    for n in 0..50 {
+        let (session, token) = client.create(&[]).await;
+        let keys = vec![if n % 2 == 0 { by_id(&session.id).unwrap() } else { by_token_key(&token) }];
+        let request = WatchRequest { keys, ..Default::default() };
+        let mut watching = client.watch(request.clone()).await.unwrap();
+        watching.bookmark().await;
+        let request = WatchRequest { resume_token: watching.token.clone(), ..request };
+        // What ends is in the log before the feed hears of it.
+        world.redis.must(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        let (deleted, resumed) = tokio::join!(other.delete(by_id(&session.id)), client.watch(request));
+        assert!(deleted.unwrap());
+        let mut resumed = resumed.unwrap();
+        assert_eq!(resumed.end().await.is_ok(), n % 2 == 0);
+        assert_eq!(resumed.kept().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn w7_a_watch_by_ids_waits_for_an_end_that_cannot_be_written_yet() {
+    let world = World { redis: Redis::start_with(&TELLS_OF_VANISHING), prefix: "sessiond:".into() };
+    let server = world.server().await;
+    let client = server.client().await;
+    for vanishes in [false, true] {
+        let idle_timeout = if vanishes { None } else { millis(500) };
+        let request = CreateSessionRequest { idle_timeout, ..Default::default() };
+        let (session, _) = client.create_as(request).await.unwrap();
+        let request = WatchRequest { keys: by_id(&session.id).into_iter().collect(), ..Default::default() };
+        let mut watching = client.watch(request.clone()).await.unwrap();
+        watching.bookmark().await;
+        let request = WatchRequest { resume_token: watching.token.clone(), ..request };
+        if vanishes {
+            let key = world.redis.keys(&format!("*:s:{NAMESPACE}:{}", session.id)).remove(0);
+            world.redis.must(&["DEL", &key]);
+        }
+        world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+        eventually("it is over", async || client.get(by_id(&session.id)).await.err()).await;
+        let mut resumed = client.watch(request).await.unwrap();
+        resumed.bookmark().await;
+        world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+        resumed.end().await.unwrap();
+        let told = resumed.kept();
+        assert_eq!(told.iter().map(|event| event.r#type()).collect::<Vec<_>>(), [EventType::Ended], "{vanishes}");
+    }
 }
 
 fn by_token_key(token: &str) -> sessiond_client::v1::SessionKey {

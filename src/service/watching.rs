@@ -8,7 +8,9 @@ use std::{
 use super::*;
 use crate::{
     store::Found,
-    watch::{Filter, Finish, Kind, Lifetime, ResumeToken, Scope, Start, State, Subscription, TokenLifetime},
+    watch::{
+        Filter, Finish, IdsLifetime, Kind, Lifetime, ResumeToken, Scope, Start, State, Subscription, TokenLifetime,
+    },
 };
 
 const PRESENT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,7 +41,7 @@ impl Service {
         let mut presented = None;
         let (scope, mut lifetime) = match call.keys {
             WatchKeys::WholeNamespace => (Scope::Namespace, Lifetime::Unlimited),
-            WatchKeys::Ids(ids) => (Scope::Ids(ids.clone()), Lifetime::Ids(ids)),
+            WatchKeys::Ids(ids) => (Scope::Ids(ids.clone()), Lifetime::Ids(IdsLifetime::new(ids))),
             WatchKeys::Token(token) => {
                 let (id, proof) = (token.id(), Proof::Secret(token.verifier()));
                 presented = Some((id, proof));
@@ -64,15 +66,14 @@ impl Service {
         let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
         let registered = self.hub.register(&filter, call.bookmark_interval).map_err(|_| Error::WatchLimit)?;
         // Looked at after the registration: an ending comes by the look or by the stream.
-        let before = lifetime.sessions();
         lifetime.look(&self.store, &call.namespace).await?;
         match lifetime.ended() {
-            // What ended since the resume token is told by the stream.
-            None | Some(Finish::TokenEnded(_)) if call.resume.is_some() => {}
+            // What ended since the resume token is told by the stream: it is looked at again where that has got to.
+            None | Some(Finish::TokenEnded(_)) if call.resume.is_some() => lifetime.forget(),
             Some(Finish::TokenEnded(cause)) => return Err(Error::Ended(*cause)),
             Some(Finish::TokenRotated) => return Err(Error::Rotated),
             Some(_) => return Err(Error::NotFound),
-            None if lifetime.sessions() < before => return Err(Error::NotFound),
+            None if !lifetime.is_whole() => return Err(Error::NotFound),
             None => {}
         }
         let start = Start {

@@ -50,7 +50,7 @@ impl Subscription {
     pub(super) async fn catch_up(&mut self) -> Result<Option<Batch>, Finish> {
         let Phase::Behind(behind) = &self.phase else { return Ok(None) };
         if behind.at.store != behind.to.store || behind.at.positions.len() != behind.to.positions.len() {
-            return self.give_up(Resync::Flushed).await.map(Some);
+            return Ok(Some(self.give_up(Resync::Flushed)));
         }
         let Some((partition, from, target)) = behind.step() else {
             self.phase = Phase::Live;
@@ -64,8 +64,8 @@ impl Subscription {
         let changes = match hub.pages.after(&self.store, partition, from, deadline).await {
             Ok(Following::Changes(changes)) => changes,
             Ok(Following::Compacted) if behind.why == Why::FellOff => return Ok(Some(self.too_slow())),
-            Ok(Following::Compacted) => return self.give_up(Resync::Compacted).await.map(Some),
-            Ok(Following::Flushed) => return self.give_up(Resync::Flushed).await.map(Some),
+            Ok(Following::Compacted) => return Ok(Some(self.give_up(Resync::Compacted))),
+            Ok(Following::Flushed) => return Ok(Some(self.give_up(Resync::Flushed))),
             Ok(Following::Tail | Following::RolledBack) => return self.rolled_back(partition, from).await,
             Err(error) => {
                 tracing::debug!(%error, "a watch waits for the log");
@@ -120,7 +120,7 @@ impl Subscription {
         let Phase::Behind(behind) = &mut self.phase else { return Ok(None) };
         let Some(missed) = missed else {
             (behind.to, behind.partition) = (self.registration.skip_to_end(), 0);
-            return if stands { Ok(None) } else { self.give_up(Resync::RolledBack).await.map(Some) };
+            return if stands { Ok(None) } else { Ok(Some(self.give_up(Resync::RolledBack))) };
         };
         if let Some(lost) = &missed.lost {
             for (position, index) in behind.at.positions.iter_mut().zip(0..) {
@@ -128,17 +128,15 @@ impl Subscription {
             }
             self.token = behind.at.encode();
         }
-        match self.concerned(&missed) {
-            None => Ok(None),
-            Some(ids) => self.resync(missed.reason, ids, Events::default()).await.map(Some),
-        }
+        let concerned = self.concerned(&missed);
+        Ok(concerned.map(|ids| self.resync(missed.reason, ids, Events::default())))
     }
 
     /// The log does not lead from where the watcher is to where the ring goes on.
-    async fn give_up(&mut self, reason: Resync) -> Result<Batch, Finish> {
+    fn give_up(&mut self, reason: Resync) -> Batch {
         if let Phase::Behind(behind) = std::mem::replace(&mut self.phase, Phase::Live) {
             self.token = behind.to.encode();
         }
-        self.resync(reason, Vec::new(), Events::default()).await
+        self.resync(reason, Vec::new(), Events::default())
     }
 }

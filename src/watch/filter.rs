@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::session::{Change, Event, Namespace, Session, SessionId};
+use crate::session::{Change, Event, Namespace, Session, SessionId, SessionName};
 
 /// What a watch is opened for.
 #[derive(Clone, Debug)]
@@ -64,12 +64,7 @@ impl Filter {
 
     /// What the change is to the watcher, whether it asked for that kind or not; None = nothing.
     pub fn concern(&self, event: &Event) -> Option<Seen> {
-        let name = &event.session.name;
-        let may_match = match &self.scope {
-            Scope::Namespace | Scope::Subject(_) => true,
-            Scope::Ids(ids) => ids.contains(&name.id),
-        };
-        if name.namespace != self.namespace || !may_match {
+        if !self.names(&event.session.name) {
             return None;
         }
         let session = &event.session;
@@ -82,6 +77,15 @@ impl Filter {
             (false, true) => Some(Seen::Left),
             (false, false) => None,
         }
+    }
+
+    /// Whether a session of this name may be one that the watch is for.
+    pub fn names(&self, name: &SessionName) -> bool {
+        let may_match = match &self.scope {
+            Scope::Namespace | Scope::Subject(_) => true,
+            Scope::Ids(ids) => ids.contains(&name.id),
+        };
+        name.namespace == self.namespace && may_match
     }
 
     /// Whether the session, one of those the watch is for, matches as it is.

@@ -10,8 +10,6 @@ use crate::{
     store::{Error, Found, Store, Told},
 };
 
-use super::filter::{Filter, Scope};
-
 /// Sessions looked for at once.
 const LOOK_AT_ONCE: usize = 100;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,10 +35,33 @@ pub enum Finish {
 /// How long a watch lasts.
 pub enum Lifetime {
     Unlimited,
-    /// Until all of these have ended.
-    Ids(HashSet<SessionId>),
+    /// Until all of these sessions have ended.
+    Ids(IdsLifetime),
     /// Until this token stops being accepted.
     Token(TokenLifetime),
+}
+
+/// How long one of these sessions lives, or has its end still to be told.
+pub struct IdsLifetime {
+    ids: HashSet<SessionId>,
+    /// Those that do; None = that is to be looked for.
+    alive: Option<HashSet<SessionId>>,
+}
+
+impl IdsLifetime {
+    pub fn new(ids: HashSet<SessionId>) -> Self {
+        IdsLifetime { ids, alive: None }
+    }
+
+    fn note(&mut self, id: SessionId, change: Change) {
+        match (change, &mut self.alive) {
+            (Change::Ended(_), Some(alive)) => drop(alive.remove(&id)),
+            // An id may be used again once its tombstone's time is over.
+            (Change::Created, Some(alive)) if self.ids.contains(&id) => drop(alive.insert(id)),
+            (Change::Created | Change::Ended(_), _) => {}
+            (Change::Updated | Change::Rotated | Change::TokenReused, _) => {}
+        }
+    }
 }
 
 /// How long a token is accepted.
@@ -88,25 +109,25 @@ impl TokenLifetime {
 
 impl Lifetime {
     /// Notes an ending, and a session that is made anew.
-    pub fn note(&mut self, event: &Event, filter: &Filter) {
+    pub fn note(&mut self, event: &Event, namespace: &Namespace) {
         let name = &event.session.name;
-        if name.namespace != filter.namespace {
+        if name.namespace != *namespace {
             return;
         }
-        match (self, event.change) {
-            (Lifetime::Unlimited, _) => {}
-            (Lifetime::Ids(alive), Change::Ended(_)) => {
-                alive.remove(&name.id);
-            }
-            // An id may be used again once its tombstone's time is over.
-            (Lifetime::Ids(alive), Change::Created) => {
-                if matches!(&filter.scope, Scope::Ids(ids) if ids.contains(&name.id)) {
-                    alive.insert(name.id);
-                }
-            }
-            (Lifetime::Ids(_), Change::Updated | Change::Rotated | Change::TokenReused) => {}
-            (Lifetime::Token(token), change) if token.id == name.id => token.note(change),
-            (Lifetime::Token(_), _) => {}
+        match self {
+            Lifetime::Unlimited => {}
+            Lifetime::Ids(ids) => ids.note(name.id, event.change),
+            Lifetime::Token(token) if token.id == name.id => token.note(event.change),
+            Lifetime::Token(_) => {}
+        }
+    }
+
+    /// What was seen of the sessions may not be true any more: it is to be looked for again.
+    pub fn forget(&mut self) {
+        match self {
+            Lifetime::Unlimited => {}
+            Lifetime::Ids(ids) => ids.alive = None,
+            Lifetime::Token(token) => token.seen = None,
         }
     }
 
@@ -114,7 +135,7 @@ impl Lifetime {
     pub fn check(&mut self) -> Result<(), Finish> {
         match self {
             Lifetime::Unlimited => Ok(()),
-            Lifetime::Ids(alive) if alive.is_empty() => Err(Finish::AllEnded),
+            Lifetime::Ids(ids) if ids.alive.as_ref().is_some_and(HashSet::is_empty) => Err(Finish::AllEnded),
             Lifetime::Ids(_) => Ok(()),
             Lifetime::Token(token) => token.seen.as_mut().and_then(|seen| seen.finish.take()).map_or(Ok(()), Err),
         }
@@ -135,7 +156,8 @@ impl Lifetime {
     /// When it is to be looked at again, in us by the clock of Redis; None = not before something happens.
     pub fn look_at(&self) -> Option<u64> {
         match self {
-            Lifetime::Unlimited | Lifetime::Ids(_) => None,
+            Lifetime::Unlimited => None,
+            Lifetime::Ids(ids) => ids.alive.is_none().then_some(0),
             Lifetime::Token(token) => match &token.seen {
                 None => Some(0),
                 Some(seen) => seen.until.map(|until| until.0 * 1000),
@@ -143,12 +165,12 @@ impl Lifetime {
         }
     }
 
-    /// How many sessions it lasts for; 0 where that is unlimited.
-    pub fn sessions(&self) -> usize {
+    /// Whether nothing that it is for has ended, as far as was seen.
+    pub fn is_whole(&self) -> bool {
         match self {
-            Lifetime::Unlimited => 0,
-            Lifetime::Ids(alive) => alive.len(),
-            Lifetime::Token(_) => 1,
+            Lifetime::Unlimited => true,
+            Lifetime::Ids(ids) => ids.alive.as_ref().is_none_or(|alive| alive.len() == ids.ids.len()),
+            Lifetime::Token(_) => self.ended().is_none(),
         }
     }
 
@@ -174,21 +196,17 @@ impl Lifetime {
         let name_of = |id: SessionId| SessionName { namespace: namespace.clone(), id };
         match self {
             Lifetime::Unlimited => {}
-            Lifetime::Ids(alive) => {
-                let found = alive.clone().into_iter().map(async |id| {
-                    let name = name_of(id);
-                    (id, store.look(&name, Proof::Named, View::Basic, deadline).await)
+            Lifetime::Ids(ids) => {
+                let looks = ids.ids.clone().into_iter().map(async |id| {
+                    let lives = lives(store, &name_of(id), deadline).await?;
+                    Ok::<_, Error>(lives.then_some(id))
                 });
-                let mut found = futures_util::stream::iter(found).buffer_unordered(LOOK_AT_ONCE);
-                while let Some((id, found)) = found.next().await {
-                    match found {
-                        Ok(Found::Session(..)) | Err(Error::Corrupt { .. }) => {}
-                        Ok(Found::NotFound | Found::Ended(..) | Found::Rotated) => {
-                            alive.remove(&id);
-                        }
-                        Err(error) => return Err(error),
-                    }
+                let mut looks = futures_util::stream::iter(looks).buffer_unordered(LOOK_AT_ONCE);
+                let mut alive = HashSet::new();
+                while let Some(id) = looks.next().await {
+                    alive.extend(id?);
                 }
+                ids.alive = Some(alive);
             }
             Lifetime::Token(token) => {
                 let (until, finish) = match store.look_after(&name_of(token.id), token.proof, deadline).await {
@@ -206,5 +224,16 @@ impl Lifetime {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a session lives, or has its end still to be told.
+async fn lives(store: &Store, name: &SessionName, deadline: Instant) -> Result<bool, Error> {
+    match store.look(name, Proof::Named, View::Basic, deadline).await {
+        Ok(Found::Session(..) | Found::Ended(_, Told::NotYet)) | Err(Error::Corrupt { .. }) => Ok(true),
+        Ok(Found::Ended(_, Told::Yes) | Found::Rotated) => Ok(false),
+        // It may have vanished behind our back.
+        Ok(Found::NotFound) => store.is_due(name, deadline).await,
+        Err(error) => Err(error),
     }
 }

@@ -214,7 +214,7 @@ impl Subscription {
             Taken::Nothing(token, end) => {
                 self.token = token;
                 if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(end)) {
-                    return self.synced(Events::default()).await.map(Some);
+                    return Ok(Some(self.synced(Events::default())));
                 }
                 return self.rest().await;
             }
@@ -229,7 +229,7 @@ impl Subscription {
         for (number, Slot { item, token, .. }) in (first..).zip(slots) {
             if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(number)) {
                 self.registration.give_back(number);
-                return self.synced(events).await.map(Some);
+                return Ok(Some(self.synced(events)));
             }
             match item {
                 Item::Change(link) => self.consider(link.entry, &mut events).await,
@@ -237,7 +237,7 @@ impl Subscription {
                     if let Some(ids) = self.concerned(&missed) {
                         self.registration.give_back(number + 1);
                         self.token = token;
-                        return self.resync(missed.reason, ids, events).await.map(Some);
+                        return Ok(Some(self.resync(missed.reason, ids, events)));
                     }
                 }
             }
@@ -254,12 +254,12 @@ impl Subscription {
     }
 
     /// The state is complete here, unless a part of it was taken back before it was told as a change.
-    async fn synced(&mut self, events: Events) -> Result<Batch, Finish> {
+    fn synced(&mut self, events: Events) -> Batch {
         let unproven = self.snapshot.take().map(|snapshot| snapshot.unproven()).unwrap_or_default();
         if unproven.is_empty() {
-            return Ok(self.batch(events.list, Some(Control::Synced)));
+            return self.batch(events.list, Some(Control::Synced));
         }
-        self.resync(Resync::RolledBack, unproven, events).await
+        self.resync(Resync::RolledBack, unproven, events)
     }
 
     /// At the ring's end: a bookmark if one is due, the end if the watch is over, else waits for what comes first.
@@ -294,18 +294,18 @@ impl Subscription {
         Ok(None)
     }
 
-    /// Looks whether the watch goes on. Where it does not, what it was to tell before is in the ring by then.
+    /// Looks which sessions the watch goes on for. What it was to tell of those that have ended is in the ring by then.
     async fn look(&mut self) {
         // Boxed: seldom needed, and large.
         match Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
-            Ok(()) if self.lifetime.ended().is_some() => {
+            Ok(()) if !self.lifetime.is_whole() => {
                 while self.registration.hub().refresh().await.is_none() {
                     sleep(RETRY).await;
                 }
             }
             Ok(()) => {}
             Err(error) => {
-                tracing::debug!(%error, "a watch looks for its token again");
+                tracing::debug!(%error, "a watch looks for its sessions again");
                 sleep(RETRY).await;
             }
         }
@@ -313,7 +313,7 @@ impl Subscription {
 
     /// Takes a change in, unless the watch is over before it.
     pub(super) async fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
-        self.lifetime.note(&entry.event, &self.filter);
+        self.lifetime.note(&entry.event, &self.filter.namespace);
         if self.snapshot.as_mut().is_some_and(|snapshot| snapshot.covers(&entry.event)) {
             return;
         }
@@ -334,8 +334,12 @@ impl Subscription {
     }
 
     /// The sessions of which this watcher missed something, empty = any; None = it missed nothing.
-    pub(super) fn concerned(&self, missed: &Missed) -> Option<Vec<SessionId>> {
+    pub(super) fn concerned(&mut self, missed: &Missed) -> Option<Vec<SessionId>> {
         let Some(lost) = &missed.lost else { return Some(Vec::new()) };
+        // An ending may be among it, told or not.
+        if lost.links.iter().any(|link| self.filter.names(&link.entry.event.session.name)) {
+            self.lifetime.forget();
+        }
         let concerns = lost.links.iter().filter(|link| self.filter.concern(&link.entry.event).is_some());
         let mut ids: Vec<SessionId> = concerns.map(|link| link.entry.event.session.name.id).collect();
         ids.sort_unstable();
@@ -344,20 +348,10 @@ impl Subscription {
     }
 
     /// Tells that changes were missed; the present state follows where it was asked for. Endings may be among what was
-    /// missed: looks which sessions the watch still lasts for.
-    pub(super) async fn resync(
-        &mut self,
-        reason: Resync,
-        mut ids: Vec<SessionId>,
-        events: Events,
-    ) -> Result<Batch, Finish> {
+    /// missed.
+    pub(super) fn resync(&mut self, reason: Resync, mut ids: Vec<SessionId>, events: Events) -> Batch {
         self.registration.hub().metrics.resyncs.inc();
-        // Boxed: seldom needed, and large.
-        while let Err(error) = Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
-            tracing::debug!(%error, "a watch waits to look at its sessions");
-            self.registration.go_on();
-            sleep(RETRY).await;
-        }
+        self.lifetime.forget();
         if let State::Asked(view) = self.state {
             if self.snapshot.is_some() {
                 // It is not complete: all of it is told again.
@@ -369,7 +363,7 @@ impl Subscription {
                 false => Snapshot::of_ids(ids.iter().copied(), view, noted),
             });
         }
-        Ok(self.batch(events.list, Some(Control::Resync { reason, ids })))
+        self.batch(events.list, Some(Control::Resync { reason, ids }))
     }
 }
 
