@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use harness::{Client, Redis, Watching, World, client::*, eventually};
+use sessiond::session::SessionId;
 use sessiond_client::v1::{
     CreateSessionRequest, EventType, ListSessionsRequest, ResyncReason, Session, SessionEvent, UpdateSessionRequest,
     WatchRequest, watch_response::Control,
@@ -26,6 +27,19 @@ impl Held {
             match event.r#type() {
                 EventType::Ended | EventType::Left => drop(self.0.remove(&event.id)),
                 _ => drop(self.0.insert(event.id, event.session.unwrap())),
+            }
+        }
+    }
+
+    /// Takes what comes until the state is complete.
+    async fn take_state(&mut self, watching: &mut Watching) {
+        loop {
+            let response = watching.response().await.unwrap().expect("the watch is open");
+            self.take(response.events);
+            match response.control {
+                Some(Control::Synced(_)) => return,
+                Some(Control::Resync(_)) => self.0.clear(),
+                _ => {}
             }
         }
     }
@@ -199,11 +213,40 @@ async fn a_partition_whose_cursor_became_void_is_read_again() {
     world.redis.kill();
     world.redis.restart();
     eventually("the server is back", async || client.create_as(Default::default()).await.ok()).await;
-    held.take(watching.state().await);
+    held.take_state(&mut watching).await;
     let truth = revisions_in_redis(&client).await;
     held.take(watching.everything_so_far().await);
     assert_eq!(held.revisions().len(), truth.len());
     assert_eq!(held.revisions(), truth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_as_gone_and_is_back_after_a_rewind_is_told() {
+    let world = World { redis: Redis::start_with(&["--dbfilename", "saved.rdb"]), prefix: "sessiond:".into() };
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    // More than the windows of a connection hold.
+    let value = [("cart", text(&incompressible(60_000)))];
+    let mut sessions = BTreeSet::new();
+    for _ in 0..100 {
+        sessions.insert(client.create(&value).await.0.id);
+    }
+    world.redis.must(&["SAVE"]);
+    // Gone by a change that the feed does not hear of: of the one that is read first.
+    let first = sessions.iter().min_by_key(|id| id.parse::<SessionId>().unwrap()).unwrap();
+    let due = world.redis.keys("*:due:*").remove(0);
+    world.redis.must(&["ZREM", &due, first]);
+    world.redis.must(&["DEL", &world.redis.keys(&format!("*:s:{NAMESPACE}:{first}"))[0]]);
+    let mut watching = client.watch(with_state()).await.unwrap();
+    let mut held = Held::default();
+    held.take(watching.response().await.unwrap().unwrap().events);
+    assert!(!held.0.is_empty() && !held.0.contains_key(first));
+    world.redis.kill();
+    world.redis.restart();
+    eventually("the feed is back", async || world.redis.command(&["CLIENT", "LIST"]).contains("ssub=1 ").then_some(()))
+        .await;
+    held.take_state(&mut watching).await;
+    assert_eq!(held.0.into_keys().collect::<BTreeSet<_>>(), sessions);
 }
 
 #[tokio::test]

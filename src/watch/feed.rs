@@ -77,12 +77,15 @@ struct Follower {
     server: Server,
     sender: mpsc::UnboundedSender<Request>,
     requests: Mutex<mpsc::UnboundedReceiver<Request>>,
+    /// Its run when its tails were last read.
+    run: Mutex<Option<String>>,
 }
 
 impl Follower {
     fn new(store: &Arc<Store>, hub: &Arc<Hub>, server: Server) -> Self {
         let (sender, requests) = mpsc::unbounded_channel();
-        Follower { store: store.clone(), hub: hub.clone(), server, sender, requests: Mutex::new(requests) }
+        let (requests, run) = (Mutex::new(requests), Mutex::new(None));
+        Follower { store: store.clone(), hub: hub.clone(), server, sender, requests, run }
     }
 
     async fn verify(&self) -> Option<Verified> {
@@ -134,16 +137,13 @@ impl Follower {
         }
     }
 
-    /// On a new connection: what vanished meanwhile was not heard of, and what another run of Redis has lost may show in
-    /// no log. False = that could not be found out.
+    /// On a new connection: what vanished meanwhile was not heard of. False = that could not be found out.
     async fn look_around(&self, run: &mut Option<String>) -> bool {
         let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await;
         let Ok(found) = found else { return false };
-        match run.replace(found.clone()) {
-            // What vanished before we came the next audit finds.
-            None => {}
-            Some(before) if before == found => self.hub.vanished.note_missed(),
-            Some(_) => self.hub.note_other_run(),
+        // What vanished before we came, or in another run, the next audit finds.
+        if run.replace(found.clone()).is_some_and(|before| before == found) {
+            self.hub.vanished.note_missed();
         }
         true
     }
@@ -182,9 +182,14 @@ impl Follower {
         Sign::Gap
     }
 
-    /// Reads all tails, and from the logs what the hub lacks. Where a log does not lead there everybody is told.
+    /// Reads all tails, and from the logs what the hub lacks. What another run of Redis has lost may show in no log. Where a log does not lead there everybody is told.
     async fn catch_up(&self) -> Result<Verified, Error> {
         let tails = self.tails().await?;
+        // Afterwards: they are of this run, or of one before it.
+        let run = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await?;
+        if self.run.lock().await.replace(run.clone()).is_some_and(|before| before != run) {
+            self.hub.note_other_run();
+        }
         let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
         let mut outcome = Ok(Verified { as_of: tails.as_of });
         for (partition, tail) in tails.tails {

@@ -68,6 +68,8 @@ pub struct Hub {
     pub vanished: Vanished,
     pub(super) pages: Pages,
     rewinds: Notify,
+    /// How often history was, or may have been, rewound.
+    times_rewound: AtomicU64,
     pub metrics: Arc<Metrics>,
     limits: Limits,
     made: Instant,
@@ -126,6 +128,7 @@ impl Hub {
             vanished: Vanished::new(partitions),
             pages: Pages::new(partitions),
             rewinds: Notify::new(),
+            times_rewound: AtomicU64::new(0),
             metrics,
             limits,
             made: Instant::now(),
@@ -194,7 +197,7 @@ impl Hub {
         }
         state.append(Item::Missed(Arc::new(Missed { reason, lost: None })));
         if reason != Resync::Compacted {
-            self.rewinds.notify_one();
+            self.note_rewind();
         }
     }
 
@@ -214,7 +217,7 @@ impl Hub {
             self.deadlines.note(*partition, 0);
         }
         state.append(Item::Missed(Arc::new(Missed { reason: Resync::RolledBack, lost: Some(lost) })));
-        self.rewinds.notify_one();
+        self.note_rewind();
     }
 
     /// What took back the change at this position; None = not known here.
@@ -224,7 +227,17 @@ impl Hub {
 
     /// History may have been rewound where no log shows it.
     pub(super) fn note_other_run(&self) {
+        self.note_rewind();
+    }
+
+    fn note_rewind(&self) {
+        self.times_rewound.fetch_add(1, Ordering::Relaxed);
         self.rewinds.notify_one();
+    }
+
+    /// How often history was, or may have been, rewound: what was read while this changed may be of two histories.
+    pub(super) fn times_rewound(&self) -> u64 {
+        self.times_rewound.load(Ordering::Relaxed)
     }
 
     /// To be called every [`LOOK_EVERY`]: takes leave of watchers that have read nothing for too long; their last word

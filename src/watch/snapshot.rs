@@ -38,6 +38,8 @@ pub struct Snapshot {
     ready: VecDeque<Matched>,
     /// Where the log was before anything was read.
     noted: ResumeToken,
+    /// How often history had been rewound by then.
+    times_rewound: u64,
     /// Sessions told as they were after that: what happened to them up to then is told with them.
     newer: HashMap<SessionId, Newer>,
     /// Where the ring ended when everything was read; None = that is still to come.
@@ -61,7 +63,7 @@ enum Listing {
 
 impl Snapshot {
     /// Of everything that matches.
-    pub fn of_all(filter: &Filter, view: View, noted: ResumeToken) -> Self {
+    pub fn of_all(filter: &Filter, view: View, noted: ResumeToken, times_rewound: u64) -> Self {
         let listing = match &filter.scope {
             Scope::Ids(ids) => Listing::Ids(ids.iter().copied().collect()),
             Scope::Namespace => Listing::Namespace(ListPosition::After(Partition(0), None)),
@@ -69,13 +71,26 @@ impl Snapshot {
                 Listing::Subject(Subject { namespace: filter.namespace.clone(), name: name.clone() }, 0)
             }
         };
-        Snapshot { listing, ..Snapshot::of_ids([], view, noted) }
+        Snapshot { listing, ..Snapshot::of_ids([], view, noted, times_rewound) }
     }
 
     /// Of these, where they match.
-    pub fn of_ids(ids: impl IntoIterator<Item = SessionId>, view: View, noted: ResumeToken) -> Self {
+    pub fn of_ids(
+        ids: impl IntoIterator<Item = SessionId>,
+        view: View,
+        noted: ResumeToken,
+        times_rewound: u64,
+    ) -> Self {
         let listing = Listing::Ids(ids.into_iter().collect());
-        Snapshot { listing, view, ready: VecDeque::new(), noted, newer: HashMap::new(), complete_at: None }
+        Snapshot {
+            listing,
+            view,
+            ready: VecDeque::new(),
+            noted,
+            times_rewound,
+            newer: HashMap::new(),
+            complete_at: None,
+        }
     }
 
     /// Whether all of it was read and told, but for the changes meanwhile.
@@ -93,6 +108,11 @@ impl Snapshot {
         let Some(newer) = self.newer.get_mut(&event.session.name.id) else { return false };
         newer.is_proven |= newer.revision == event.revision;
         newer.revision >= event.revision
+    }
+
+    /// Whether all of it was read from one history: else it says of none that it is not there.
+    pub fn is_of_one_history(&self, times_rewound: u64) -> bool {
+        self.times_rewound == times_rewound
     }
 
     /// Sessions told as they never were, as far as the log tells: a failover took back what they were told with.

@@ -119,7 +119,9 @@ impl Subscription {
     ) -> Self {
         let token = start.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
         let snapshot = match (&start.resume, start.state) {
-            (None, State::Asked(view)) => Some(Snapshot::of_all(&start.filter, view, end.clone())),
+            (None, State::Asked(view)) => {
+                Some(Snapshot::of_all(&start.filter, view, end.clone(), registration.hub().times_rewound()))
+            }
             (Some(_), _) | (None, State::NotAsked) => None,
         };
         // What stands before the state is told by it.
@@ -253,10 +255,14 @@ impl Subscription {
         Ok((!events.list.is_empty()).then(|| self.batch(events.list, None)))
     }
 
-    /// The state is complete here, unless a part of it was taken back before it was told as a change.
+    /// The state is complete here, unless a part of it was taken back before it was told as a change, or history may have
+    /// been rewound while it was read: then what was read as gone may be there.
     fn synced(&mut self, events: Events) -> Batch {
-        let unproven = self.snapshot.take().map(|snapshot| snapshot.unproven()).unwrap_or_default();
-        if unproven.is_empty() {
+        let times_rewound = self.registration.hub().times_rewound();
+        let snapshot = self.snapshot.take();
+        let is_of_one = snapshot.as_ref().is_none_or(|snapshot| snapshot.is_of_one_history(times_rewound));
+        let unproven = snapshot.filter(|_| is_of_one).map(|snapshot| snapshot.unproven()).unwrap_or_default();
+        if is_of_one && unproven.is_empty() {
             return self.batch(events.list, Some(Control::Synced));
         }
         self.resync(Resync::RolledBack, unproven, events)
@@ -358,9 +364,10 @@ impl Subscription {
                 ids.clear();
             }
             let noted = ResumeToken::decode(&self.token).expect("a token of our own");
+            let times_rewound = self.registration.hub().times_rewound();
             self.snapshot = Some(match ids.is_empty() {
-                true => Snapshot::of_all(&self.filter, view, noted),
-                false => Snapshot::of_ids(ids.iter().copied(), view, noted),
+                true => Snapshot::of_all(&self.filter, view, noted, times_rewound),
+                false => Snapshot::of_ids(ids.iter().copied(), view, noted, times_rewound),
             });
         }
         self.batch(events.list, Some(Control::Resync { reason, ids }))
