@@ -1,5 +1,7 @@
 //! The log of changes, one stream per partition: its entries, positions in it, and what follows a position.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use fred::types::Value;
 use tokio::time::Instant;
@@ -11,7 +13,7 @@ use super::{
     error::{Error, Failure},
     keys::Partition,
     msgpack::{Reader, Truncated},
-    node::Lane,
+    node::{Effect, Lane, Node, Request},
     record::{self, Corrupt},
 };
 
@@ -208,14 +210,22 @@ impl Store {
 
     /// The entries that follow the position, at most a page of them.
     pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<Page, Error> {
-        let from = format!("({}", after.to_text());
-        // Redis answers in order: what is appended after the tail was read can only be among the entries.
-        let reads = tokio::join!(
-            biased;
-            self.tail(partition, deadline),
-            self.range(partition, &from, PAGE, deadline)
-        );
-        let entries = match reads.1 {
+        let (tail, range) =
+            (self.tail_fields(partition), self.range(partition, &format!("({}", after.to_text()), PAGE));
+        let ask = async |node: &Node, asking, name, args: &[Value]| {
+            node.send(Lane::Bulk, Request::Command { name, args }, deadline, Effect::Reads, asking).await
+        };
+        let reads = async |node: Arc<Node>, asking| {
+            // One server answers in order: what is appended after the tail was read can only be among the entries.
+            let reads = tokio::try_join!(
+                biased;
+                ask(&node, asking, "HMGET", &tail),
+                ask(&node, asking, "XRANGE", &range)
+            );
+            reads.map(|(tail, entries)| (node, asking, tail, entries))
+        };
+        let (node, asking, tail, entries) = self.connection.at(partition, deadline, reads).await?;
+        let entries = match self.read_entries(partition, entries) {
             Err(Error::Unexpected(what)) => {
                 tracing::error!(what, "watchers have to resync past it");
                 return Ok(Page::Compacted);
@@ -225,13 +235,12 @@ impl Store {
         if entries.first().is_some_and(|first| first.previous == after) {
             return Ok(Page::Entries(chained(entries)));
         }
-        let tail = reads.0?;
+        let tail = self.tail_of(tail)?;
         if after == tail.position {
             return Ok(Page::Tail);
         }
         // A replica may only be behind.
-        let server = self.connection.node(partition);
-        server.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure))?;
+        node.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure))?;
         if tail.origin.is_some_and(|origin| after.revision < origin.revision) {
             return Ok(Page::Flushed);
         }
@@ -239,7 +248,8 @@ impl Store {
             let is_behind = after.revision < tail.position.revision;
             return Ok(if is_behind { Page::Compacted } else { Page::RolledBack });
         }
-        let first = self.range(partition, "-", 1, deadline).await?;
+        let first = ask(&node, asking, "XRANGE", &self.range(partition, "-", 1)).await;
+        let first = self.read_entries(partition, first.map_err(|failure| self.elsewhere(failure))?)?;
         let is_below = |first: &Entry| after.revision < first.previous.revision;
         Ok(if first.first().is_none_or(is_below) { Page::Compacted } else { Page::RolledBack })
     }
@@ -254,16 +264,12 @@ impl Store {
         Ok(matches!(self.read_after(partition, position, deadline).await?, Page::Entries(_) | Page::Tail))
     }
 
-    async fn range(
-        &self,
-        partition: Partition,
-        from: &str,
-        count: usize,
-        deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
+    fn range(&self, partition: Partition, from: &str, count: usize) -> [Value; 5] {
+        [self.keys.log(partition).into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()]
+    }
+
+    fn read_entries(&self, partition: Partition, reply: Value) -> Result<Vec<Entry>, Error> {
         let log = self.keys.log(partition);
-        let args = vec![log.clone().into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()];
-        let reply = self.connection.command(partition, "XRANGE", args, deadline).await?;
         let unreadable = |at: &str| Error::Unexpected(format!("entry {at} of {log:?} is in no known format"));
         let mut entries = Vec::new();
         for entry in reply.into_array() {

@@ -74,12 +74,17 @@ impl Store {
             }
             return Ok((ids, next_partition()));
         }
-        // A cursor is void for another run of Redis: the partition starts again.
-        let run = crc32fast::hash(self.connection.node(partition).run(deadline).await?.as_bytes());
-        let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
-        let args = vec![due.into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
-        let reply = self.connection.command(partition, "ZSCAN", args, deadline).await?.into_array();
-        let mut reply = reply.into_iter();
+        // A cursor is void for another run of Redis, and on another server: the partition starts again.
+        let due = &due;
+        let scan = async |node: Arc<Node>, asking| {
+            let run = crc32fast::hash(node.run(deadline).await?.as_bytes());
+            let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
+            let args = [due.clone().into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
+            let request = Request::Command { name: "ZSCAN", args: &args };
+            Ok((run, node.send(Lane::Bulk, request, deadline, Effect::Reads, asking).await?))
+        };
+        let (run, reply) = self.connection.at(partition, deadline, scan).await?;
+        let mut reply = reply.into_array().into_iter();
         let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
         let cursor: u64 = cursor.ok_or_else(|| Error::Unexpected("ZSCAN".into()))?;
         let members = reply.next().map(Value::into_array).unwrap_or_default();
