@@ -70,13 +70,19 @@ impl Sweeper {
             Ok(found) => found,
             Err(error) => return tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated"),
         };
-        let mut earliest = next.into_iter().collect::<Vec<_>>();
+        let mut earliest = Vec::new();
+        let mut all_swept = true;
         for namespace in due {
             match self.sweep_namespace(partition, &namespace).await {
                 Ok(next) => earliest.extend(next),
-                Err(error) => tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated"),
+                Err(error) => {
+                    tracing::debug!(partition = partition.0, %error, "sweep failed; it is repeated");
+                    all_swept = false;
+                }
             }
         }
+        // What cannot be ended now is not tried again at once.
+        earliest.extend(next.filter(|next| all_swept || *next > now));
         earliest.into_iter().for_each(|next| self.hub.deadlines.note(partition, next));
     }
 

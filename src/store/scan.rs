@@ -110,7 +110,8 @@ impl Store {
         Ok(futures_util::future::try_join_all(counts).await?.into_iter().sum())
     }
 
-    /// The namespaces of a partition whose bound is over at `now_ms`, and the bound of the next one.
+    /// The namespaces of a partition whose bound is over at `now_ms`, some of them at least, and the bound of the next one:
+    /// `now_ms` where there may be more.
     pub async fn due_namespaces(
         &self,
         partition: Partition,
@@ -120,9 +121,10 @@ impl Store {
         let key = self.keys.namespaces(partition);
         let args = vec![key.into(), 0.into(), (NAMESPACES - 1).into(), "WITHSCORES".into()];
         // With scores the reply is an array of pairs: none that a namespace's name could begin.
-        let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
+        let page = self.connection.command(partition, "ZRANGE", args, deadline).await?.into_array();
+        let next = (page.len() as i64 == NAMESPACES).then_some(now_ms);
         let mut due = Vec::new();
-        for pair in reply.into_array() {
+        for pair in page {
             let mut pair = pair.into_array().into_iter();
             let (name, bound) = (pair.next().unwrap_or(Value::Null), pair.next().and_then(|bound| bound.as_f64()));
             let (Some(namespace), Some(bound)) = (name.as_str().and_then(|name| name.parse().ok()), bound) else {
@@ -136,7 +138,7 @@ impl Store {
             }
             due.push(namespace);
         }
-        Ok((due, None))
+        Ok((due, next))
     }
 
     /// What is due of a namespace, at most so many ids. Where there is none, the namespace's bound is set to its earliest

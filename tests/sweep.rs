@@ -1,0 +1,59 @@
+//! Expiry of many namespaces at once.
+
+mod harness;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use harness::{World, client::*, eventually};
+use sessiond::{
+    observe::Metrics,
+    store::{Eviction, Open, Partition, Store, Waits},
+};
+use sessiond_client::v1::CreateSessionRequest;
+
+/// One session in each of so many namespaces.
+async fn fill(client: &Client, namespaces: usize, idle_timeout: Option<prost_types::Duration>) {
+    let creates = (0..namespaces).map(async |n| {
+        let client = client.in_namespace(&format!("of-many-{n}"));
+        client.create_as(CreateSessionRequest { idle_timeout, ..Default::default() }).await.unwrap();
+    });
+    join_all(creates).await;
+}
+
+#[tokio::test]
+async fn w7_what_ends_at_once_in_many_namespaces_is_ended_in_all() {
+    let world = World::shared();
+    let server = world.server_with("partitions = 1").await;
+    fill(&server.client().await, 200, millis(300)).await;
+    eventually("all have ended", async || {
+        (server.metric("sessiond_sessions_expired_total").await == 200.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_a_page_of_namespaces_that_are_all_due_there_may_be_more_at_once() {
+    let world = World::shared();
+    let server = world.server_with("partitions = 1").await;
+    fill(&server.client().await, 100, None).await;
+    let open = Open {
+        url: &world.redis.url(),
+        password: None,
+        prefix: &world.prefix,
+        partitions: 1,
+        eviction: Eviction::Refused,
+        waits: Waits::Never,
+        feed_buffer: 16,
+    };
+    let store = Store::open(open, Arc::new(Metrics::default())).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let for_ever = u64::MAX / 2;
+    let (due, next) = store.due_namespaces(Partition(0), for_ever, deadline).await.unwrap();
+    assert!(due.len() < 100);
+    assert_eq!(next, Some(for_ever));
+    // And where none is due the next is told.
+    let (due, next) = store.due_namespaces(Partition(0), 0, deadline).await.unwrap();
+    assert_eq!(due, []);
+    assert!(next.is_some_and(|next| next > 0 && next < for_ever));
+}
