@@ -77,15 +77,12 @@ struct Follower {
     server: Server,
     sender: mpsc::UnboundedSender<Request>,
     requests: Mutex<mpsc::UnboundedReceiver<Request>>,
-    /// Its run when its tails were last read.
-    run: Mutex<Option<String>>,
 }
 
 impl Follower {
     fn new(store: &Arc<Store>, hub: &Arc<Hub>, server: Server) -> Self {
         let (sender, requests) = mpsc::unbounded_channel();
-        let (requests, run) = (Mutex::new(requests), Mutex::new(None));
-        Follower { store: store.clone(), hub: hub.clone(), server, sender, requests, run }
+        Follower { store: store.clone(), hub: hub.clone(), server, sender, requests: Mutex::new(requests) }
     }
 
     async fn verify(&self) -> Option<Verified> {
@@ -98,7 +95,7 @@ impl Follower {
     async fn follow(&self) {
         let mut channels = self.store.listen(&self.server);
         let mut requests = self.requests.lock().await;
-        let (mut subscribed, mut is_new, mut run) = (false, true, None);
+        let (mut subscribed, mut is_new, mut run) = (false, true, None::<String>);
         let mut tick = tokio::time::interval(TAIL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -119,12 +116,13 @@ impl Follower {
             if !subscribed {
                 subscribed = self.store.subscribe(&self.server).await.is_ok();
             }
-            if subscribed && is_new {
-                is_new = !self.look_around(&mut run).await;
-            }
-            let gaps = self.hub.metrics.feed_gaps.get();
-            match self.catch_up().await {
+            let (gaps, before) = (self.hub.metrics.feed_gaps.get(), run.clone());
+            match self.catch_up(&mut run).await {
                 Ok(verified) => {
+                    if subscribed && std::mem::take(&mut is_new) && before.is_some() && before == run {
+                        // While there was no connection. Before we came, and in another run, the next audit finds it.
+                        self.hub.vanished.note_missed();
+                    }
                     for waiting in waiting {
                         let _ = waiting.send(verified);
                     }
@@ -135,17 +133,6 @@ impl Follower {
                 Err(error) => tracing::debug!(%error, "tails could not be read"),
             }
         }
-    }
-
-    /// On a new connection: what vanished meanwhile was not heard of. False = that could not be found out.
-    async fn look_around(&self, run: &mut Option<String>) -> bool {
-        let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await;
-        let Ok(found) = found else { return false };
-        // What vanished before we came, or in another run, the next audit finds.
-        if run.replace(found.clone()).is_some_and(|before| before == found) {
-            self.hub.vanished.note_missed();
-        }
-        true
     }
 
     /// Takes in what comes next.
@@ -182,12 +169,13 @@ impl Follower {
         Sign::Gap
     }
 
-    /// Reads all tails, and from the logs what the hub lacks. What another run of Redis has lost may show in no log. Where a log does not lead there everybody is told.
-    async fn catch_up(&self) -> Result<Verified, Error> {
+    /// Reads all tails, and from the logs what the hub lacks. Where a log does not lead there everybody is told. What
+    /// another run of Redis has lost may show in no log; which run it is is noted.
+    async fn catch_up(&self, run: &mut Option<String>) -> Result<Verified, Error> {
         let tails = self.tails().await?;
         // Afterwards: they are of this run, or of one before it.
-        let run = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await?;
-        if self.run.lock().await.replace(run.clone()).is_some_and(|before| before != run) {
+        let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await?;
+        if run.replace(found.clone()).is_some_and(|before| before != found) {
             self.hub.note_other_run();
         }
         let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
