@@ -3,7 +3,9 @@
 mod harness;
 
 use harness::{Client, Watching, World, client::*, eventually, tokens::*};
-use sessiond_client::v1::{EventType, RotateSessionRequest, SessionEvent, SessionView, TokenState, WatchRequest};
+use sessiond_client::v1::{
+    CreateSessionRequest, EventType, RotateSessionRequest, SessionEvent, SessionView, TokenState, WatchRequest,
+};
 use tonic::Code;
 
 /// A watch by this token, in full, at its end.
@@ -196,4 +198,32 @@ async fn s6_a_reader_that_stalls_is_told_nothing_of_after_its_tokens_time() {
     for event in stalled.kept() {
         assert!(in_ms(event.event_time) < over, "{:?} of after its time", event.r#type());
     }
+}
+
+#[tokio::test]
+async fn s6_a_watch_whose_end_cannot_be_written_yet_asks_redis_ever_less_often() {
+    let world = World::own();
+    let server = world.server_with("[default_policy]\nrotation_grace = '1s'").await;
+    let client = server.client().await;
+    let request = CreateSessionRequest { absolute_timeout: millis(500), ..Default::default() };
+    let (session, first) = client.create_as(request).await.unwrap();
+    client.rotate(&first).await.unwrap();
+    let mut watching = watch_by(&client, &first).await;
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    // The session's deadline, then the token's time.
+    let over = in_ms(session.create_time) + 2_000;
+    eventually("it is over", async || (world.redis.now() > over).then_some(())).await;
+    watching.everything_so_far().await;
+    let scripts = || -> u64 {
+        let told = world.redis.info("commandstats", "cmdstat_evalsha");
+        told.split(['=', ',']).nth(1).unwrap().parse().unwrap()
+    };
+    let before = scripts();
+    for _ in 0..10 {
+        watching.bookmark().await;
+    }
+    let asked = scripts() - before;
+    assert!(asked < 100, "{asked} scripts in ten bookmarks");
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    expect_error(watching.end().await, Code::NotFound, "SESSION_ENDED");
 }

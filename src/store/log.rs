@@ -42,9 +42,13 @@ pub struct Position {
 }
 
 impl Position {
+    /// No revision is as large: Redis would take it for a mistake, not for a place ahead of the log.
+    pub const BEYOND: u64 = 1 << 53;
+
     fn from_text(text: &[u8]) -> Option<Self> {
         let (revision, nonce) = std::str::from_utf8(text).ok()?.split_once('-')?;
-        Some(Position { revision: Revision(revision.parse().ok()?), nonce: nonce.parse().ok()? })
+        let position = Position { revision: Revision(revision.parse().ok()?), nonce: nonce.parse().ok()? };
+        (position.revision.0 < Position::BEYOND).then_some(position)
     }
 
     fn to_text(self) -> String {
@@ -281,5 +285,18 @@ impl Store {
             entries.push(Entry::decode(partition, text).map_err(|_| unreadable(&id))?);
         }
         Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_that_is_too_large_is_in_no_position() {
+        let last = Position { revision: Revision(Position::BEYOND - 1), nonce: u64::MAX };
+        assert_eq!(Position::from_text(last.to_text().as_bytes()), Some(last));
+        let beyond = Position { revision: Revision(Position::BEYOND), ..last };
+        assert_eq!(Position::from_text(beyond.to_text().as_bytes()), None);
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
+use super::subscription::RETRY;
 use crate::{
     session::{Cause, Change, Event, Millis, Namespace, Proof, Revision, SessionId, SessionName, View},
     store::{Error, Found, Store, Told},
@@ -13,6 +14,8 @@ use crate::{
 /// Sessions looked for at once.
 const LOOK_AT_ONCE: usize = 100;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// A token is looked at so much after its time.
+const A_LITTLE: Duration = Duration::from_millis(1);
 
 /// Why a watch is over.
 #[derive(Debug)]
@@ -77,6 +80,9 @@ struct Seen {
     until: Option<Millis>,
     /// Why it is not accepted any more.
     finish: Option<Finish>,
+    looked_at: Instant,
+    /// It is not looked at again before: longer each time that nothing has changed.
+    pause: Duration,
 }
 
 impl TokenLifetime {
@@ -153,15 +159,20 @@ impl Lifetime {
         }
     }
 
-    /// When it is to be looked at again, in us by the clock of Redis; None = not before something happens.
-    pub fn look_at(&self) -> Option<u64> {
+    /// How soon it is to be looked at again; None = not before something happens.
+    pub fn look_in(&self, store: &Store) -> Option<Duration> {
         match self {
             Lifetime::Unlimited => None,
-            Lifetime::Ids(ids) => ids.alive.is_none().then_some(0),
-            Lifetime::Token(token) => match &token.seen {
-                None => Some(0),
-                Some(seen) => seen.until.map(|until| until.0 * 1000),
-            },
+            Lifetime::Ids(ids) => ids.alive.is_none().then_some(Duration::ZERO),
+            Lifetime::Token(token) => {
+                let Some(seen) = &token.seen else { return Some(Duration::ZERO) };
+                let until = seen.until?.0 * 1000;
+                let left = match store.now_at(store.partition_of(&token.id)) {
+                    Some(now) => Duration::from_micros(until.saturating_sub(now)) + A_LITTLE,
+                    None => RETRY,
+                };
+                Some(left.max(seen.pause.saturating_sub(seen.looked_at.elapsed())))
+            }
         }
     }
 
@@ -220,7 +231,11 @@ impl Lifetime {
                     Err(Error::Corrupt { .. }) => (None, None),
                     Err(error) => return Err(error),
                 };
-                token.seen = Some(Seen { until, finish });
+                let pause = match &token.seen {
+                    Some(seen) if seen.until == until => (seen.pause * 2).min(RETRY),
+                    _ => A_LITTLE,
+                };
+                token.seen = Some(Seen { until, finish, looked_at: Instant::now(), pause });
             }
         }
         Ok(())

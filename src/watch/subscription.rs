@@ -27,8 +27,6 @@ use super::{
 
 /// Of the events in one batch, but for the last event.
 pub(super) const BATCH_BYTES: usize = 512 * 1024;
-/// A token is looked at so much after its time.
-const A_LITTLE: Duration = Duration::from_millis(1);
 /// How soon Redis is asked again that did not answer.
 pub(super) const RETRY: Duration = Duration::from_millis(250);
 
@@ -274,10 +272,7 @@ impl Subscription {
             return Ok(Some(self.batch(Vec::new(), Some(Control::Bookmark { as_of }))));
         }
         self.lifetime.check()?;
-        let look_in = self.lifetime.look_at().map(|at| match self.store.now() {
-            Some(now) => Duration::from_micros(at.saturating_sub(now)) + A_LITTLE,
-            None => RETRY,
-        });
+        let look_in = self.lifetime.look_in(&self.store);
         let is_verifying = self.verifying.is_some();
         let verified = async {
             match &mut self.verifying {
@@ -329,7 +324,7 @@ impl Subscription {
                 Ok(true) => break,
                 Ok(false) => {
                     self.registration.go_on();
-                    sleep(A_LITTLE).await;
+                    sleep(self.lifetime.look_in(&self.store).unwrap_or_default().min(RETRY)).await;
                     self.look().await;
                 }
                 Err(finish) => return self.finish = Some(finish),

@@ -53,15 +53,13 @@ impl ResumeToken {
         if header[0] != VERSION || usize::from(header[HEADER - 1]) != positions.len() || !left.is_empty() {
             return Err(Garbage);
         }
-        // Redis would take a larger number for a mistake, not for a place ahead of the log.
-        const BEYOND: u64 = 1 << 53;
         let number = |half: &[u8]| u64::from_be_bytes(half.try_into().expect("half a position"));
         let read = |position: &[u8; POSITION]| Position {
             revision: Revision(number(&position[..8])),
             nonce: number(&position[8..]),
         };
         let positions: Vec<Position> = positions.iter().map(read).collect();
-        if positions.iter().any(|position| position.revision.0 >= BEYOND) {
+        if positions.iter().any(|position| position.revision.0 >= Position::BEYOND) {
             return Err(Garbage);
         }
         Ok(ResumeToken { store: StoreId(header[1..17].try_into().expect("sixteen bytes")), positions })
