@@ -247,6 +247,24 @@ impl Connection {
         };
         self.at(partition, deadline, send).await
     }
+
+    /// The same, of a primary: a replica lacks what it has not heard of yet.
+    pub async fn ask_primary(
+        &self,
+        partition: Partition,
+        name: &'static str,
+        args: Vec<Value>,
+        deadline: Instant,
+    ) -> Result<Value, Error> {
+        let args = &args[..];
+        let ask = async |node: Arc<Node>, asking| {
+            let request = Request::Command { name, args };
+            let reply = node.send(Lane::Bulk, request, deadline, Effect::Reads, asking);
+            // Right behind it, on the same connection.
+            Ok(tokio::try_join!(biased; reply, node.is_primary(deadline))?.0)
+        };
+        self.at(partition, deadline, ask).await
+    }
 }
 
 async fn open_node(opener: &Opener, place: &ServerConfig) -> Result<Arc<Node>, Error> {

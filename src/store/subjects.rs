@@ -4,7 +4,7 @@
 //! session is this subject's, and leaves only when a script in the id's own partition has made sure that it is not, nor
 //! comes to be.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use fred::types::Value;
 use futures_util::{StreamExt, stream};
@@ -19,7 +19,6 @@ use super::{
     error::Error,
     exchange::Answer,
     msgpack::Arguments,
-    node::{Effect, Node, Request},
     scripts::{self, Outcome},
 };
 use crate::session::{Policy, Proof, SessionId, SessionLimitPolicy, SessionName, Subject, View};
@@ -207,14 +206,8 @@ impl Store {
         args.extend(order.iter().map(|word| Value::from(*word)));
         args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
         // With scores the reply is an array of pairs: none that a stored text could begin.
-        let args = &args[..];
-        let read = async |node: Arc<Node>, asking| {
-            let request = Request::Command { name: "ZRANGE", args };
-            let reply = node.send(Lane::Bulk, request, deadline, Effect::Reads, asking);
-            // Right behind it: what a replica lacks would not be ended.
-            Ok(tokio::try_join!(biased; reply, node.is_primary(deadline))?.0)
-        };
-        let reply = self.connection.at(self.keys.partition_of_subject(subject), deadline, read).await?;
+        let partition = self.keys.partition_of_subject(subject);
+        let reply = self.connection.ask_primary(partition, "ZRANGE", args, deadline).await?;
         let mut entries = Vec::new();
         for pair in reply.into_array() {
             let mut pair = pair.into_array().into_iter();
@@ -225,7 +218,7 @@ impl Store {
                 None => {
                     tracing::error!(?subject, "what is no id is dropped from a subject's index");
                     let args = vec![self.keys.subject(subject).into(), id];
-                    self.connection.command(self.keys.partition_of_subject(subject), "ZREM", args, deadline).await?;
+                    self.connection.command(partition, "ZREM", args, deadline).await?;
                 }
             }
         }
