@@ -40,7 +40,7 @@ pub use redis::Redis;
 pub use watching::Watching;
 
 /// Longer than anything takes that is going to happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Waits until the check answers something.
 pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
