@@ -261,6 +261,29 @@ fn key_on_its_way(from: &Redis, to: &Redis, session: &Session) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w3_a_log_is_read_while_it_lies_elsewhere_than_its_end() {
+    for moved_first in [":meta", ":log"] {
+        let cluster = aside(|| Cluster::start(0)).await;
+        let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;
+        let client = server.client().await;
+        let (session, _) = client.create(&[]).await;
+        let mut watching = client.watch_all().await;
+        watching.bookmark().await;
+        let token = watching.token.clone();
+        client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
+        let slot = cluster.slot_of(&key_of(&cluster, &session));
+        let to = cluster.primaries().into_iter().find(|node| node.port() != cluster.primary_of_slot(slot).port());
+        let moving = cluster.begin_to_move(slot, &to.unwrap());
+        assert_eq!(moving.step_those(|key| key.ends_with(moved_first)), 1);
+        let mut resumed = client.resume(&token).await;
+        assert_eq!(resumed.event().await.r#type(), EventType::Updated);
+        aside(move || moving.finish()).await;
+        client.delete(by_id(&session.id)).await.unwrap();
+        assert_eq!(resumed.event().await.r#type(), EventType::Ended);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_that_hangs_does_not_stall_calls_to_the_others() {
     let patient = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
     let cluster = aside(move || Cluster::start_with(0, &patient)).await;

@@ -1,7 +1,5 @@
 //! The log of changes, one stream per partition: its entries, positions in it, and what follows a position.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use fred::types::Value;
 use tokio::time::Instant;
@@ -13,7 +11,7 @@ use super::{
     error::{Error, Failure},
     keys::Partition,
     msgpack::{Reader, Truncated},
-    node::{Effect, Lane, Node, Request},
+    node::Lane,
     record::{self, Corrupt},
 };
 
@@ -214,46 +212,44 @@ impl Store {
 
     /// The entries that follow the position, at most a page of them.
     pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<Page, Error> {
-        let (tail, range) =
-            (self.tail_fields(partition), self.range(partition, &format!("({}", after.to_text()), PAGE));
-        let ask = async |node: &Node, asking, name, args: &[Value]| {
-            node.send(Lane::Bulk, Request::Command { name, args }, deadline, Effect::Reads, asking).await
-        };
-        let reads = async |node: Arc<Node>, asking| {
-            // One server answers in order: what is appended after the tail was read can only be among the entries.
-            let reads = tokio::try_join!(
-                biased;
-                ask(&node, asking, "HMGET", &tail),
-                ask(&node, asking, "XRANGE", &range)
-            );
-            reads.map(|(tail, entries)| (node, asking, tail, entries))
-        };
-        let (node, asking, tail, entries) = self.connection.at(partition, deadline, reads).await?;
-        let entries = match self.read_entries(partition, entries) {
+        let from = format!("({}", after.to_text());
+        let follows = |entries: &[Entry]| entries.first().is_some_and(|first| first.previous == after);
+        // Redis answers in order: what is appended after the tail was read can only be among the entries.
+        let (tail, entries) = tokio::join!(
+            biased;
+            self.tail(partition, deadline),
+            self.range(partition, &from, PAGE, deadline)
+        );
+        let entries = match entries {
             Err(Error::Unexpected(what)) => {
                 tracing::error!(what, "watchers have to resync past it");
                 return Ok(Page::Compacted);
             }
             entries => entries?,
         };
-        if entries.first().is_some_and(|first| first.previous == after) {
+        if follows(&entries) {
             return Ok(Page::Entries(chained(entries)));
         }
-        let tail = self.tail_of(tail)?;
+        let tail = tail?;
         if after == tail.position {
             return Ok(Page::Tail);
         }
         // A replica may only be behind.
-        node.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure))?;
+        let server = self.connection.node(partition);
+        server.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure))?;
         if tail.origin.is_some_and(|origin| after.revision < origin.revision) {
             return Ok(Page::Flushed);
+        }
+        // Where the keys are on their way each is asked for by itself: the tail may have been read after the entries.
+        let entries = self.range(partition, &from, PAGE, deadline).await?;
+        if follows(&entries) {
+            return Ok(Page::Entries(chained(entries)));
         }
         if entries.is_empty() {
             let is_behind = after.revision < tail.position.revision;
             return Ok(if is_behind { Page::Compacted } else { Page::RolledBack });
         }
-        let first = ask(&node, asking, "XRANGE", &self.range(partition, "-", 1)).await;
-        let first = self.read_entries(partition, first.map_err(|failure| self.elsewhere(failure))?)?;
+        let first = self.range(partition, "-", 1, deadline).await?;
         let is_below = |first: &Entry| after.revision < first.previous.revision;
         Ok(if first.first().is_none_or(is_below) { Page::Compacted } else { Page::RolledBack })
     }
@@ -268,12 +264,16 @@ impl Store {
         Ok(matches!(self.read_after(partition, position, deadline).await?, Page::Entries(_) | Page::Tail))
     }
 
-    fn range(&self, partition: Partition, from: &str, count: usize) -> [Value; 5] {
-        [self.keys.log(partition).into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()]
-    }
-
-    fn read_entries(&self, partition: Partition, reply: Value) -> Result<Vec<Entry>, Error> {
+    async fn range(
+        &self,
+        partition: Partition,
+        from: &str,
+        count: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Error> {
         let log = self.keys.log(partition);
+        let args = vec![log.clone().into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()];
+        let reply = self.connection.command(partition, "XRANGE", args, deadline).await?;
         let unreadable = |at: &str| Error::Unexpected(format!("entry {at} of {log:?} is in no known format"));
         let mut entries = Vec::new();
         for entry in reply.into_array() {

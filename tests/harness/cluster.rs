@@ -299,7 +299,19 @@ pub struct Move {
 impl Move {
     /// Moves at most so many of the keys that are left; how many.
     pub fn step(&self, most: usize) -> usize {
-        let keys = self.from.list(&["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), &most.to_string()]);
+        self.take(self.left(most))
+    }
+
+    /// Moves those of the keys that are left and for which this holds; how many.
+    pub fn step_those(&self, which: impl Fn(&str) -> bool) -> usize {
+        self.take(self.left(1_000).into_iter().filter(|key| which(key)).collect())
+    }
+
+    fn left(&self, most: usize) -> Vec<String> {
+        self.from.list(&["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), &most.to_string()])
+    }
+
+    fn take(&self, keys: Vec<String>) -> usize {
         if !keys.is_empty() {
             let port = self.to.port().to_string();
             let words = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
