@@ -40,6 +40,8 @@ impl World {
 
 async fn answers_again(client: &Client) {
     eventually("the server is back", async || client.create_as(Default::default()).await.ok()).await;
+    // On a connection of its own.
+    eventually("and reads the log", async || client.watch(whole_namespace()).await.ok()).await;
 }
 
 fn ids(resync: &Resync) -> BTreeSet<String> {
@@ -110,7 +112,9 @@ async fn on_resume_a_position_of_a_lost_branch_is_answered_by_rollback() {
     let (after, _) = client.create(&[]).await;
     // Both servers saw what was lost.
     for server in [&server, &other] {
-        let mut resumed = server.client().await.resume(&token).await;
+        let client = server.client().await;
+        answers_again(&client).await;
+        let mut resumed = client.resume(&token).await;
         assert_eq!(ids(&resumed.resync().await), lost);
         resumed.wait_for(EventType::Created, &after.id).await;
     }
