@@ -248,7 +248,7 @@ impl Connection {
         self.at(partition, deadline, send).await
     }
 
-    /// The same, of a primary: a replica lacks what it has not heard of yet.
+    /// The same of one that reads, and the answer is a primary's.
     pub async fn ask_primary(
         &self,
         partition: Partition,
@@ -257,12 +257,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Value, Error> {
         let args = &args[..];
-        let ask = async |node: Arc<Node>, asking| {
-            let request = Request::Command { name, args };
-            let reply = node.send(Lane::Bulk, request, deadline, Effect::Reads, asking);
-            // Right behind it, on the same connection.
-            Ok(tokio::try_join!(biased; reply, node.is_primary(deadline))?.0)
-        };
+        let ask = async |node: Arc<Node>, asking| node.ask_primary(name, args, deadline, asking).await;
         self.at(partition, deadline, ask).await
     }
 }

@@ -213,6 +213,19 @@ impl Node {
         if role.as_deref() == Some("master") { Ok(()) } else { Err(Failure::Elsewhere("it is a replica".into())) }
     }
 
+    /// What a primary answers to a command that reads: a replica lacks what it has not heard of yet.
+    pub async fn ask_primary(
+        &self,
+        name: &'static str,
+        args: &[Value],
+        deadline: Instant,
+        asking: Asking,
+    ) -> Result<Value, Failure> {
+        let reply = self.send(Lane::Bulk, Request::Command { name, args }, deadline, Effect::Reads, asking);
+        // Right behind it, on the same connection.
+        Ok(tokio::try_join!(biased; reply, self.is_primary(deadline))?.0)
+    }
+
     pub async fn command(
         &self,
         lane: Lane,

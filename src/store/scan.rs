@@ -80,9 +80,7 @@ impl Store {
             let run = crc32fast::hash(node.run(deadline).await?.as_bytes());
             let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
             let args = [due.clone().into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
-            let request = Request::Command { name: "ZSCAN", args: &args };
-            let reply = node.send(Lane::Bulk, request, deadline, Effect::Reads, asking);
-            Ok((run, tokio::try_join!(biased; reply, node.is_primary(deadline))?.0))
+            Ok((run, node.ask_primary("ZSCAN", &args, deadline, asking).await?))
         };
         let (run, reply) = self.connection.at(partition, deadline, scan).await?;
         let mut reply = reply.into_array().into_iter();
