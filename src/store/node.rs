@@ -279,7 +279,7 @@ impl Node {
 }
 
 /// Where there is none nothing is sent.
-pub(super) fn line(wire: &Wire) -> Result<Arc<Line>, Failure> {
+fn line(wire: &Wire) -> Result<Arc<Line>, Failure> {
     wire.line().ok_or_else(|| Error::Unavailable("reconnecting".into()).into())
 }
 

@@ -37,6 +37,8 @@ pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) {
             store.servers().into_iter().map(|server| Follower::new(&store, &hub, server)).collect();
         let following = join_all(followers.iter().map(Follower::follow));
         tokio::select! {
+            // First: a server that has nothing any more is not listened to.
+            biased;
             () = moved => hub.note_other_run(),
             _ = following => {}
             () = answer(&followers, &mut requests) => {}
