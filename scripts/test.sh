@@ -22,7 +22,7 @@ for language in "$@"; do
   step "build client $language" make -s -C "clients/$language" build
 done
 step "stubs are fresh" make -s gen-check
-step "tests" cargo test --workspace
+step "tests" cargo test --workspace --no-fail-fast
 
 printf '\n| %-24s | %6s | %7s |\n|--------------------------|--------|---------|\n%s' step result time "$table"
 printf '| %-24s | %6s | %5d s |\n' total "$([ "$failed" = 0 ] && echo ok || echo FAILED)" "$SECONDS"

@@ -210,6 +210,11 @@ impl Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.task.abort();
+        if std::thread::panicking() {
+            let (state, lost, resyncs) =
+                self.look(|mirror| (mirror.state.clone(), mirror.lost.clone(), mirror.resyncs.clone()));
+            eprintln!("a mirror was {state:?} after {lost:?} and {resyncs:?}");
+        }
     }
 }
 
