@@ -6,7 +6,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -37,8 +36,6 @@ pub struct Auditor {
     metrics: Arc<Metrics>,
     /// Between two audits of the store.
     interval: Duration,
-    /// When history was last seen rewound.
-    rewound: Mutex<Instant>,
 }
 
 impl Auditor {
@@ -49,17 +46,18 @@ impl Auditor {
         metrics: Arc<Metrics>,
         interval: Duration,
     ) -> Self {
-        Auditor { store, hub, policies, metrics, interval, rewound: Mutex::new(Instant::now()) }
+        Auditor { store, hub, policies, metrics, interval }
     }
 
     /// Forgets what has left its subject, for ever.
     pub async fn tidy(&self) {
+        let rewound = self.hub.rewound();
         loop {
             let mut gone: HashMap<Subject, Vec<(SessionId, Option<u64>)>> = HashMap::new();
             for Left { subject, id, why } in self.store.left().await {
                 let added_by = match why {
                     // An ending from before a rewind may not have happened.
-                    Why::Ended(at) if at.elapsed() < FORGET_WITHIN && at > *self.rewound.lock() => None,
+                    Why::Ended(at) if at.elapsed() < FORGET_WITHIN && at > rewound.borrow().last => None,
                     Why::Ended(_) => continue,
                     Why::Left { at } => Some(at),
                 };
@@ -76,7 +74,7 @@ impl Auditor {
 
     /// Audits the store whenever it is time, for ever.
     pub async fn run(&self) {
-        let mut claimed = None;
+        let (mut claimed, mut rewound) = (None, self.hub.rewound());
         loop {
             let jitter = self.interval.mul_f64(f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX) / 10.0);
             tokio::select! {
@@ -93,8 +91,7 @@ impl Auditor {
                         self.audit().await;
                     }
                 }
-                () = self.hub.rewound() => {
-                    *self.rewound.lock() = Instant::now();
+                Ok(()) = rewound.changed() => {
                     self.audit().await;
                     // And what was under way meanwhile, whose place in an index was lost.
                     sleep(JOINING).await;

@@ -93,7 +93,7 @@ async fn one_that_falls_off_the_log_is_ended_with_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_that_are_far_behind_read_the_log_together() {
+async fn w8_those_that_are_far_behind_keep_their_place_and_read_the_log_together() {
     const WATCHERS: usize = 8;
     let world = World::shared();
     let server = world.server_with("[limits]\nring_slots = 16").await;
@@ -126,7 +126,7 @@ async fn reads_of_the_log(server: &harness::Server) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stalled_readers_hold_up_no_call_and_no_other_watcher() {
+async fn w8_stalled_readers_hold_up_no_call_and_no_other_watcher() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;

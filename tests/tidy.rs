@@ -383,6 +383,20 @@ fn tests_that_pages_name_exist() {
 }
 
 #[test]
+fn every_guarantee_has_a_test_that_bears_its_name() {
+    let code: String = texts("tests", "rs").into_values().collect();
+    let promised = (1..=8).map(|number| format!("S{number}")).chain((1..=10).map(|number| format!("W{number}")));
+    for (page, series) in [("README.md", "SW"), ("docs/watching.md", "W")] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        let wanted = promised.clone().filter(|name| series.contains(&name[..1]));
+        let missing = wanted.filter(|name| !text.contains(&format!("\n| {name} | ")));
+        no_more(missing.collect(), &format!("say in {page} what is promised"));
+    }
+    let missing = promised.filter(|name| !code.contains(&format!("fn {}_", name.to_lowercase())));
+    no_more(missing.collect(), "name a test after the guarantee that it shows");
+}
+
+#[test]
 fn features_of_fred_that_leak_or_read_what_is_old_are_off() {
     let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
     let manifest: toml::Table = manifest.parse().unwrap();

@@ -21,7 +21,7 @@ use super::{
     directory::Directory,
     error::{Error, Failure},
     keys::Partition,
-    node::{Asking, Effect, Lane, Node, Opener, Request, name_of},
+    node::{Asking, Node, Opener, name_of},
 };
 
 /// How often the directory is asked, and how soon again where a server said that it is out of date.
@@ -233,7 +233,7 @@ impl Connection {
         self.out_of_date.notify_one();
     }
 
-    /// Sends a command that reads, or that may as well be sent again.
+    /// Sends a command that reads, or that may as well be sent again; the answer is a primary's.
     pub async fn command(
         &self,
         partition: Partition,
@@ -242,22 +242,8 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Value, Error> {
         let args = &args[..];
-        let send = async |node: Arc<Node>, asking| {
-            node.send(Lane::Bulk, Request::Command { name, args }, deadline, Effect::Reads, asking).await
-        };
-        self.at(partition, deadline, send).await
-    }
-
-    /// The same of one that reads, and the answer is a primary's.
-    pub async fn ask_primary(
-        &self,
-        partition: Partition,
-        name: &'static str,
-        args: Vec<Value>,
-        deadline: Instant,
-    ) -> Result<Value, Error> {
-        let args = &args[..];
         let ask = async |node: Arc<Node>, asking| node.ask_primary(name, args, deadline, asking).await;
+        // Boxed: large, and many are under way at once within one future.
         self.at(partition, deadline, ask).await
     }
 }

@@ -234,9 +234,6 @@ impl Store {
         if after == tail.position {
             return Ok(Page::Tail);
         }
-        // A replica may only be behind.
-        let server = self.connection.node(partition);
-        server.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure))?;
         if tail.origin.is_some_and(|origin| after.revision < origin.revision) {
             return Ok(Page::Flushed);
         }

@@ -57,14 +57,14 @@ impl Store {
             ListPosition::AddedBefore(_) => return Ok((Vec::new(), None)),
         };
         let due = self.keys.due(partition, namespace);
-        let count = self.connection.ask_primary(partition, "ZCARD", vec![due.clone().into()], deadline).await?;
+        let count = self.connection.command(partition, "ZCARD", vec![due.clone().into()], deadline).await?;
         let next_partition = || {
             let next = Partition(partition.0 + 1);
             (next.index() < self.keys.partitions().len()).then_some(ListPosition::After(next, None))
         };
         if run_and_cursor.is_none() && count.as_u64().unwrap_or(0) <= READ_WHOLE {
             let args = vec![due.into(), 0.into(), (-1).into()];
-            let reply = self.connection.ask_primary(partition, "ZRANGE", args, deadline).await?;
+            let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
             let mut ids: Vec<SessionId> = ids(reply.into_array()).filter(|id| Some(*id) > after).collect();
             ids.sort_unstable();
             if ids.len() > limit {

@@ -207,7 +207,7 @@ impl Store {
         args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
         // With scores the reply is an array of pairs: none that a stored text could begin.
         let partition = self.keys.partition_of_subject(subject);
-        let reply = self.connection.ask_primary(partition, "ZRANGE", args, deadline).await?;
+        let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
         let mut entries = Vec::new();
         for pair in reply.into_array() {
             let mut pair = pair.into_array().into_iter();

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -67,12 +67,19 @@ pub struct Hub {
     pub deadlines: Deadlines,
     pub vanished: Vanished,
     pub(super) pages: Pages,
-    rewinds: Notify,
-    /// How often history was, or may have been, rewound.
-    times_rewound: AtomicU64,
+    rewound: watch::Sender<Rewound>,
     pub metrics: Arc<Metrics>,
     limits: Limits,
     made: Instant,
+}
+
+/// That history was, or may have been, rewound.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewound {
+    /// What was read while this changed may be of two histories.
+    pub times: u64,
+    /// The last time; at first, when this process began.
+    pub last: Instant,
 }
 
 /// What the watchers may take.
@@ -127,8 +134,7 @@ impl Hub {
             deadlines,
             vanished: Vanished::new(partitions),
             pages: Pages::new(partitions),
-            rewinds: Notify::new(),
-            times_rewound: AtomicU64::new(0),
+            rewound: watch::Sender::new(Rewound { times: 0, last: Instant::now() }),
             metrics,
             limits,
             made: Instant::now(),
@@ -231,13 +237,16 @@ impl Hub {
     }
 
     fn note_rewind(&self) {
-        self.times_rewound.fetch_add(1, Ordering::Relaxed);
-        self.rewinds.notify_one();
+        self.rewound.send_modify(|rewound| *rewound = Rewound { times: rewound.times + 1, last: Instant::now() });
     }
 
-    /// How often history was, or may have been, rewound: what was read while this changed may be of two histories.
+    /// What history has been through; told whenever it is, or may have been, rewound.
+    pub fn rewound(&self) -> watch::Receiver<Rewound> {
+        self.rewound.subscribe()
+    }
+
     pub(super) fn times_rewound(&self) -> u64 {
-        self.times_rewound.load(Ordering::Relaxed)
+        self.rewound.borrow().times
     }
 
     /// To be called every [`LOOK_EVERY`]: takes leave of watchers that have read nothing for too long; their last word
@@ -269,11 +278,6 @@ impl Hub {
 
     pub(super) fn millis(&self) -> u64 {
         self.made.elapsed().as_millis() as u64
-    }
-
-    /// Returns once history was rewound, or emptied, since this was last asked.
-    pub async fn rewound(&self) {
-        self.rewinds.notified().await;
     }
 
     /// Registers a watcher that its reader lets go on once in this interval at least; it is told of what comes after the

@@ -100,7 +100,8 @@ impl Reader {
     /// Reads on to the ends of all logs.
     pub async fn read(&mut self) {
         for partition in self.store.partitions() {
-            eventually("the log is read", async || self.read_on(partition).await.ok()).await;
+            // Boxed: deeper than the compiler goes.
+            eventually("the log is read", async || Box::pin(self.read_on(partition)).await.ok()).await;
         }
     }
 
