@@ -6,7 +6,7 @@
 //! RESP2 (an array that begins with the text `message` is then taken for a push), and wait for ever. Time-outs,
 //! heartbeats and reconnecting are our own: see `wire`.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fred::{
@@ -213,7 +213,8 @@ impl Node {
         if role.as_deref() == Some("master") { Ok(()) } else { Err(Failure::Elsewhere("it is a replica".into())) }
     }
 
-    /// What a primary answers to a command that reads: a replica lacks what it has not heard of yet.
+    /// What a primary answers to a command that reads, or may as well be sent again: a replica lacks what it has not heard
+    /// of yet.
     pub async fn ask_primary(
         &self,
         name: &'static str,
@@ -249,10 +250,12 @@ impl Node {
             Lane::Bulk => &self.bulk,
         })?;
         let started = Instant::now();
-        let answer = match asking {
-            Asking::No => timeout_at(deadline, line.answer(request.send(&line))).await,
-            Asking::Yes => timeout_at(deadline, line.answer(request.ask(&line))).await,
+        // Boxed: fred's futures take some 30 KB, which whoever calls would have in each of its own.
+        let sending: Pin<Box<dyn Future<Output = _> + Send>> = match asking {
+            Asking::No => Box::pin(request.send(&line)),
+            Asking::Yes => Box::pin(request.ask(&line)),
         };
+        let answer = timeout_at(deadline, line.answer(sending)).await;
         let answer = match answer {
             Ok(answer) => answer.map_err(|error| failure(&error, effect)),
             Err(_) if effect == Effect::Reads => Err(Error::Timeout.into()),
