@@ -1,4 +1,5 @@
-//! Keeps the subjects' indexes true: forgets what has left them, and repairs what a crash or a failover left behind.
+//! Keeps the subjects' indexes true: forgets what has left them, and repairs what a crash or a failover left behind. Finds
+//! sessions whose keys vanished unheard, too.
 //!
 //! Every instance forgets what it ended itself. The audit walks through everything, both ways: a session that lives is in
 //! its subject's index, and an entry of an index has a session. One instance does it at a time, and each at once after

@@ -90,6 +90,7 @@ impl Watch {
         let request = self.request()?;
         let mut following = Following {
             is_whole: !request.initial_state || !request.resume_token.is_empty(),
+            may_end: !self.whose.ids.is_empty(),
             request,
             silence: self.bookmark_interval.saturating_mul(2),
             common: self.common,
@@ -139,6 +140,8 @@ struct Following {
     request: WatchRequest,
     /// Whether it was, or was not asked for.
     is_whole: bool,
+    /// It is for ids alone: all may have ended.
+    may_end: bool,
     /// After so long without a response the watch is opened again.
     silence: Duration,
     table: Table<7>,
@@ -161,7 +164,8 @@ impl Following {
                 None if is_too_slow => {
                     return Err(Failure::Interrupted("the server found this watch too slow".to_owned()));
                 }
-                None => return Ok(()),
+                None if self.may_end => return Ok(()),
+                None => return Err(Failure::Interrupted("the server closed the watch".to_owned())),
             }
         }
     }
@@ -170,16 +174,19 @@ impl Following {
     fn take(&mut self, response: WatchResponse) -> Result<bool, Failure> {
         // The first response brings the table's header, with or without events.
         self.common.output.print("WatchResponse", &response, |response| self.table.lines(rows(response)))?;
-        let mut is_too_slow = false;
+        let (mut is_too_slow, mut is_well) = (false, false);
         match &response.control {
             Some(Control::Resync(resync)) if resync.reason() == ResyncReason::SlowConsumer => is_too_slow = true,
             Some(Control::Resync(_)) => self.is_whole = !self.request.initial_state,
-            Some(Control::Synced(_)) => self.is_whole = true,
-            Some(Control::Bookmark(_)) | None => {}
+            Some(Control::Synced(_)) => (self.is_whole, is_well) = (true, true),
+            Some(Control::Bookmark(_)) => is_well = self.is_whole,
+            None => {}
         }
         self.request.resume_token = if self.is_whole { response.resume_token } else { Default::default() };
         self.is_under_way = true;
-        self.backoff = Backoff::default();
+        if is_well {
+            self.backoff = Backoff::default();
+        }
         Ok(is_too_slow)
     }
 }

@@ -11,7 +11,8 @@ pub struct Flags {
     /// Address and port of /metrics, /healthz and /readyz [default: 127.0.0.1:9464].
     #[arg(long, env = "SESSIOND_METRICS_LISTEN")]
     metrics_listen: Option<String>,
-    /// redis://[user:password@]host:port[/db] or redis+unix:///path [default: a private one is started].
+    /// redis://[user:password@]host:port[/db], rediss:// by TLS, redis+unix:///path, redis-cluster://host:port or
+    /// redis-sentinel://host:port?sentinelServiceName=NAME [default: a private one is started].
     #[arg(long, env = "SESSIOND_REDIS", hide_env_values = true)]
     redis: Option<String>,
     /// What the keys begin with, so that a Redis can be shared [default: sessiond:].

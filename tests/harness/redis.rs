@@ -28,12 +28,17 @@ pub const CREDENTIALS: &str = "sessiond:change-me";
 /// The arguments with which a Redis tells of keys that vanish.
 pub const TELLS_OF_VANISHING: [&str; 2] = ["--notify-keyspace-events", "Egxe"];
 
+/// The manual's rule for a user who may do this, from the user's name on.
+pub fn rule(allowed: &str) -> &'static str {
+    let manual = include_str!("../../docs/operating/README.md");
+    let rule = manual.lines().find(|line| line.starts_with(RULE) && line.contains(allowed));
+    rule.expect("the manual gives a rule").strip_prefix("ACL SETUSER ").expect("it begins so")
+}
+
 /// The arguments that give a Redis the user whose rule the manual gives, for keys with this prefix.
 pub fn user(prefix: &str) -> Vec<String> {
-    let manual = include_str!("../../docs/operating/README.md");
-    let rule = manual.lines().find(|line| line.starts_with(RULE)).expect("the manual gives a rule");
-    let rule = rule.replace("sessiond:*", &format!("{prefix}*"));
-    ["--user"].into_iter().chain(rule.split_whitespace().skip(2)).map(str::to_owned).collect()
+    let rule = rule("+evalsha").replace("sessiond:*", &format!("{prefix}*"));
+    ["--user"].into_iter().chain(rule.split_whitespace()).map(str::to_owned).collect()
 }
 
 /// As that user, through this socket.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::{
     Redis,
-    redis::{CREDENTIALS, plain},
+    redis::{CREDENTIALS, plain, rule},
     servers::until,
     tls::{Certificates, no_other_port},
 };
 
 const SENTINELS: usize = 3;
+/// The Sentinels' own user and password, as the URL names them.
+const OWN: &str = "sentinelUsername=sessiond&sentinelPassword=change-me";
 /// The name of what they watch over.
 const NAME: &str = "main";
 
@@ -53,7 +55,7 @@ impl Sentinels {
     pub fn url(&self) -> String {
         let others: Vec<String> = self.sentinels[1..].iter().map(|of| format!("node={}&", of.address())).collect();
         let first = self.sentinels[0].address();
-        format!("redis-sentinel://{CREDENTIALS}@{first}?{}sentinelServiceName={NAME}", others.concat())
+        format!("redis-sentinel://{CREDENTIALS}@{first}?{}sentinelServiceName={NAME}&{OWN}", others.concat())
     }
 
     /// The same where they speak TLS.
@@ -160,17 +162,16 @@ fn sentinel(primary: u16, certificates: Option<&Certificates>) -> Redis {
         let own = listening(port, certificates);
         let own: Vec<String> = own.chunks(2).map(|setting| setting.join(" ").replacen("--", "", 1)).collect();
         let (host, by_name) = if certificates.is_some() { ("localhost", "yes") } else { ("127.0.0.1", "no") };
-        // The password stands in the URL for the servers. A client may present it here too.
+        // The Sentinels have a user of the same name and password as the servers, who may do nothing but ask.
         let configuration = format!(
             "{}\nbind 127.0.0.1\nunixsocket redis.sock\n\
              sentinel resolve-hostnames {by_name}\nsentinel announce-hostnames {by_name}\n\
-             user {} on >{} +@all\n\
+             user {}\n\
              sentinel monitor {NAME} {host} {primary} 2\n\
              sentinel down-after-milliseconds {NAME} 1000\n\
              sentinel failover-timeout {NAME} 3000\n",
             own.join("\n"),
-            CREDENTIALS.split(':').next().unwrap(),
-            CREDENTIALS.split(':').next_back().unwrap(),
+            rule("+sentinel|master"),
         );
         std::fs::write(directory.join("sentinel.conf"), configuration).unwrap();
         vec!["sentinel.conf".into(), "--sentinel".into()]

@@ -116,7 +116,8 @@ const (
 	Cause_CAUSE_IDLE_TIMEOUT Cause = 5
 	// Lived for too long.
 	Cause_CAUSE_ABSOLUTE_TIMEOUT Cause = 6
-	// Changed in Redis behind our back.
+	// Deleted in Redis behind our back. Nothing but namespace and id is known then: the session in the event has no more,
+	// and the event comes to every watch of the namespace by subject or labels, whosever the session was.
 	Cause_CAUSE_OUT_OF_BAND Cause = 7
 )
 

@@ -376,7 +376,8 @@ pub enum Cause {
     IdleTimeout = 5,
     /// Lived for too long.
     AbsoluteTimeout = 6,
-    /// Changed in Redis behind our back.
+    /// Deleted in Redis behind our back. Nothing but namespace and id is known then: the session in the event has no more,
+    /// and the event comes to every watch of the namespace by subject or labels, whosever the session was.
     OutOfBand = 7,
 }
 impl Cause {

@@ -580,7 +580,8 @@ export enum Cause {
   ABSOLUTE_TIMEOUT = 6,
 
   /**
-   * Changed in Redis behind our back.
+   * Deleted in Redis behind our back. Nothing but namespace and id is known then: the session in the event has no more,
+   * and the event comes to every watch of the namespace by subject or labels, whosever the session was.
    *
    * @generated from enum value: CAUSE_OUT_OF_BAND = 7;
    */

@@ -73,7 +73,8 @@ public enum Cause
   CAUSE_ABSOLUTE_TIMEOUT(6),
   /**
    * <pre>
-   * Changed in Redis behind our back.
+   * Deleted in Redis behind our back. Nothing but namespace and id is known then: the session in the event has no more,
+   * and the event comes to every watch of the namespace by subject or labels, whosever the session was.
    * </pre>
    *
    * <code>CAUSE_OUT_OF_BAND = 7;</code>
@@ -149,7 +150,8 @@ public enum Cause
   public static final int CAUSE_ABSOLUTE_TIMEOUT_VALUE = 6;
   /**
    * <pre>
-   * Changed in Redis behind our back.
+   * Deleted in Redis behind our back. Nothing but namespace and id is known then: the session in the event has no more,
+   * and the event comes to every watch of the namespace by subject or labels, whosever the session was.
    * </pre>
    *
    * <code>CAUSE_OUT_OF_BAND = 7;</code>
