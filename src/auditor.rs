@@ -146,8 +146,7 @@ impl Auditor {
                 }
                 Err(error) => {
                     count(Err(error));
-                    sleep(RETRY).await;
-                    None
+                    Some(position.next_server())
                 }
             };
         }
@@ -163,7 +162,7 @@ impl Auditor {
 
     /// Adds what lives and is in no index.
     async fn audit_sessions(&self, partition: Partition, namespace: &Namespace) -> Result<u64, Error> {
-        let mut repaired = 0;
+        let (mut repaired, mut failed) = (0, None);
         let mut next = Some(ListPosition::After(partition, None));
         while let Some(from) = next.filter(|next| next.partition() == Some(partition)) {
             let (ids, then) = self.store.list(namespace, from, BATCH, deadline()).await?;
@@ -181,12 +180,16 @@ impl Auditor {
                 }
             });
             for added in futures_util::future::join_all(looks).await {
-                repaired += u64::from(added?);
+                match added {
+                    Ok(added) => repaired += u64::from(added),
+                    // Its subject's index may lie on another server. The others are looked at all the same.
+                    Err(error) => failed = Some(error),
+                }
             }
             sleep(REST).await;
             next = then;
         }
-        Ok(repaired)
+        failed.map_or(Ok(repaired), Err)
     }
 
     /// Whether the session was in no index, and is now.

@@ -5,6 +5,7 @@
 //! wake-up; what it cannot take from the ring any more it reads from the log.
 
 mod behind;
+mod bookmark;
 mod deadlines;
 mod feed;
 mod filter;

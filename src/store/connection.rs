@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     directory::Directory,
-    error::{Error, Failure},
+    error::{Error, Failure, is_on_its_way},
     keys::Partition,
     node::{Asking, Node, Opener, name_of},
 };
@@ -106,7 +106,7 @@ impl Connection {
         tokio::join!(self.keep_nodes_alive(), self.follow_directory());
     }
 
-    /// Each from when it comes until it leaves, whatever the others do.
+    /// Each from when it comes until it leaves, whatever the others do; then its connections are closed.
     async fn keep_nodes_alive(&self) {
         let mut map = self.map.subscribe();
         let (mut keeping, mut kept) = (FuturesUnordered::new(), Vec::<Arc<Node>>::new());
@@ -115,7 +115,10 @@ impl Connection {
             let is_new = |node: &&Arc<Node>| !kept.iter().any(|other| Arc::ptr_eq(node, other));
             for node in nodes.iter().filter(is_new) {
                 let node = node.clone();
-                keeping.push(async move { node.keep_alive().await });
+                keeping.push(async move {
+                    node.keep_alive().await;
+                    node.close().await;
+                });
             }
             kept = nodes;
             loop {
@@ -163,14 +166,22 @@ impl Connection {
         let places: Vec<_> = places.into_iter().zip(present).map(|(place, present)| place.unwrap_or(present)).collect();
         let wanted = distinct(&places);
         let is_new = |place: &&ServerConfig| before.find(place).is_none();
-        let opened = wanted.iter().filter(is_new).map(|place| open_node(&self.opener, place));
-        let mut nodes = before.nodes.clone();
-        for opened in join_all(opened).await {
+        let opening = wanted.iter().filter(is_new).map(|place| open_node(&self.opener, place));
+        let mut opening: FuturesUnordered<_> = opening.collect();
+        // What goes to known servers moves at once, the rest with each that is new: one that hangs holds up no other.
+        self.arrange(&places, None);
+        while let Some(opened) = opening.next().await {
             match opened {
-                Ok(node) => nodes.push(node),
+                Ok(node) => self.arrange(&places, Some(node)),
                 Err(error) => tracing::warn!(%error, "a new server cannot be used"),
             }
         }
+    }
+
+    /// Makes the map anew from where the partitions are to lie, as far as the servers there are known.
+    fn arrange(&self, places: &[ServerConfig], opened: Option<Arc<Node>>) {
+        let before = self.map.borrow().clone();
+        let nodes: Vec<Arc<Node>> = before.nodes.iter().cloned().chain(opened).collect();
         let places = places.iter().zip(&before.of);
         let of: Vec<usize> = places.map(|(place, before)| place_of(&nodes, place).unwrap_or(*before)).collect();
         let (kept, left): (Vec<usize>, Vec<usize>) = (0..nodes.len()).partition(|index| of.contains(index));
@@ -183,7 +194,7 @@ impl Connection {
         }
         tracing::info!(servers = ?moved.iter().map(|node| node.name()).collect::<Vec<_>>(), "partitions have moved");
         self.map.send_replace(Arc::new(Map { nodes: moved, of }));
-        join_all(left.into_iter().map(|index| nodes[index].clone()).map(async |node| node.close().await)).await;
+        left.into_iter().for_each(|index| nodes[index].left.cancel());
     }
 
     /// Does it at the server that has the partition, and again where that turns out to be another one, or none right now.
@@ -221,8 +232,7 @@ impl Connection {
 
     async fn wait_for_move(&self, why: &str, pause: Duration) {
         let mut map = self.map.subscribe();
-        // A slot that is on its way is still where it was.
-        if why.starts_with("MOVED") || why.starts_with("READONLY") {
+        if !is_on_its_way(why) {
             self.note_out_of_date();
         }
         let _ = timeout(pause, map.changed()).await;

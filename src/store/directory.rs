@@ -14,9 +14,9 @@ use fred::{
         config::{Config, Server, ServerConfig},
     },
 };
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     error::Error,
@@ -25,6 +25,8 @@ use super::{
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
+/// An epoch that nobody has named for so long counts no more: the Sentinels, or the Cluster, may have been made anew.
+const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Who is asked.
 pub enum Directory {
@@ -39,13 +41,24 @@ pub struct Lookouts {
     /// Of the Sentinels, where they differ from the servers'.
     credentials: Option<(Option<String>, Option<String>)>,
     lines: Mutex<HashMap<Server, Arc<Line>>>,
+    /// Of each slot: the newest epoch, and when it was named last.
+    newest: Mutex<HashMap<u16, (u64, Instant)>>,
 }
+
+/// What each of those who were asked answered to each question.
+type Answers = Vec<(Server, Result<Vec<Value>, String>)>;
+/// Who has a slot, and since which epoch; None = nobody, as far as was told.
+type Owner = Option<(u64, ServerConfig)>;
 
 impl Directory {
     /// As the URL says.
     pub fn of(config: &Config) -> Self {
-        let lookouts =
-            |seeds: &[Server], credentials| Lookouts { seeds: seeds.to_vec(), credentials, lines: Mutex::default() };
+        let lookouts = |seeds: &[Server], credentials| Lookouts {
+            seeds: seeds.to_vec(),
+            credentials,
+            lines: Mutex::default(),
+            newest: Mutex::default(),
+        };
         match &config.server {
             ServerConfig::Clustered { hosts, .. } => Directory::Cluster { lookouts: lookouts(hosts, None) },
             ServerConfig::Sentinel { hosts, service_name, username, password } => Directory::Sentinels {
@@ -65,7 +78,7 @@ impl Directory {
         matches!(self, Directory::Cluster { .. })
     }
 
-    /// Which server has each of these slots; None = nobody has it.
+    /// Which server has each of these slots; None = nobody has it, or only old news is to be had.
     pub async fn look(
         &self,
         opener: &Opener,
@@ -75,14 +88,16 @@ impl Directory {
         match self {
             Directory::Fixed(place) => Ok(vec![Some(place.clone()); slots.len()]),
             Directory::Sentinels { lookouts, service } => {
-                let args = vec!["MASTER".into(), service.clone().into()];
-                let answers = lookouts.ask(opener, "SENTINEL", args, &[]).await;
-                Ok(vec![Some(newest_primary(answers, service)?); slots.len()])
+                let questions = ["MASTER", "GET-MASTER-ADDR-BY-NAME"].map(|word| vec![word.into(), service.into()]);
+                let answers = lookouts.ask(opener, "SENTINEL", &questions, &[]).await;
+                let primary = newest_primary(answers, service)?;
+                Ok(lookouts.not_superseded(slots, vec![Some(primary); slots.len()]))
             }
             Directory::Cluster { lookouts } => {
                 let known: Vec<Server> = known.iter().flat_map(|node| node.place.hosts()).collect();
-                let answers = lookouts.ask(opener, "CLUSTER", vec!["NODES".into()], &known).await;
-                newest_owners(answers, slots, opener.config.tls.is_some())
+                let answers = lookouts.ask(opener, "CLUSTER", &[vec!["NODES".into()]], &known).await;
+                let owners = newest_owners(answers, slots, opener.config.tls.is_some())?;
+                Ok(lookouts.not_superseded(slots, owners))
             }
         }
     }
@@ -94,34 +109,45 @@ impl Directory {
     }
 }
 
-/// What one of them answered, and who that was.
-type Answers = Vec<(Server, Result<Value, String>)>;
-
 impl Lookouts {
     /// Asks all seeds, and these besides.
-    async fn ask(&self, opener: &Opener, command: &'static str, args: Vec<Value>, known: &[Server]) -> Answers {
+    async fn ask(&self, opener: &Opener, command: &'static str, questions: &[Vec<Value>], known: &[Server]) -> Answers {
         let others = known.iter().filter(|server| !self.seeds.contains(server));
-        let asked = self.seeds.iter().chain(others).map(|server| {
-            let args = args.clone();
-            async move {
-                let answer = async {
-                    let line = self.line(opener, server).await?;
-                    line.custom::<Value, _>(custom(command), args).await
-                };
-                let answer = match timeout(ANSWER_WITHIN, answer).await {
-                    Ok(answer) => answer.map_err(|error| error.details().to_owned()),
-                    Err(_) => Err("no answer".into()),
-                };
-                if answer.is_err() {
-                    self.lines.lock().remove(server);
-                }
-                (server.clone(), answer)
+        let asked = self.seeds.iter().chain(others).map(|server| async move {
+            let answer = async {
+                let line = self.line(opener, server).await?;
+                let asks = questions.iter().map(|question| line.custom(custom(command), question.clone()));
+                try_join_all(asks).await
+            };
+            let answer = match timeout(ANSWER_WITHIN, answer).await {
+                Ok(answer) => answer.map_err(|error| error.details().to_owned()),
+                Err(_) => Err("no answer".into()),
+            };
+            if answer.is_err() {
+                self.lines.lock().remove(server);
             }
+            (server.clone(), answer)
         });
         let answers = join_all(asked).await;
         // Those who have left are not asked again.
         self.lines.lock().retain(|server, _| answers.iter().any(|(asked, _)| asked == server));
         answers
+    }
+
+    /// Those of whom nothing newer was told lately: who is cut off from the others tells old news, and may be the only one
+    /// who answers.
+    fn not_superseded(&self, slots: &[u16], owners: Vec<Owner>) -> Vec<Option<ServerConfig>> {
+        let (mut newest, now) = (self.newest.lock(), Instant::now());
+        let mut not_superseded = |(slot, owner): (&u16, Owner)| {
+            let (epoch, place) = owner?;
+            let (known, named) = newest.entry(*slot).or_insert((epoch, now));
+            if epoch < *known && now - *named < REMEMBERED {
+                return None;
+            }
+            (*known, *named) = (epoch, now);
+            Some(place)
+        };
+        slots.iter().zip(owners).map(&mut not_superseded).collect()
     }
 
     async fn line(&self, opener: &Opener, server: &Server) -> Result<Arc<Line>, FredError> {
@@ -142,30 +168,33 @@ impl Lookouts {
 
 /// Why nobody could say it: what each answered.
 fn nobody(answers: &Answers) -> String {
-    let said = |(server, answer): &(Server, Result<Value, String>)| match answer {
+    let said = |(server, answer): &(Server, Result<Vec<Value>, String>)| match answer {
         Ok(_) => format!("{server}: cannot be understood"),
         Err(error) => format!("{server}: {error}"),
     };
     answers.iter().map(said).collect::<Vec<_>>().join("; ")
 }
 
-/// The primary that the Sentinels name, the newest one.
-fn newest_primary(answers: Answers, service: &str) -> Result<ServerConfig, Error> {
+/// The primary that the Sentinels name, the newest one. The address is asked for by itself: amid a failover the Sentinel
+/// that leads it has the new epoch already, and the old address still, among what else it tells of the primary.
+fn newest_primary(answers: Answers, service: &str) -> Result<(u64, ServerConfig), Error> {
     let named = answers.iter().filter_map(|(_, answer)| {
-        let fields: HashMap<String, String> = answer.as_ref().ok()?.clone().convert().ok()?;
-        let place = ServerConfig::new_centralized(fields.get("ip")?, fields.get("port")?.parse().ok()?);
+        let [told, address] = &answer.as_ref().ok()?[..] else { return None };
+        let fields: HashMap<String, String> = told.clone().convert().ok()?;
+        let (host, port): (String, String) = address.clone().convert().ok()?;
+        let place = ServerConfig::new_centralized(host, port.parse().ok()?);
         Some((fields.get("config-epoch")?.parse::<u64>().ok()?, place))
     });
-    let newest = named.max_by_key(|(epoch, _)| *epoch).map(|(_, place)| place);
+    let newest = named.max_by_key(|(epoch, _)| *epoch);
     newest
         .ok_or_else(|| Error::Unavailable(format!("no Sentinel names a primary of {service:?}: {}", nobody(&answers))))
 }
 
 /// The servers that own the slots, as the nodes of a Cluster tell: of different claims the newest one.
-fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<Option<ServerConfig>>, Error> {
-    let mut owners: Vec<Option<(u64, ServerConfig)>> = vec![None; slots.len()];
+fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<Owner>, Error> {
+    let mut owners: Vec<Owner> = vec![None; slots.len()];
     for (server, answer) in &answers {
-        let text = answer.as_ref().ok().and_then(Value::as_string).unwrap_or_default();
+        let text = answer.as_ref().ok().and_then(|answer| answer.first()?.as_string()).unwrap_or_default();
         for claim in text.lines().filter_map(|line| Claim::read(line, server, by_name)) {
             for (slot, owner) in slots.iter().zip(&mut owners) {
                 let is_newer = owner.as_ref().is_none_or(|(epoch, _)| claim.epoch > *epoch);
@@ -178,7 +207,7 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
     if answers.iter().all(|(_, answer)| answer.is_err()) {
         return Err(Error::Unavailable(nobody(&answers)));
     }
-    Ok(owners.into_iter().map(|owner| owner.map(|(_, place)| place)).collect())
+    Ok(owners)
 }
 
 /// The slots that a node has, by a line of CLUSTER NODES.
@@ -228,13 +257,13 @@ cc 10.0.0.3:6379@16379 slave aa 0 1 1 connected\n";
 aa 10.0.0.1:6379@16379 master,fail - 0 0 1 connected\n\
 cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
 
-    fn answer(host: &str, text: &str) -> (Server, Result<Value, String>) {
-        (Server::new(host, 6379), Ok(Value::from(text)))
+    fn answer(host: &str, text: &str) -> (Server, Result<Vec<Value>, String>) {
+        (Server::new(host, 6379), Ok(vec![Value::from(text)]))
     }
 
-    fn hosts(places: Vec<Option<ServerConfig>>) -> Vec<String> {
-        let host = |place: Option<ServerConfig>| place.map(|place| place.hosts()[0].host.to_string());
-        places.into_iter().map(|place| host(place).unwrap_or_default()).collect()
+    fn hosts(owners: Vec<Owner>) -> Vec<String> {
+        let host = |owner: Owner| owner.map(|(_, place)| place.hosts()[0].host.to_string());
+        owners.into_iter().map(|owner| host(owner).unwrap_or_default()).collect()
     }
 
     #[test]
@@ -254,12 +283,29 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
 
     #[test]
     fn of_several_sentinels_the_newest_word_counts() {
-        let says = |port: &str, epoch: &str| {
-            let fields = [("ip", "10.0.0.9"), ("port", port), ("config-epoch", epoch)];
+        // The leader of a failover has the epoch of the new primary, but not its address among the rest.
+        let says = |port: &str, epoch: &str, also: &str| {
+            let fields = [("ip", "10.0.0.9"), ("port", also), ("config-epoch", epoch)];
             let fields: HashMap<String, String> = fields.map(|(name, value)| (name.into(), value.into())).into();
-            (Server::new("sentinel", 26379), Ok(Value::try_from(fields).unwrap()))
+            let address = Value::Array(vec!["10.0.0.9".into(), port.into()]);
+            (Server::new("sentinel", 26379), Ok(vec![Value::try_from(fields).unwrap(), address]))
         };
-        let answers = vec![says("1", "4"), says("2", "5"), (Server::new("down", 1), Err("refused".into()))];
-        assert_eq!(newest_primary(answers, "main").unwrap(), ServerConfig::new_centralized("10.0.0.9", 2));
+        let down = (Server::new("down", 1), Err("refused".into()));
+        let answers = vec![says("1", "4", "1"), says("2", "5", "2"), says("2", "5", "1"), down];
+        assert_eq!(newest_primary(answers, "main").unwrap(), (5, ServerConfig::new_centralized("10.0.0.9", 2)));
+    }
+
+    #[test]
+    fn who_is_cut_off_from_the_others_does_not_bring_back_what_was_superseded() {
+        let lookouts =
+            Lookouts { seeds: Vec::new(), credentials: None, lines: Mutex::default(), newest: Mutex::default() };
+        let told = |epochs: [Option<u64>; 2]| {
+            let owners = epochs.map(|epoch| Some((epoch?, ServerConfig::new_centralized("10.0.0.1", 6379))));
+            lookouts.not_superseded(&[3, 4], owners.into()).iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        assert_eq!(told([Some(1), Some(7)]), [true, true]);
+        assert_eq!(told([Some(2), Some(6)]), [true, false]);
+        assert_eq!(told([Some(2), None]), [true, false]);
+        assert_eq!(told([Some(1), Some(7)]), [false, true]);
     }
 }

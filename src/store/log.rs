@@ -243,6 +243,10 @@ impl Store {
             return Ok(Page::Entries(chained(entries)));
         }
         if entries.is_empty() {
+            // Another server, which took over meanwhile, may not have what the first one told.
+            if self.tail(partition, deadline).await?.position != tail.position {
+                return Err(Error::Unavailable("the log has moved".into()));
+            }
             let is_behind = after.revision < tail.position.revision;
             return Ok(if is_behind { Page::Compacted } else { Page::RolledBack });
         }

@@ -245,7 +245,7 @@ impl Node {
         effect: Effect,
         asking: Asking,
     ) -> Result<Value, Failure> {
-        let line = line(match lane {
+        let line = self.line(match lane {
             Lane::Calls => &self.calls,
             Lane::Bulk => &self.bulk,
         })?;
@@ -265,25 +265,31 @@ impl Node {
         answer
     }
 
+    /// Where there is none nothing is sent.
+    fn line(&self, wire: &Wire) -> Result<Arc<Line>, Failure> {
+        wire.line().ok_or_else(|| match self.left.is_cancelled() {
+            true => Failure::Elsewhere("its partitions have moved".into()),
+            false => Error::Unavailable("reconnecting".into()).into(),
+        })
+    }
+
     /// Subscribes to sharded channels, one by one for their slots differ, and to plain ones.
     pub async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
-        let line = line(&self.subscriber)?;
+        let line = self.line(&self.subscriber)?;
+        // A slot that it does not have any more keeps nothing else from being heard.
         let subscribing = async {
+            let mut outcome = line.subscribe(plain).await;
             for channel in sharded {
-                line.ssubscribe(channel).await?;
+                let subscribed = line.ssubscribe(channel).await;
+                outcome = outcome.and(subscribed);
             }
-            line.subscribe(plain).await
+            outcome
         };
         match timeout(CONNECT_TIMEOUT, line.answer(subscribing)).await {
             Ok(subscribed) => subscribed.map_err(|error| failure(&error, Effect::Reads)),
             Err(_) => Err(Error::Timeout.into()),
         }
     }
-}
-
-/// Where there is none nothing is sent.
-fn line(wire: &Wire) -> Result<Arc<Line>, Failure> {
-    wire.line().ok_or_else(|| Error::Unavailable("reconnecting".into()).into())
 }
 
 impl Request<'_> {

@@ -55,6 +55,13 @@ pub struct ScanPosition {
     cursor: u64,
 }
 
+impl ScanPosition {
+    /// Where the next server begins.
+    pub fn next_server(self) -> Self {
+        ScanPosition { server: self.server + 1, cursor: 0 }
+    }
+}
+
 /// How many sessions a subject may have, and how far that was looked into.
 pub struct Limit {
     /// 0 = any number.
@@ -249,7 +256,7 @@ impl Store {
         let keys = reply.next().map(Value::into_array).unwrap_or_default();
         let subject = |key: Value| self.keys.subject_of_key(&key.into_string()?);
         let next = match cursor {
-            0 => ScanPosition { server: from.server + 1, cursor: 0 },
+            0 => from.next_server(),
             cursor => ScanPosition { cursor, ..from },
         };
         let next = (next.server < nodes.len()).then_some(next);

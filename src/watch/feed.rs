@@ -29,7 +29,7 @@ type Request = oneshot::Sender<Verified>;
 
 /// Runs for ever.
 pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) {
-    let mut requests = hub.take_requests();
+    let (mut requests, mut waiting) = (hub.take_requests(), Vec::new());
     loop {
         // Asked first: what moves from now on is told.
         let moved = store.moved();
@@ -41,16 +41,16 @@ pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) {
             biased;
             () = moved => hub.note_other_run(),
             _ = following => {}
-            () = answer(&followers, &mut requests) => {}
+            () = answer(&followers, &mut requests, &mut waiting) => {}
             () = tidy(&hub) => {}
         }
     }
 }
 
-/// Has every server's tails read for whoever asks; for ever. Where one cannot be read nobody is answered.
-async fn answer(followers: &[Follower], requests: &mut mpsc::UnboundedReceiver<Request>) {
-    let mut waiting = Vec::new();
-    while requests.recv_many(&mut waiting, usize::MAX).await > 0 {
+/// Has every server's tails read for whoever asks, and for those who wait already; for ever. Where one cannot be read
+/// nobody is answered.
+async fn answer(followers: &[Follower], requests: &mut mpsc::UnboundedReceiver<Request>, waiting: &mut Vec<Request>) {
+    while !waiting.is_empty() || requests.recv_many(waiting, usize::MAX).await > 0 {
         let verified = join_all(followers.iter().map(Follower::verify)).await;
         if let Some(verified) = verified.into_iter().collect::<Option<Vec<_>>>() {
             let as_of = verified.iter().map(|verified| verified.as_of).min().unwrap_or(0);
@@ -256,8 +256,13 @@ impl Follower {
                     for entry in entries {
                         self.hub.push_from_log(entry);
                     }
-                    if self.hub.position(partition) == at {
+                    let reached = self.hub.position(partition);
+                    if reached == at {
                         return Err(Error::Unavailable("the log leads nowhere".into()));
+                    }
+                    // What came later than that is for the channel, or the next reading.
+                    if reached.revision >= until.revision {
+                        return Ok(None);
                     }
                 }
                 Page::Compacted => return Ok(Some(Resync::Compacted)),

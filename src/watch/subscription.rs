@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -16,8 +13,8 @@ use crate::{
 
 use super::{
     behind::Behind,
+    bookmark::Bookmarks,
     filter::{Filter, Seen},
-    hub::Verified,
     lifetime::{Finish, Lifetime},
     registration::{Registration, Taken},
     ring::{Entry, Item, Missed, Resync, Slot},
@@ -99,11 +96,7 @@ pub struct Subscription {
     /// Position after the last batch: where to go on, should the watch end.
     told: Bytes,
     told_at: Instant,
-    bookmark_interval: Duration,
-    next_bookmark: Instant,
-    bookmark: Option<u64>,
-    /// The tails are being read for the next bookmark.
-    verifying: Option<oneshot::Receiver<Verified>>,
+    bookmarks: Bookmarks,
     draining: CancellationToken,
 }
 
@@ -123,7 +116,10 @@ impl Subscription {
             (Some(_), _) | (None, State::NotAsked) => None,
         };
         // What stands before the state is told by it.
-        let bookmark = if snapshot.is_some() { None } else { Some(start.as_of) };
+        let mut bookmarks = Bookmarks::new(start.bookmark_interval);
+        if snapshot.is_none() {
+            bookmarks.note(start.as_of, &registration);
+        }
         let phase = match start.resume {
             Some(at) => Phase::Behind(Behind::resumed(at, end)),
             None => Phase::Live,
@@ -140,10 +136,7 @@ impl Subscription {
             told: token.clone(),
             told_at: Instant::now(),
             token,
-            bookmark_interval: start.bookmark_interval,
-            next_bookmark: Instant::now() + start.bookmark_interval,
-            bookmark,
-            verifying: None,
+            bookmarks,
             draining,
         }
     }
@@ -158,9 +151,6 @@ impl Subscription {
         };
         self.told = batch.token.clone();
         self.told_at = Instant::now();
-        if matches!(batch.control, Some(Control::Bookmark { .. })) {
-            self.next_bookmark = self.told_at + self.bookmark_interval;
-        }
         Ok(batch)
     }
 
@@ -198,7 +188,7 @@ impl Subscription {
 
     /// The same, unless there is nothing to tell and the reader has heard of us lately.
     pub(super) fn batch_or_silence(&self, events: Vec<Matched>) -> Option<Batch> {
-        let is_silent = events.is_empty() && self.told_at.elapsed() < self.bookmark_interval;
+        let is_silent = events.is_empty() && self.told_at.elapsed() < self.bookmarks.interval;
         (!is_silent).then(|| self.batch(events, None))
     }
 
@@ -225,7 +215,9 @@ impl Subscription {
             }
             Taken::TooSlow => return Ok(Some(self.too_slow())),
         };
-        let mut events = Events::default();
+        // A reader that always has something to take does not rest.
+        self.bookmarks.look(&self.registration);
+        let (mut events, mut reached) = (Events::default(), first);
         for (number, Slot { item, token, .. }) in (first..).zip(slots) {
             if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(number)) {
                 self.registration.give_back(number);
@@ -244,13 +236,22 @@ impl Subscription {
             if self.finish.is_some() {
                 break;
             }
-            self.token = token;
+            (self.token, reached) = (token, number + 1);
             if events.bytes >= BATCH_BYTES {
                 self.registration.give_back(number + 1);
                 break;
             }
         }
-        Ok((!events.list.is_empty()).then(|| self.batch(events.list, None)))
+        if events.list.is_empty() {
+            return Ok(None);
+        }
+        let bookmark = self.bookmark_before(reached);
+        Ok(Some(self.batch(events.list, bookmark)))
+    }
+
+    /// Amid a state nothing is complete.
+    fn bookmark_before(&mut self, number: u64) -> Option<Control> {
+        if self.snapshot.is_some() { None } else { self.bookmarks.before(number) }
     }
 
     /// The state is complete here, unless a part of it was taken back before it was told as a change, or history may have
@@ -268,29 +269,15 @@ impl Subscription {
 
     /// At the ring's end: a bookmark if one is due, the end if the watch is over, else waits for what comes first.
     async fn rest(&mut self) -> Result<Option<Batch>, Finish> {
-        if let Some(as_of) = self.bookmark.take() {
-            return Ok(Some(self.batch(Vec::new(), Some(Control::Bookmark { as_of }))));
+        if let Some(bookmark) = self.bookmark_before(u64::MAX) {
+            return Ok(Some(self.batch(Vec::new(), Some(bookmark))));
         }
         self.lifetime.check()?;
         let look_in = self.lifetime.look_in(&self.store);
-        let is_verifying = self.verifying.is_some();
-        let verified = async {
-            match &mut self.verifying {
-                Some(verifying) => verifying.await.ok(),
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = self.registration.woken() => {}
             () = sleep(look_in.unwrap_or_default()), if look_in.is_some() => self.look().await,
-            () = sleep_until(self.next_bookmark), if !is_verifying => {
-                self.verifying = self.registration.hub().verify();
-                self.next_bookmark = Instant::now() + RETRY.min(self.bookmark_interval);
-            }
-            verified = verified => {
-                self.verifying = None;
-                self.bookmark = verified.map(|verified| verified.as_of);
-            }
+            () = self.bookmarks.advance(&self.registration) => {}
         }
         Ok(None)
     }
@@ -301,6 +288,7 @@ impl Subscription {
         match Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
             Ok(()) if !self.lifetime.is_whole() => {
                 while self.registration.hub().refresh().await.is_none() {
+                    self.registration.go_on();
                     sleep(RETRY).await;
                 }
             }
