@@ -2,11 +2,18 @@
 
 mod harness;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use harness::{Redis, Watching, World, client::*, eventually, process::Process, redis::TELLS_OF_VANISHING};
-use sessiond_client::v1::{Cause, CreateSessionRequest, EventType, ResyncReason, Session, SessionEvent, WatchRequest};
+use harness::{
+    Client, PATIENCE, Redis, Server, Watching, World, client::*, eventually, process::Process,
+    redis::TELLS_OF_VANISHING,
+};
+use sessiond_client::v1::{
+    AttributeValue, Cause, CreateSessionRequest, EventType, ResyncReason, Session, SessionEvent, WatchRequest,
+    watch_response::Control,
+};
+use tokio::time::timeout;
 use tonic::Code;
 
 /// A Redis that tells of keys that vanish.
@@ -17,6 +24,20 @@ fn telling() -> World {
 fn key_of(world: &World, session: &Session) -> String {
     let keys = world.redis.keys(&format!("*:s:{NAMESPACE}:{}", session.id));
     keys.into_iter().next().expect("the session has a key")
+}
+
+/// So many sessions, a few at a time.
+async fn make(client: &Client, sessions: usize, attributes: &[(&str, AttributeValue)]) {
+    for _ in 0..sessions / 20 {
+        join_all((0..20).map(|_| client.create(attributes))).await;
+    }
+}
+
+/// Returns when so many are counted that vanished: counted once the script has answered, which is after it was told.
+async fn counted(server: &Server, vanished: usize) {
+    let is_counted =
+        async || (server.metric("sessiond_vanished_sessions_total").await == vanished as f64).then_some(());
+    eventually("they are counted", is_counted).await;
 }
 
 /// The one ending of a session, and that no other follows.
@@ -77,10 +98,19 @@ async fn one_whose_deadline_is_over_by_then_ended_by_that() {
     let request = CreateSessionRequest { idle_timeout: millis(1_000), ..Default::default() };
     let (session, _) = client.create_as(request).await.unwrap();
     let key = key_of(&world, &session);
-    // Taken away at the last moment: the sweeper comes first, or the bridge finds the deadline over.
-    tokio::time::sleep(Duration::from_millis(970)).await;
-    world.redis.command(&["DEL", &key]);
+    // The sweeper, which would come first, is not led to it: what decides is the script that the bridge runs.
+    world.redis.keys("*:ns").iter().for_each(|namespaces| drop(world.redis.must(&["DEL", namespaces])));
+    let expires = session.expire_time.unwrap();
+    let is_over = async || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        (now > Duration::new(expires.seconds as u64, expires.nanos as u32)).then_some(())
+    };
+    eventually("its deadline is over", is_over).await;
+    assert_eq!(watching.everything_so_far().await.len(), 1, "it was made, and is not ended");
+    world.redis.must(&["DEL", &key]);
     assert_eq!(ending(&mut watching, &session).await.cause(), Cause::IdleTimeout);
+    counted(&server, 1).await;
+    assert_eq!(server.metric("sessiond_sessions_expired_total").await, 0.0);
 }
 
 #[tokio::test]
@@ -90,7 +120,7 @@ async fn many_that_vanish_at_once_are_all_told() {
     let server = world.server().await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
-    join_all((0..SESSIONS).map(|_| client.create(&[]))).await;
+    make(&client, SESSIONS, &[]).await;
     let keys = world.redis.keys("sessiond:*:s:*");
     let words: Vec<&str> = ["UNLINK"].into_iter().chain(keys.iter().map(String::as_str)).collect();
     world.redis.command(&words);
@@ -102,10 +132,7 @@ async fn many_that_vanish_at_once_are_all_told() {
             ended += 1;
         }
     }
-    eventually("they are counted", async || {
-        (server.metric("sessiond_vanished_sessions_total").await == SESSIONS as f64).then_some(())
-    })
-    .await;
+    counted(&server, SESSIONS).await;
 }
 
 #[tokio::test]
@@ -128,7 +155,8 @@ async fn watchers_by_id_and_by_subject_are_told_too() {
 #[tokio::test]
 async fn forged_news_end_nothing() {
     let world = telling();
-    let server = world.server().await;
+    // One partition: what is heard there is looked at in one go, or in order.
+    let server = world.server_with("partitions = 1").await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
     let (session, _) = client.create(&[]).await;
@@ -143,14 +171,16 @@ async fn forged_news_end_nothing() {
     let (vanished, _) = client.create(&[]).await;
     world.redis.command(&["DEL", &key_of(&world, &vanished)]);
     watching.wait_for(EventType::Ended, &vanished.id).await;
+    counted(&server, 1).await;
     assert!(client.lives(&session.id).await);
-    assert_eq!(server.metric("sessiond_vanished_sessions_total").await, 1.0);
+    assert!(watching.everything_so_far().await.is_empty());
 }
 
 #[tokio::test]
 async fn an_ending_of_our_own_is_none_behind_our_back() {
     let world = telling();
-    let server = world.server().await;
+    // One partition: what is heard there is looked at in one go, or in order.
+    let server = world.server_with("partitions = 1").await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
     for n in 0..20 {
@@ -160,7 +190,12 @@ async fn an_ending_of_our_own_is_none_behind_our_back() {
         let ended = ending(&mut watching, &session).await;
         assert_ne!(ended.cause(), Cause::OutOfBand);
     }
-    assert_eq!(server.metric("sessiond_vanished_sessions_total").await, 0.0);
+    // Their keys vanished, and Redis told so: nobody went to look, but for the one that it is true of.
+    let (vanished, _) = client.create(&[]).await;
+    world.redis.must(&["DEL", &key_of(&world, &vanished)]);
+    assert_eq!(ending(&mut watching, &vanished).await.cause(), Cause::OutOfBand);
+    counted(&server, 1).await;
+    assert_eq!(server.metric("sessiond_redis_calls_total{command=\"ZSCORE\",result=\"ok\"}").await, 1.0);
 }
 
 #[tokio::test]
@@ -210,7 +245,7 @@ async fn where_redis_tells_that_is_seen() {
 #[tokio::test]
 async fn a_redis_that_lets_itself_be_asked_is_asked_to_tell_once() {
     let redis = Redis::start_with(&["--notify-keyspace-events", "Kl"]);
-    let server = harness::Server::start(&redis.unrestricted_url(), "sessiond:", "").await;
+    let server = Server::start(&redis.unrestricted_url(), "sessiond:", "").await;
     let flags = async || redis.list(&["CONFIG", "GET", "notify-keyspace-events"]).remove(1);
     eventually("it tells", async || (server.metric("sessiond_keyspace_notifications").await == 1.0).then_some(()))
         .await;
@@ -225,29 +260,79 @@ async fn a_redis_that_lets_itself_be_asked_is_asked_to_tell_once() {
 }
 
 #[tokio::test]
-async fn what_redis_evicts_where_it_may_ends_its_session() {
+async fn what_redis_evicts_where_it_may_ends_its_session_once_on_all_instances() {
+    // It may evict what has a TTL alone, which no session has; and it tells of nothing but evictions.
+    let may = ["--notify-keyspace-events", "Ee", "--maxmemory-policy", "volatile-random"];
+    let world = World { redis: Redis::start_with(&may), prefix: "sessiond:".into() };
+    let toml = "allow_eviction = true\npartitions = 1";
+    let servers = [world.server_with(toml).await, world.server_with(toml).await, world.server_with(toml).await];
+    let mut watches = Vec::new();
+    for server in &servers {
+        watches.push(server.client().await.watch_all().await);
+    }
+    let client = servers[0].client().await;
+    let (first, second) = (client.create(&[]).await.0, client.create(&[]).await.0);
+    let mut told = [const { Vec::new() }; 3];
+    // When the second one is told, the first has been looked at everywhere; and its tombstone is evicted too.
+    for session in [&first, &second] {
+        let key = key_of(&world, session);
+        world.redis.must(&["EXPIRE", &key, "1000"]);
+        world.redis.must(&["CONFIG", "SET", "maxmemory", "1"]);
+        eventually("it is evicted", async || (world.redis.number(&["EXISTS", &key]) == 0).then_some(())).await;
+        world.redis.must(&["CONFIG", "SET", "maxmemory", "0"]);
+        for (watching, told) in watches.iter_mut().zip(&mut told) {
+            let mut ended = async |watching: &mut Watching| {
+                loop {
+                    let event = watching.event().await;
+                    told.push((event.id.clone(), event.r#type(), event.cause()));
+                    if event.r#type() == EventType::Ended && event.id == session.id {
+                        return;
+                    }
+                }
+            };
+            // Long before an audit.
+            timeout(PATIENCE, ended(watching)).await.expect("its end is told");
+        }
+    }
+    for (watching, told) in watches.iter_mut().zip(&told) {
+        assert!(watching.everything_so_far().await.is_empty());
+        let of = |session: &Session, kind, cause| (session.id.clone(), kind, cause);
+        let expected = [
+            of(&first, EventType::Created, Cause::Unspecified),
+            of(&second, EventType::Created, Cause::Unspecified),
+            of(&first, EventType::Ended, Cause::OutOfBand),
+            of(&second, EventType::Ended, Cause::OutOfBand),
+        ];
+        assert_eq!(told[..], expected);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_evicts_any_key_costs_sessions_and_not_silently() {
     let extra = ["--maxmemory-policy", "allkeys-random", "--save", ""];
     let words: Vec<&str> = TELLS_OF_VANISHING.iter().copied().chain(extra).collect();
     let world = World { redis: Redis::start_with(&words), prefix: "sessiond:".into() };
     let mut process = Process::start(&[format!("--redis={}", world.redis.url()), "--allow-eviction".into()]);
     let client = process.client().await;
     let mut watching = client.watch_all().await;
-    // Redis evicts any key: the bridge tells of sessions, or it was the store itself.
     let value = [("cart", text(&incompressible(8_000)))];
-    join_all((0..200).map(|_| client.create(&value))).await;
+    make(&client, 200, &value).await;
     let used = world.redis.info("memory", "used_memory").parse::<u64>().unwrap();
     world.redis.command(&["CONFIG", "SET", "maxmemory", &(used - 400_000).to_string()]);
-    loop {
-        let response = watching.response().await.unwrap().expect("the watch is open");
-        let is_resync = matches!(
-            &response.control,
-            Some(sessiond_client::v1::watch_response::Control::Resync(resync))
-                if resync.reason() == ResyncReason::Flushed
-        );
-        if is_resync || response.events.iter().any(|event| event.cause() == Cause::OutOfBand) {
-            break;
+    // The store's own keys are among those that may go: then what is told is that it was emptied.
+    let is_told = async {
+        loop {
+            let response = watching.response().await.unwrap().expect("the watch is open");
+            let is_resync = matches!(
+                &response.control,
+                Some(Control::Resync(resync)) if resync.reason() == ResyncReason::Flushed
+            );
+            if is_resync || response.events.iter().any(|event| event.cause() == Cause::OutOfBand) {
+                break;
+            }
         }
-    }
+    };
+    timeout(PATIENCE, is_told).await.expect("it is told");
     world.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     process.stop().await;
 }

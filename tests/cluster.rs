@@ -6,17 +6,18 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use harness::{
-    Client, Redis, Server, Status,
+    Client, Redis, Server, Status, Watching,
     client::*,
     cluster::{Cluster, MANY, PREFIX, PRIMARIES, many, on},
     eventually, prefix_of_its_own,
     process::Process,
     redis::CREDENTIALS,
     servers::aside,
-    writers::{assert_reliable, write_to},
+    writers::{assert_reliable, now, write_to},
 };
 use sessiond_client::v1::{
     Cause, CreateSessionRequest, EventType, ListSessionsRequest, ResyncReason, Session, UpdateSessionRequest,
+    WatchRequest, watch_response::Control,
 };
 
 /// The key of a session.
@@ -150,6 +151,63 @@ async fn a_slot_moves_under_load(replicas: usize, toml: &str) {
     }
     let ended = watching.everything_so_far().await;
     assert_eq!(ended.len(), MANY);
+}
+
+/// The channel of the partition that this key is of.
+fn channel_of(key: &str) -> String {
+    format!("{}}}:events", key.split_once('}').expect("it has a hash tag").0)
+}
+
+/// How often a log had to be read for what its channel did not bring.
+async fn gaps(servers: &[Server]) -> f64 {
+    join_all(servers.iter().map(|server| server.metric("sessiond_feed_gaps_total"))).await.into_iter().sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_channel_of_a_slot_that_has_moved_is_heard_where_it_is_now() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let servers = [Server::start(&cluster.url(), PREFIX, "").await, Server::start(&cluster.url(), PREFIX, "").await];
+    let client = servers[0].client().await;
+    let (session, _) = client.create(&[]).await;
+    let mut watches = Vec::new();
+    for server in &servers {
+        // Whoever waits for a bookmark has the tails read, and would be told by that.
+        let rarely = WatchRequest { bookmark_interval: seconds(30), ..whole_namespace() };
+        watches.push(server.client().await.watch(rarely).await.unwrap());
+    }
+    let key = key_of(&cluster, &session);
+    let (slot, channel) = (cluster.slot_of(&key), channel_of(&key));
+    let write = async || client.set(by_id(&session.id), &[("n", text(&new_token()))]).await.unwrap().revision;
+    // To another node; and back and there again so fast that nobody may have seen it.
+    for moves in [1, 2] {
+        let of = cluster.clone();
+        let owner = aside(move || {
+            for _ in 0..moves {
+                let from = of.primary_of_slot(slot);
+                let to = of.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
+                of.move_slot(slot, &to);
+            }
+            of.primary_of_slot(slot)
+        })
+        .await;
+        eventually("both servers listen to its owner", async || {
+            write().await;
+            owner.command(&["PUBSUB", "SHARDNUMSUB", &channel]).ends_with(":2\r\n").then_some(())
+        })
+        .await;
+        // The tails are read once a second anyway, perhaps just before what the channel brings.
+        eventually("what is written comes by the channel", async || {
+            let before = gaps(&servers).await;
+            for _ in 0..50 {
+                let revision = write().await;
+                for watching in &mut watches {
+                    while watching.event().await.revision != revision {}
+                }
+            }
+            (gaps(&servers).await == before).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -376,6 +434,70 @@ async fn a_node_that_was_emptied_is_told_and_the_others_keep_their_sessions() {
         made.iter().all(Result::is_ok).then_some(())
     })
     .await;
+}
+
+/// Takes what comes until a bookmark that is newer than this call: resyncs that say FLUSHED, and no others. How many.
+async fn times_flushed(watching: &mut Watching) -> usize {
+    let (since, mut times) = (now(), 0);
+    loop {
+        match watching.response().await.unwrap().expect("the watch is open").control {
+            Some(Control::Resync(resync)) => {
+                assert_eq!(resync.reason(), ResyncReason::Flushed);
+                times += 1;
+            }
+            Some(Control::Bookmark(bookmark)) => {
+                let as_of = bookmark.as_of.unwrap();
+                if as_of.seconds * 1_000_000 + i64::from(as_of.nanos) / 1_000 > since {
+                    return times;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_was_emptied_is_told_to_open_and_to_resumed_watches_and_goes_on() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let (a, b) = (Server::start(&cluster.url(), PREFIX, "").await, Server::start(&cluster.url(), PREFIX, "").await);
+    let clients = [a.client().await, b.client().await];
+    let gone = many(&clients[0]).await;
+    let mut watches = [clients[0].watch_all().await, clients[1].watch_all().await];
+    let token = watches[0].token.clone();
+    for node in cluster.primaries() {
+        node.must(&["FLUSHALL"]);
+    }
+    for watching in &mut watches {
+        assert_eq!(watching.resync().await.reason(), ResyncReason::Flushed);
+    }
+    let mut resumed = Vec::new();
+    for client in &clients {
+        let mut watching = client.resume(&token).await;
+        assert_eq!(watching.resync().await.reason(), ResyncReason::Flushed);
+        resumed.push(watching);
+    }
+    for session in &gone {
+        eventually("it is gone", async || (!clients[1].lives(&session.id).await).then_some(())).await;
+    }
+    eventually("new ones are made on every node", async || {
+        let made = join_all((0..MANY).map(|_| clients[0].create_as(CreateSessionRequest::default()))).await;
+        made.iter().all(Result::is_ok).then_some(())
+    })
+    .await;
+    // One that comes later knows it too, though the new history is longer by now.
+    let c = Server::start(&cluster.url(), PREFIX, "").await;
+    let mut late = c.client().await.resume(&token).await;
+    assert!(times_flushed(&mut late).await > 0);
+    let mut all: Vec<Watching> = watches.into_iter().chain(resumed).chain([late]).collect();
+    for watching in &mut all {
+        times_flushed(watching).await;
+        watching.kept();
+    }
+    let made: BTreeSet<String> = many(&clients[1]).await.into_iter().map(|session| session.id).collect();
+    for watching in &mut all {
+        let told = watching.events(MANY).await.into_iter().map(|event| event.id);
+        assert_eq!(told.collect::<BTreeSet<_>>(), made);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

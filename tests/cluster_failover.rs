@@ -2,7 +2,7 @@
 
 mod harness;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use harness::{
     Client, Server,
@@ -10,7 +10,7 @@ use harness::{
     cluster::{Cluster, MANY, PREFIX, Promotion, many, on},
     eventually,
     servers::aside,
-    writers::{assert_reliable, write_to},
+    writers::{assert_reliable, many_are_acknowledged, now, write_to},
 };
 use sessiond_client::v1::{EventType, ResyncReason, Session};
 
@@ -18,33 +18,37 @@ use sessiond_client::v1::{EventType, ResyncReason, Session};
 async fn a_primary_is_killed_and_its_replica_goes_on_with_all_that_was_confirmed() {
     const REPLICATED: &str = "[default_policy]\ndurability = 'replicated'\nreplicas = 1\n";
     let cluster = aside(|| Cluster::start(1)).await;
-    let (a, b) = (
+    let servers = [
         Server::start(&cluster.url(), PREFIX, REPLICATED).await,
         Server::start(&cluster.url(), PREFIX, REPLICATED).await,
-    );
-    let clients = [a.client().await, b.client().await];
+    ];
+    let clients = [servers[0].client().await, servers[1].client().await];
     let sessions = many(&clients[0]).await;
     let primary = cluster.primaries().remove(1);
     let hurt = on(&primary, &sessions);
     assert!(!hurt.is_empty());
-    let fault = {
-        let (cluster, client, id) = (cluster.clone(), clients[1].clone(), hurt[0].id.clone());
-        async move {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let replica = cluster.replicas_of(&primary).remove(0);
-            aside(move || {
-                primary.kill();
-                cluster.wait_for_primary(&replica);
-                // Else what follows has nobody to confirm it.
-                primary.restart();
-                cluster.wait_until_well();
-            })
-            .await;
-            eventually("it is served again", async || client.set(by_id(&id), &[("z", text("1"))]).await.ok()).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+    let (mut from, mut until) = (0, 0);
+    let fault = async {
+        many_are_acknowledged(&servers).await;
+        let replica = cluster.replicas_of(&primary).remove(0);
+        from = now();
+        let of = cluster.clone();
+        aside(move || {
+            primary.kill();
+            of.wait_for_primary(&replica);
+            // Else what follows has nobody to confirm it.
+            primary.restart();
+            of.wait_until_well();
+        })
+        .await;
+        let (client, id) = (&clients[1], &hurt[0].id);
+        eventually("it is served again", async || client.set(by_id(id), &[("z", text("1"))]).await.ok()).await;
+        until = now();
+        many_are_acknowledged(&servers).await;
     };
     let written = write_to(&clients, &sessions, 0, fault).await;
+    assert!(!written.refused.is_empty(), "the primary went while it was written to");
+    written.assert_many_around(&hurt, from, until);
     written.assert_kept(&clients[0]).await;
     // Watches over the new primary go on.
     let mut watching = clients[0].watch_all().await;

@@ -2,7 +2,10 @@
 
 mod harness;
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use harness::{
@@ -11,9 +14,11 @@ use harness::{
     eventually,
     process::Process,
     proxy::Proxy,
+    servers::aside,
     writers::{assert_reliable, write_through},
 };
 use rustix::process::Signal;
+use sessiond::store::scripts;
 use sessiond_client::v1::{
     CreateSessionRequest, EventType, GetSessionRequest, ResyncReason, SessionEvent, TouchSessionRequest,
     UpdateSessionRequest,
@@ -108,11 +113,11 @@ async fn a_cut_connection_leaves_the_outcome_unknown_and_the_write_is_not_sent_t
         line.split(',').next().unwrap().parse::<u32>().unwrap()
     };
     let before = writes(&world.redis);
-    proxy.hold();
+    proxy.hold_at(&scripts::UPDATE);
     let mut grpc = client.grpc.clone();
     let write = grpc.update_session(set(NAMESPACE, &session.id, "a", "1"));
     let cut = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        eventually("the write is under way", async || proxy.is_holding().then_some(())).await;
         proxy.cut();
         proxy.let_go();
     };
@@ -287,6 +292,36 @@ async fn calls_under_way_are_answered_when_redis_is_found_to_hang_however_much_t
     eventually("the server is back", async || client.set(key.clone(), &attributes).await.ok()).await;
 }
 
+/// The connections of subscribers that Redis has.
+fn subscribers(redis: &Redis) -> BTreeSet<String> {
+    let list = redis.list(&["CLIENT", "LIST", "TYPE", "pubsub"]).concat();
+    list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_subscriber_too_is_given_up_and_replaced_when_redis_hangs() {
+    /// For calls, for bulk, and of the subscriber.
+    const CONNECTIONS: usize = 3;
+    let world = World::own();
+    let process = Process::start(&[format!("--redis={}", world.redis.url())]);
+    let client = process.client().await;
+    let mut watching = client.watch_all().await;
+    let before = subscribers(&world.redis);
+    assert_eq!(before.len(), 1);
+    world.redis.pause();
+    // None is made anew before Redis goes on: each is given up once.
+    let given_up = || process.log.lock().unwrap().matches("Redis hangs").count();
+    eventually("all are given up", async || (given_up() == CONNECTIONS).then_some(())).await;
+    world.redis.resume();
+    eventually("another one subscribes", async || {
+        let now = subscribers(&world.redis);
+        (now.len() == 1 && now.is_disjoint(&before)).then_some(())
+    })
+    .await;
+    let (session, _) = eventually("it is served again", async || client.create_as(Default::default()).await.ok()).await;
+    watching.wait_for(EventType::Created, &session.id).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_takes_no_more_is_given_up_and_replaced() {
     let world = World::own();
@@ -365,17 +400,21 @@ async fn the_embedded_redis_survives_a_killed_sessiond() {
 #[tokio::test]
 async fn a_server_that_is_told_to_stop_finishes_its_calls() {
     let world = World::own();
-    let mut process = Process::start(&[format!("--redis={}", world.redis.url())]);
+    let proxy = Proxy::start(&world.redis);
+    // It is started on a thread of its own: the proxy runs on this one.
+    let arguments = [format!("--redis={}", proxy.url())];
+    let mut process = aside(move || Process::start(&arguments)).await;
     let client = process.client().await;
     let (session, _) = client.create(&[]).await;
-    world.redis.pause();
+    proxy.stop_at(&scripts::UPDATE, 1);
     let mut grpc = client.grpc.clone();
     let write = grpc.update_session(set(NAMESPACE, &session.id, "a", "1"));
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        eventually("the call is under way", async || proxy.is_stopped().then_some(())).await;
         process.signal(Signal::TERM);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        world.redis.resume();
+        let drains = || process.log.lock().unwrap().contains("draining");
+        eventually("the server drains", async || drains().then_some(())).await;
+        proxy.go_on();
     };
     let (answer, ()) = tokio::join!(write, stop);
     answer.unwrap();

@@ -4,7 +4,10 @@ mod harness;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use harness::{Client, Redis, Watching, World, client::*, eventually, sentinel::Sentinels, servers::aside};
+use harness::{
+    Client, Redis, Server, Status, Watching, World, client::*, eventually, proxy::Proxy, redis::plain,
+    sentinel::Sentinels, servers::aside,
+};
 use sessiond_client::v1::{
     CreateSessionRequest, EventType, Resync, ResyncReason, UpdateSessionRequest, WatchRequest, watch_response::Control,
 };
@@ -273,9 +276,9 @@ async fn who_asked_for_some_kinds_of_change_is_told_that_others_were_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failover_that_loses_writes_is_announced_though_the_subscriber_never_disconnects() {
+async fn a_failover_to_a_replica_that_lacks_writes_is_announced_with_what_was_lost() {
     let sentinels = aside(|| Sentinels::start(1)).await;
-    let server = harness::Server::start(&sentinels.url(), "sessiond:", "").await;
+    let server = Server::start(&sentinels.url(), "sessiond:", "").await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
     let (kept, _) = client.create(&[("n", text("0"))]).await;
@@ -312,4 +315,83 @@ async fn a_failover_that_loses_writes_is_announced_though_the_subscriber_never_d
     let request = UpdateSessionRequest { key: by_id(&kept.id), ..Default::default() };
     let present = eventually("the server is back", async || client.update(request.clone()).await.ok()).await;
     assert_eq!(present.attributes["n"], text("0"));
+}
+
+/// One that may follow another, and be followed.
+fn redis_of_a_pair() -> Redis {
+    let settings = "--repl-diskless-sync-delay 0 --repl-ping-replica-period 1";
+    Redis::on_ports(|[port, ..]| {
+        let port = port.to_string();
+        plain(["--port", &port].into_iter().chain(settings.split(' ')))
+    })
+}
+
+impl Redis {
+    /// Becomes the replica of that one, and has caught up with it.
+    fn follow(&self, primary: &Redis) {
+        self.must(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+        primary.wait_for(self);
+    }
+
+    fn follow_nobody(&self) {
+        self.must(&["REPLICAOF", "NO", "ONE"]);
+    }
+
+    /// The connections that listen to channels.
+    fn subscribers(&self) -> BTreeSet<String> {
+        let clients = self.list(&["CLIENT", "LIST", "TYPE", "pubsub"]).concat();
+        clients.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w9_what_a_subscriber_hears_of_another_branch_is_told_to_nobody_before_the_rollback() {
+    let (old, new) = (redis_of_a_pair(), redis_of_a_pair());
+    new.follow(&old);
+    let proxy = Proxy::start(&old);
+    let server = Server::start(&proxy.url(), "sessiond:", "partitions = 1").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let (kept, _) = client.create(&[("n", text("0"))]).await;
+    old.wait_for(&new);
+    old.lose_touch_with(&new);
+    // Of the branch that is lost.
+    let (made, _) = client.create(&[]).await;
+    client.set(by_id(&kept.id), &[("n", text("lost"))]).await.unwrap();
+    watching.wait_for(EventType::Updated, &kept.id).await;
+    let listening = old.subscribers();
+    assert_eq!(listening.len(), 1);
+
+    new.resume();
+    new.follow_nobody();
+    old.follow(&new);
+    let another = Server::start(&new.url(), "sessiond:", "partitions = 1").await;
+    let writing = another.client().await;
+    let mut other_branch = BTreeSet::new();
+    for _ in 0..5 {
+        other_branch.insert(writing.create(&[]).await.0.id);
+    }
+    writing.set(by_id(&kept.id), &[("n", text("kept"))]).await.unwrap();
+    let last = writing.create(&[]).await.0.id;
+    other_branch.insert(last.clone());
+    let heard = || proxy.heard().iter().any(|heard| heard.windows(last.len()).any(|part| part == last.as_bytes()));
+    eventually("the subscriber hears the other branch", async || heard().then_some(())).await;
+    // It is a replica that the server has: of that nothing is told at all.
+    for answer in [client.get(by_id(&kept.id)).await.map(drop), client.create_as(Default::default()).await.map(drop)] {
+        assert_eq!(answer.unwrap_err().reason(), "STORE_UNAVAILABLE");
+    }
+    assert_eq!(old.subscribers(), listening, "the subscriber has the connection that it had");
+
+    // And as its history is told by a primary again, it is another one.
+    new.wait_for(&old);
+    old.follow_nobody();
+    let resync = watching.resync().await;
+    assert_eq!(watching.kept(), [], "told of the other branch before it was said that there is one");
+    assert_eq!(ids(&resync), BTreeSet::from([made.id.clone(), kept.id.clone()]));
+    let told = watching.events(other_branch.len() + 1).await;
+    let created = told.iter().filter(|event| event.r#type() == EventType::Created).map(|event| event.id.clone());
+    assert_eq!(created.collect::<BTreeSet<_>>(), other_branch);
+    assert_eq!(old.subscribers(), listening, "the subscriber has the connection that it had");
+    assert!(!client.lives(&made.id).await);
+    assert_eq!(client.get(by_id(&kept.id)).await.unwrap().attributes["n"], text("kept"));
 }

@@ -2,16 +2,17 @@
 
 mod harness;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use harness::{
     Client, Server, Status,
     client::*,
     eventually,
+    listing::{half_of_the_list, made_for_a_cursor, rest_of_the_list},
     process::Process,
     sentinel::Sentinels,
     servers::{aside, until},
-    writers::write_to,
+    writers::{many_are_acknowledged, now, write_to},
 };
 use sessiond_client::v1::{EventType, ResyncReason, Session};
 
@@ -44,20 +45,23 @@ async fn a_failover_is_followed_and_keeps_what_was_confirmed() {
     );
     let clients = [a.client().await, b.client().await];
     let sessions = some(&clients[0], 16).await;
-    let fault = {
-        let (sentinels, client) = (sentinels.clone(), clients[1].clone());
-        async move {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            aside(move || {
-                sentinels.fail_over();
-                sentinels.wait_until_followed();
-            })
-            .await;
-            is_served_again(&client).await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+    let servers = [a, b];
+    let (mut from, mut until) = (0, 0);
+    let fault = async {
+        many_are_acknowledged(&servers).await;
+        from = now();
+        let of = sentinels.clone();
+        aside(move || {
+            of.fail_over();
+            of.wait_until_followed();
+        })
+        .await;
+        is_served_again(&clients[1]).await;
+        until = now();
+        many_are_acknowledged(&servers).await;
     };
     let written = write_to(&clients, &sessions, 0, fault).await;
+    written.assert_many_around(&sessions, from, until);
     written.assert_kept(&clients[0]).await;
     let mut watching = clients[0].watch_all().await;
     for session in &sessions {
@@ -80,6 +84,32 @@ async fn a_killed_primary_is_replaced_and_open_watches_go_on() {
     primary.kill();
     let of = sentinels.clone();
     aside(move || of.wait_for_another_than(&primary)).await;
+    is_served_again(&client).await;
+    for session in &sessions {
+        client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
+        watching.wait_for(EventType::Updated, &session.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_primary_that_comes_back_empty_is_not_the_store_whoever_leads_the_failover() {
+    let sentinels = sentinels(2).await;
+    let server = Server::start(&sentinels.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let sessions = some(&client, 8).await;
+    let primary = sentinels.primary();
+    for replica in sentinels.replicas() {
+        primary.wait_for(&replica);
+    }
+    let mut watching = client.watch_all().await;
+    let of = sentinels.clone();
+    aside(move || {
+        // The last one in the URL. It names the old primary among other things until the other replica follows the new one.
+        of.fail_over_by(&of.sentinels()[2]);
+        primary.kill();
+        primary.restart();
+    })
+    .await;
     is_served_again(&client).await;
     for session in &sessions {
         client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
@@ -141,6 +171,25 @@ async fn w9_a_rewound_history_is_told_to_open_watches_and_to_those_that_resume()
     for session in &lost {
         assert!(!client.lives(&session.id).await, "it was lost with its primary");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_goes_on_at_the_new_primary_and_lacks_nothing() {
+    let sentinels = sentinels(1).await;
+    let server = Server::start(&sentinels.url(), PREFIX, "partitions = 1").await;
+    let client = server.client().await;
+    let sessions = made_for_a_cursor(&client).await;
+    let (mut listed, page_token) = half_of_the_list(&client, &sessions).await;
+    let of = sentinels.clone();
+    aside(move || {
+        of.primary().wait_for(&of.replicas()[0]);
+        of.fail_over();
+        of.wait_until_followed();
+    })
+    .await;
+    listed.extend(rest_of_the_list(&client, page_token).await);
+    assert_eq!(sessions.difference(&listed).count(), 0, "some are not listed");
+    assert_eq!(listed.len(), sessions.len(), "others are listed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,11 +2,17 @@
 
 mod harness;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use harness::{Client, Watching, World, client::*, eventually};
-use sessiond_client::v1::{EventType, ResyncReason, WatchRequest, watch_response::Control};
+use sessiond_client::v1::{
+    EventType, ResyncReason, WatchRequest, session_service_client::SessionServiceClient, watch_response::Control,
+};
+use tonic::transport::Channel;
 
 const CHANGES: usize = 600;
 
@@ -63,15 +69,66 @@ async fn one_that_reads_nothing_for_the_configured_time_is_ended_with_its_token(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_reads_now_and_then_is_not_ended() {
+async fn one_that_reads_nothing_is_not_ended_where_its_window_takes_what_comes() {
     let world = World::shared();
     let server = world.server_with("[limits]\nslow_consumer_timeout = \"1s\"").await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
-    // Nothing happens, and nothing but bookmarks is read.
+    // Nothing comes but bookmarks.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let (session, _) = client.create(&[]).await;
     watching.wait_for(EventType::Created, &session.id).await;
+    assert_eq!(server.metric("sessiond_slow_watchers_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_reads_slowly_is_not_ended_however_far_behind() {
+    const WINDOW: u32 = 64 * 1024;
+    const SLOW: Duration = Duration::from_secs(3);
+    /// More than its window and the server's buffer for it hold.
+    const AHEAD: usize = 20;
+    let world = World::shared();
+    let server = world.server_with("[limits]\nslow_consumer_timeout = \"3s\"").await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[]).await;
+    let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+    let grpc = SessionServiceClient::new(endpoint.connect().await.unwrap());
+    let mut watching = Client { grpc, ..client.clone() }.watch_all().await;
+    let (written, read, began) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+    let lasts = || began.elapsed() < 2 * SLOW + SLOW / 2;
+    let writing = async {
+        let large = incompressible(WINDOW as usize - 10_000);
+        while lasts() {
+            let turn = written.load(Ordering::Relaxed);
+            // Not so far that the log does not reach back.
+            if turn - read.load(Ordering::Relaxed) > 2 * AHEAD {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            }
+            client.set(by_id(&session.id), &[("large", text(&format!("{turn}{large}")))]).await.unwrap();
+            written.store(turn + 1, Ordering::Relaxed);
+        }
+    };
+    let reading = async {
+        let mut told = Vec::new();
+        while lasts() {
+            tokio::time::sleep(SLOW / 6).await;
+            let ahead = || written.load(Ordering::Relaxed) - told.len() >= AHEAD;
+            eventually("more waits for it than is under way", async || (ahead() || !lasts()).then_some(())).await;
+            let response = watching.response().await.unwrap().expect("it is not ended");
+            assert!(!matches!(response.control, Some(Control::Resync(_))), "it is not ended");
+            told.extend(response.events.into_iter().map(|event| event.revision));
+            read.store(told.len(), Ordering::Relaxed);
+        }
+        told
+    };
+    let ((), mut told) = tokio::join!(writing, reading);
+    let written = written.into_inner();
+    while told.len() < written {
+        told.push(watching.event().await.revision);
+    }
+    assert!(told.is_sorted_by(|a, b| a < b), "each once");
     assert_eq!(server.metric("sessiond_slow_watchers_total").await, 0.0);
 }
 

@@ -6,7 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use harness::{Client, Redis, Watching, World, client::*, eventually};
+use harness::{
+    Client, Redis, Watching, World,
+    client::*,
+    eventually,
+    listing::{half_of_the_list, made_for_a_cursor, rest_of_the_list},
+};
 use sessiond::session::SessionId;
 use sessiond_client::v1::{
     CreateSessionRequest, EventType, ListSessionsRequest, ResyncReason, Session, SessionEvent, UpdateSessionRequest,
@@ -169,7 +174,8 @@ async fn w6_state_and_changes_together_are_the_truth_while_writes_go_on() {
     let watching = async {
         let mut watches: Vec<(Watching, Held)> = Vec::new();
         for n in 0..20 {
-            let mut watching = clients[n % 2].watch(with_state()).await.unwrap();
+            // On a channel of its own: the calls go on while it is not read.
+            let mut watching = [&a, &b][n % 2].client().await.watch(with_state()).await.unwrap();
             let state = watching.state().await;
             let mut told = HashMap::new();
             for event in &state {
@@ -194,7 +200,7 @@ async fn w6_state_and_changes_together_are_the_truth_while_writes_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_whose_cursor_became_void_is_read_again() {
+async fn a_state_that_was_being_told_as_redis_restarted_is_told_again() {
     const SESSIONS: usize = 1_500;
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
     let world = World { redis: Redis::start_with(&durable), prefix: "sessiond:".into() };
@@ -218,6 +224,22 @@ async fn a_partition_whose_cursor_became_void_is_read_again() {
     held.take(watching.everything_so_far().await);
     assert_eq!(held.revisions().len(), truth.len());
     assert_eq!(held.revisions(), truth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_whose_cursor_became_void_begins_its_partition_again_and_lacks_nothing() {
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let world = World { redis: Redis::start_with(&durable), prefix: "sessiond:".into() };
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    let sessions = made_for_a_cursor(&client).await;
+    let (mut listed, page_token) = half_of_the_list(&client, &sessions).await;
+    // Another run has another order.
+    world.redis.kill();
+    world.redis.restart();
+    listed.extend(rest_of_the_list(&client, page_token).await);
+    assert_eq!(sessions.difference(&listed).count(), 0, "some are not listed");
+    assert_eq!(listed.len(), sessions.len(), "others are listed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

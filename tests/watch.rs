@@ -2,15 +2,21 @@
 
 mod harness;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::future::join_all;
-use harness::{Redis, World, client::*, eventually, redis::TELLS_OF_VANISHING};
+use harness::{Redis, Watching, World, client::*, eventually, redis::TELLS_OF_VANISHING};
 use sessiond::{session::Revision, watch::ResumeToken};
 use sessiond_client::v1::{
     Cause, CreateSessionRequest, DeleteSessionRequest, EventType, ResyncReason, SessionEvent, UpdateSessionRequest,
     WatchRequest, watch_response::Control,
 };
+use tokio::time::timeout;
 use tonic::Code;
 
 /// Some sessions, each made, changed a few times and ended, all in parallel over both clients; how many changes.
@@ -225,13 +231,23 @@ async fn w3_a_session_that_ends_while_its_watch_is_opened_again_has_its_end_told
     }
 }
 
+/// Redis does all of it, and nothing in between.
+fn in_one_step(redis: &Redis, commands: &[&str]) {
+    let mut stream = UnixStream::connect(redis.socket()).unwrap();
+    stream.write_all(format!("MULTI\r\n{}\r\nEXEC\r\nQUIT\r\n", commands.join("\r\n")).as_bytes()).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    assert!(answers.lines().all(|line| !line.starts_with('-')), "{commands:?}: {answers}");
+}
+
 #[tokio::test]
 async fn w7_a_watch_by_ids_waits_for_an_end_that_cannot_be_written_yet() {
+    const NO_WRITES: &str = "CONFIG SET min-replicas-to-write 1";
     let world = World { redis: Redis::start_with(&TELLS_OF_VANISHING), prefix: "sessiond:".into() };
     let server = world.server().await;
     let client = server.client().await;
     for vanishes in [false, true] {
-        let idle_timeout = if vanishes { None } else { millis(500) };
+        let idle_timeout = if vanishes { None } else { seconds(3) };
         let request = CreateSessionRequest { idle_timeout, ..Default::default() };
         let (session, _) = client.create_as(request).await.unwrap();
         let request = WatchRequest { keys: by_id(&session.id).into_iter().collect(), ..Default::default() };
@@ -240,9 +256,10 @@ async fn w7_a_watch_by_ids_waits_for_an_end_that_cannot_be_written_yet() {
         let request = WatchRequest { resume_token: watching.token.clone(), ..request };
         if vanishes {
             let key = world.redis.keys(&format!("*:s:{NAMESPACE}:{}", session.id)).remove(0);
-            world.redis.must(&["DEL", &key]);
+            in_one_step(&world.redis, &[&format!("DEL {key}"), NO_WRITES]);
+        } else {
+            in_one_step(&world.redis, &[NO_WRITES]);
         }
-        world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
         eventually("it is over", async || client.get(by_id(&session.id)).await.err()).await;
         let mut resumed = client.watch(request).await.unwrap();
         resumed.bookmark().await;
@@ -279,20 +296,34 @@ async fn w5_no_bookmark_comes_while_redis_does_not_answer() {
     let client = server.client().await;
     let mut watching =
         client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
-    watching.bookmark().await;
+    let as_of = async |watching: &mut Watching| {
+        let as_of = watching.bookmark().await.as_of.unwrap();
+        (as_of.seconds, as_of.nanos)
+    };
+    let mut last = as_of(&mut watching).await;
     world.redis.pause();
-    let mut bookmarks = 0;
-    // The one that was under way may come; the tail was read for it before.
-    let silence = tokio::time::timeout(std::time::Duration::from_secs(2), async {
+    let status = format!("/proc/{}/stat", world.redis.pid());
+    let is_stopped = || std::fs::read_to_string(&status).unwrap().contains(") T ");
+    eventually("Redis stands still", async || is_stopped().then_some(())).await;
+    let stopped = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let stopped = (stopped.as_secs() as i64, stopped.subsec_nanos() as i32);
+    // Those that were under way may come: Redis was asked for them before, for each by itself.
+    let asked_meanwhile = timeout(Duration::from_secs(2), async {
         loop {
-            watching.bookmark().await;
-            bookmarks += 1;
+            let next = as_of(&mut watching).await;
+            if next <= last || next > stopped {
+                return next;
+            }
+            last = next;
         }
     });
-    assert!(silence.await.is_err());
-    assert!(bookmarks <= 2, "{bookmarks}");
+    assert_eq!(
+        asked_meanwhile.await.ok(),
+        None,
+        "a bookmark comes, after that of {last:?}; Redis stopped at {stopped:?}"
+    );
     world.redis.resume();
-    watching.bookmark().await;
+    assert!(as_of(&mut watching).await > stopped);
 }
 
 #[tokio::test]
@@ -484,7 +515,7 @@ async fn a_delete_and_an_expiry_at_once_make_one_ending() {
     let races = (0..100).map(async |n: i64| {
         let request = CreateSessionRequest { idle_timeout: millis(40), ..Default::default() };
         let (session, _) = client.create_as(request).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(30 + n as u64 % 20)).await;
+        tokio::time::sleep(Duration::from_millis(30 + n as u64 % 20)).await;
         let delete =
             DeleteSessionRequest { namespace: NAMESPACE.into(), key: by_id(&session.id), ..Default::default() };
         let deleted = other.grpc.clone().delete_session(delete).await.unwrap().into_inner().deleted;
@@ -515,7 +546,7 @@ async fn a_touch_and_an_expiry_at_once_agree() {
         let (session, token) = client.create_as(request).await.unwrap();
         let mut expires = session.expire_time.unwrap();
         loop {
-            tokio::time::sleep(std::time::Duration::from_millis(50 + n % 15)).await;
+            tokio::time::sleep(Duration::from_millis(50 + n % 15)).await;
             let key = by_token(&token);
             let touch = sessiond_client::v1::TouchSessionRequest { namespace: NAMESPACE.into(), key };
             match client.grpc.clone().touch_session(touch).await {
@@ -545,7 +576,7 @@ async fn w5_bookmarks_come_while_events_flow() {
     let flow = async {
         for n in 0.. {
             client.set(by_token(&token), &[("n", text(&n.to_string()))]).await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let five = async {

@@ -379,3 +379,6 @@ impl Concerns {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::{
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,11 +23,14 @@ pub(super) struct Watcher {
     pub shared: Arc<Shared>,
 }
 
+/// The longest that a watcher waits for Redis in one go: for some reads, one after the other.
+const REDIS_TAKES: Duration = Duration::from_secs(10);
+
 /// What a watcher and the hub tell each other.
 pub(super) struct Shared {
     pub wake: Notify,
-    /// When its reader last let it go on, in ms since the hub was made. One whose reader reads gets there with every
-    /// bookmark.
+    /// When its reader last let it go on, in ms since the hub was made; later than now while it may wait for Redis. One
+    /// whose reader reads gets there with every bookmark.
     pub went_on: AtomicU64,
     /// The longest that it may stand, in ms.
     pub patience: u64,
@@ -64,6 +68,12 @@ impl Registration {
     /// The reader lets it go on.
     pub fn go_on(&self) {
         self.shared.went_on.store(self.hub.millis(), Ordering::Relaxed);
+    }
+
+    /// The reader lets it go on, and from here on it may be Redis that it waits for.
+    pub fn go_on_with_redis(&self) {
+        let until = self.hub.millis() + REDIS_TAKES.as_millis() as u64;
+        self.shared.went_on.store(until, Ordering::Relaxed);
     }
 
     /// Some of the next slots, from the first that concerns the watcher on. Where there is none the watcher stands at the

@@ -171,11 +171,18 @@ impl Subscription {
             let told = match (&self.phase, &self.snapshot) {
                 (Phase::Over, _) => return Err(Finish::Draining),
                 // Boxed: seldom needed, and large.
-                (_, Some(snapshot)) if !snapshot.is_read() => Box::pin(self.tell_state()).await?,
-                (Phase::Behind(_), _) => Box::pin(self.catch_up()).await?,
+                (_, Some(snapshot)) if !snapshot.is_read() => {
+                    self.registration.go_on_with_redis();
+                    Box::pin(self.tell_state()).await?
+                }
+                (Phase::Behind(_), _) => {
+                    self.registration.go_on_with_redis();
+                    Box::pin(self.catch_up()).await?
+                }
                 (Phase::Live, _) => self.live().await?,
             };
             if let Some(batch) = told {
+                self.registration.go_on();
                 return Ok(batch);
             }
         }
@@ -284,11 +291,12 @@ impl Subscription {
 
     /// Looks which sessions the watch goes on for. What it was to tell of those that have ended is in the ring by then.
     async fn look(&mut self) {
+        self.registration.go_on_with_redis();
         // Boxed: seldom needed, and large.
         match Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
             Ok(()) if !self.lifetime.is_whole() => {
                 while self.registration.hub().refresh().await.is_none() {
-                    self.registration.go_on();
+                    self.registration.go_on_with_redis();
                     sleep(RETRY).await;
                 }
             }
@@ -311,7 +319,6 @@ impl Subscription {
             match self.lifetime.lasts_to(&entry.event) {
                 Ok(true) => break,
                 Ok(false) => {
-                    self.registration.go_on();
                     sleep(self.lifetime.look_in(&self.store).unwrap_or_default().min(RETRY)).await;
                     self.look().await;
                 }

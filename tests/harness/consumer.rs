@@ -28,10 +28,14 @@ const FINAL: [Code; 9] = [
 const BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Where a consumer stands; what it holds is complete in all but the first.
+/// Where a consumer stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
+    /// What it holds is not complete.
     Syncing,
+    /// A stream is opened with a token, and nothing has come from it yet.
+    Opening,
+    /// What it holds is the truth as of its token.
     Live,
     Waiting,
     /// With the status that ended it; None = all ids have ended.
@@ -95,7 +99,7 @@ impl Mirror {
                 Vec::new()
             }
             Some(token) => {
-                self.state = State::Live;
+                self.state = State::Opening;
                 token
             }
         }
@@ -103,6 +107,9 @@ impl Mirror {
 
     /// Takes a response; false = it is the last one of its stream.
     pub fn take(&mut self, response: WatchResponse) -> bool {
+        if self.state == State::Opening {
+            self.state = State::Live;
+        }
         response.events.into_iter().for_each(|event| self.apply(event));
         let (mut goes_on, mut is_well) = (true, false);
         match response.control {

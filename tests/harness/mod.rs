@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod consumer;
 pub mod index;
 pub mod leaks;
+pub mod listing;
 pub mod process;
 pub mod proxy;
 pub mod raw;

@@ -28,26 +28,45 @@ pub struct Proxy {
 
 /// Where a server is to be stopped.
 struct Steps {
-    /// A script's digest, and how often it is yet to be sent.
-    stop: Mutex<Option<(String, u32)>>,
+    stop: Mutex<Option<Stop>>,
     /// Whether Redis' answers are held back.
     mute: watch::Sender<bool>,
     /// What Redis has sent, by connection.
     heard: Mutex<Vec<Vec<u8>>>,
 }
 
+struct Stop {
+    /// Of the script.
+    digest: String,
+    /// How often it is yet to be sent.
+    left: u32,
+    side: Side,
+}
+
+/// On which side of Redis a server is stopped.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    /// Redis does not get the script.
+    Before,
+    /// Redis runs it, and its answer does not come back.
+    Behind,
+}
+
 impl Steps {
     /// Looks at what goes to Redis; `unseen` is what was sent before it, as far as a digest may begin there.
-    fn note(&self, unseen: &mut Vec<u8>, sent: &[u8]) {
+    fn note(&self, unseen: &mut Vec<u8>, sent: &[u8], held: &watch::Sender<bool>) {
         let mut stop = self.stop.lock().unwrap();
-        let Some((digest, left)) = &mut *stop else { return unseen.clear() };
+        let Some(Stop { digest, left, side }) = &mut *stop else { return unseen.clear() };
         unseen.extend_from_slice(sent);
         let mut from = 0;
         while let Some(at) = unseen[from..].windows(digest.len()).position(|window| window == digest.as_bytes()) {
             from += at + digest.len();
             *left = left.saturating_sub(1);
             if *left == 0 {
-                self.mute.send_replace(true);
+                match side {
+                    Side::Before => held.send_replace(true),
+                    Side::Behind => self.mute.send_replace(true),
+                };
             }
         }
         unseen.drain(..from.max(unseen.len().saturating_sub(digest.len() - 1)));
@@ -68,7 +87,8 @@ impl Proxy {
         let (held, cut, steps, target) = (proxy.held.clone(), proxy.cut.clone(), proxy.steps.clone(), redis.socket());
         spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                spawn(relay(client, target.clone(), held.subscribe(), cut.subscribe(), steps.clone()));
+                // Subscribed before it is connected: a cut while it is being opened cuts it.
+                spawn(relay(client, target.clone(), held.clone(), cut.subscribe(), steps.clone()));
             }
         });
         proxy
@@ -84,8 +104,19 @@ impl Proxy {
         self.held.send_replace(true);
     }
 
+    /// The same from the moment that this script is sent the next time: it does not reach Redis.
+    pub fn hold_at(&self, script: &Script) {
+        self.stop(script, 1, Side::Before);
+    }
+
+    /// Whether something is held back, or would be.
+    pub fn is_holding(&self) -> bool {
+        *self.held.borrow()
+    }
+
     /// What was held back goes on to Redis.
     pub fn let_go(&self) {
+        *self.steps.stop.lock().unwrap() = None;
         self.held.send_replace(false);
     }
 
@@ -97,9 +128,13 @@ impl Proxy {
     /// The server goes no further than to this script, the n-th time from now: Redis runs it, and from then on none of
     /// its answers comes back.
     pub fn stop_at(&self, script: &Script, nth: u32) {
+        self.stop(script, nth, Side::Behind);
+    }
+
+    fn stop(&self, script: &Script, left: u32, side: Side) {
         let loaded = self.redis.command(&["SCRIPT", "LOAD", &script.source()]);
         let digest = loaded.lines().nth(1).expect("a digest").to_owned();
-        *self.steps.stop.lock().unwrap() = Some((digest, nth));
+        *self.steps.stop.lock().unwrap() = Some(Stop { digest, left, side });
     }
 
     /// Whether that has come to pass.
@@ -132,25 +167,25 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 async fn relay(
     client: UnixStream,
     target: PathBuf,
-    held: watch::Receiver<bool>,
+    held: Arc<watch::Sender<bool>>,
     mut cut: watch::Receiver<u32>,
     steps: Arc<Steps>,
 ) {
     let Ok(server) = UnixStream::connect(target).await else { return };
-    cut.mark_unchanged();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let mut held = held;
     let there = async {
         let mut buffer = vec![0; 64 * 1024];
         let mut unseen = Vec::new();
+        let mut is_held = held.subscribe();
         loop {
             let count = from_client.read(&mut buffer).await.unwrap_or(0);
-            if held.wait_for(|held| !held).await.is_err() || count == 0 {
+            if is_held.wait_for(|held| !held).await.is_err() || count == 0 {
                 break;
             }
-            steps.note(&mut unseen, &buffer[..count]);
-            if to_server.write_all(&buffer[..count]).await.is_err() {
+            steps.note(&mut unseen, &buffer[..count], &held);
+            // It may be where the server is to be stopped.
+            if is_held.wait_for(|held| !held).await.is_err() || to_server.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
         }

@@ -32,9 +32,13 @@ impl Relay {
         let (target, cut, silence) = (relay.target.clone(), relay.cut.subscribe(), relay.silence.subscribe());
         spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let (mut cut, mut silence) = (cut.clone(), silence.clone());
+                // Before the target is read: what is raised while this one is being opened holds for it.
+                cut.mark_unchanged();
+                silence.mark_unchanged();
                 let target = target.lock().unwrap().clone();
                 if let Some(target) = target {
-                    spawn(pass(client, target, cut.clone(), silence.clone()));
+                    spawn(pass(client, target, cut, silence));
                 }
             }
         });
@@ -65,12 +69,11 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 
 async fn pass(mut client: TcpStream, target: String, mut cut: watch::Receiver<u32>, mut silence: watch::Receiver<u32>) {
     let Ok(mut server) = TcpStream::connect(target).await else { return };
-    cut.mark_unchanged();
-    silence.mark_unchanged();
     tokio::select! {
-        _ = copy_bidirectional(&mut client, &mut server) => return,
+        biased;
         _ = cut.changed() => return,
         _ = silence.changed() => {}
+        _ = copy_bidirectional(&mut client, &mut server) => return,
     }
     let _ = cut.changed().await;
 }

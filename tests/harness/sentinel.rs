@@ -105,8 +105,12 @@ impl Sentinels {
 
     /// Another becomes primary, with nothing wrong with this one; the new one.
     pub fn fail_over(&self) -> Redis {
+        self.fail_over_by(self.running().next().expect("a sentinel runs"))
+    }
+
+    /// The same, led by this sentinel.
+    pub fn fail_over_by(&self, sentinel: &Redis) -> Redis {
         let old = self.primary();
-        let sentinel = self.running().next().expect("a sentinel runs");
         // Refused while the one before is not over yet.
         until("the failover begins", || sentinel.command(&["SENTINEL", "FAILOVER", NAME]) == "+OK\r\n");
         self.wait_for_another_than(&old)

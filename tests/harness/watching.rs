@@ -95,7 +95,9 @@ impl Watching {
 
     /// The next resync; what comes before it is kept.
     pub async fn resync(&mut self) -> Resync {
+        let started = Instant::now();
         loop {
+            assert!(started.elapsed() < PATIENCE, "a resync comes");
             let response = self.open_response().await;
             self.ahead.extend(response.events);
             if let Some(Control::Resync(resync)) = response.control {

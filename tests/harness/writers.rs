@@ -2,16 +2,18 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::future::join_all;
 use sessiond_client::v1::{Session, SessionEvent, UpdateSessionRequest};
 
-use super::{Client, client::*};
+use super::{Client, Server, client::*, eventually};
 
 const WRITERS: usize = 16;
 const SESSIONS: usize = 8;
+/// So many writes that each of some dozen sessions has its share.
+const MANY: usize = 1_000;
 
 /// The revisions that were acknowledged, by session.
 pub type Acknowledged = BTreeMap<String, HashSet<i64>>;
@@ -78,7 +80,42 @@ pub async fn write_to(
     written
 }
 
+/// In us, by the clock that revisions are made of: the tests and Redis have one.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64
+}
+
+/// Returns when many more writes were acknowledged, by these servers together.
+pub async fn many_are_acknowledged(servers: &[Server]) {
+    let counted = async || {
+        let name = "sessiond_calls_total{method=\"UpdateSession\",code=\"OK\"}";
+        join_all(servers.iter().map(|server| server.metric(name))).await.into_iter().sum::<f64>()
+    };
+    let before = counted().await;
+    eventually("writes are acknowledged", async || (counted().await >= before + MANY as f64).then_some(())).await;
+}
+
 impl Written {
+    /// Each of these sessions had writes acknowledged before the one moment and after the other, and of all sessions many.
+    #[track_caller]
+    pub fn assert_many_around(&self, sessions: &[Session], from: i64, until: i64) {
+        let count = |of: &HashSet<i64>, made: i64| {
+            let of = || of.iter().filter(move |revision| **revision != made);
+            [of().filter(|revision| **revision < from).count(), of().filter(|revision| **revision > until).count()]
+        };
+        let mut of_all = [0, 0];
+        for of in self.acknowledged.values() {
+            let counts = count(of, 0);
+            of_all = [of_all[0] + counts[0], of_all[1] + counts[1]];
+        }
+        // Some that were answered after a moment were written before it.
+        assert!(of_all.iter().all(|count| *count >= MANY / 2), "too few to prove anything: {of_all:?}");
+        for session in sessions {
+            let counts = count(&self.acknowledged[&session.id], session.revision);
+            assert!(counts.iter().all(|count| *count > 0), "{} was not written to: {counts:?}", session.id);
+        }
+    }
+
     /// Every session has what was acknowledged, or what the same writer wrote after it.
     pub async fn assert_kept(&self, client: &Client) {
         for ((id, name), value) in &self.values {

@@ -8,12 +8,14 @@ use crate::{
     contract::{Answer, Call},
     history::{Control, History, Moment, Operation, Outcome, Response},
     made::event_of,
-    truth::{Entry, Position},
+    truth::{Entry, Log, Position},
 };
+
+mod watches;
 
 pub type Defect = (&'static str, &'static str, fn(&mut History));
 
-pub const DEFECTS: [Defect; 30] = [
+pub const DEFECTS: [Defect; 44] = [
     ("an event is left out", "Reliable", leave_out),
     ("an event is left out before a resume", "Reliable", leave_out_before_the_resume),
     ("an event comes twice", "Unique", double),
@@ -44,6 +46,20 @@ pub const DEFECTS: [Defect; 30] = [
     ("an acknowledged change is in no log", "Kept", lose_an_entry),
     ("a list has not all", "Listed", list_too_few),
     ("a session outlasts a log-out everywhere", "LoggedOutEverywhere", outlast),
+    ("a position is of a store that nobody knows", "Resumable", watches::stand_in_another_store),
+    ("a position is nowhere in the log", "Resumable", watches::stand_nowhere),
+    ("a watch of all sessions closes as if none could come", "Lasting", watches::close_one_of_all),
+    ("a watch of a session closes, and it lives", "Lasting", watches::close_while_it_lives),
+    ("a watch of all sessions ends as if one were not found", "Lasting", watches::lose_one_of_all),
+    ("a watch ends without a reason, and nobody was killed", "Lasting", watches::end_without_a_reason),
+    ("a watch of a session is refused, and it lives", "Lasting", watches::refuse_what_lives),
+    ("a watch is not gone on with, for its session has ended", "Lasting", watches::refuse_to_go_on),
+    ("nothing is lost, and told as rewound", "Grounded", watches::tell_of_a_rewind),
+    ("Redis runs anew, and all is told as rewound", "Grounded", watches::tell_of_a_rewind_after_the_state),
+    ("nothing is emptied, and told as such", "Grounded", watches::tell_of_a_flush),
+    ("no log is trimmed, and told as such", "Grounded", watches::tell_of_a_trim),
+    ("a trimmed log is told to who was not behind", "Grounded", watches::tell_of_a_trim_to_who_is_not_behind),
+    ("a reader that reads is told that it is slow", "Grounded", watches::tell_that_it_is_slow),
 ];
 
 fn find_entry(history: &History, is_it: impl Fn(&Entry) -> bool) -> Entry {
@@ -53,6 +69,12 @@ fn find_entry(history: &History, is_it: impl Fn(&Entry) -> bool) -> Entry {
 fn last_update(history: &History) -> Entry {
     let updates = history.truth.present().entries().filter(|entry| entry.kind == EventType::Updated);
     updates.max_by_key(|entry| entry.position.revision).expect("something was updated").clone()
+}
+
+/// The last entry of each log, and its partition.
+fn last_entries(history: &History) -> Vec<(usize, Position)> {
+    let last = |log: &Log| log.entries[log.entries.len() - 1].position;
+    history.truth.present().logs.iter().map(last).enumerate().collect()
 }
 
 /// Takes an event from the watch.
@@ -270,6 +292,8 @@ fn rewind_silently(history: &mut History) {
 fn rewind_as_compacted(history: &mut History) {
     let resync = response(history, 0, |response| matches!(response.control, Some(Control::Resync(..))));
     resync.control = Some(Control::Resync(ResyncReason::Compacted, BTreeSet::new()));
+    // A log may have been trimmed besides.
+    history.faults[0].trimmed = last_entries(history);
 }
 
 /// The last read, and what the one before it was answered.

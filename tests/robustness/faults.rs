@@ -1,5 +1,7 @@
 //! What may fail, each a small struct that does it and undoes it.
 
+mod connections;
+mod readers;
 mod replicated;
 
 use std::time::Duration;
@@ -10,12 +12,20 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     contract::Call,
-    harness::{Redis, eventually},
+    felt::Mark,
+    harness::{
+        Redis,
+        client::{incompressible, text},
+        eventually,
+    },
+    history::Effect,
     recorder::{Caller, now},
     scene::{Scene, Topology},
     workload::{WORKERS, one_for_all},
 };
 
+use connections::{ConnectionsCut, PacketsHeld, SmallFeedBuffer, SubscriberKilled, TinyOutputBuffer};
+use readers::{LogTrimmed, ReadersStopped};
 use replicated::{ClusterPrimaryKilled, ClusterReplicaTakesOver, Gone, SentinelAsked, SentinelPrimaryGone, SlotsMoved};
 
 pub trait Fault {
@@ -30,19 +40,14 @@ pub trait Fault {
         ""
     }
 
-    /// Whether it takes little time.
+    /// Whether it is played wherever the tests are: with everything that takes little time, one of each topology.
     fn is_quick(&self) -> bool {
         matches!(self.topology(), Topology::Standalone | Topology::Pair)
     }
 
-    /// Whether Redis may lose what it acknowledged.
-    fn loses(&self) -> bool {
-        false
-    }
-
-    /// Whether an instance is killed.
-    fn kills(&self) -> bool {
-        false
+    /// What may come of it.
+    fn effects(&self) -> &'static [Effect] {
+        &[]
     }
 
     /// How long it is left as it is once it is there.
@@ -50,14 +55,9 @@ pub trait Fault {
         Duration::from_millis(300)
     }
 
-    /// What at least one watcher was told, or a client; else nobody felt it.
-    fn leaves(&self) -> &'static str {
-        ""
-    }
-
-    /// Whether keys are changed by hand.
-    fn is_by_hand(&self) -> bool {
-        false
+    /// What shows, each of it, that it was felt; else the history says nothing.
+    fn marks(&self) -> &'static [Mark] {
+        &[]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()>;
@@ -94,6 +94,20 @@ pub fn faults() -> Vec<Box<dyn Fault>> {
     ]
 }
 
+/// Makes so many sessions at once, each with so many bytes in it.
+async fn crowd(scene: &Scene, count: usize, bytes: usize) {
+    let through = scene.clients().await.remove(0);
+    let caller = Caller { client: WORKERS, instance: 0 };
+    let creates = (0..count).map(|number| {
+        let create = one_for_all(scene.seed, format!("request-of-a-crowd-{number}"));
+        let attributes = [("large".to_owned(), text(&incompressible(bytes)))].into();
+        // Else they are ended with their subject's.
+        let create = CreateSessionRequest { subject: String::new(), attributes, ..create };
+        scene.recorder.call(caller, &through, Call::Create(create))
+    });
+    join_all(creates).await;
+}
+
 pub struct Nothing;
 
 impl Fault for Nothing {
@@ -106,50 +120,6 @@ impl Fault for Nothing {
     }
 }
 
-/// The connections that bring the events are killed again and again.
-pub struct SubscriberKilled;
-
-impl Fault for SubscriberKilled {
-    fn name(&self) -> &'static str {
-        "subscriber connections killed"
-    }
-
-    fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async {
-            for _ in 0..5 + scene.chance.below(10) {
-                scene.redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-                sleep(Duration::from_millis(20 + scene.chance.below(80) as u64)).await;
-            }
-        })
-    }
-}
-
-/// Redis cuts off a subscriber as soon as a little is waiting for it.
-pub struct TinyOutputBuffer;
-
-impl Fault for TinyOutputBuffer {
-    fn name(&self) -> &'static str {
-        "output buffer of subscribers tiny"
-    }
-
-    fn lasts(&self) -> Duration {
-        Duration::from_secs(1)
-    }
-
-    fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async { output_buffer(&scene.redis, "pubsub 1kb 1kb 1") })
-    }
-
-    fn heal<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async { output_buffer(&scene.redis, "pubsub 32mb 8mb 60") })
-    }
-}
-
-fn output_buffer(redis: &Redis, limit: &str) {
-    let answer = redis.command(&["CONFIG", "SET", "client-output-buffer-limit", limit]);
-    assert_eq!(answer, "+OK\r\n");
-}
-
 /// Redis hangs.
 pub struct RedisStopped;
 
@@ -158,8 +128,8 @@ impl Fault for RedisStopped {
         "Redis stopped (SIGSTOP)"
     }
 
-    fn leaves(&self) -> &'static str {
-        "STORE_"
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["STORE_"])]
     }
 
     fn lasts(&self) -> Duration {
@@ -183,8 +153,12 @@ impl Fault for RedisKilled {
         "Redis killed (SIGKILL), AOF always"
     }
 
-    fn leaves(&self) -> &'static str {
-        "STORE_"
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["STORE_"])]
+    }
+
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::OtherRun]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
@@ -193,71 +167,6 @@ impl Fault for RedisKilled {
 
     fn heal<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
         Box::pin(async { tokio::task::block_in_place(|| scene.redis.restart()) })
-    }
-}
-
-/// Of every log ten entries are kept, so that who lags finds no way on.
-pub struct LogTrimmed;
-
-const KEPT: usize = 10;
-
-impl Fault for LogTrimmed {
-    fn name(&self) -> &'static str {
-        "logs trimmed to 10 entries every 100 ms, readers stopped"
-    }
-
-    fn leaves(&self) -> &'static str {
-        "resync COMPACTED"
-    }
-
-    fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async {
-            scene.stopped.send_replace(true);
-            for _ in 0..15 {
-                scene.reader.read().await;
-                for (partition, position) in scene.reader.positions_before_last(KEPT) {
-                    let log = scene.redis.keys(&format!("*{{ses:{partition:02}:*}}:log")).remove(0);
-                    let oldest = format!("{}-{}", position.revision, position.nonce);
-                    scene.redis.command(&["XTRIM", &log, "MINID", &oldest]);
-                }
-                sleep(Duration::from_millis(100)).await;
-            }
-        })
-    }
-
-    fn heal<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async {
-            scene.stopped.send_replace(false);
-        })
-    }
-}
-
-/// Some watchers read nothing for a while.
-pub struct ReadersStopped;
-
-impl Fault for ReadersStopped {
-    fn name(&self) -> &'static str {
-        "readers slow and stopped"
-    }
-
-    fn limits(&self) -> &'static str {
-        "slow_consumer_timeout = '1s'"
-    }
-
-    fn lasts(&self) -> Duration {
-        Duration::from_secs(2)
-    }
-
-    fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async {
-            scene.stopped.send_replace(true);
-        })
-    }
-
-    fn heal<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async {
-            scene.stopped.send_replace(false);
-        })
     }
 }
 
@@ -272,71 +181,21 @@ impl Fault for InstanceKilled {
         "instance killed (SIGKILL) amid a state"
     }
 
-    fn leaves(&self) -> &'static str {
-        "without a reason"
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["amid the state"])]
     }
 
-    fn kills(&self) -> bool {
-        true
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::Kills]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {
             // So many that the state is told in many responses.
-            let through = scene.clients().await.remove(0);
-            let caller = Caller { client: WORKERS, instance: 0 };
-            let creates = (0..CROWD).map(|number| {
-                let create = one_for_all(format!("request-of-a-crowd-{number}"));
-                // Else they are ended with their subject's.
-                let create = CreateSessionRequest { subject: String::new(), ..create };
-                scene.recorder.call(caller, &through, Call::Create(create))
-            });
-            join_all(creates).await;
+            crowd(scene, CROWD, 0).await;
             let instance = scene.addresses().len() - 1;
             eventually("a state is being told", async || scene.recorder.is_amid_state(instance).then_some(())).await;
             scene.process.kill();
-        })
-    }
-}
-
-/// What one instance sends to Redis arrives later.
-pub struct PacketsHeld;
-
-impl Fault for PacketsHeld {
-    fn name(&self) -> &'static str {
-        "packets of one instance held back"
-    }
-
-    fn lasts(&self) -> Duration {
-        Duration::from_millis(1800)
-    }
-
-    fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async { scene.proxy.hold() })
-    }
-
-    fn heal<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async { scene.proxy.let_go() })
-    }
-}
-
-/// The connections of one instance are cut, some with what was under way.
-pub struct ConnectionsCut;
-
-impl Fault for ConnectionsCut {
-    fn name(&self) -> &'static str {
-        "connections of one instance cut"
-    }
-
-    fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async {
-            for _ in 0..3 {
-                scene.proxy.hold();
-                sleep(Duration::from_millis(scene.chance.below(100) as u64)).await;
-                scene.proxy.cut();
-                scene.proxy.let_go();
-                sleep(Duration::from_millis(200)).await;
-            }
         })
     }
 }
@@ -349,16 +208,16 @@ impl Fault for ReplicaPromoted {
         "replica promoted without the last writes"
     }
 
-    fn leaves(&self) -> &'static str {
-        "resync ROLLBACK"
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["resync ROLLBACK"])]
     }
 
     fn topology(&self) -> Topology {
         Topology::Pair
     }
 
-    fn loses(&self) -> bool {
-        true
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::Loses]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
@@ -391,12 +250,12 @@ impl Fault for Flushed {
         "FLUSHALL"
     }
 
-    fn leaves(&self) -> &'static str {
-        "resync FLUSHED"
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["resync FLUSHED"])]
     }
 
-    fn loses(&self) -> bool {
-        true
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::Loses]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
@@ -416,8 +275,8 @@ impl Fault for ByHand {
         "keys deleted by hand"
     }
 
-    fn is_by_hand(&self) -> bool {
-        true
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::ChangedByHand]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
@@ -446,22 +305,5 @@ fn take_away(redis: &Redis, id: &str, way: usize) -> bool {
         1 => redis.number(&["UNLINK", &key]) == 1,
         2 => redis.command(&["RENAME", &key, &format!("elsewhere:{id}")]) == "+OK\r\n",
         _ => redis.number(&["PEXPIRE", &key, "50"]) == 1,
-    }
-}
-
-/// There is room for two messages: most are lost on their way to the feeds.
-pub struct SmallFeedBuffer;
-
-impl Fault for SmallFeedBuffer {
-    fn name(&self) -> &'static str {
-        "room for 2 messages before the feeds"
-    }
-
-    fn limits(&self) -> &'static str {
-        "feed_buffer = 2"
-    }
-
-    fn inject<'a>(&'a mut self, _scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async {})
     }
 }

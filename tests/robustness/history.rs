@@ -24,6 +24,8 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// In the order they were opened.
     pub watches: Vec<Watch>,
+    /// Watches that could not be opened.
+    pub refusals: Vec<Refusal>,
     pub faults: Vec<Fault>,
     pub truth: Truth,
     /// When everything had been quiet for so long that whatever was due had happened.
@@ -71,9 +73,18 @@ pub struct Filter {
 
 /// How a watch ends after which nothing can come.
 pub const CLOSED_FOR_GOOD: &str = "closed: OK";
-
+/// That of a reader that was told so before.
+pub const CLOSED_AS_TOO_SLOW: &str = "closed: too slow";
+/// What stands before code and reason of the status that ends a watch.
+pub const CLOSED: &str = "closed: ";
+/// Its reader had enough of it.
+pub const LEFT: &str = "left";
+/// Its reader gave it up, for nothing came for so long.
+pub const SILENT: &str = "silent";
 /// The end of a watch that is open when the recording ends.
 pub const STILL_OPEN: &str = "still open";
+/// Nobody listens where a watch was to be opened.
+pub const NOT_CONNECTED: &str = "not connected";
 
 /// A watch, from its opening until it is closed or lost.
 #[derive(Clone, Debug)]
@@ -81,11 +92,26 @@ pub struct Watch {
     pub instance: usize,
     pub filter: Filter,
     pub initial_state: bool,
+    /// Whether its reader takes its time, or stops.
+    pub is_slow: bool,
     /// The watch that this one goes on with, by its last token.
     pub resumes: Option<usize>,
     pub responses: Vec<Response>,
-    /// How it ended.
+    /// How it ended, and when.
     pub end: String,
+    pub ended: Moment,
+}
+
+/// A watch that could not be opened.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub filter: Filter,
+    /// Whether it was to go on from a token.
+    pub resumes: bool,
+    pub called: Moment,
+    pub returned: Moment,
+    /// Code and reason, or that nobody answered.
+    pub how: String,
 }
 
 impl Watch {
@@ -121,15 +147,27 @@ pub struct Token {
     pub positions: Vec<Position>,
 }
 
+/// What may come of a fault, and of nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Redis may have lost what it had acknowledged.
+    Loses,
+    /// Redis may show no trace of what it lost: another run of it, or another server that has a partition.
+    OtherRun,
+    /// An instance is killed, which gives no reasons.
+    Kills,
+    /// Readers are held up.
+    HoldsReaders,
+}
+
 /// Something that was done to the store or to those who use it.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub at: Moment,
     pub healed: Moment,
-    /// Whether Redis may have lost what it had acknowledged.
-    pub loses: bool,
-    /// Whether an instance was killed, which gives no reasons.
-    pub kills: bool,
+    pub effects: Vec<Effect>,
+    /// The oldest entry that a log kept when it was trimmed, and its partition.
+    pub trimmed: Vec<(usize, Position)>,
     /// Ids of sessions whose keys were changed by hand, and when.
     pub by_hand: Vec<(String, Moment)>,
 }
@@ -163,10 +201,13 @@ impl fmt::Debug for History {
             writeln!(f, "client {client} at {instance}, {called}-{returned}: {call:?}\n    {outcome:?}")?;
         }
         for (number, watch) in self.watches.iter().enumerate() {
-            let Watch { instance, filter, initial_state, resumes, responses, end } = watch;
+            let Watch { instance, filter, initial_state, resumes, responses, end, .. } = watch;
             writeln!(f, "watch {number} at {instance}, goes on with {resumes:?}, {filter:?}, state {initial_state}")?;
             responses.iter().try_for_each(|response| write!(f, "{response:?}"))?;
             writeln!(f, "    its end: {end}")?;
+        }
+        for refusal in &self.refusals {
+            writeln!(f, "{refusal:?}")?;
         }
         write!(f, "{:?}", self.truth)
     }
@@ -175,7 +216,17 @@ impl fmt::Debug for History {
 impl History {
     /// Whether Redis kept what it acknowledged.
     pub fn keeps_its_word(&self) -> bool {
-        self.faults.iter().all(|fault| !fault.loses)
+        !self.faults.iter().any(|fault| fault.effects.contains(&Effect::Loses))
+    }
+
+    /// Whether a fault that had begun by then has this effect.
+    pub fn has(&self, effect: Effect, by: Moment) -> bool {
+        self.faults.iter().any(|fault| fault.at <= by && fault.effects.contains(&effect))
+    }
+
+    /// Whether the store had been emptied by then: another one stands in its place.
+    pub fn is_emptied(&self, by: Moment) -> bool {
+        self.truth.stores.len() > 1 && self.faults.iter().any(|fault| fault.at <= by)
     }
 
     /// Sessions whose keys were changed by hand.

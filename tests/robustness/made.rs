@@ -76,7 +76,7 @@ pub fn good() -> History {
     maker.watch(Filter { scope: Scope::Subject("anna".into()), ..everything() }, None, 0..end);
     maker.watch(Filter { scope: Scope::Ids(BTreeSet::from([id_of(&e)])), ..everything() }, None, middle + 2..end);
     let at = by_hand[0].1;
-    let fault = Fault { at, healed: at, loses: false, kills: false, by_hand };
+    let fault = Fault { at, healed: at, effects: Vec::new(), trimmed: Vec::new(), by_hand };
     maker.finish("made up", vec![fault])
 }
 
@@ -100,13 +100,28 @@ pub fn forked() -> History {
     let healed = maker.tick();
     maker.set(&a, "kept", "1");
     maker.set(&b, "kept", "1");
+    maker.set(&a, "kept", "2");
     let (mut goes_on, end) = (maker.responses(&everything(), kept..maker.order.len()), maker.order.len());
     let control = Some(Control::Resync(ResyncReason::Rollback, BTreeSet::new()));
     goes_on[0] = Response { at: healed, events: Vec::new(), control, token: maker.token(kept) };
     maker.watches[0].responses.extend(goes_on);
     maker.watch(everything(), None, 0..end);
-    let fault = Fault { at, healed, loses: true, kills: false, by_hand: Vec::new() };
+    let effects = vec![Effect::Loses];
+    let fault = Fault { at, healed, effects, trimmed: Vec::new(), by_hand: Vec::new() };
     maker.finish("made up, forked", vec![fault])
+}
+
+/// Redis was started again while a watcher was told the state: it may be of two histories, and is told once more.
+pub fn run_anew() -> History {
+    let mut history = good();
+    history.faults[0].effects.push(Effect::OtherRun);
+    let at = history.faults[0].at + 1;
+    let responses = &mut history.watches[3].responses;
+    let begun = responses[0].clone();
+    let control = Some(Control::Resync(ResyncReason::Rollback, BTreeSet::new()));
+    let again = Response { at, events: Vec::new(), control, token: begun.token.clone() };
+    responses.splice(0..0, [begun, again]);
+    history
 }
 
 pub fn after_of(session: &Session) -> After {
@@ -138,6 +153,12 @@ pub fn event_of(entry: &Entry, seen: EventType) -> SessionEvent {
         changed_attributes: if seen == EventType::Snapshot { Vec::new() } else { entry.changed.clone() },
         ..Default::default()
     }
+}
+
+/// One whose reader reads to the end.
+fn watch(filter: Filter, resumes: Option<usize>, responses: Vec<Response>) -> Watch {
+    let end = STILL_OPEN.into();
+    Watch { instance: 0, filter, initial_state: false, is_slow: false, resumes, responses, end, ended: 0 }
 }
 
 impl Maker {
@@ -328,8 +349,7 @@ impl Maker {
         if resumes.is_some() {
             responses.remove(0);
         }
-        let end = STILL_OPEN.into();
-        self.watches.push(Watch { instance: 0, filter, initial_state: false, resumes, responses, end });
+        self.watches.push(watch(filter, resumes, responses));
     }
 
     fn watch_from_state(&mut self, filter: Filter, range: std::ops::Range<usize>) {
@@ -344,8 +364,7 @@ impl Maker {
         let mut responses: Vec<Response> = state.into_values().map(|event| response(vec![event], None)).collect();
         responses.push(response(Vec::new(), Some(Control::Synced)));
         responses.extend(self.responses(&filter, range).into_iter().skip(1));
-        let end = STILL_OPEN.into();
-        self.watches.push(Watch { instance: 0, filter, initial_state: true, resumes: None, responses, end });
+        self.watches.push(Watch { initial_state: true, ..watch(filter, None, responses) });
     }
 
     fn finish(self, about: &str, faults: Vec<Fault>) -> History {
@@ -355,6 +374,7 @@ impl Maker {
             rules: RULES,
             operations: self.operations,
             watches: self.watches,
+            refusals: Vec::new(),
             faults,
             truth: Truth { stores: vec![Store { id: STORE, logs: self.logs }] },
             ended: self.now + 4 * SECOND,

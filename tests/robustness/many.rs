@@ -1,14 +1,16 @@
 //! Many histories, some at a time, each with a seed of its own.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
-    faults::faults,
+    faults::{Fault, faults},
     run::{Run, run},
-    scene::Topology,
     table::Table,
 };
 
@@ -32,19 +34,18 @@ pub fn count_given() -> Option<u64> {
     given("HISTORIES")
 }
 
-/// A history of this seed, which chooses the fault, too; None = one that is not chosen.
-fn play(seed: u64, which: Which) -> Option<(&'static str, Topology, Run)> {
+/// The fault that this seed chooses.
+fn fault_of(seed: u64) -> Box<dyn Fault> {
     let mut faults = faults();
-    let fault = faults.swap_remove((seed % faults.len() as u64) as usize);
-    if which == Which::Quick && !fault.is_quick() {
-        return None;
-    }
-    let (name, topology) = (fault.name(), fault.topology());
+    faults.swap_remove((seed % faults.len() as u64) as usize)
+}
+
+fn play(fault: Box<dyn Fault>, seed: u64) -> Run {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("it is built");
     let ran = runtime.block_on(run(fault, seed));
     runtime.shutdown_background();
-    Some((name, topology, ran))
+    ran
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -66,13 +67,15 @@ pub fn play_all(seeds: std::ops::Range<u64>, which: Which) -> (Table, Vec<String
                     if seed >= seeds.end {
                         break;
                     }
-                    let (name, topology, ran) = match std::panic::catch_unwind(|| play(seed, which)) {
-                        Ok(Some(played)) => played,
-                        Ok(None) => continue,
-                        Err(_) => {
-                            wrong.lock().unwrap().push(format!("SEED={seed}: it broke off, see above"));
-                            continue;
-                        }
+                    let fault = fault_of(seed);
+                    if which == Which::Quick && !fault.is_quick() {
+                        continue;
+                    }
+                    let (name, topology) = (fault.name(), fault.topology());
+                    let Ok(ran) = std::panic::catch_unwind(AssertUnwindSafe(|| play(fault, seed))) else {
+                        table.lock().unwrap().add_broken_off(name, topology);
+                        wrong.lock().unwrap().push(format!("SEED={seed} {name}: it broke off, see above"));
+                        continue;
                     };
                     println!("SEED={seed} {name}: {} entries, recovery {:?}", ran.entries(), ran.recovery);
                     table.lock().unwrap().add(name, topology, &ran);

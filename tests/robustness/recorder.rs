@@ -26,6 +26,7 @@ pub fn now() -> Moment {
 pub struct Recorder {
     operations: Mutex<Vec<Operation>>,
     watches: Mutex<Vec<Watch>>,
+    refusals: Mutex<Vec<Refusal>>,
     /// Of each watcher, who may open several watches.
     progress: Mutex<Vec<Progress>>,
     /// How often clients and watchers saw which code and reason.
@@ -43,6 +44,22 @@ pub struct Progress {
     pub is_over: bool,
     /// It takes its time.
     pub is_slow: bool,
+}
+
+/// What a watch is opened for, and by whom.
+pub struct Opening {
+    pub filter: Filter,
+    pub initial_state: bool,
+    /// Whether its reader takes its time, or stops.
+    pub is_slow: bool,
+}
+
+/// Everything.
+pub struct Recorded {
+    pub operations: Vec<Operation>,
+    pub watches: Vec<Watch>,
+    pub refusals: Vec<Refusal>,
+    pub seen: BTreeMap<String, usize>,
 }
 
 /// Who calls, and whom.
@@ -116,10 +133,11 @@ impl Recorder {
     }
 
     /// Begins to record a watch; its number.
-    pub fn opened(&self, instance: usize, filter: Filter, initial_state: bool, resumes: Option<usize>) -> usize {
+    pub fn opened(&self, instance: usize, opening: Opening, resumes: Option<usize>) -> usize {
+        let Opening { filter, initial_state, is_slow } = opening;
+        let (responses, end, ended) = (Vec::new(), STILL_OPEN.to_owned(), 0);
         let mut watches = self.watches.lock().unwrap();
-        let end = STILL_OPEN.to_owned();
-        watches.push(Watch { instance, filter, initial_state, resumes, responses: Vec::new(), end });
+        watches.push(Watch { instance, filter, initial_state, is_slow, resumes, responses, end, ended });
         watches.len() - 1
     }
 
@@ -155,9 +173,9 @@ impl Recorder {
     /// How a watch came to its end.
     pub fn closed(&self, watch: usize, how: String) {
         let watch = &mut self.watches.lock().unwrap()[watch];
-        let when = if how.starts_with("closed") && watch.is_amid_state() { " amid the state" } else { "" };
+        let when = if how.starts_with(CLOSED) && watch.is_amid_state() { " amid the state" } else { "" };
         self.saw(format!("watch: {how}{when}"));
-        watch.end = how;
+        (watch.end, watch.ended) = (how, now());
     }
 
     /// Whether a watch at this instance has been told a part of the state that it begins with.
@@ -167,13 +185,17 @@ impl Recorder {
     }
 
     /// A watch could not be opened.
-    pub fn refused(&self, status: &Status) {
-        self.saw(format!("watch: {}", name_of(status)));
+    pub fn refused(&self, refusal: Refusal) {
+        self.saw(format!("watch: {}", refusal.how));
+        self.refusals.lock().unwrap().push(refusal);
     }
 
-    pub fn finish(&self) -> (Vec<Operation>, Vec<Watch>, BTreeMap<String, usize>) {
-        let operations = std::mem::take(&mut *self.operations.lock().unwrap());
-        let watches = std::mem::take(&mut *self.watches.lock().unwrap());
-        (operations, watches, std::mem::take(&mut *self.seen.lock().unwrap()))
+    pub fn finish(&self) -> Recorded {
+        Recorded {
+            operations: std::mem::take(&mut *self.operations.lock().unwrap()),
+            watches: std::mem::take(&mut *self.watches.lock().unwrap()),
+            refusals: std::mem::take(&mut *self.refusals.lock().unwrap()),
+            seen: std::mem::take(&mut *self.seen.lock().unwrap()),
+        }
     }
 }

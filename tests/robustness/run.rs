@@ -10,10 +10,11 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use crate::{
     contract::Call,
     faults::Fault,
+    felt::Before,
     harness::{client::*, eventually},
     history::{self, History, Moment, Outcome},
     made::RULES,
-    recorder::{Caller, Progress, now},
+    recorder::{Caller, Progress, Recorded, now},
     scene::Scene,
     truth::Truth,
     validate::{acknowledged_and_lost, violations},
@@ -57,14 +58,15 @@ pub async fn run(mut fault: Box<dyn Fault>, seed: u64) -> Run {
     let mut cast = begin(&mut scene).await;
     eventually("there is a load", async || (scene.recorder.writes() >= LOAD).then_some(())).await;
 
+    let before = Before::of(&scene).await;
     let at = now();
     fault.inject(&mut scene).await;
     sleep(fault.lasts()).await;
     fault.heal(&mut scene).await;
     let healed = now();
     let recovered = recover(&mut scene).await;
-    let before = scene.recorder.writes();
-    let goes_on = async || (scene.recorder.writes() >= before + LOAD_AFTER).then_some(());
+    let answered = scene.recorder.writes();
+    let goes_on = async || (scene.recorder.writes() >= answered + LOAD_AFTER).then_some(());
     eventually("there is a load again", goes_on).await;
 
     let quiet = quieten(&mut scene, &mut cast).await;
@@ -73,19 +75,19 @@ pub async fn run(mut fault: Box<dyn Fault>, seed: u64) -> Run {
     scene.reader.read().await;
     let truth = scene.reader.truth();
     scene.reader.close().await;
-    let (operations, watches, seen) = scene.recorder.finish();
+    let Recorded { operations, watches, refusals, seen } = scene.recorder.finish();
+    let unfelt = before.missing(fault.marks(), &scene, &seen).await;
     let about = format!("{}, {:?}", fault.name(), fault.topology());
-    let (loses, kills, by_hand) = (fault.loses(), fault.kills(), scene.by_hand.clone());
-    let recorded = history::Fault { at, healed, loses, kills, by_hand };
-    let history = History { seed, about, rules: RULES, operations, watches, faults: vec![recorded], truth, ended };
+    let (effects, trimmed, by_hand) = (fault.effects().to_vec(), scene.trimmed.clone(), scene.by_hand.clone());
+    let faults = vec![history::Fault { at, healed, effects, trimmed, by_hand }];
+    let history = History { seed, about, rules: RULES, operations, watches, refusals, faults, truth, ended };
     let held = tokio::task::block_in_place(|| violations(&history));
     let mut violations: Vec<_> = held.into_iter().map(|(name, violation)| (name, violation.0)).collect();
     violations.extend(
         [recovered.as_ref().err(), quiet.err().as_ref()].into_iter().flatten().map(|what| ("Recovers", what.clone())),
     );
-    let is_felt = fault.leaves().is_empty() || seen.keys().any(|seen| seen.contains(fault.leaves()));
-    if !is_felt || fault.is_by_hand() && scene.by_hand.is_empty() {
-        violations.push(("Felt", format!("nobody felt the fault: {seen:?}")));
+    if !unfelt.is_empty() {
+        violations.push(("Felt", format!("nobody felt the fault, {unfelt:?}: {seen:?}")));
     }
     violations.extend(ended_early.into_iter().map(|why| ("Stands", why)));
     let lost = acknowledged_and_lost(&history);
@@ -148,7 +150,7 @@ async fn fresh_write(scene: &Scene, began: Instant, turn: &mut usize) -> Result<
         if began.elapsed() > AT_LAST {
             return Err("no fresh write is answered".into());
         }
-        let create = one_for_all(format!("request-of-a-probe-{turn}"));
+        let create = one_for_all(scene.seed, format!("request-of-a-probe-{turn}"));
         let id = id_of(&create.token);
         let (instance, client) = &clients[*turn % clients.len()];
         let caller = Caller { client: WORKERS, instance: *instance };

@@ -19,6 +19,7 @@ use crate::{
     made::RULES,
     reader::Reader,
     recorder::Recorder,
+    truth::Position,
     workload::Slots,
 };
 
@@ -50,11 +51,14 @@ pub struct Scene {
     pub reader: Reader,
     pub recorder: Arc<Recorder>,
     pub slots: Arc<Slots>,
+    pub seed: u64,
     pub chance: Chance,
     /// Whether stopping readers are to stop.
     pub stopped: watch::Sender<bool>,
     /// What was changed by hand.
     pub by_hand: Vec<(String, Moment)>,
+    /// The oldest entry that a log kept when it was trimmed, and its partition.
+    pub trimmed: Vec<(usize, Position)>,
     _toml: tempfile::TempDir,
 }
 
@@ -64,10 +68,13 @@ pub struct Pair {
     pub relay: Relay,
 }
 
-fn toml(limits: &str) -> String {
+/// Changes that an instance keeps for watchers that are a little behind: who is further behind reads the log.
+const RING_SLOTS: [usize; 2] = [512, 65_536];
+
+fn toml(limits: &str, ring_slots: usize) -> String {
     format!(
         "log_max_age = '1d'\nlog_max_bytes = '1024 MiB'\n[limits]\ncall_timeout = '1500ms'\n\
-         {limits}\n[default_policy]\n{}",
+         ring_slots = {ring_slots}\n{limits}\n[default_policy]\n{}",
         RULES.policy()
     )
 }
@@ -129,14 +136,15 @@ impl Scene {
     pub async fn set(topology: Topology, limits: &str, seed: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sessiond.toml");
-        std::fs::write(&file, toml(limits)).unwrap();
+        let mut chance = Chance::of(seed);
+        let toml = toml(limits, chance.of_these(&RING_SLOTS));
+        std::fs::write(&file, &toml).unwrap();
         let Stage { redis, url, pair, sentinels, cluster } = Stage::set(topology).await;
         let proxy = Proxy::start(&redis);
         let prefix = "sessiond:";
         let reader = Reader::begin(if pair.is_some() { redis.url() } else { url.clone() }, prefix).await;
         let first = if topology == Topology::Standalone { proxy.url() } else { url.clone() };
-        let servers =
-            vec![Server::start(&first, prefix, &toml(limits)).await, Server::start(&url, prefix, &toml(limits)).await];
+        let servers = vec![Server::start(&first, prefix, &toml).await, Server::start(&url, prefix, &toml).await];
         let arguments = [format!("--redis={url}"), format!("--config={}", file.display())];
         let process = tokio::task::block_in_place(|| Process::start(&arguments));
         Scene {
@@ -149,10 +157,12 @@ impl Scene {
             process,
             reader,
             recorder: Arc::default(),
-            slots: Arc::default(),
-            chance: Chance::of(seed),
+            slots: Arc::new(Slots::of(seed)),
+            seed,
+            chance,
             stopped: watch::Sender::new(false),
             by_hand: Vec::new(),
+            trimmed: Vec::new(),
             _toml: directory,
         }
     }

@@ -35,6 +35,13 @@ impl Table {
         }
     }
 
+    /// One that came to no end: what was wrong is not known.
+    pub fn add_broken_off(&mut self, fault: &'static str, topology: Topology) {
+        let row = self.0.entry((fault, topology)).or_default();
+        row.histories += 1;
+        row.violations += 1;
+    }
+
     /// As Markdown.
     pub fn text(&self) -> String {
         let mut text =
@@ -44,7 +51,8 @@ impl Table {
         for ((fault, topology), row) in &self.0 {
             let mut recoveries = row.recoveries.clone();
             recoveries.sort();
-            let (median, longest) = (recoveries[recoveries.len() / 2], recoveries[recoveries.len() - 1]);
+            let median = recoveries.get(recoveries.len() / 2).copied().unwrap_or_default();
+            let longest = recoveries.last().copied().unwrap_or_default();
             let seen: Vec<String> = row.seen.iter().map(|(what, count)| format!("{what} {count}")).collect();
             let topology = format!("{topology:?}").to_lowercase();
             let (histories, violations, lost) = (row.histories, row.violations, row.lost);

@@ -7,6 +7,7 @@ mod cut;
 mod delivery;
 mod endings;
 mod told;
+mod watches;
 
 pub use calls::acknowledged_and_lost;
 
@@ -21,7 +22,7 @@ pub type Held = Result<(), Violation>;
 pub type Validator = fn(&History) -> Held;
 
 /// Every validator by its name.
-pub const VALIDATORS: [(&str, Validator); 17] = [
+pub const VALIDATORS: [(&str, Validator); 19] = [
     ("Ordered", told::ordered),
     ("Unique", told::unique),
     ("Filter", told::filter),
@@ -39,6 +40,8 @@ pub const VALIDATORS: [(&str, Validator); 17] = [
     ("Kept", calls::kept),
     ("Listed", calls::listed),
     ("LoggedOutEverywhere", calls::logged_out_everywhere),
+    ("Lasting", watches::lasting),
+    ("Grounded", watches::grounded),
 ];
 
 /// What is wrong with the history: each violation with its validator's name.

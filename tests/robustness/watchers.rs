@@ -2,25 +2,31 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use sessiond_client::v1::{EventType, ResyncReason, SessionView, WatchRequest, WatchResponse};
+use sessiond_client::v1::{
+    EventType, ResyncReason, SessionView, WatchRequest, WatchResponse, session_service_client::SessionServiceClient,
+};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
     chance::Chance,
-    harness::{Client, client::*},
-    history::{CLOSED_FOR_GOOD, Control, Filter, Scope},
+    harness::client::*,
+    history::{
+        CLOSED, CLOSED_AS_TOO_SLOW, CLOSED_FOR_GOOD, Control, Filter, LEFT, NOT_CONNECTED, Refusal, SILENT, Scope,
+    },
     made::everything,
-    recorder::{Recorder, name_of},
+    recorder::{Opening, Recorder, name_of, now},
     workload::{COLOURS, SUBJECTS},
 };
 
 /// No response for so long: the watch is given up, and opened elsewhere.
 const SILENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
+/// So little is on its way to a reader that the server notices one that stops.
+const WINDOW: u32 = 64 * 1024;
 
 /// How a watcher reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +43,12 @@ pub enum Manner {
     Slow,
     /// It reads nothing while readers are told to stop.
     Stopping,
+}
+
+impl Manner {
+    pub fn is_slow(self) -> bool {
+        matches!(self, Manner::Slow | Manner::Stopping)
+    }
 }
 
 pub struct Watcher {
@@ -117,35 +129,49 @@ impl Watcher {
             if self.initial_state && begins_anew {
                 place = Place::default();
             }
-            let opened = self.open(instance, &place).await;
-            if matches!(&opened, Err(Some(status)) if status.code() == Code::NotFound) {
-                // All that it was to watch had ended before.
-                return self.recorder.is_over(number);
-            }
-            if let Ok(stream) = opened {
-                let watch = self.recorder.opened(instance, self.filter.clone(), self.initial_state, place.watch);
-                let how = self.read(stream, number, watch, &mut place).await;
-                let is_over = how == CLOSED_FOR_GOOD;
-                self.recorder.closed(watch, how);
-                if is_over {
-                    return self.recorder.is_over(number);
+            let is_over = match self.open(instance, &place).await {
+                Ok(stream) => {
+                    let (filter, is_slow) = (self.filter.clone(), self.manner.is_slow());
+                    let opening = Opening { filter, initial_state: self.initial_state, is_slow };
+                    let watch = self.recorder.opened(instance, opening, place.watch);
+                    let how = self.read(stream, number, watch, &mut place).await;
+                    let is_over = how == CLOSED_FOR_GOOD;
+                    self.recorder.closed(watch, how);
+                    is_over
                 }
+                // One that it was to watch had ended before, or so it is told.
+                Err(code) => code == Code::NotFound,
+            };
+            // Other sessions may always be made.
+            if is_over && matches!(self.filter.scope, Scope::Ids(_)) {
+                return self.recorder.is_over(number);
             }
             tokio::time::sleep(PAUSE).await;
             instance = self.chance.below(self.addresses.len());
         }
     }
 
-    /// Err(None) = no answer.
-    async fn open(&self, instance: usize, place: &Place) -> Result<Streaming<WatchResponse>, Option<Status>> {
-        let client = timeout(SILENCE, Client::try_connect(&self.addresses[instance])).await;
-        let mut client = client.ok().and_then(Result::ok).ok_or(None)?;
+    /// Why there is no watch is recorded.
+    async fn open(&self, instance: usize, place: &Place) -> Result<Streaming<WatchResponse>, Code> {
+        let called = now();
+        let opened = timeout(SILENCE, self.try_open(instance, place)).await;
+        let (how, code) = match opened {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(refused)) => refused,
+            Err(_) => (SILENT.to_owned(), Code::DeadlineExceeded),
+        };
+        let (filter, resumes) = (self.filter.clone(), !place.token.is_empty());
+        self.recorder.refused(Refusal { filter, resumes, called, returned: now(), how });
+        Err(code)
+    }
+
+    async fn try_open(&self, instance: usize, place: &Place) -> Result<Streaming<WatchResponse>, (String, Code)> {
+        let endpoint = Channel::from_shared(format!("http://{}", self.addresses[instance])).expect("an address");
+        let endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let connected = endpoint.connect().await.map_err(|_| (NOT_CONNECTED.to_owned(), Code::Unavailable))?;
         let request = request(&self.filter, self.initial_state, place.token.clone());
-        let opened = timeout(SILENCE, client.grpc.watch(request)).await.map_err(|_| None)?;
-        opened.map(tonic::Response::into_inner).map_err(|status| {
-            self.recorder.refused(&status);
-            Some(status)
-        })
+        let opened = SessionServiceClient::new(connected).watch(request).await;
+        opened.map(tonic::Response::into_inner).map_err(|status| (name_of(&status), status.code()))
     }
 
     /// Reads until the watch ends, or it has enough of it; how that was.
@@ -165,16 +191,16 @@ impl Watcher {
                 Manner::Stopping => {
                     let _ = self.stopped.wait_for(|stopped| !stopped).await;
                 }
-                Manner::Restless | Manner::Forgetful if Instant::now() > leaves_at => return "left".to_owned(),
-                Manner::Away if *self.stopped.borrow() => return "left".to_owned(),
+                Manner::Restless | Manner::Forgetful if Instant::now() > leaves_at => return LEFT.to_owned(),
+                Manner::Away if *self.stopped.borrow() => return LEFT.to_owned(),
                 Manner::Restless | Manner::Forgetful | Manner::Away | Manner::Steady => {}
             }
             let response = match timeout(SILENCE, stream.message()).await {
-                Err(_) => return "silent".to_owned(),
+                Err(_) => return SILENT.to_owned(),
                 Ok(Ok(Some(response))) => response,
-                Ok(Ok(None)) if is_slow => return "closed: too slow".to_owned(),
+                Ok(Ok(None)) if is_slow => return CLOSED_AS_TOO_SLOW.to_owned(),
                 Ok(Ok(None)) => return CLOSED_FOR_GOOD.to_owned(),
-                Ok(Err(status)) => return format!("closed: {}", name_of(&status)),
+                Ok(Err(status)) => return format!("{CLOSED}{}", name_of(&status)),
             };
             place.token.clone_from(&response.resume_token);
             place.watch = Some(watch);

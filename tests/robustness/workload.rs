@@ -28,23 +28,29 @@ const PAUSE: Duration = Duration::from_millis(6);
 pub const SUBJECTS: [&str; 2] = ["subject-1", "subject-2"];
 pub const COLOURS: [&str; 2] = ["red", "blue"];
 
-/// A new session that every kind of watcher by namespace, subject and labels is told of.
-pub fn one_for_all(request_id: String) -> CreateSessionRequest {
+/// A new session that every kind of watcher by namespace, subject and labels is told of; the same one for a seed and an id.
+pub fn one_for_all(seed: u64, request_id: String) -> CreateSessionRequest {
     CreateSessionRequest {
         namespace: NAMESPACE.to_owned(),
         subject: SUBJECTS[0].to_owned(),
         labels: labels(&[("colour", COLOURS[0])]),
-        token: new_token(),
+        token: Chance::named(seed, &request_id).token(),
         request_id,
         ..Default::default()
     }
 }
 
 /// The sessions that are used at a time.
-pub struct Slots(Mutex<Vec<Slot>>);
+pub struct Slots {
+    seed: u64,
+    slots: Mutex<Vec<Slot>>,
+}
 
 #[derive(Clone)]
 struct Slot {
+    place: usize,
+    /// How many sessions had this place before.
+    before: usize,
     /// That it has, or may have, the oldest first.
     tokens: Vec<String>,
     calls: u32,
@@ -53,8 +59,14 @@ struct Slot {
 }
 
 impl Slot {
-    fn new() -> Self {
-        Slot { tokens: vec![new_token()], calls: 0, is_made: false, revision: None }
+    /// Whoever comes first to a place: its sessions have the same ids whenever the seed is played.
+    fn new(seed: u64, place: usize, before: usize) -> Self {
+        let token = Chance::named(seed, &format!("session {before} of slot {place}")).token();
+        Slot { place, before, tokens: vec![token], calls: 0, is_made: false, revision: None }
+    }
+
+    fn next(&self, seed: u64) -> Self {
+        Slot::new(seed, self.place, self.before + 1)
     }
 
     fn id(&self) -> String {
@@ -62,30 +74,28 @@ impl Slot {
     }
 }
 
-impl Default for Slots {
-    fn default() -> Self {
-        Slots(Mutex::new((0..SLOTS).map(|_| Slot::new()).collect()))
-    }
-}
-
 impl Slots {
+    pub fn of(seed: u64) -> Self {
+        Slots { seed, slots: Mutex::new((0..SLOTS).map(|place| Slot::new(seed, place, 0)).collect()) }
+    }
+
     /// Ids of the sessions that are used now, as far as they are made.
     pub fn ids(&self) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|slot| slot.is_made).map(Slot::id).collect()
+        self.slots.lock().unwrap().iter().filter(|slot| slot.is_made).map(Slot::id).collect()
     }
 
     /// The session of a slot, used once more; another one after too many calls.
     fn take(&self, place: usize) -> Slot {
-        let slot = &mut self.0.lock().unwrap()[place];
+        let slot = &mut self.slots.lock().unwrap()[place];
         if slot.calls >= CALLS {
-            *slot = Slot::new();
+            *slot = slot.next(self.seed);
         }
         slot.calls += 1;
         slot.clone()
     }
 
     fn learn(&self, place: usize, call: &Call, outcome: &Outcome) {
-        let slot = &mut self.0.lock().unwrap()[place];
+        let slot = &mut self.slots.lock().unwrap()[place];
         if call.id() != Some(slot.id()) {
             return;
         }
@@ -93,9 +103,9 @@ impl Slots {
             Outcome::Answered(Answer::Session(session, ..)) => {
                 (slot.is_made, slot.revision) = (true, Some(session.revision));
             }
-            Outcome::Answered(Answer::Refused(reason, _)) if reason == "SESSION_ENDED" => *slot = Slot::new(),
+            Outcome::Answered(Answer::Refused(reason, _)) if reason == "SESSION_ENDED" => *slot = slot.next(self.seed),
             Outcome::Answered(Answer::Refused(reason, _)) if reason == "SESSION_NOT_FOUND" && slot.is_made => {
-                *slot = Slot::new();
+                *slot = slot.next(self.seed);
             }
             Outcome::Answered(_) | Outcome::NotApplied(_) | Outcome::Unknown(_) => {}
         }
@@ -159,6 +169,12 @@ impl Worker {
         }
     }
 
+    /// Another token for the session.
+    fn successor(&mut self, slot: &Slot) -> String {
+        let (own, other) = (&slot.tokens[0], self.chance.token());
+        format!("{}{}", &own[..31], &other[31..])
+    }
+
     fn call(&mut self, turn: usize, slot: &Slot) -> Call {
         let namespace = NAMESPACE.to_owned();
         let subject = self.chance.of_these(&SUBJECTS).to_owned();
@@ -176,7 +192,7 @@ impl Worker {
             28..32 => Call::Rotate(RotateSessionRequest {
                 namespace,
                 token: slot.tokens[slot.tokens.len() - 1].clone(),
-                new_token: successor_of(&slot.tokens[0]),
+                new_token: self.successor(slot),
                 request_id,
                 ..Default::default()
             }),

@@ -6,7 +6,9 @@ use futures_util::future::LocalBoxFuture;
 
 use super::Fault;
 use crate::{
+    felt::Mark,
     harness::{cluster::Promotion, eventually, servers::aside},
+    history::Effect,
     scene::{Scene, Topology},
 };
 
@@ -22,7 +24,15 @@ impl Fault for SentinelAsked {
         Topology::Sentinel
     }
 
-    fn loses(&self) -> bool {
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::Loses]
+    }
+
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::NewPrimary]
+    }
+
+    fn is_quick(&self) -> bool {
         true
     }
 
@@ -57,8 +67,12 @@ impl Fault for SentinelPrimaryGone {
         Topology::Sentinel
     }
 
-    fn loses(&self) -> bool {
-        true
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::Loses]
+    }
+
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["STORE_UNAVAILABLE", "OUTCOME_UNKNOWN"]), Mark::NewPrimary]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
@@ -100,7 +114,15 @@ impl Fault for ClusterPrimaryKilled {
         Topology::Cluster
     }
 
-    fn loses(&self) -> bool {
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::Loses]
+    }
+
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["STORE_UNAVAILABLE"])]
+    }
+
+    fn is_quick(&self) -> bool {
         true
     }
 
@@ -132,16 +154,16 @@ impl Fault for ClusterReplicaTakesOver {
         "a replica takes over without the last writes"
     }
 
-    fn leaves(&self) -> &'static str {
-        "resync ROLLBACK"
+    fn marks(&self) -> &'static [Mark] {
+        &[Mark::Seen(&["resync ROLLBACK"])]
     }
 
     fn topology(&self) -> Topology {
         Topology::Cluster
     }
 
-    fn loses(&self) -> bool {
-        true
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::Loses]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {
@@ -184,6 +206,10 @@ impl Fault for SlotsMoved {
 
     fn topology(&self) -> Topology {
         Topology::Cluster
+    }
+
+    fn effects(&self) -> &'static [Effect] {
+        &[Effect::OtherRun]
     }
 
     fn inject<'a>(&'a mut self, scene: &'a mut Scene) -> LocalBoxFuture<'a, ()> {

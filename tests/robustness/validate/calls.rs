@@ -7,7 +7,7 @@ use sessiond_client::v1::{Cause, EventType, Session};
 use super::{Held, Violation, hold};
 use crate::{
     contract::{Answer, Call, session::cause_of},
-    history::{History, Moment, Operation, Outcome, WITHOUT_REASON},
+    history::{Effect, History, Moment, Operation, Outcome, WITHOUT_REASON},
     linearizable::{Happening, LONGEST, What, is_explained},
     truth::Entry,
 };
@@ -21,7 +21,7 @@ struct Loss {
 impl Loss {
     /// A server may go on for a while with a primary that is none any more.
     fn of(history: &History) -> Option<Self> {
-        let losing = || history.faults.iter().filter(|fault| fault.loses);
+        let losing = || history.faults.iter().filter(|fault| fault.effects.contains(&Effect::Loses));
         let from = losing().map(|fault| fault.at).min()?;
         let healed = losing().map(|fault| fault.healed).max()?;
         let answered = lost_writes(history).map(|operation| operation.returned).max();
@@ -120,7 +120,7 @@ fn burial<'a>(history: &'a History, operations: &[&Operation]) -> Option<Happeni
 }
 
 /// Failures that are Redis' or the network's, and say so.
-const FAILURES: [&str; 8] = [
+pub const FAILURES: [&str; 8] = [
     "Unavailable STORE_UNAVAILABLE",
     "Unavailable STORE_CHANGED",
     "Unavailable OVERLOADED",
@@ -133,7 +133,7 @@ const FAILURES: [&str; 8] = [
 
 /// A call that fails says why, and whether it may have been applied; only an instance that was killed does not.
 pub fn explained(history: &History) -> Held {
-    let is_killed = history.faults.iter().any(|fault| fault.kills);
+    let is_killed = history.has(Effect::Kills, Moment::MAX);
     for operation in &history.operations {
         let (Outcome::NotApplied(failure) | Outcome::Unknown(failure)) = &operation.outcome else { continue };
         let is_cut_off = is_killed && failure.ends_with(WITHOUT_REASON);

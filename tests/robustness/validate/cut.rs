@@ -15,6 +15,7 @@ pub fn snapshot_cut(history: &History) -> Held {
     for stream in streams(history) {
         for segment in &stream.segments {
             for (at, step) in segment.steps.iter().enumerate() {
+                // That it is known is another matter.
                 let store = history.truth.store(step.token.store);
                 if let (Some(Control::Synced), Some(store)) = (&step.control, store) {
                     is_the_truth(history, &stream, segment, at, store)?;

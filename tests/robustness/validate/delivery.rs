@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Held, Violation};
+use super::{Held, Violation, hold};
 use crate::{
     history::{Control, History, Response},
     streams::{Segment, Start, Stream, is_missed, streams},
@@ -26,7 +26,23 @@ pub fn reliable(history: &History) -> Held {
 
 /// W4: the position after every response lies behind its events, before all others, and moves on.
 pub fn resumable(history: &History) -> Held {
+    every_place_is_known(history)?;
     none(history, &Fault::Position)
+}
+
+/// Whatever stands is in the truth, as is every store: else what follows from a position cannot be checked.
+fn every_place_is_known(history: &History) -> Held {
+    for (number, watch) in history.watches.iter().enumerate() {
+        for Response { token, at, .. } in &watch.responses {
+            let Some(store) = history.truth.store(token.store) else {
+                return Err(Violation(format!("watch {number}: {token:?} at {at} is of no known store")));
+            };
+            let mut places = store.logs.iter().zip(&token.positions);
+            let stands = token.positions.len() == store.logs.len() && places.all(|(log, place)| log.stands(*place));
+            hold(stands || !history.keeps_its_word(), || format!("watch {number}: {token:?} at {at} is nowhere"))?;
+        }
+    }
+    Ok(())
 }
 
 /// W5: what matches and happened up to a bookmark came before it.
@@ -57,6 +73,7 @@ fn delivered<'a>(segment: &Segment<'a>) -> HashMap<(&'a str, i64), usize> {
 
 fn faults(history: &History, stream: &Stream<'_>, segment: &Segment<'_>) -> Vec<(Fault, String)> {
     let Some(Start { token, step: first }) = segment.start else { return Vec::new() };
+    // Where it has to be known it is: see above.
     let Some(store) = history.truth.store(token.store) else { return Vec::new() };
     let (delivered, snapshots) = (delivered(segment), segment.snapshots());
     let mut faults = told_outside(history, store, segment);
