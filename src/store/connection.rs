@@ -253,7 +253,6 @@ impl Connection {
     ) -> Result<Value, Error> {
         let args = &args[..];
         let ask = async |node: Arc<Node>, asking| node.ask_primary(name, args, deadline, asking).await;
-        // Boxed: large, and many are under way at once within one future.
         self.at(partition, deadline, ask).await
     }
 }

@@ -39,7 +39,7 @@ pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) {
         tokio::select! {
             // First: a server that has nothing any more is not listened to.
             biased;
-            () = moved => hub.note_other_run(),
+            () = moved => hub.note_rewind(),
             _ = following => {}
             () = answer(&followers, &mut requests, &mut waiting) => {}
             () = tidy(&hub) => {}
@@ -178,7 +178,7 @@ impl Follower {
         // Afterwards: they are of this run, or of one before it.
         let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await?;
         if run.replace(found.clone()).is_some_and(|before| before != found) {
-            self.hub.note_other_run();
+            self.hub.note_rewind();
         }
         let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
         let mut outcome = Ok(Verified { as_of: tails.as_of });

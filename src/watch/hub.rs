@@ -231,12 +231,8 @@ impl Hub {
         self.state.lock().ring.taken_back(partition, position)
     }
 
-    /// History may have been rewound where no log shows it.
-    pub(super) fn note_other_run(&self) {
-        self.note_rewind();
-    }
-
-    fn note_rewind(&self) {
+    /// Also where it may have been, and no log shows it.
+    pub(super) fn note_rewind(&self) {
         self.rewound.send_modify(|rewound| *rewound = Rewound { times: rewound.times + 1, last: Instant::now() });
     }
 
