@@ -116,6 +116,20 @@ impl Sentinels {
         self.wait_for_another_than(&old)
     }
 
+    /// A failover stays under way for a while: this replica is never promoted, and does not answer. Whoever leads the
+    /// failover has the epoch of the new primary, and waits for the replica to follow it.
+    pub fn hold_up_failovers(&self, replica: &Redis) {
+        replica.must(&["CONFIG", "SET", "replica-priority", "0"]);
+        for sentinel in self.running() {
+            sentinel.must(&["SENTINEL", "SET", NAME, "down-after-milliseconds", "10000"]);
+            until("it is known not to be promoted", || {
+                let told = sentinel.list(&["SENTINEL", "REPLICAS", NAME]);
+                told.windows(2).any(|pair| pair[0] == "slave-priority" && pair[1] == "0")
+            });
+        }
+        replica.pause();
+    }
+
     /// Returns when all sentinels name one and the same other primary, and it takes itself for one.
     pub fn wait_for_another_than(&self, old: &Redis) -> Redis {
         until("another is primary", || {
