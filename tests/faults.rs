@@ -2,10 +2,7 @@
 
 mod harness;
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use futures_util::future::join_all;
 use harness::{
@@ -292,12 +289,6 @@ async fn calls_under_way_are_answered_when_redis_is_found_to_hang_however_much_t
     eventually("the server is back", async || client.set(key.clone(), &attributes).await.ok()).await;
 }
 
-/// The connections of subscribers that Redis has.
-fn subscribers(redis: &Redis) -> BTreeSet<String> {
-    let list = redis.list(&["CLIENT", "LIST", "TYPE", "pubsub"]).concat();
-    list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_subscriber_too_is_given_up_and_replaced_when_redis_hangs() {
     /// For calls, for bulk, and of the subscriber.
@@ -306,7 +297,7 @@ async fn the_subscriber_too_is_given_up_and_replaced_when_redis_hangs() {
     let process = Process::start(&[format!("--redis={}", world.redis.url())]);
     let client = process.client().await;
     let mut watching = client.watch_all().await;
-    let before = subscribers(&world.redis);
+    let before = world.redis.subscribers();
     assert_eq!(before.len(), 1);
     world.redis.pause();
     // None is made anew before Redis goes on: each is given up once.
@@ -314,7 +305,7 @@ async fn the_subscriber_too_is_given_up_and_replaced_when_redis_hangs() {
     eventually("all are given up", async || (given_up() == CONNECTIONS).then_some(())).await;
     world.redis.resume();
     eventually("another one subscribes", async || {
-        let now = subscribers(&world.redis);
+        let now = world.redis.subscribers();
         (now.len() == 1 && now.is_disjoint(&before)).then_some(())
     })
     .await;

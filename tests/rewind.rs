@@ -336,12 +336,6 @@ impl Redis {
     fn follow_nobody(&self) {
         self.must(&["REPLICAOF", "NO", "ONE"]);
     }
-
-    /// The connections that listen to channels.
-    fn subscribers(&self) -> BTreeSet<String> {
-        let clients = self.list(&["CLIENT", "LIST", "TYPE", "pubsub"]).concat();
-        clients.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

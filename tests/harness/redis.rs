@@ -4,6 +4,7 @@
 //! The tests' own commands go through the socket, as Redis' default user.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -214,6 +215,12 @@ impl Redis {
     pub fn number(&self, words: &[&str]) -> i64 {
         let answer = self.command(words);
         answer.strip_prefix(':').unwrap_or_else(|| panic!("no number: {answer}")).trim().parse().unwrap()
+    }
+
+    /// The connections that listen to channels: another one has another id.
+    pub fn subscribers(&self) -> BTreeSet<String> {
+        let clients = self.list(&["CLIENT", "LIST", "TYPE", "pubsub"]).concat();
+        clients.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
     }
 
     /// The keys that match the pattern.

@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
-    harness::{Redis, servers::aside},
-    scene::Scene,
-};
+use crate::{harness::servers::aside, scene::Scene};
 
 /// What shows that a fault was felt.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +24,6 @@ pub struct Before {
     gaps: f64,
 }
 
-/// Numbers of the connections that subscribe to something, as Redis counts them.
-fn subscribers(redis: &Redis) -> BTreeSet<String> {
-    let list = redis.command(&["CLIENT", "LIST", "TYPE", "pubsub"]);
-    list.lines().filter_map(|line| Some(line.split_once("id=")?.1.split(' ').next()?.to_owned())).collect()
-}
-
 async fn gaps(scene: &Scene) -> f64 {
     let mut gaps = 0.0;
     for server in &scene.servers {
@@ -43,7 +34,7 @@ async fn gaps(scene: &Scene) -> f64 {
 
 impl Before {
     pub async fn of(scene: &Scene) -> Self {
-        Before { subscribers: subscribers(&scene.redis), gaps: gaps(scene).await }
+        Before { subscribers: scene.redis.subscribers(), gaps: gaps(scene).await }
     }
 
     /// The marks that do not show.
@@ -52,7 +43,7 @@ impl Before {
         for mark in marks {
             let shows = match mark {
                 Mark::Seen(any) => any.iter().any(|one| seen.keys().any(|seen| seen.contains(one))),
-                Mark::Resubscribed => !self.subscribers.is_subset(&subscribers(&scene.redis)),
+                Mark::Resubscribed => !self.subscribers.is_subset(&scene.redis.subscribers()),
                 Mark::Gaps => gaps(scene).await > self.gaps,
                 Mark::NewPrimary => is_followed_elsewhere(scene).await,
                 Mark::ChangedByHand => !scene.by_hand.is_empty(),
