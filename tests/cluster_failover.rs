@@ -2,17 +2,17 @@
 
 mod harness;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use harness::{
-    Client, Server,
+    Client, Redis, Server,
     client::*,
     cluster::{Cluster, MANY, PREFIX, Promotion, many, on},
     eventually,
     servers::aside,
     writers::{assert_reliable, many_are_acknowledged, now, write_to},
 };
-use sessiond_client::v1::{EventType, ResyncReason, Session};
+use sessiond_client::v1::{EventType, GetSessionRequest, ResyncReason, Session};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_is_killed_and_its_replica_goes_on_with_all_that_was_confirmed() {
@@ -176,6 +176,44 @@ async fn what_a_primary_says_that_hung_and_was_replaced_counts_for_nothing() {
         let kept = if n % 2 == 0 { &client } else { &other };
         assert!(kept.delete(by_id(&session.id)).await.unwrap());
         watching.wait_for(EventType::Ended, &session.id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_primary_that_hangs_holds_up_no_other_failover() {
+    // Nobody takes its place while this lasts.
+    let cluster = aside(|| Cluster::start_with(1, &["--cluster-node-timeout", "60000"])).await;
+    let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '3s'").await;
+    let client = server.client().await;
+    let sessions = many(&client).await;
+    let primaries = cluster.primaries();
+    let [hanging, next] = [0, 1].map(|of| cluster.replicas_of(&primaries[of]).remove(0));
+    let [hurt, moving] = [0, 1].map(|of| on(&primaries[of], &sessions));
+    let mut watching = client.watch_all().await;
+    let promote = async |replica: &Redis, of: &Redis| {
+        let (cluster, replica, of) = (cluster.clone(), replica.clone(), of.clone());
+        aside(move || {
+            of.wait_for(&replica);
+            cluster.promote(&replica, Promotion::TakenOver);
+        })
+        .await;
+    };
+    promote(&hanging, &primaries[0]).await;
+    hanging.pause();
+    // Nobody has them who answers: by then it is being connected to.
+    let (namespace, key) = (client.namespace.clone(), by_id(&hurt[0].id));
+    let mut request = tonic::Request::new(GetSessionRequest { namespace, key, ..Default::default() });
+    request.set_timeout(Duration::from_millis(300));
+    client.grpc.clone().get_session(request).await.unwrap_err();
+    promote(&next, &primaries[1]).await;
+    for session in &moving {
+        client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
+        watching.wait_for(EventType::Updated, &session.id).await;
+    }
+    hanging.resume();
+    for session in &hurt {
+        eventually("it is served again", async || client.set(by_id(&session.id), &[("a", text("1"))]).await.ok()).await;
+        watching.wait_for(EventType::Updated, &session.id).await;
     }
 }
 

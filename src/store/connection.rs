@@ -4,7 +4,7 @@
 //! does not have a partition, nothing was applied: the call waits for the directory to name another one, and is sent
 //! again while it has time.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use fred::types::{Value, config::ServerConfig};
 use futures_util::{
@@ -130,22 +130,47 @@ impl Connection {
         }
     }
 
+    /// Asks the directory for ever. Servers that are new are connected to meanwhile: one that hangs holds up no other move.
     async fn follow_directory(&self) {
         if self.directory.is_fixed() {
             return;
         }
-        let mut is_known = true;
+        let open = async |place: ServerConfig| (place.clone(), open_node(&self.opener, &place).await);
+        let (mut opening, mut opened) = (Vec::new(), FuturesUnordered::new());
+        let (mut places, mut is_known) = (vec![None; self.slots.len()], true);
+        let mut looking = pin!(self.look());
         loop {
-            let _ = timeout(LOOK_EVERY, self.out_of_date.notified()).await;
-            let looked = self.directory.look(&self.opener, &self.slots, &self.nodes()).await;
-            let was_known = std::mem::replace(&mut is_known, looked.is_ok());
-            match looked {
-                Ok(places) => self.take(places).await,
-                Err(error) if was_known => tracing::warn!(%error, "where the partitions lie cannot be found out"),
-                Err(_) => {}
+            tokio::select! {
+                Some((place, node)) = opened.next() => {
+                    opening.retain(|other| *other != place);
+                    match node {
+                        Ok(node) => self.arrange(&places, Some(node)),
+                        Err(error) => tracing::warn!(%error, "a new server cannot be used"),
+                    }
+                }
+                looked = &mut looking => {
+                    looking.set(self.look());
+                    let was_known = std::mem::replace(&mut is_known, looked.is_ok());
+                    match looked {
+                        Ok(found) => places = found,
+                        Err(error) if was_known => tracing::warn!(%error, "where the partitions lie cannot be found out"),
+                        Err(_) => {}
+                    }
+                    self.arrange(&places, None);
+                    let mut new = distinct(places.iter().flatten());
+                    new.retain(|place| self.map.borrow().find(place).is_none() && !opening.contains(place));
+                    opened.extend(new.iter().cloned().map(open));
+                    opening.extend(new);
+                }
             }
-            sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Asks the directory once it is time.
+    async fn look(&self) -> Result<Vec<Option<ServerConfig>>, Error> {
+        sleep(LOOK_AGAIN).await;
+        let _ = timeout(LOOK_EVERY, self.out_of_date.notified()).await;
+        self.directory.look(&self.opener, &self.slots, &self.nodes()).await
     }
 
     /// Fails where the directory does not, or not any more, name this server.
@@ -158,32 +183,13 @@ impl Connection {
         Err(Error::Unavailable("its partitions have moved".into()))
     }
 
-    /// Connects to servers that are new, and takes leave of those that have no partition any more. Where a new one does
-    /// not answer, or nobody owns a slot, the partitions stay where they are until the next look.
-    async fn take(&self, places: Vec<Option<ServerConfig>>) {
-        let before = self.map.borrow().clone();
-        let present = before.of.iter().map(|of| before.nodes[*of].place.clone());
-        let places: Vec<_> = places.into_iter().zip(present).map(|(place, present)| place.unwrap_or(present)).collect();
-        let wanted = distinct(&places);
-        let is_new = |place: &&ServerConfig| before.find(place).is_none();
-        let opening = wanted.iter().filter(is_new).map(|place| open_node(&self.opener, place));
-        let mut opening: FuturesUnordered<_> = opening.collect();
-        // What goes to known servers moves at once, the rest with each that is new: one that hangs holds up no other.
-        self.arrange(&places, None);
-        while let Some(opened) = opening.next().await {
-            match opened {
-                Ok(node) => self.arrange(&places, Some(node)),
-                Err(error) => tracing::warn!(%error, "a new server cannot be used"),
-            }
-        }
-    }
-
-    /// Makes the map anew from where the partitions are to lie, as far as the servers there are known.
-    fn arrange(&self, places: &[ServerConfig], opened: Option<Arc<Node>>) {
+    /// Has partitions asked for where they are to lie, as far as that is known and a server there too, and takes leave of
+    /// those that have none any more.
+    fn arrange(&self, places: &[Option<ServerConfig>], opened: Option<Arc<Node>>) {
         let before = self.map.borrow().clone();
         let nodes: Vec<Arc<Node>> = before.nodes.iter().cloned().chain(opened).collect();
-        let places = places.iter().zip(&before.of);
-        let of: Vec<usize> = places.map(|(place, before)| place_of(&nodes, place).unwrap_or(*before)).collect();
+        let known = places.iter().map(|place| place_of(&nodes, place.as_ref()?));
+        let of: Vec<usize> = known.zip(&before.of).map(|(known, before)| known.unwrap_or(*before)).collect();
         let (kept, left): (Vec<usize>, Vec<usize>) = (0..nodes.len()).partition(|index| of.contains(index));
         let moved = kept.iter().map(|index| nodes[*index].clone()).collect::<Vec<_>>();
         let of: Vec<usize> = of.iter().map(|index| kept.iter().position(|k| k == index).expect("it is kept")).collect();
@@ -265,7 +271,7 @@ async fn open_node(opener: &Opener, place: &ServerConfig) -> Result<Arc<Node>, E
     }
 }
 
-fn distinct(places: &[ServerConfig]) -> Vec<ServerConfig> {
+fn distinct<'a>(places: impl IntoIterator<Item = &'a ServerConfig>) -> Vec<ServerConfig> {
     let mut distinct: Vec<ServerConfig> = Vec::new();
     for place in places {
         if !distinct.contains(place) {
