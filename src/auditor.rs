@@ -80,14 +80,14 @@ impl Auditor {
             let jitter = self.interval.mul_f64(f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX) / 10.0);
             tokio::select! {
                 () = sleep(self.interval + jitter) => {
-                    if self.store.claim_audit(self.interval, deadline()).await.unwrap_or(false) {
+                    if self.has_turn(self.interval).await {
                         self.audit().await;
                     }
                 }
                 // Of some that vanished nothing was heard.
                 () = self.hub.vanished.missed() => {
                     let is_ours = claimed.is_some_and(|at: Instant| at.elapsed() < 2 * CLAIM_OF_ONE);
-                    if self.store.claim_audit(CLAIM_OF_ONE, deadline()).await.unwrap_or(true) || is_ours {
+                    if self.has_turn(CLAIM_OF_ONE).await || is_ours {
                         claimed = Some(Instant::now());
                         self.audit().await;
                     }
@@ -100,6 +100,12 @@ impl Auditor {
                 }
             }
         }
+    }
+
+    /// Whether this instance is the one to audit in this period. Where the server does not answer that says so, all are: the
+    /// others may have lost something meanwhile.
+    async fn has_turn(&self, period: Duration) -> bool {
+        self.store.claim_audit(period, deadline()).await.unwrap_or(true)
     }
 
     /// Walks through everything, and again while a part of it failed, ever later.

@@ -119,6 +119,19 @@ async fn a_slot_moves_under_load_whose_answers_wait_for_replicas_and_nothing_is_
     a_slot_moves_under_load(1, "[default_policy]\ndurability = 'replicated'\nreplicas = 1\n").await;
 }
 
+/// Watch after watch is opened while this lasts: none is refused.
+async fn while_watches_open<T>(client: &Client, lasting: impl Future<Output = T>) -> T {
+    let opening = async {
+        loop {
+            client.watch_all().await;
+        }
+    };
+    tokio::select! {
+        done = lasting => done,
+        () = opening => unreachable!("it goes on for ever"),
+    }
+}
+
 async fn a_slot_moves_under_load(replicas: usize, toml: &str) {
     let cluster = aside(move || Cluster::start(replicas)).await;
     let (a, b) = (Server::start(&cluster.url(), PREFIX, toml).await, Server::start(&cluster.url(), PREFIX, toml).await);
@@ -211,6 +224,31 @@ async fn the_channel_of_a_slot_that_has_moved_is_heard_where_it_is_now() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_is_refused_keeps_no_other_from_being_heard() {
+    let cluster = aside(|| Cluster::start(0)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "").await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    // Of all claims to a slot that of the last node counts.
+    let [to, .., from] = &cluster.primaries()[..] else { unreachable!("there are three") };
+    let mut channels = from.list(&["PUBSUB", "SHARDCHANNELS"]);
+    channels.sort();
+    let is_heard = |channel: &String| from.command(&["PUBSUB", "SHARDNUMSUB", channel]).ends_with(":1\r\n");
+    // At least one of the two is not the last that is asked for.
+    for refused in [channels.remove(0), channels.pop().unwrap()] {
+        let moving = cluster.begin_to_move(cluster.slot_of(&refused), to);
+        moving.renounce();
+        from.must(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        assert!(channels.len() > 1);
+        eventually("all others are heard", async || channels.iter().all(is_heard).then_some(())).await;
+        assert!(!is_heard(&refused));
+        aside(move || moving.finish()).await;
+    }
+    many(&client).await;
+    watching.events(MANY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_joins_under_load_and_takes_over_from_another_which_is_not_needed_any_more() {
     let cluster = aside(|| Cluster::start(0)).await;
     let (a, b) = (Server::start(&cluster.url(), PREFIX, "").await, Server::start(&cluster.url(), PREFIX, "").await);
@@ -230,7 +268,8 @@ async fn a_node_joins_under_load_and_takes_over_from_another_which_is_not_needed
         })
     };
     let mut grown = None;
-    let written = write_to(&clients, &sessions, 0, async { grown = Some(fault.await) }).await;
+    let fault = async { grown = Some(while_watches_open(&clients[0], fault).await) };
+    let written = write_to(&clients, &sessions, 0, fault).await;
     assert!(written.refused.is_empty(), "{:?}", written.refused);
     let (cluster, newcomer) = grown.unwrap();
     assert_eq!(on(&newcomer, &sessions), moved);
@@ -374,21 +413,47 @@ async fn one_node_that_hangs_does_not_stall_calls_to_the_others() {
     }
 }
 
+/// Sessions of as many subjects, whose indexes are lost; and these indexes, by node.
+async fn without_indexes(cluster: &Cluster, client: &Client) -> (Vec<Session>, Vec<Vec<String>>) {
+    let sessions = join_all((0..MANY).map(async |n| client.create_of(&format!("user{n}")).await.0)).await;
+    let lose = |node: &Redis| {
+        let indexes = node.keys(&format!("{PREFIX}*:u:*"));
+        assert!(!indexes.is_empty(), "every node has indexes");
+        indexes.iter().for_each(|index| drop(node.must(&["DEL", index])));
+        indexes
+    };
+    (sessions, cluster.primaries().iter().map(lose).collect())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_audit_covers_every_node() {
     let cluster = aside(|| Cluster::start(0)).await;
     let server = Server::start(&cluster.url(), PREFIX, "audit_interval = '1s'").await;
     let client = server.client().await;
-    let subjects: Vec<String> = (0..MANY).map(|n| format!("user{n}")).collect();
-    join_all(subjects.iter().map(|subject| client.create_of(subject))).await;
-    for node in cluster.primaries() {
-        let indexes = node.keys(&format!("{PREFIX}*:u:*"));
-        assert!(!indexes.is_empty(), "every node has indexes");
-        indexes.iter().for_each(|index| drop(node.must(&["DEL", index])));
+    for session in without_indexes(&cluster, &client).await.0 {
+        let listed = async || client.list_of(&session.subject).await.len();
+        eventually("it is in its index again", async || (listed().await == 1).then_some(())).await;
     }
-    for subject in &subjects {
-        eventually("it is in its index again", async || (client.list_of(subject).await.len() == 1).then_some(())).await;
-    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_covers_the_nodes_that_answer() {
+    let patient = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
+    let cluster = aside(move || Cluster::start_with(0, &patient)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "audit_interval = '2s'").await;
+    let client = server.client().await;
+    let nodes = cluster.primaries();
+    let (sessions, indexes) = without_indexes(&cluster, &client).await;
+    // It would say as well whose turn it is to audit.
+    nodes[0].pause();
+    // Of a session of theirs, in an index of theirs.
+    let theirs = [on(&nodes[1], &sessions), on(&nodes[2], &sessions)].concat();
+    let is_theirs = |index: &&String| theirs.iter().any(|session| index.ends_with(&format!(":{}", session.subject)));
+    let expected: BTreeSet<String> = indexes[1..].iter().flatten().filter(is_theirs).cloned().collect();
+    assert!(!expected.is_empty());
+    let is_there = |index: &String| nodes[1..].iter().any(|node| !node.keys(index).is_empty());
+    eventually("they are there again", async || expected.iter().all(is_there).then_some(())).await;
+    nodes[0].resume();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

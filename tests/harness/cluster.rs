@@ -307,6 +307,12 @@ impl Move {
         self.take(self.left(1_000).into_iter().filter(|key| which(key)).collect())
     }
 
+    /// Its owner of old alone knows that it is that no more, and has none of its keys.
+    pub fn renounce(&self) {
+        while self.step(BATCH) > 0 {}
+        self.from.must(&["CLUSTER", "SETSLOT", &self.slot.to_string(), "NODE", &id(&self.to)]);
+    }
+
     fn left(&self, most: usize) -> Vec<String> {
         self.from.list(&["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), &most.to_string()])
     }
