@@ -118,9 +118,9 @@ impl Follower {
             if !subscribed {
                 subscribed = self.store.subscribe(&self.server).await.is_ok();
             }
-            let (gaps, before) = (self.hub.metrics.feed_gaps.get(), run.clone());
+            let before = run.clone();
             match self.catch_up(&mut run).await {
-                Ok(verified) => {
+                Ok((verified, was_behind)) => {
                     if subscribed && std::mem::take(&mut is_new) && before.is_some() && before == run {
                         // While there was no connection. Before we came, and in another run, the next audit finds it.
                         self.hub.vanished.note_missed();
@@ -130,7 +130,7 @@ impl Follower {
                     }
                     // What the channels should have brought: the server may have dropped the subscription to a slot that
                     // was away for a while.
-                    subscribed = subscribed && !(is_tick && self.hub.metrics.feed_gaps.get() > gaps);
+                    subscribed = subscribed && !(is_tick && was_behind);
                 }
                 Err(error) => tracing::debug!(%error, "tails could not be read"),
             }
@@ -172,8 +172,8 @@ impl Follower {
     }
 
     /// Reads all tails, and from the logs what the hub lacks. Where a log does not lead there everybody is told. What
-    /// another run of Redis has lost may show in no log; which run it is is noted.
-    async fn catch_up(&self, run: &mut Option<String>) -> Result<Verified, Error> {
+    /// another run of Redis has lost may show in no log; which run it is is noted. Also whether the hub lacked something.
+    async fn catch_up(&self, run: &mut Option<String>) -> Result<(Verified, bool), Error> {
         let tails = self.tails().await?;
         // Afterwards: they are of this run, or of one before it.
         let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await?;
@@ -181,7 +181,8 @@ impl Follower {
             self.hub.note_rewind();
         }
         let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
-        let mut outcome = Ok(Verified { as_of: tails.as_of });
+        let was_behind = tails.tails.iter().any(|(partition, tail)| self.hub.position(*partition) != tail.position);
+        let mut outcome = Ok((Verified { as_of: tails.as_of }, was_behind));
         for (partition, tail) in tails.tails {
             match self.read_log(partition, tail.position).await {
                 Ok(None) => {}
