@@ -19,6 +19,8 @@ use harness::{
     process::Process,
     proxy::Proxy,
     relay::Relay,
+    sentinel::Sentinels,
+    servers::aside,
 };
 use rustix::process::Signal;
 use sessiond_client::v1::{watch_response::Control, *};
@@ -287,6 +289,38 @@ async fn a_mirror_is_emptied_with_its_store_and_goes_on() {
     })
     .await;
     assert_true(&both, &client, &world.redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_stays_true_through_a_failover_that_loses_writes() {
+    let sentinels = aside(|| Sentinels::start(1)).await;
+    let server = Server::start(&sentinels.url(), "sessiond:", "").await;
+    let client = server.client().await;
+    let both = mirrors(&[&server.address]).await;
+    amid_changes(&client, 200, async {}).await;
+    let (old, new) = (sentinels.primary(), sentinels.replicas().remove(0));
+    let (of, to) = (old.clone(), new.clone());
+    aside(move || of.wait_for(&to)).await;
+    old.lose_touch_with(&new);
+    amid_changes(&client, 100, async {}).await;
+    let lost = CreateSessionRequest { labels: labels(&[LABEL]), ..Default::default() };
+    let (lost, _) = client.create_as(lost).await.unwrap();
+    every_mirror(&both, "it holds what is going to be lost", |mirror| mirror.held.contains_key(&lost.id)).await;
+    amid_changes(&client, 200, async {
+        old.kill();
+        new.resume();
+        let of = sentinels.clone();
+        aside(move || of.wait_for_another_than(&old)).await;
+        every_mirror(&both, "it is told so, and goes on", |mirror| {
+            mirror.state == State::Live && mirror.resyncs.contains(&ResyncReason::Rollback)
+        })
+        .await;
+        // Amid the changes after it.
+        eventually("it is served again", async || client.create_as(Default::default()).await.ok()).await;
+    })
+    .await;
+    assert!(!client.lives(&lost.id).await, "it was lost with its primary");
+    assert_true(&both, &client, &new).await;
 }
 
 #[tokio::test]

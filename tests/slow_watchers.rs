@@ -8,10 +8,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use harness::{Client, Watching, World, client::*, eventually};
+use harness::{Client, Server, Watching, World, client::*, eventually};
+use prost_types::Timestamp;
 use sessiond_client::v1::{
-    EventType, ResyncReason, WatchRequest, session_service_client::SessionServiceClient, watch_response::Control,
+    EventType, ResyncReason, SessionEvent, WatchRequest, session_service_client::SessionServiceClient,
+    watch_response::Control,
 };
+use tokio::time::sleep;
 use tonic::transport::Channel;
 
 const CHANGES: usize = 600;
@@ -75,61 +78,94 @@ async fn one_that_reads_nothing_is_not_ended_where_its_window_takes_what_comes()
     let client = server.client().await;
     let mut watching = client.watch_all().await;
     // Nothing comes but bookmarks.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    sleep(Duration::from_millis(2_500)).await;
     let (session, _) = client.create(&[]).await;
     watching.wait_for(EventType::Created, &session.id).await;
     assert_eq!(server.metric("sessiond_slow_watchers_total").await, 0.0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_reads_slowly_is_not_ended_however_far_behind() {
+/// What one was told that never rests.
+struct Told {
+    events: Vec<SessionEvent>,
+    /// The times of the bookmarks, and how many events were told before each.
+    bookmarks: Vec<(Timestamp, usize)>,
+}
+
+/// One watches that takes a response at each turn and not before more waits for it than its window and the server's buffer
+/// for it hold; for so long.
+async fn watch_without_rest(server: &Server, request: WatchRequest, turn: Duration, lasting: Duration) -> Told {
     const WINDOW: u32 = 64 * 1024;
-    const SLOW: Duration = Duration::from_secs(3);
-    /// More than its window and the server's buffer for it hold.
     const AHEAD: usize = 20;
-    let world = World::shared();
-    let server = world.server_with("[limits]\nslow_consumer_timeout = \"3s\"").await;
     let client = server.client().await;
     let (session, _) = client.create(&[]).await;
     let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
     let endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
     let grpc = SessionServiceClient::new(endpoint.connect().await.unwrap());
-    let mut watching = Client { grpc, ..client.clone() }.watch_all().await;
+    let mut watching = Client { grpc, ..client.clone() }.watch(request).await.unwrap();
     let (written, read, began) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
-    let lasts = || began.elapsed() < 2 * SLOW + SLOW / 2;
+    let lasts = || began.elapsed() < lasting;
     let writing = async {
         let large = incompressible(WINDOW as usize - 10_000);
         while lasts() {
             let turn = written.load(Ordering::Relaxed);
             // Not so far that the log does not reach back.
             if turn - read.load(Ordering::Relaxed) > 2 * AHEAD {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(5)).await;
                 continue;
             }
             client.set(by_id(&session.id), &[("large", text(&format!("{turn}{large}")))]).await.unwrap();
             written.store(turn + 1, Ordering::Relaxed);
         }
     };
+    let mut told = Told { events: Vec::new(), bookmarks: Vec::new() };
     let reading = async {
-        let mut told = Vec::new();
         while lasts() {
-            tokio::time::sleep(SLOW / 6).await;
-            let ahead = || written.load(Ordering::Relaxed) - told.len() >= AHEAD;
+            sleep(turn).await;
+            let ahead = || written.load(Ordering::Relaxed) - told.events.len() >= AHEAD;
             eventually("more waits for it than is under way", async || (ahead() || !lasts()).then_some(())).await;
             let response = watching.response().await.unwrap().expect("it is not ended");
-            assert!(!matches!(response.control, Some(Control::Resync(_))), "it is not ended");
-            told.extend(response.events.into_iter().map(|event| event.revision));
-            read.store(told.len(), Ordering::Relaxed);
+            told.events.extend(response.events);
+            match response.control {
+                Some(Control::Resync(resync)) => panic!("it misses nothing: {resync:?}"),
+                Some(Control::Bookmark(bookmark)) => {
+                    told.bookmarks.push((bookmark.as_of.unwrap(), told.events.len()));
+                }
+                _ => {}
+            }
+            read.store(told.events.len(), Ordering::Relaxed);
         }
-        told
     };
-    let ((), mut told) = tokio::join!(writing, reading);
-    let written = written.into_inner();
-    while told.len() < written {
-        told.push(watching.event().await.revision);
+    tokio::join!(writing, reading);
+    while told.events.len() < written.load(Ordering::Relaxed) {
+        told.events.push(watching.event().await);
     }
-    assert!(told.is_sorted_by(|a, b| a < b), "each once");
+    assert!(told.events.is_sorted_by(|a, b| a.revision < b.revision), "each once");
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_reads_slowly_is_not_ended_however_far_behind() {
+    const SLOW: Duration = Duration::from_secs(3);
+    let world = World::shared();
+    let server = world.server_with("[limits]\nslow_consumer_timeout = \"3s\"").await;
+    watch_without_rest(&server, whole_namespace(), SLOW / 6, 2 * SLOW + SLOW / 2).await;
     assert_eq!(server.metric("sessiond_slow_watchers_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w5_bookmarks_come_to_one_that_never_rests() {
+    let world = World::shared();
+    let server = world.server().await;
+    let request = WatchRequest { bookmark_interval: millis(100), ..whole_namespace() };
+    let told = watch_without_rest(&server, request, Duration::from_millis(20), Duration::from_secs(4)).await;
+    // One is due as the watch begins.
+    assert!(told.bookmarks.len() > 3, "{} among {} events", told.bookmarks.len(), told.events.len());
+    assert!(told.bookmarks.is_sorted_by_key(|(as_of, _)| (as_of.seconds, as_of.nanos)));
+    for (as_of, before) in &told.bookmarks {
+        let time = |event: &SessionEvent| event.event_time.map(|time| (time.seconds, time.nanos)).unwrap();
+        let late = told.events[*before..].iter().find(|event| time(event) <= (as_of.seconds, as_of.nanos));
+        assert!(late.is_none(), "told after a bookmark that says it was told");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
