@@ -30,7 +30,7 @@ pub struct Flags {
     /// error, warn, info, debug, trace, or directives such as sessiond=debug [default: info].
     #[arg(long, env = "SESSIOND_LOG_LEVEL")]
     log_level: Option<String>,
-    /// Origins that gRPC-Web is served to, exact, with commas between [default: none].
+    /// Origins that gRPC-Web is served to, exact, with commas between; refused in this version [default: none].
     #[arg(long, env = "SESSIOND_GRPC_WEB_ORIGINS")]
     grpc_web_origins: Option<String>,
     /// How long calls under way may take when the server is stopped [default: 10s].

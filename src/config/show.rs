@@ -20,11 +20,16 @@ fn timeout(timeout: Option<Duration>) -> Value {
     timeout.map_or_else(|| "never".into(), duration)
 }
 
-/// A URL without the password in it.
+/// A URL without the passwords in it: the servers' before the host, the Sentinels' among the parameters.
 pub fn masked(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return MASK.into() };
+    let parameters = rest.split('&').map(|parameter| match parameter.split_once("sentinelPassword=") {
+        Some((before, _)) => format!("{before}sentinelPassword={MASK}"),
+        None => parameter.to_owned(),
+    });
+    let rest = parameters.collect::<Vec<_>>().join("&");
     match rest.rsplit_once('@') {
-        None => url.to_owned(),
+        None => format!("{scheme}://{rest}"),
         Some((credentials, host)) => {
             let user = credentials.split(':').next().unwrap_or_default();
             format!("{scheme}://{user}:{MASK}@{host}")

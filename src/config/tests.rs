@@ -51,13 +51,16 @@ fn all_problems_are_told_at_once() {
 
 #[test]
 fn what_is_shown_can_be_read_and_shows_no_secret() {
-    let config = load(
-        "[namespace.web]\nidle_timeout = 'never'\nmax_idle_timeout = 'never'",
-        &["--redis", "redis://user:hunter2@localhost:1", "--redis-password", "hunter2"],
-    );
-    let shown = config.unwrap().to_toml();
-    assert!(!shown.contains("hunter2"));
-    assert_eq!(load(&shown, &[]).unwrap().to_toml(), shown);
+    let file = "[namespace.web]\nidle_timeout = 'never'\nmax_idle_timeout = 'never'";
+    for url in [
+        "redis://user:hunter2@localhost:1",
+        "redis-sentinel://user:hunter2@localhost:1?sentinelUsername=user&sentinelPassword=hunter2&node=localhost:2",
+        "redis-sentinel://localhost:1?sentinelPassword=@hunter2",
+    ] {
+        let shown = load(file, &["--redis", url, "--redis-password", "hunter2"]).unwrap().to_toml();
+        assert!(!shown.contains("hunter2") && shown.contains("localhost:1"), "{shown}");
+        assert_eq!(load(&shown, &[]).unwrap().to_toml(), shown);
+    }
 }
 
 /// A policy, whatever its values began with.
