@@ -160,14 +160,13 @@ async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error
         feed_buffer: config.limits.feed_buffer,
     };
     let store = Arc::new(Store::open(open, metrics.clone()).await?);
-    let tails = store.all_tails(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
-    let positions = tails.tails.into_iter().map(|(_, tail)| tail.position).collect();
+    let ends = store.ends(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
     let limits = watch::Limits {
         watches: config.limits.watches,
         patience: config.limits.slow_consumer_timeout,
         ring_slots: config.limits.ring_slots,
     };
-    let hub = Arc::new(Hub::new(store.id(), positions, limits, metrics.clone()));
+    let hub = Arc::new(Hub::new(store.id(), ends, limits, metrics.clone()));
     Ok(Started { embedded, store, hub })
 }
 

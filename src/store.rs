@@ -231,14 +231,15 @@ impl Store {
     pub fn servers(&self) -> Vec<Server> {
         let map = self.connection.map().borrow().clone();
         let server = |node| Server { partitions: map.partitions_of(node).collect(), node: Arc::clone(node) };
-        map.nodes.iter().map(server).collect()
+        map.nodes.iter().map(server).filter(|server| !server.partitions.is_empty()).collect()
     }
 
-    /// Returns when partitions have moved after this was first polled.
+    /// Returns when partitions have moved since this was called.
     pub fn moved(&self) -> impl Future<Output = ()> + use<> {
         let mut map = self.connection.map();
+        let before = map.borrow().clone();
         async move {
-            let _ = map.changed().await;
+            let _ = map.wait_for(|now| !now.has_owners_of(&before)).await;
         }
     }
 

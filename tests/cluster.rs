@@ -326,16 +326,27 @@ async fn a_slot_that_stays_halfway_serves_what_it_can_and_all_of_it_afterwards()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w5_bookmarks_and_new_watches_come_while_all_keys_of_a_slot_are_on_their_way() {
     let cluster = aside(|| Cluster::start(0)).await;
+    let to = cluster.primaries().remove(0);
+    all_goes_on_while_all_keys_of_a_slot_are_on_their_way(cluster, to).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w5_and_so_they_do_where_the_slot_is_the_first_that_a_node_is_given() {
+    let (cluster, to) = aside(|| Cluster::start(0).join()).await;
+    all_goes_on_while_all_keys_of_a_slot_are_on_their_way(cluster, to).await;
+}
+
+async fn all_goes_on_while_all_keys_of_a_slot_are_on_their_way(cluster: Cluster, to: Redis) {
     let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
     let sessions = many(&client).await;
     watching.events(sessions.len()).await;
-    let slot = cluster.slot_of(&key_of(&cluster, &sessions[0]));
-    let from = cluster.primary_of_slot(slot);
-    let to = cluster.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
+    let from = cluster.primaries().remove(2);
+    let there = on(&from, &sessions);
+    let slot = cluster.slot_of(&key_of(&cluster, &there[0]));
     let is_elsewhere = |session: &&Session| cluster.slot_of(&key_of(&cluster, session)) != slot;
-    let elsewhere = sessions.iter().find(is_elsewhere).expect("there are many");
+    let elsewhere = there.iter().find(is_elsewhere).expect("the node has more of them");
     let moving = cluster.begin_to_move(slot, &to);
     while moving.step(10) > 0 {}
     watching.everything_so_far().await;
@@ -345,9 +356,9 @@ async fn w5_bookmarks_and_new_watches_come_while_all_keys_of_a_slot_are_on_their
         assert_eq!(watching.event().await.r#type(), EventType::Ended);
     }
     aside(move || moving.finish()).await;
-    client.delete(by_id(&sessions[0].id)).await.unwrap();
+    client.delete(by_id(&there[0].id)).await.unwrap();
     for watching in [&mut watching, &mut opened] {
-        watching.wait_for(EventType::Ended, &sessions[0].id).await;
+        watching.wait_for(EventType::Ended, &there[0].id).await;
     }
 }
 

@@ -4,7 +4,7 @@ mod harness;
 
 use harness::{
     client::*,
-    cluster::{Cluster, Promotion, many, on},
+    cluster::{Cluster, PREFIX, Promotion, many, on},
     eventually,
     process::Process,
     sentinel::Sentinels,
@@ -47,10 +47,21 @@ async fn tls_the_nodes_of_a_cluster_are_reached_by_name_also_one_that_takes_over
     assert!(!hurt.is_empty() && hurt.len() < sessions.len());
     let of = cluster.clone();
     aside(move || of.promote(&of.replicas_of(&primary)[0], Promotion::Agreed)).await;
+    // And one that a slot is on its way to.
+    let slot = cluster.slot_of(&cluster.keys(&format!("{PREFIX}*:s:*:{}", sessions[0].id))[0]);
+    let from = cluster.primary_of_slot(slot);
+    let to = cluster.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
+    let moving = cluster.begin_to_move(slot, &to);
+    while moving.step(10) > 0 {}
+    watching.everything_so_far().await;
+    let mut opened = client.watch_all().await;
+    aside(move || moving.finish()).await;
     for session in &sessions {
         eventually("it is ended where it is now", async || client.delete(by_id(&session.id)).await.ok()).await;
     }
-    assert_eq!(watching.everything_so_far().await.len(), 2 * sessions.len());
+    for watching in [&mut watching, &mut opened] {
+        assert_eq!(watching.everything_so_far().await.len(), sessions.len());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

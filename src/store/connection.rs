@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    directory::Directory,
-    error::{Error, Failure, is_on_its_way},
+    directory::{Directory, Owner},
+    error::{Error, Failure, is_halfway},
     keys::Partition,
     node::{Asking, Node, Opener, name_of},
 };
@@ -34,24 +34,34 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which server has which partition.
 pub struct Map {
+    /// All that are connected to.
     pub nodes: Vec<Arc<Node>>,
-    /// Of each partition: its place among them.
-    of: Vec<usize>,
+    /// Of each partition.
+    of: Vec<Arc<Node>>,
+    /// To which each is on its way, as far as that is known.
+    next: Vec<Option<Arc<Node>>>,
 }
 
 impl Map {
     pub fn node(&self, partition: Partition) -> &Arc<Node> {
-        &self.nodes[self.of[partition.index()]]
+        &self.of[partition.index()]
     }
 
     /// The partitions that this server has.
     pub fn partitions_of(&self, node: &Arc<Node>) -> impl Iterator<Item = Partition> {
-        let place = self.nodes.iter().position(|other| Arc::ptr_eq(node, other));
-        self.of.iter().enumerate().filter(move |(_, of)| Some(**of) == place).map(|(index, _)| Partition(index as u16))
+        let has = move |(index, of): (u16, &Arc<Node>)| Arc::ptr_eq(of, node).then_some(Partition(index));
+        (0..).zip(&self.of).filter_map(has)
     }
 
-    fn find(&self, place: &ServerConfig) -> Option<&Arc<Node>> {
-        self.nodes.iter().find(|node| node.place == *place)
+    /// Whether every partition is where it is in the other one.
+    pub fn has_owners_of(&self, other: &Map) -> bool {
+        self.of.iter().zip(&other.of).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    /// Whether every partition is on its way to where it is in the other one.
+    fn has_ways_of(&self, other: &Map) -> bool {
+        let pointers = |map: &Map| map.next.iter().map(|next| next.as_ref().map(Arc::as_ptr)).collect::<Vec<_>>();
+        pointers(self) == pointers(other)
     }
 }
 
@@ -67,14 +77,16 @@ pub struct Connection {
 impl Connection {
     /// Connects to every server that has a partition, or says why that failed.
     pub async fn open(directory: Directory, opener: Opener, slots: Vec<u16>) -> Result<Self, Error> {
-        let places = directory.look(&opener, &slots, &[]).await?;
+        let owners = directory.look(&opener, &slots, &[]).await?;
         let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
-        let owned = places.into_iter().zip(&slots).map(|(place, slot)| place.ok_or_else(|| unowned(slot)));
+        let owned = owners
+            .into_iter()
+            .zip(&slots)
+            .map(|(owner, slot)| owner.map(|owner| owner.place).ok_or_else(|| unowned(slot)));
         let places = owned.collect::<Result<Vec<_>, _>>()?;
-        let distinct = distinct(&places);
-        let nodes = try_join_all(distinct.iter().map(|place| open_node(&opener, place))).await?;
-        let of = places.iter().map(|place| place_of(&nodes, place).expect("it was opened")).collect();
-        let map = watch::Sender::new(Arc::new(Map { nodes, of }));
+        let nodes = try_join_all(distinct(&places).iter().map(|place| open_node(&opener, place))).await?;
+        let of = places.iter().map(|place| find(&nodes, place).expect("it was opened")).collect();
+        let map = watch::Sender::new(Arc::new(Map { nodes, of, next: vec![None; slots.len()] }));
         Ok(Connection { directory, opener, slots, map, out_of_date: Notify::new() })
     }
 
@@ -137,14 +149,14 @@ impl Connection {
         }
         let open = async |place: ServerConfig| (place.clone(), open_node(&self.opener, &place).await);
         let (mut opening, mut opened) = (Vec::new(), FuturesUnordered::new());
-        let (mut places, mut is_known) = (vec![None; self.slots.len()], true);
+        let (mut owners, mut is_known) = (vec![None; self.slots.len()], true);
         let mut looking = pin!(self.look());
         loop {
             tokio::select! {
                 Some((place, node)) = opened.next() => {
                     opening.retain(|other| *other != place);
                     match node {
-                        Ok(node) => self.arrange(&places, Some(node)),
+                        Ok(node) => self.arrange(&owners, Some(node)),
                         Err(error) => tracing::warn!(%error, "a new server cannot be used"),
                     }
                 }
@@ -152,13 +164,13 @@ impl Connection {
                     looking.set(self.look());
                     let was_known = std::mem::replace(&mut is_known, looked.is_ok());
                     match looked {
-                        Ok(found) => places = found,
+                        Ok(found) => owners = found,
                         Err(error) if was_known => tracing::warn!(%error, "where the partitions lie cannot be found out"),
                         Err(_) => {}
                     }
-                    self.arrange(&places, None);
-                    let mut new = distinct(places.iter().flatten());
-                    new.retain(|place| self.map.borrow().find(place).is_none() && !opening.contains(place));
+                    self.arrange(&owners, None);
+                    let mut new = distinct(owners.iter().flatten().flat_map(|owner| [&owner.place].into_iter().chain(&owner.next)));
+                    new.retain(|place| find(&self.map.borrow().nodes, place).is_none() && !opening.contains(place));
                     opened.extend(new.iter().cloned().map(open));
                     opening.extend(new);
                 }
@@ -167,7 +179,7 @@ impl Connection {
     }
 
     /// Asks the directory once it is time.
-    async fn look(&self) -> Result<Vec<Option<ServerConfig>>, Error> {
+    async fn look(&self) -> Result<Vec<Option<Owner>>, Error> {
         sleep(LOOK_AGAIN).await;
         let _ = timeout(LOOK_EVERY, self.out_of_date.notified()).await;
         self.directory.look(&self.opener, &self.slots, &self.nodes()).await
@@ -175,32 +187,36 @@ impl Connection {
 
     /// Fails where the directory does not, or not any more, name this server.
     pub async fn confirm(&self, node: &Node) -> Result<(), Error> {
-        let places = self.directory.look(&self.opener, &self.slots, &self.nodes()).await?;
-        if places.iter().flatten().any(|place| *place == node.place) {
+        let owners = self.directory.look(&self.opener, &self.slots, &self.nodes()).await?;
+        if owners.iter().flatten().any(|owner| owner.place == node.place) {
             return Ok(());
         }
         self.note_out_of_date();
         Err(Error::Unavailable("its partitions have moved".into()))
     }
 
-    /// Has partitions asked for where they are to lie, as far as that is known and a server there too, and takes leave of
-    /// those that have none any more.
-    fn arrange(&self, places: &[Option<ServerConfig>], opened: Option<Arc<Node>>) {
+    /// Has partitions asked for where they lie, as far as that is known and a server there too, and takes leave of those that
+    /// have none any more and are given none.
+    fn arrange(&self, owners: &[Option<Owner>], opened: Option<Arc<Node>>) {
         let before = self.map.borrow().clone();
-        let nodes: Vec<Arc<Node>> = before.nodes.iter().cloned().chain(opened).collect();
-        let known = places.iter().map(|place| place_of(&nodes, place.as_ref()?));
-        let of: Vec<usize> = known.zip(&before.of).map(|(known, before)| known.unwrap_or(*before)).collect();
-        let (kept, left): (Vec<usize>, Vec<usize>) = (0..nodes.len()).partition(|index| of.contains(index));
-        let moved = kept.iter().map(|index| nodes[*index].clone()).collect::<Vec<_>>();
-        let of: Vec<usize> = of.iter().map(|index| kept.iter().position(|k| k == index).expect("it is kept")).collect();
-        let same = moved.len() == before.nodes.len()
-            && of.iter().zip(&before.of).all(|(now, then)| Arc::ptr_eq(&moved[*now], &before.nodes[*then]));
-        if same {
+        let known: Vec<Arc<Node>> = before.nodes.iter().cloned().chain(opened).collect();
+        let owner = |owner: &Option<Owner>| find(&known, &owner.as_ref()?.place);
+        let next = |owner: &Option<Owner>| find(&known, owner.as_ref()?.next.as_ref()?);
+        let of = owners.iter().zip(&before.of).map(|(now, before)| owner(now).unwrap_or_else(|| before.clone()));
+        let (of, next): (Vec<_>, Vec<_>) = (of.collect(), owners.iter().map(next).collect());
+        let is_needed = |node: &Arc<Node>| of.iter().chain(next.iter().flatten()).any(|other| Arc::ptr_eq(node, other));
+        let (nodes, left): (Vec<_>, Vec<_>) = known.into_iter().partition(is_needed);
+        let map = Map { nodes, of, next };
+        let have_moved = !map.has_owners_of(&before);
+        if !have_moved && map.has_ways_of(&before) {
             return;
         }
-        tracing::info!(servers = ?moved.iter().map(|node| node.name()).collect::<Vec<_>>(), "partitions have moved");
-        self.map.send_replace(Arc::new(Map { nodes: moved, of }));
-        left.into_iter().for_each(|index| nodes[index].left.cancel());
+        if have_moved {
+            let servers: Vec<String> = map.nodes.iter().map(|node| node.name()).collect();
+            tracing::info!(?servers, "partitions have moved");
+        }
+        self.map.send_replace(Arc::new(map));
+        left.iter().for_each(|node| node.left.cancel());
     }
 
     /// Does it at the server that has the partition, and again where that turns out to be another one, or none right now.
@@ -221,10 +237,10 @@ impl Connection {
                 Err(Failure::Error(error)) => return Err(error),
                 Err(Failure::Elsewhere(why)) => why,
             };
-            let asked_to = if asking == Asking::No { self.directory.asked_to(&why) } else { None };
-            let target = asked_to.and_then(|place| self.map.borrow().find(&place).cloned());
-            if let Some(target) = target {
-                (node, asking) = (target, Asking::Yes);
+            let is_on_its_way = asking == Asking::No && why.starts_with("ASK ");
+            let next = self.map.borrow().next[partition.index()].clone();
+            if let Some(next) = next.filter(|_| is_on_its_way) {
+                (node, asking) = (next, Asking::Yes);
                 continue;
             }
             if self.directory.is_fixed() || Instant::now() + pause >= deadline {
@@ -238,7 +254,7 @@ impl Connection {
 
     async fn wait_for_move(&self, why: &str, pause: Duration) {
         let mut map = self.map.subscribe();
-        if !is_on_its_way(why) {
+        if !is_halfway(why) {
             self.note_out_of_date();
         }
         let _ = timeout(pause, map.changed()).await;
@@ -281,6 +297,6 @@ fn distinct<'a>(places: impl IntoIterator<Item = &'a ServerConfig>) -> Vec<Serve
     distinct
 }
 
-fn place_of(nodes: &[Arc<Node>], place: &ServerConfig) -> Option<usize> {
-    nodes.iter().position(|node| node.place == *place)
+fn find(nodes: &[Arc<Node>], place: &ServerConfig) -> Option<Arc<Node>> {
+    nodes.iter().find(|node| node.place == *place).cloned()
 }

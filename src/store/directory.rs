@@ -47,8 +47,15 @@ pub struct Lookouts {
 
 /// What each of those who were asked answered to each question.
 type Answers = Vec<(Server, Result<Vec<Value>, String>)>;
-/// Who has a slot, and since which epoch; None = nobody, as far as was told.
-type Owner = Option<(u64, ServerConfig)>;
+/// Who has a slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owner {
+    pub place: ServerConfig,
+    /// Since when, of all changes.
+    epoch: u64,
+    /// The server that the slot is on its way to.
+    pub next: Option<ServerConfig>,
+}
 
 impl Directory {
     /// As the URL says.
@@ -79,14 +86,9 @@ impl Directory {
     }
 
     /// Which server has each of these slots; None = nobody has it, or only old news is to be had.
-    pub async fn look(
-        &self,
-        opener: &Opener,
-        slots: &[u16],
-        known: &[Arc<Node>],
-    ) -> Result<Vec<Option<ServerConfig>>, Error> {
+    pub async fn look(&self, opener: &Opener, slots: &[u16], known: &[Arc<Node>]) -> Result<Vec<Option<Owner>>, Error> {
         match self {
-            Directory::Fixed(place) => Ok(vec![Some(place.clone()); slots.len()]),
+            Directory::Fixed(place) => Ok(vec![Some(Owner::of(place.clone(), 0)); slots.len()]),
             Directory::Sentinels { lookouts, service } => {
                 let questions = ["MASTER", "GET-MASTER-ADDR-BY-NAME"].map(|word| vec![word.into(), service.into()]);
                 let answers = lookouts.ask(opener, "SENTINEL", &questions, &[]).await;
@@ -101,11 +103,11 @@ impl Directory {
             }
         }
     }
+}
 
-    /// The server that a slot is moving to, where this is what a server of a Cluster answered.
-    pub fn asked_to(&self, answer: &str) -> Option<ServerConfig> {
-        let (host, port) = answer.strip_prefix("ASK ")?.split_once(' ')?.1.rsplit_once(':')?;
-        self.is_cluster().then(|| ServerConfig::new_centralized(host, port.parse().unwrap_or(0)))
+impl Owner {
+    fn of(place: ServerConfig, epoch: u64) -> Self {
+        Owner { place, epoch, next: None }
     }
 }
 
@@ -136,18 +138,17 @@ impl Lookouts {
 
     /// Those of whom nothing newer was told lately: who is cut off from the others tells old news, and may be the only one
     /// who answers.
-    fn not_superseded(&self, slots: &[u16], owners: Vec<Owner>) -> Vec<Option<ServerConfig>> {
+    fn not_superseded(&self, slots: &[u16], owners: Vec<Option<Owner>>) -> Vec<Option<Owner>> {
         let (mut newest, now) = (self.newest.lock(), Instant::now());
-        let mut not_superseded = |(slot, owner): (&u16, Owner)| {
-            let (epoch, place) = owner?;
-            let (known, named) = newest.entry(*slot).or_insert((epoch, now));
-            if epoch < *known && now - *named < REMEMBERED {
-                return None;
+        let mut is_not_superseded = |slot: &u16, owner: &Owner| {
+            let (known, named) = newest.entry(*slot).or_insert((owner.epoch, now));
+            if owner.epoch < *known && now - *named < REMEMBERED {
+                return false;
             }
-            (*known, *named) = (epoch, now);
-            Some(place)
+            (*known, *named) = (owner.epoch, now);
+            true
         };
-        slots.iter().zip(owners).map(&mut not_superseded).collect()
+        slots.iter().zip(owners).map(|(slot, owner)| owner.filter(|owner| is_not_superseded(slot, owner))).collect()
     }
 
     async fn line(&self, opener: &Opener, server: &Server) -> Result<Arc<Line>, FredError> {
@@ -177,29 +178,37 @@ fn nobody(answers: &Answers) -> String {
 
 /// The primary that the Sentinels name, the newest one. The address is asked for by itself: amid a failover the Sentinel
 /// that leads it has the new epoch already, and the old address still, among what else it tells of the primary.
-fn newest_primary(answers: Answers, service: &str) -> Result<(u64, ServerConfig), Error> {
+fn newest_primary(answers: Answers, service: &str) -> Result<Owner, Error> {
     let named = answers.iter().filter_map(|(_, answer)| {
         let [told, address] = &answer.as_ref().ok()?[..] else { return None };
         let fields: HashMap<String, String> = told.clone().convert().ok()?;
         let (host, port): (String, String) = address.clone().convert().ok()?;
         let place = ServerConfig::new_centralized(host, port.parse().ok()?);
-        Some((fields.get("config-epoch")?.parse::<u64>().ok()?, place))
+        Some(Owner::of(place, fields.get("config-epoch")?.parse().ok()?))
     });
-    let newest = named.max_by_key(|(epoch, _)| *epoch);
+    let newest = named.max_by_key(|owner| owner.epoch);
     newest
         .ok_or_else(|| Error::Unavailable(format!("no Sentinel names a primary of {service:?}: {}", nobody(&answers))))
 }
 
-/// The servers that own the slots, as the nodes of a Cluster tell: of different claims the newest one.
-fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<Owner>, Error> {
-    let mut owners: Vec<Owner> = vec![None; slots.len()];
+/// The servers that own the slots, as the nodes of a Cluster tell: of different claims the newest one. Where a slot is on
+/// its way to its owner alone knows.
+fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<Option<Owner>>, Error> {
+    let mut owners: Vec<Option<Owner>> = vec![None; slots.len()];
     for (server, answer) in &answers {
         let text = answer.as_ref().ok().and_then(|answer| answer.first()?.as_string()).unwrap_or_default();
-        for claim in text.lines().filter_map(|line| Claim::read(line, server, by_name)) {
+        let lines: Vec<NodeLine> = text.lines().filter_map(|line| NodeLine::read(line, server, by_name)).collect();
+        let place_of = |id: &str| lines.iter().find(|line| line.id == id).map(|line| line.place.clone());
+        for line in lines.iter().filter(|line| line.is_primary) {
             for (slot, owner) in slots.iter().zip(&mut owners) {
-                let is_newer = owner.as_ref().is_none_or(|(epoch, _)| claim.epoch > *epoch);
-                if is_newer && claim.ranges.iter().any(|(first, last)| (*first..=*last).contains(slot)) {
-                    *owner = Some((claim.epoch, claim.place.clone()));
+                let is_newer = owner.as_ref().is_none_or(|owner| line.epoch > owner.epoch);
+                if is_newer && line.ranges.iter().any(|(first, last)| (first..=last).contains(&slot)) {
+                    *owner = Some(Owner::of(line.place.clone(), line.epoch));
+                }
+                let given = line.giving.iter().find(|(given, _)| given == slot);
+                if let (Some((_, to)), Some(owner)) = (given, owner.as_mut().filter(|owner| owner.place == line.place))
+                {
+                    owner.next = place_of(to);
                 }
             }
         }
@@ -210,28 +219,23 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
     Ok(owners)
 }
 
-/// The slots that a node has, by a line of CLUSTER NODES.
-struct Claim {
-    epoch: u64,
+/// What a line of CLUSTER NODES tells of a node.
+struct NodeLine<'a> {
+    id: &'a str,
     place: ServerConfig,
+    is_primary: bool,
+    epoch: u64,
     ranges: Vec<(u16, u16)>,
+    /// Slots that it gives to the node of this id, and has still.
+    giving: Vec<(u16, &'a str)>,
 }
 
-impl Claim {
-    /// id, ip:port@cport[,hostname], flags, primary, ping, pong, epoch, link, slots …; None = it has none.
-    fn read(line: &str, told_by: &Server, by_name: bool) -> Option<Self> {
+impl<'a> NodeLine<'a> {
+    /// id, ip:port@cport[,hostname], flags, primary, ping, pong, epoch, link, slots …
+    fn read(line: &'a str, told_by: &Server, by_name: bool) -> Option<Self> {
         let mut words = line.split(' ');
-        let (address, flags) = (words.nth(1)?, words.next()?);
+        let (id, address, flags) = (words.next()?, words.next()?, words.next()?);
         let epoch = words.nth(3)?.parse().ok()?;
-        // [slot->-node] and [slot-<-node] are on their way; they have not changed hands.
-        let range = |word: &str| {
-            let (first, last) = word.split_once('-').unwrap_or((word, word));
-            Some((first.parse().ok()?, last.parse().ok()?))
-        };
-        let ranges: Vec<(u16, u16)> = words.skip(1).filter_map(range).collect();
-        if ranges.is_empty() || !flags.split(',').any(|flag| flag == "master") {
-            return None;
-        }
         let (address, name) = address.split_once(',').unwrap_or((address, ""));
         let name = name.split(',').next().unwrap_or("");
         let (ip, port) = address.split_once('@').map_or(address, |(address, _)| address).rsplit_once(':')?;
@@ -241,7 +245,20 @@ impl Claim {
             (false, "") => &told_by.host,
             (false, ip) => ip,
         };
-        Some(Claim { epoch, place: ServerConfig::new_centralized(host, port.parse().ok()?), ranges })
+        let is_primary = flags.split(',').any(|flag| flag == "master");
+        let place = ServerConfig::new_centralized(host, port.parse().ok()?);
+        let (mut ranges, mut giving) = (Vec::new(), Vec::new());
+        for word in words.skip(1) {
+            // [slot->-id] it gives, [slot-<-id] it is given.
+            let gives = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')?.split_once("->-"));
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            match (gives, first.parse(), last.parse()) {
+                (Some((slot, to)), ..) => giving.extend(slot.parse().ok().map(|slot| (slot, to))),
+                (None, Ok(first), Ok(last)) => ranges.push((first, last)),
+                _ => {}
+            }
+        }
+        Some(NodeLine { id, place, is_primary, epoch, ranges, giving })
     }
 }
 
@@ -261,9 +278,12 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
         (Server::new(host, 6379), Ok(vec![Value::from(text)]))
     }
 
-    fn hosts(owners: Vec<Owner>) -> Vec<String> {
-        let host = |owner: Owner| owner.map(|(_, place)| place.hosts()[0].host.to_string());
-        owners.into_iter().map(|owner| host(owner).unwrap_or_default()).collect()
+    fn host(place: Option<ServerConfig>) -> String {
+        place.map(|place| place.hosts()[0].host.to_string()).unwrap_or_default()
+    }
+
+    fn hosts(owners: Vec<Option<Owner>>) -> Vec<String> {
+        owners.into_iter().map(|owner| host(owner.map(|owner| owner.place))).collect()
     }
 
     #[test]
@@ -282,6 +302,21 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
     }
 
     #[test]
+    fn where_a_slot_is_on_its_way_to_its_owner_tells() {
+        let gives = "\
+aa 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5460 [7->-dd] [9-<-bb]\n\
+bb 10.0.0.2:6379@16379 master - 0 1 2 connected 5461-10922 9\n\
+dd 10.0.0.4:6379@16379,four.example master - 0 1 0 connected\n";
+        let answers = || vec![answer("10.0.0.1", gives), answer("10.0.0.2", &gives.replace("[7->-dd] ", ""))];
+        let next = |by_name| {
+            let owners = newest_owners(answers(), &[7, 8, 9], by_name).unwrap();
+            owners.into_iter().map(|owner| host(owner.unwrap().next)).collect::<Vec<_>>()
+        };
+        assert_eq!(next(false), ["10.0.0.4", "", ""]);
+        assert_eq!(next(true), ["four.example", "", ""]);
+    }
+
+    #[test]
     fn of_several_sentinels_the_newest_word_counts() {
         // The leader of a failover has the epoch of the new primary, but not its address among the rest.
         let says = |port: &str, epoch: &str, also: &str| {
@@ -292,7 +327,8 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
         };
         let down = (Server::new("down", 1), Err("refused".into()));
         let answers = vec![says("1", "4", "1"), says("2", "5", "2"), says("2", "5", "1"), down];
-        assert_eq!(newest_primary(answers, "main").unwrap(), (5, ServerConfig::new_centralized("10.0.0.9", 2)));
+        let newest = Owner::of(ServerConfig::new_centralized("10.0.0.9", 2), 5);
+        assert_eq!(newest_primary(answers, "main").unwrap(), newest);
     }
 
     #[test]
@@ -300,7 +336,7 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
         let lookouts =
             Lookouts { seeds: Vec::new(), credentials: None, lines: Mutex::default(), newest: Mutex::default() };
         let told = |epochs: [Option<u64>; 2]| {
-            let owners = epochs.map(|epoch| Some((epoch?, ServerConfig::new_centralized("10.0.0.1", 6379))));
+            let owners = epochs.map(|epoch| Some(Owner::of(ServerConfig::new_centralized("10.0.0.1", 6379), epoch?)));
             lookouts.not_superseded(&[3, 4], owners.into()).iter().map(Option::is_some).collect::<Vec<_>>()
         };
         assert_eq!(told([Some(1), Some(7)]), [true, true]);

@@ -95,23 +95,23 @@ impl From<Failure> for Error {
 }
 
 /// Whether a server says that the slot is on its way to another one, while it is still where it was.
-pub(super) fn is_on_its_way(told: &str) -> bool {
+pub(super) fn is_halfway(told: &str) -> bool {
     // Of a script's command. No script that appends to a log gets so far: see `keys::ABSENT`.
     const NON_LOCAL: &str = "attempted to access a non local key";
-    told.starts_with("ASK") || told.starts_with("TRYAGAIN") || told.contains(NON_LOCAL)
+    told.starts_with("TRYAGAIN") || told.contains(NON_LOCAL)
 }
 
 /// What an error of fred means for the call. That a write was not applied is said only of what Redis answers before it
 /// runs a script, and of what was never handed over.
 pub(super) fn failure(error: &FredError, effect: Effect) -> Failure {
-    const ELSEWHERE: [&str; 2] = ["MOVED", "READONLY"];
+    const ELSEWHERE: [&str; 3] = ["MOVED", "ASK", "READONLY"];
     const NOT_NOW: [&str; 6] = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "MISCONF"];
     const REFUSED: [&str; 4] = ["NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"];
     let text = error.details();
     let is = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
     let error = match (error.kind(), effect) {
         (ErrorKind::Backpressure, _) => Error::Overloaded,
-        _ if is(&ELSEWHERE) || is_on_its_way(text) => return Failure::Elsewhere(text.to_owned()),
+        _ if is(&ELSEWHERE) || is_halfway(text) => return Failure::Elsewhere(text.to_owned()),
         _ if text.starts_with("OOM") => Error::Full,
         // To one of what was under way; fred breaks off and says so to all, and some may have been applied.
         (_, Effect::Writes) if text.starts_with("CLUSTERDOWN") => Error::OutcomeUnknown(text.to_owned()),

@@ -114,8 +114,10 @@ pub struct Tail {
 pub struct Tails {
     /// Its time in us before they were read.
     pub as_of: u64,
-    /// Of each of its partitions.
+    /// Of each of its partitions that could be read.
     pub tails: Vec<(Partition, Tail)>,
+    /// Why others could not.
+    pub unread: Option<Error>,
 }
 
 /// What the channel of a partition brought.
@@ -174,20 +176,23 @@ impl Store {
                 Err(Failure::Error(error)) => Err(error),
             }
         });
-        let reads = futures_util::future::try_join_all(reads);
-        let (as_of, (), tails) = tokio::try_join!(biased; as_of, is_primary, reads)?;
-        Ok(Tails { as_of, tails })
+        let reads = async { Ok(futures_util::future::join_all(reads).await) };
+        let (as_of, (), reads) = tokio::try_join!(biased; as_of, is_primary, reads)?;
+        let (mut tails, mut unread) = (Vec::new(), None);
+        for read in reads {
+            match read {
+                Ok(tail) => tails.push(tail),
+                Err(Error::StoreChanged) => return Err(Error::StoreChanged),
+                Err(error) => unread = Some(error),
+            }
+        }
+        Ok(Tails { as_of, tails, unread })
     }
 
-    /// The same of all partitions, and the earliest of the times.
-    pub async fn all_tails(&self, deadline: Instant) -> Result<Tails, Error> {
-        let servers = self.servers();
-        let reads = servers.iter().map(|server| self.tails(server, deadline));
-        let all = futures_util::future::try_join_all(reads).await?;
-        let as_of = all.iter().map(|tails| tails.as_of).min().unwrap_or(0);
-        let mut tails: Vec<_> = all.into_iter().flat_map(|tails| tails.tails).collect();
-        tails.sort_unstable_by_key(|(partition, _)| *partition);
-        Ok(Tails { as_of, tails })
+    /// Where the log of each partition ends.
+    pub async fn ends(&self, deadline: Instant) -> Result<Vec<Position>, Error> {
+        let tails = self.partitions().map(|partition| self.tail(partition, deadline));
+        Ok(futures_util::future::try_join_all(tails).await?.into_iter().map(|tail| tail.position).collect())
     }
 
     /// Where the log of this partition ends.
@@ -212,13 +217,23 @@ impl Store {
 
     /// The entries that follow the position, at most a page of them.
     pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<Page, Error> {
+        self.read_page(partition, after, PAGE, deadline).await
+    }
+
+    async fn read_page(
+        &self,
+        partition: Partition,
+        after: Position,
+        most: usize,
+        deadline: Instant,
+    ) -> Result<Page, Error> {
         let from = format!("({}", after.to_text());
         let follows = |entries: &[Entry]| entries.first().is_some_and(|first| first.previous == after);
         // Redis answers in order: what is appended after the tail was read can only be among the entries.
         let (tail, entries) = tokio::join!(
             biased;
             self.tail(partition, deadline),
-            self.range(partition, &from, PAGE, deadline)
+            self.range(partition, &from, most, deadline)
         );
         let entries = match entries {
             Err(Error::Unexpected(what)) => {
@@ -238,7 +253,7 @@ impl Store {
             return Ok(Page::Flushed);
         }
         // Where the keys are on their way each is asked for by itself: the tail may have been read after the entries.
-        let entries = self.range(partition, &from, PAGE, deadline).await?;
+        let entries = self.range(partition, &from, most, deadline).await?;
         if follows(&entries) {
             return Ok(Page::Entries(chained(entries)));
         }
@@ -262,7 +277,7 @@ impl Store {
         position: Position,
         deadline: Instant,
     ) -> Result<bool, Error> {
-        Ok(matches!(self.read_after(partition, position, deadline).await?, Page::Entries(_) | Page::Tail))
+        Ok(matches!(self.read_page(partition, position, 1, deadline).await?, Page::Entries(_) | Page::Tail))
     }
 
     async fn range(

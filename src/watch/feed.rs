@@ -134,6 +134,8 @@ impl Follower {
                 }
                 Err(error) => tracing::debug!(%error, "tails could not be read"),
             }
+            // However long that took: what is heard has its turn.
+            tick.reset();
         }
     }
 
@@ -182,7 +184,7 @@ impl Follower {
         }
         let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
         let was_behind = tails.tails.iter().any(|(partition, tail)| self.hub.position(*partition) != tail.position);
-        let mut outcome = Ok((Verified { as_of: tails.as_of }, was_behind));
+        let mut outcome = tails.unread.map_or(Ok((Verified { as_of: tails.as_of }, was_behind)), Err);
         for (partition, tail) in tails.tails {
             match self.read_log(partition, tail.position).await {
                 Ok(None) => {}
@@ -198,7 +200,9 @@ impl Follower {
             self.announce(why, partitions).await?;
         }
         // On from where history forked.
-        for (partition, tail) in self.tails().await?.tails {
+        let tails = self.tails().await?;
+        outcome = tails.unread.map_or(outcome, Err);
+        for (partition, tail) in tails.tails {
             if self.read_log(partition, tail.position).await?.is_some() {
                 outcome = Err(Error::Unavailable("history was rewound again".into()));
             }

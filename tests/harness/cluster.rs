@@ -284,8 +284,12 @@ fn node(extra: &[&str], certificates: Option<&Certificates>) -> Redis {
 }
 
 fn meet(one: &Redis, other: &Redis) {
-    let port = if other.config("tls-cluster") == "yes" { other.config("tls-port") } else { other.port().to_string() };
-    one.must(&["CLUSTER", "MEET", "127.0.0.1", &port, &other.config("cluster-port")]);
+    one.must(&["CLUSTER", "MEET", "127.0.0.1", &port_among_nodes(other), &other.config("cluster-port")]);
+}
+
+/// The port that other nodes connect to.
+fn port_among_nodes(node: &Redis) -> String {
+    if node.config("tls-cluster") == "yes" { node.config("tls-port") } else { node.port().to_string() }
 }
 
 /// A slot on its way.
@@ -319,7 +323,7 @@ impl Move {
 
     fn take(&self, keys: Vec<String>) -> usize {
         if !keys.is_empty() {
-            let port = self.to.port().to_string();
+            let port = port_among_nodes(&self.to);
             let words = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
             let words: Vec<&str> = words.into_iter().chain(keys.iter().map(|key| &key[..])).collect();
             self.from.must(&words);
