@@ -32,6 +32,23 @@ async fn a_watch_beyond_the_limit_is_refused_until_one_ends() {
     eventually("the place is free again", async || client.watch(whole_namespace()).await.ok()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_was_found_slow_counts_until_its_reader_is_gone() {
+    let world = World::shared();
+    let server = world.server_with("limits = { watches = 2, slow_consumer_timeout = '1s' }").await;
+    let client = server.client().await;
+    let stalled = [server.client().await.watch_all().await, server.client().await.watch_all().await];
+    let large = [("large", text(&incompressible(60_000)))];
+    eventually("both are found slow", async || {
+        client.create(&large).await;
+        (server.metric("sessiond_slow_watchers_total").await == 2.0).then_some(())
+    })
+    .await;
+    expect_error(client.watch(whole_namespace()).await.map(|_| ()), Code::ResourceExhausted, "WATCH_LIMIT");
+    drop(stalled);
+    eventually("their places are free again", async || client.watch(whole_namespace()).await.ok()).await;
+}
+
 /// Whether the server has closed this connection.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 4096];

@@ -98,6 +98,8 @@ pub(super) struct State {
     pub at: ResumeToken,
     pub token: Bytes,
     pub watchers: HashMap<u64, Watcher>,
+    /// Watches that are open: also those that were left, and whose last word nobody reads.
+    pub open: usize,
     next_watcher: u64,
     /// What the last rewind took back.
     lost: HashSet<(Partition, Position)>,
@@ -120,6 +122,7 @@ impl Hub {
             token: at.encode(),
             at,
             watchers: HashMap::new(),
+            open: 0,
             next_watcher: 0,
             lost: HashSet::new(),
             looked_at: 0,
@@ -284,9 +287,10 @@ impl Hub {
         interval: Duration,
     ) -> Result<(Registration, ResumeToken), WatchLimitReached> {
         let mut state = self.state.lock();
-        if state.watchers.len() >= self.limits.watches {
+        if state.open >= self.limits.watches {
             return Err(WatchLimitReached);
         }
+        state.open += 1;
         let id = state.next_watcher;
         state.next_watcher += 1;
         let concerns = match &filter.scope {

@@ -124,6 +124,8 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.hub.remove(&mut self.hub.state.lock(), self.id);
+        let mut state = self.hub.state.lock();
+        self.hub.remove(&mut state, self.id);
+        state.open -= 1;
     }
 }
