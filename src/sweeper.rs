@@ -86,28 +86,25 @@ impl Sweeper {
         earliest.into_iter().for_each(|next| self.hub.deadlines.note(partition, next));
     }
 
-    /// Ends what is due of a namespace; when the next is.
+    /// Ends what is due of a namespace, a batch of it: the others have their turn before the next. When that is.
     async fn sweep_namespace(&self, partition: Partition, namespace: &Namespace) -> Result<Option<u64>, Error> {
         let policy = self.policies.of(namespace).unwrap_or(&self.policies.default);
-        loop {
-            let due = self.store.due(partition, namespace, BATCH, deadline()).await?;
-            let endings = due.ids.into_iter().map(async |(id, due)| {
-                let name = SessionName { namespace: namespace.clone(), id };
-                (due, self.store.expire(&name, policy, deadline()).await)
-            });
-            let mut ended_one = false;
-            for (due, ended) in join_all(endings).await {
-                if ended? == Expired::Now {
-                    ended_one = true;
-                    let late = self.store.now_at(partition).unwrap_or(0) as f64 / 1e6 - due as f64 / 1e3;
-                    self.hub.metrics.sessions_expired.inc();
-                    self.hub.metrics.expiry_lag_seconds.observe(late.max(0.0));
-                }
-            }
-            if !ended_one {
-                return Ok(due.next);
+        let due = self.store.due(partition, namespace, BATCH, deadline()).await?;
+        let endings = due.ids.into_iter().map(async |(id, due)| {
+            let name = SessionName { namespace: namespace.clone(), id };
+            (due, self.store.expire(&name, policy, deadline()).await)
+        });
+        let mut ended_one = false;
+        for (due, ended) in join_all(endings).await {
+            if ended? == Expired::Now {
+                ended_one = true;
+                let late = self.store.now_at(partition).unwrap_or(0) as f64 / 1e6 - due as f64 / 1e3;
+                self.hub.metrics.sessions_expired.inc();
+                self.hub.metrics.expiry_lag_seconds.observe(late.max(0.0));
             }
         }
+        // There may be more of it at once.
+        Ok(if ended_one { Some(0) } else { due.next })
     }
 
     /// Keeps every log within its bounds, for ever.

@@ -10,7 +10,7 @@ use sessiond::{
     observe::Metrics,
     store::{Eviction, Open, Partition, Store, Waits},
 };
-use sessiond_client::v1::CreateSessionRequest;
+use sessiond_client::v1::{CreateSessionRequest, EventType};
 
 /// One session in each of so many namespaces.
 async fn fill(client: &Client, namespaces: usize, idle_timeout: Option<prost_types::Duration>) {
@@ -30,6 +30,32 @@ async fn w7_what_ends_at_once_in_many_namespaces_is_ended_in_all() {
         (server.metric("sessiond_sessions_expired_total").await == 200.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn w7_a_namespace_whose_sessions_all_end_at_once_holds_up_no_other() {
+    const MANY: usize = 1_000;
+    let world = World::shared();
+    let mut server = world.server_with("partitions = 1").await;
+    let (many, one) = (server.client().await.in_namespace("many"), server.client().await.in_namespace("one"));
+    let tokens = [many.watch_all().await.token, one.watch_all().await.token];
+    let brief = CreateSessionRequest { idle_timeout: millis(3_000), ..Default::default() };
+    join_all((0..MANY).map(async |_| many.create_as(brief.clone()).await.unwrap())).await;
+    let (last, _) = one.create_as(brief).await.unwrap();
+    server.stop().await;
+    // They are all due as the next server comes, this one last.
+    let due = last.expire_time.unwrap();
+    world.redis.reaches(due.seconds * 1_000 + 1_000).await;
+    let server = world.server_with("partitions = 1").await;
+    let told = async |namespace: &str, token: &[u8], sessions: usize| {
+        let mut watching = server.client().await.in_namespace(namespace).resume(token).await;
+        let events = watching.events(2 * sessions).await;
+        assert!(events[sessions..].iter().all(|event| event.r#type() == EventType::Ended));
+        events.last().map(|event| event.revision).unwrap()
+    };
+    let (last_of_many, of_one) = (told("many", &tokens[0], MANY).await, told("one", &tokens[1], 1).await);
+    // Revisions are times of Redis.
+    assert!(of_one < last_of_many, "it ended {} us after the last of the others", of_one - last_of_many);
 }
 
 #[tokio::test]
