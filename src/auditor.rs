@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     observe::Metrics,
@@ -73,48 +73,51 @@ impl Auditor {
         }
     }
 
-    /// Audits the store whenever it is time, for ever.
+    /// Audits the store whenever it is time, for ever; and again while a part of it failed, ever later.
     pub async fn run(&self) {
-        let (mut claimed, mut rewound) = (None, self.hub.rewound());
+        let (mut claimed, mut rewound, mut joined) = (None, self.hub.rewound(), None);
+        // Before an audit is repeated; None = the next one is for whoever has the turn.
+        let mut pause: Option<Duration> = None;
+        let mut next = Instant::now() + self.period();
         loop {
-            let jitter = self.interval.mul_f64(f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX) / 10.0);
             tokio::select! {
-                () = sleep(self.interval + jitter) => {
-                    if self.has_turn(self.interval).await {
-                        self.audit().await;
+                () = sleep_until(next) => {
+                    if pause.is_none() && !self.has_turn(self.interval).await {
+                        next = Instant::now() + self.period();
+                        continue;
                     }
                 }
                 // Of some that vanished nothing was heard.
                 () = self.hub.vanished.missed() => {
                     let is_ours = claimed.is_some_and(|at: Instant| at.elapsed() < 2 * CLAIM_OF_ONE);
-                    if self.has_turn(CLAIM_OF_ONE).await || is_ours {
-                        claimed = Some(Instant::now());
-                        self.audit().await;
+                    if !self.has_turn(CLAIM_OF_ONE).await && !is_ours {
+                        continue;
                     }
+                    (claimed, pause) = (Some(Instant::now()), None);
                 }
-                Ok(()) = rewound.changed() => {
-                    self.audit().await;
-                    // And what was under way meanwhile, whose place in an index was lost.
-                    sleep(JOINING).await;
-                    self.audit().await;
-                }
+                Ok(()) = rewound.changed() => (joined, pause) = (Some(Instant::now() + JOINING), None),
             }
+            let failures = self.walk().await;
+            pause = match (failures, pause) {
+                // What was under way at a rewind may have lost its place in an index.
+                (0, _) => joined.take().map(|joined| joined.saturating_duration_since(Instant::now())),
+                (_, None) => Some(RETRY),
+                (_, Some(pause)) => Some(2 * pause).filter(|pause| *pause <= self.interval.max(LONGEST_RETRY)),
+            };
+            next = Instant::now() + pause.unwrap_or_else(|| self.period());
         }
+    }
+
+    /// Until the next audit that nothing calls for.
+    fn period(&self) -> Duration {
+        let jitter = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX) / 10.0;
+        self.interval.mul_f64(1.0 + jitter)
     }
 
     /// Whether this instance is the one to audit in this period. Where the server does not answer that says so, all are: the
     /// others may have lost something meanwhile.
     async fn has_turn(&self, period: Duration) -> bool {
         self.store.claim_audit(period, deadline()).await.unwrap_or(true)
-    }
-
-    /// Walks through everything, and again while a part of it failed, ever later.
-    async fn audit(&self) {
-        let mut pause = RETRY;
-        while self.walk().await > 0 && pause <= self.interval.max(LONGEST_RETRY) {
-            sleep(pause).await;
-            pause *= 2;
-        }
     }
 
     /// Walks through everything. What fails hinders nothing else; how often something did.
