@@ -75,7 +75,7 @@ const (
 	ErrorReason_ERROR_REASON_GRANT_MISSING ErrorReason = 21
 	// UNAVAILABLE: the store was exchanged or emptied under the call; not applied.
 	ErrorReason_ERROR_REASON_STORE_CHANGED ErrorReason = 22
-	// DEADLINE_EXCEEDED of a read: nothing was applied.
+	// DEADLINE_EXCEEDED of a read, or of a write that had not begun: nothing was applied.
 	ErrorReason_ERROR_REASON_STORE_TIMEOUT ErrorReason = 23
 )
 

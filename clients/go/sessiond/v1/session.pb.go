@@ -180,7 +180,8 @@ const (
 	ResyncReason_RESYNC_REASON_UNSPECIFIED ResyncReason = 0
 	// The log no longer reaches back to the resume token.
 	ResyncReason_RESYNC_REASON_COMPACTED ResyncReason = 1
-	// A failover lost history. With ids where this server knows what was lost.
+	// A failover lost history, or may have while a state was told: where Redis ran anew or partitions moved meanwhile, that
+	// state is told once more. With ids where this server knows what was lost.
 	ResyncReason_RESYNC_REASON_ROLLBACK ResyncReason = 2
 	// The store was emptied.
 	ResyncReason_RESYNC_REASON_FLUSHED ResyncReason = 3
@@ -1045,7 +1046,7 @@ type Bookmark struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Time up to which everything matching has been sent.
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
-	// Distance of this server behind the log.
+	// How long ago as_of was when this response was made: this server is behind the log by no more.
 	Lag           *durationpb.Duration `protobuf:"bytes,2,opt,name=lag,proto3" json:"lag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -119,11 +119,11 @@ type SessionServiceClient interface {
 	//
 	// After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
 	// follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
-	// server's slow_consumer_timeout (60 s by default) or fell behind the log: nothing is to be forgotten, the stream closes
-	// with OK, and its resume_token is where to go on.
+	// server's slow_consumer_timeout (60 s by default) and a bookmark interval, or fell behind the log: nothing is to be
+	// forgotten, the stream closes with OK, and its resume_token is where to go on.
 	//
-	// By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-	// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+	// By ids: NOT_FOUND where one does not live at open, unless a resume_token is given; closes OK once all have ended, those
+	// that LEFT too. By token: NOT_FOUND once the token stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
 	// is told, and the last resume_token lies before it.
 	// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
 	// stopped; resume elsewhere.
@@ -316,11 +316,11 @@ type SessionServiceServer interface {
 	//
 	// After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
 	// follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
-	// server's slow_consumer_timeout (60 s by default) or fell behind the log: nothing is to be forgotten, the stream closes
-	// with OK, and its resume_token is where to go on.
+	// server's slow_consumer_timeout (60 s by default) and a bookmark interval, or fell behind the log: nothing is to be
+	// forgotten, the stream closes with OK, and its resume_token is where to go on.
 	//
-	// By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-	// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+	// By ids: NOT_FOUND where one does not live at open, unless a resume_token is given; closes OK once all have ended, those
+	// that LEFT too. By token: NOT_FOUND once the token stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
 	// is told, and the last resume_token lies before it.
 	// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
 	// stopped; resume elsewhere.

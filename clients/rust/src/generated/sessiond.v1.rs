@@ -52,7 +52,7 @@ pub enum ErrorReason {
     GrantMissing = 21,
     /// UNAVAILABLE: the store was exchanged or emptied under the call; not applied.
     StoreChanged = 22,
-    /// DEADLINE_EXCEEDED of a read: nothing was applied.
+    /// DEADLINE_EXCEEDED of a read, or of a write that had not begun: nothing was applied.
     StoreTimeout = 23,
 }
 impl ErrorReason {
@@ -290,7 +290,7 @@ pub struct Bookmark {
     /// Time up to which everything matching has been sent.
     #[prost(message, optional, tag = "1")]
     pub as_of: ::core::option::Option<::prost_types::Timestamp>,
-    /// Distance of this server behind the log.
+    /// How long ago as_of was when this response was made: this server is behind the log by no more.
     #[prost(message, optional, tag = "2")]
     pub lag: ::core::option::Option<::prost_types::Duration>,
 }
@@ -420,7 +420,8 @@ pub enum ResyncReason {
     Unspecified = 0,
     /// The log no longer reaches back to the resume token.
     Compacted = 1,
-    /// A failover lost history. With ids where this server knows what was lost.
+    /// A failover lost history, or may have while a state was told: where Redis ran anew or partitions moved meanwhile, that
+    /// state is told once more. With ids where this server knows what was lost.
     Rollback = 2,
     /// The store was emptied.
     Flushed = 3,
@@ -1247,11 +1248,11 @@ pub mod session_service_client {
         ///
         /// After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
         /// follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
-        /// server's slow_consumer_timeout (60 s by default) or fell behind the log: nothing is to be forgotten, the stream closes
-        /// with OK, and its resume_token is where to go on.
+        /// server's slow_consumer_timeout (60 s by default) and a bookmark interval, or fell behind the log: nothing is to be
+        /// forgotten, the stream closes with OK, and its resume_token is where to go on.
         ///
-        /// By ids: NOT_FOUND where one is unknown at open; closes OK once all have ended. By token: NOT_FOUND once the token
-        /// stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
+        /// By ids: NOT_FOUND where one does not live at open, unless a resume_token is given; closes OK once all have ended, those
+        /// that LEFT too. By token: NOT_FOUND once the token stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
         /// is told, and the last resume_token lies before it.
         /// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
         /// stopped; resume elsewhere.

@@ -183,7 +183,7 @@ export enum ErrorReason {
   STORE_CHANGED = 22,
 
   /**
-   * DEADLINE_EXCEEDED of a read: nothing was applied.
+   * DEADLINE_EXCEEDED of a read, or of a write that had not begun: nothing was applied.
    *
    * @generated from enum value: ERROR_REASON_STORE_TIMEOUT = 23;
    */

@@ -412,7 +412,7 @@ export type Bookmark = Message<"sessiond.v1.Bookmark"> & {
   asOf?: Timestamp | undefined;
 
   /**
-   * Distance of this server behind the log.
+   * How long ago as_of was when this response was made: this server is behind the log by no more.
    *
    * @generated from field: google.protobuf.Duration lag = 2;
    */
@@ -615,7 +615,8 @@ export enum ResyncReason {
   COMPACTED = 1,
 
   /**
-   * A failover lost history. With ids where this server knows what was lost.
+   * A failover lost history, or may have while a state was told: where Redis ran anew or partitions moved meanwhile, that
+   * state is told once more. With ids where this server knows what was lost.
    *
    * @generated from enum value: RESYNC_REASON_ROLLBACK = 2;
    */

@@ -95,7 +95,7 @@ private static final long serialVersionUID = 0L;
   private com.google.protobuf.Duration lag_;
   /**
    * <pre>
-   * Distance of this server behind the log.
+   * How long ago as_of was when this response was made: this server is behind the log by no more.
    * </pre>
    *
    * <code>.google.protobuf.Duration lag = 2;</code>
@@ -107,7 +107,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Distance of this server behind the log.
+   * How long ago as_of was when this response was made: this server is behind the log by no more.
    * </pre>
    *
    * <code>.google.protobuf.Duration lag = 2;</code>
@@ -119,7 +119,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Distance of this server behind the log.
+   * How long ago as_of was when this response was made: this server is behind the log by no more.
    * </pre>
    *
    * <code>.google.protobuf.Duration lag = 2;</code>
@@ -648,7 +648,7 @@ private static final long serialVersionUID = 0L;
         com.google.protobuf.Duration, com.google.protobuf.Duration.Builder, com.google.protobuf.DurationOrBuilder> lagBuilder_;
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -659,7 +659,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -674,7 +674,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -692,7 +692,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -710,7 +710,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -735,7 +735,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -752,7 +752,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -764,7 +764,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>
@@ -779,7 +779,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Distance of this server behind the log.
+     * How long ago as_of was when this response was made: this server is behind the log by no more.
      * </pre>
      *
      * <code>.google.protobuf.Duration lag = 2;</code>

@@ -39,7 +39,7 @@ public interface BookmarkOrBuilder extends
 
   /**
    * <pre>
-   * Distance of this server behind the log.
+   * How long ago as_of was when this response was made: this server is behind the log by no more.
    * </pre>
    *
    * <code>.google.protobuf.Duration lag = 2;</code>
@@ -48,7 +48,7 @@ public interface BookmarkOrBuilder extends
   boolean hasLag();
   /**
    * <pre>
-   * Distance of this server behind the log.
+   * How long ago as_of was when this response was made: this server is behind the log by no more.
    * </pre>
    *
    * <code>.google.protobuf.Duration lag = 2;</code>
@@ -57,7 +57,7 @@ public interface BookmarkOrBuilder extends
   com.google.protobuf.Duration getLag();
   /**
    * <pre>
-   * Distance of this server behind the log.
+   * How long ago as_of was when this response was made: this server is behind the log by no more.
    * </pre>
    *
    * <code>.google.protobuf.Duration lag = 2;</code>

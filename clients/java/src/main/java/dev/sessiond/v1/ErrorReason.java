@@ -203,7 +203,7 @@ public enum ErrorReason
   ERROR_REASON_STORE_CHANGED(22),
   /**
    * <pre>
-   * DEADLINE_EXCEEDED of a read: nothing was applied.
+   * DEADLINE_EXCEEDED of a read, or of a write that had not begun: nothing was applied.
    * </pre>
    *
    * <code>ERROR_REASON_STORE_TIMEOUT = 23;</code>
@@ -408,7 +408,7 @@ public enum ErrorReason
   public static final int ERROR_REASON_STORE_CHANGED_VALUE = 22;
   /**
    * <pre>
-   * DEADLINE_EXCEEDED of a read: nothing was applied.
+   * DEADLINE_EXCEEDED of a read, or of a write that had not begun: nothing was applied.
    * </pre>
    *
    * <code>ERROR_REASON_STORE_TIMEOUT = 23;</code>

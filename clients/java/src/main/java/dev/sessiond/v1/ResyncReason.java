@@ -33,7 +33,8 @@ public enum ResyncReason
   RESYNC_REASON_COMPACTED(1),
   /**
    * <pre>
-   * A failover lost history. With ids where this server knows what was lost.
+   * A failover lost history, or may have while a state was told: where Redis ran anew or partitions moved meanwhile, that
+   * state is told once more. With ids where this server knows what was lost.
    * </pre>
    *
    * <code>RESYNC_REASON_ROLLBACK = 2;</code>
@@ -85,7 +86,8 @@ public enum ResyncReason
   public static final int RESYNC_REASON_COMPACTED_VALUE = 1;
   /**
    * <pre>
-   * A failover lost history. With ids where this server knows what was lost.
+   * A failover lost history, or may have while a state was told: where Redis ran anew or partitions moved meanwhile, that
+   * state is told once more. With ids where this server knows what was lost.
    * </pre>
    *
    * <code>RESYNC_REASON_ROLLBACK = 2;</code>
