@@ -76,13 +76,13 @@ impl Auditor {
     /// Audits the store whenever it is time, for ever; and again while a part of it failed, ever later.
     pub async fn run(&self) {
         let (mut claimed, mut rewound, mut joined) = (None, self.hub.rewound(), None);
-        // Before an audit is repeated; None = the next one is for whoever has the turn.
-        let mut pause: Option<Duration> = None;
+        // The pause before an audit that failed is repeated, and when one is due that nobody else makes.
+        let (mut pause, mut due) = (None, None);
         let mut next = Instant::now() + self.period();
         loop {
             tokio::select! {
-                () = sleep_until(next) => {
-                    if pause.is_none() && !self.has_turn(self.interval).await {
+                () = sleep_until(due.unwrap_or(next)) => {
+                    if due.is_none() && !self.has_turn(self.interval).await {
                         next = Instant::now() + self.period();
                         continue;
                     }
@@ -99,12 +99,13 @@ impl Auditor {
             }
             let failures = self.walk().await;
             pause = match (failures, pause) {
-                // What was under way at a rewind may have lost its place in an index.
-                (0, _) => joined.take().map(|joined| joined.saturating_duration_since(Instant::now())),
+                (0, _) => None,
                 (_, None) => Some(RETRY),
                 (_, Some(pause)) => Some(2 * pause).filter(|pause| *pause <= self.interval.max(LONGEST_RETRY)),
             };
-            next = Instant::now() + pause.unwrap_or_else(|| self.period());
+            // What was under way at a rewind may have lost its place in an index.
+            due = if failures == 0 { joined.take() } else { pause.map(|pause| Instant::now() + pause) };
+            next = Instant::now() + self.period();
         }
     }
 

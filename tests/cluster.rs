@@ -351,8 +351,11 @@ async fn all_goes_on_while_all_keys_of_a_slot_are_on_their_way(cluster: Cluster,
     while moving.step(10) > 0 {}
     watching.everything_so_far().await;
     let mut opened = client.watch_all().await;
+    // And who starts now starts.
+    let another = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;
+    let mut elsewhere_opened = another.client().await.watch_all().await;
     client.delete(by_id(&elsewhere.id)).await.unwrap();
-    for watching in [&mut watching, &mut opened] {
+    for watching in [&mut watching, &mut opened, &mut elsewhere_opened] {
         assert_eq!(watching.event().await.r#type(), EventType::Ended);
     }
     aside(move || moving.finish()).await;

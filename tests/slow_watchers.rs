@@ -3,12 +3,12 @@
 mod harness;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
-use harness::{Client, Server, Watching, World, client::*, eventually};
+use harness::{Client, PATIENCE, Server, Watching, World, client::*, eventually};
 use prost_types::Timestamp;
 use sessiond_client::v1::{
     EventType, ResyncReason, SessionEvent, WatchRequest, session_service_client::SessionServiceClient,
@@ -95,14 +95,18 @@ struct Told {
 struct Pace {
     /// From one response that it takes to the next.
     turn: Duration,
-    lasting: Duration,
     /// How many changes wait for it, and how many bytes each has: more than its window and the server's buffer for it hold.
     behind: usize,
     bytes: usize,
 }
 
-/// One watches that never rests.
-async fn watch_without_rest(server: &Server, request: WatchRequest, pace: Pace) -> Told {
+/// One watches that never rests, until it was told enough.
+async fn watch_without_rest(
+    server: &Server,
+    request: WatchRequest,
+    pace: Pace,
+    is_enough: impl Fn(&Told) -> bool,
+) -> Told {
     const WINDOW: u32 = 64 * 1024;
     let client = server.client().await;
     let (session, _) = client.create(&[]).await;
@@ -110,11 +114,10 @@ async fn watch_without_rest(server: &Server, request: WatchRequest, pace: Pace) 
     let endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
     let grpc = SessionServiceClient::new(endpoint.connect().await.unwrap());
     let mut watching = Client { grpc, ..client.clone() }.watch(request).await.unwrap();
-    let (written, read, began) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
-    let lasts = || began.elapsed() < pace.lasting;
+    let (written, read, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let writing = async {
         let large = incompressible(pace.bytes);
-        while lasts() {
+        while !is_over.load(Ordering::Relaxed) {
             let turn = written.load(Ordering::Relaxed);
             // Not so far that the log does not reach back.
             if turn - read.load(Ordering::Relaxed) > 2 * pace.behind {
@@ -127,10 +130,10 @@ async fn watch_without_rest(server: &Server, request: WatchRequest, pace: Pace) 
     };
     let mut told = Told { events: Vec::new(), bookmarks: Vec::new() };
     let reading = async {
-        while lasts() {
+        while !is_enough(&told) {
             sleep(pace.turn).await;
             let ahead = || written.load(Ordering::Relaxed) - told.events.len() >= pace.behind;
-            eventually("more waits for it than is under way", async || (ahead() || !lasts()).then_some(())).await;
+            eventually("more waits for it than is under way", async || ahead().then_some(())).await;
             let response = watching.response().await.unwrap().expect("it is not ended");
             told.events.extend(response.events);
             match response.control {
@@ -142,6 +145,7 @@ async fn watch_without_rest(server: &Server, request: WatchRequest, pace: Pace) 
             }
             read.store(told.events.len(), Ordering::Relaxed);
         }
+        is_over.store(true, Ordering::Relaxed);
     };
     tokio::join!(writing, reading);
     while told.events.len() < written.load(Ordering::Relaxed) {
@@ -156,8 +160,9 @@ async fn one_that_reads_slowly_is_not_ended_however_far_behind() {
     const SLOW: Duration = Duration::from_secs(3);
     let world = World::shared();
     let server = world.server_with("[limits]\nslow_consumer_timeout = \"3s\"").await;
-    let pace = Pace { turn: SLOW / 6, lasting: 2 * SLOW + SLOW / 2, behind: 20, bytes: 50_000 };
-    watch_without_rest(&server, whole_namespace(), pace).await;
+    let pace = Pace { turn: SLOW / 6, behind: 20, bytes: 50_000 };
+    let began = Instant::now();
+    watch_without_rest(&server, whole_namespace(), pace, |_| began.elapsed() > 2 * SLOW + SLOW / 2).await;
     assert_eq!(server.metric("sessiond_slow_watchers_total").await, 0.0);
 }
 
@@ -167,10 +172,14 @@ async fn w5_bookmarks_come_to_one_that_never_rests() {
     let server = world.server().await;
     let request = WatchRequest { bookmark_interval: millis(100), ..whole_namespace() };
     // So far behind that the tails can be read again and again meanwhile.
-    let pace = Pace { turn: Duration::from_millis(5), lasting: Duration::from_secs(8), behind: 2_000, bytes: 6_000 };
-    let told = watch_without_rest(&server, request, pace).await;
+    let pace = Pace { turn: Duration::from_millis(5), behind: 2_000, bytes: 6_000 };
+    let began = Instant::now();
     // One is due as the watch begins.
-    assert!(told.bookmarks.len() > 2, "{} among {} events", told.bookmarks.len(), told.events.len());
+    let told = watch_without_rest(&server, request, pace, |told| {
+        assert!(began.elapsed() < 2 * PATIENCE, "{} among {} events", told.bookmarks.len(), told.events.len());
+        told.bookmarks.len() > 2
+    })
+    .await;
     assert!(told.bookmarks.is_sorted_by_key(|(as_of, _)| (as_of.seconds, as_of.nanos)));
     for (as_of, before) in &told.bookmarks {
         let time = |event: &SessionEvent| event.event_time.map(|time| (time.seconds, time.nanos)).unwrap();

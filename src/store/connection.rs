@@ -4,7 +4,7 @@
 //! does not have a partition, nothing was applied: the call waits for the directory to name another one, and is sent
 //! again while it has time.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{iter, pin::pin, sync::Arc, time::Duration};
 
 use fred::types::{Value, config::ServerConfig};
 use futures_util::{
@@ -79,15 +79,19 @@ impl Connection {
     pub async fn open(directory: Directory, opener: Opener, slots: Vec<u16>) -> Result<Self, Error> {
         let owners = directory.look(&opener, &slots, &[]).await?;
         let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
-        let owned = owners
-            .into_iter()
-            .zip(&slots)
-            .map(|(owner, slot)| owner.map(|owner| owner.place).ok_or_else(|| unowned(slot)));
-        let places = owned.collect::<Result<Vec<_>, _>>()?;
+        let place = |(owner, slot): (&Option<Owner>, _)| Ok(owner.as_ref().ok_or_else(|| unowned(slot))?.place.clone());
+        let places = owners.iter().zip(&slots).map(place).collect::<Result<Vec<_>, Error>>()?;
         let nodes = try_join_all(distinct(&places).iter().map(|place| open_node(&opener, place))).await?;
         let of = places.iter().map(|place| find(&nodes, place).expect("it was opened")).collect();
         let map = watch::Sender::new(Arc::new(Map { nodes, of, next: vec![None; slots.len()] }));
-        Ok(Connection { directory, opener, slots, map, out_of_date: Notify::new() })
+        let connection = Connection { directory, opener, slots, map, out_of_date: Notify::new() };
+        // What is on its way already.
+        let next = connection.unknown(&owners);
+        let opening = next.iter().map(|place| open_node(&connection.opener, place));
+        for opened in [None].into_iter().chain(join_all(opening).await.into_iter().map(Result::ok)) {
+            connection.arrange(&owners, opened);
+        }
+        Ok(connection)
     }
 
     /// The servers, and which partitions they have; told whenever that changes.
@@ -169,13 +173,21 @@ impl Connection {
                         Err(_) => {}
                     }
                     self.arrange(&owners, None);
-                    let mut new = distinct(owners.iter().flatten().flat_map(|owner| [&owner.place].into_iter().chain(&owner.next)));
-                    new.retain(|place| find(&self.map.borrow().nodes, place).is_none() && !opening.contains(place));
+                    let mut new = self.unknown(&owners);
+                    new.retain(|place| !opening.contains(place));
                     opened.extend(new.iter().cloned().map(open));
                     opening.extend(new);
                 }
             }
         }
+    }
+
+    /// The servers that have something, or are given it, and are not connected to.
+    fn unknown(&self, owners: &[Option<Owner>]) -> Vec<ServerConfig> {
+        let places = owners.iter().flatten().flat_map(|owner| iter::once(&owner.place).chain(&owner.next));
+        let mut unknown = distinct(places);
+        unknown.retain(|place| find(&self.map.borrow().nodes, place).is_none());
+        unknown
     }
 
     /// Asks the directory once it is time.

@@ -134,8 +134,10 @@ impl Follower {
                 }
                 Err(error) => tracing::debug!(%error, "tails could not be read"),
             }
-            // However long that took: what is heard has its turn.
-            tick.reset();
+            if is_tick {
+                // However long that took: what is heard has its turn.
+                tick.reset();
+            }
         }
     }
 
