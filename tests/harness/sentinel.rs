@@ -142,15 +142,16 @@ impl Sentinels {
 
     /// Returns when every server that runs follows the primary and has caught up.
     pub fn wait_until_followed(&self) {
-        let primary = self.primary();
-        let follows = |server: &Redis| {
+        let follows = |server: &Redis, primary: u16| {
             server.info("replication", "role") == "slave"
-                && server.info("replication", "master_port") == primary.port().to_string()
+                && server.info("replication", "master_port") == primary.to_string()
                 && server.info("replication", "master_link_status") == "up"
         };
         until("the others follow", || {
-            let mut others = self.servers.iter().filter(|server| server.runs() && server.port() != primary.port());
-            others.all(follows)
+            // It may be another one by now.
+            let primary = self.primary().port();
+            let mut others = self.servers.iter().filter(|server| server.runs() && server.port() != primary);
+            others.all(|server| follows(server, primary))
         });
     }
 }

@@ -7,6 +7,7 @@ mod replicated;
 use std::time::Duration;
 
 use futures_util::future::{LocalBoxFuture, join_all};
+use rustix::process::Signal;
 use sessiond_client::v1::CreateSessionRequest;
 use tokio::time::{Instant, sleep};
 
@@ -175,6 +176,8 @@ pub struct InstanceKilled;
 
 /// Sessions that make a state long.
 const CROWD: usize = 100;
+/// What was sent is read by then.
+const ARRIVES_WITHIN: Duration = Duration::from_millis(50);
 
 impl Fault for InstanceKilled {
     fn name(&self) -> &'static str {
@@ -194,7 +197,17 @@ impl Fault for InstanceKilled {
             // So many that the state is told in many responses.
             crowd(scene, CROWD, 0).await;
             let instance = scene.addresses().len() - 1;
-            eventually("a state is being told", async || scene.recorder.is_amid_state(instance).then_some(())).await;
+            let is_amid_state = || scene.recorder.is_amid_state(instance);
+            loop {
+                eventually("a state is being told", async || is_amid_state().then_some(())).await;
+                scene.process.signal(Signal::STOP);
+                // What was under way may have been all of it.
+                sleep(ARRIVES_WITHIN).await;
+                if is_amid_state() {
+                    break;
+                }
+                scene.process.signal(Signal::CONT);
+            }
             scene.process.kill();
         })
     }
