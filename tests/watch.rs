@@ -545,15 +545,17 @@ async fn a_touch_and_an_expiry_at_once_agree() {
         let request = CreateSessionRequest { idle_timeout: millis(60), ..Default::default() };
         let (session, token) = client.create_as(request).await.unwrap();
         let mut expires = session.expire_time.unwrap();
-        loop {
-            tokio::time::sleep(Duration::from_millis(50 + n % 15)).await;
+        // Ever later: one of them comes too late.
+        for pause in 50 + n % 15.. {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
             let key = by_token(&token);
             let touch = sessiond_client::v1::TouchSessionRequest { namespace: NAMESPACE.into(), key };
             match client.grpc.clone().touch_session(touch).await {
                 Ok(touched) => expires = touched.into_inner().expire_time.unwrap(),
-                Err(_) => return (session.id, (expires.seconds, expires.nanos)),
+                Err(_) => break,
             }
         }
+        (session.id, (expires.seconds, expires.nanos))
     });
     let last: HashMap<_, _> = join_all(races).await.into_iter().collect();
     let mut ended = Vec::new();
