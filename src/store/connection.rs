@@ -87,10 +87,8 @@ impl Connection {
         let connection = Connection { directory, opener, slots, map, out_of_date: Notify::new() };
         // What is on its way already.
         let next = connection.unknown(&owners);
-        let opening = next.iter().map(|place| open_node(&connection.opener, place));
-        for opened in [None].into_iter().chain(join_all(opening).await.into_iter().map(Result::ok)) {
-            connection.arrange(&owners, opened);
-        }
+        let opened = join_all(next.iter().map(|place| open_node(&connection.opener, place))).await;
+        connection.arrange(&owners, opened.into_iter().flatten());
         Ok(connection)
     }
 
@@ -209,7 +207,7 @@ impl Connection {
 
     /// Has partitions asked for where they lie, as far as that is known and a server there too, and takes leave of those that
     /// have none any more and are given none.
-    fn arrange(&self, owners: &[Option<Owner>], opened: Option<Arc<Node>>) {
+    fn arrange(&self, owners: &[Option<Owner>], opened: impl IntoIterator<Item = Arc<Node>>) {
         let before = self.map.borrow().clone();
         let known: Vec<Arc<Node>> = before.nodes.iter().cloned().chain(opened).collect();
         let owner = |owner: &Option<Owner>| find(&known, &owner.as_ref()?.place);
