@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use harness::{
     Client, Redis, Server, Status, Watching,
     client::*,
-    cluster::{Cluster, MANY, PREFIX, PRIMARIES, many, on},
+    cluster::{Cluster, MANY, PREFIX, PRIMARIES, key_of, many, on},
     eventually, prefix_of_its_own,
     process::Process,
     redis::CREDENTIALS,
@@ -20,10 +20,8 @@ use sessiond_client::v1::{
     WatchRequest, watch_response::Control,
 };
 
-/// The key of a session.
-fn key_of(cluster: &Cluster, session: &Session) -> String {
-    cluster.keys(&format!("{PREFIX}*:s:*:{}", session.id)).remove(0)
-}
+/// A node that hangs is given up by nobody, and the others go on.
+const PATIENT: [&str; 4] = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
 
 async fn listed(client: &Client) -> BTreeSet<String> {
     let (mut ids, mut page_token) = (BTreeSet::new(), String::new());
@@ -396,8 +394,7 @@ async fn w3_a_log_is_read_while_it_lies_elsewhere_than_its_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_that_hangs_does_not_stall_calls_to_the_others() {
-    let patient = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
-    let cluster = aside(move || Cluster::start_with(0, &patient)).await;
+    let cluster = aside(|| Cluster::start_with(0, &PATIENT)).await;
     let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '1s'").await;
     let client = server.client().await;
     let sessions = many(&client).await;
@@ -452,8 +449,7 @@ async fn an_audit_covers_every_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_audit_covers_the_nodes_that_answer() {
-    let patient = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
-    let cluster = aside(move || Cluster::start_with(0, &patient)).await;
+    let cluster = aside(|| Cluster::start_with(0, &PATIENT)).await;
     let server = Server::start(&cluster.url(), PREFIX, "audit_interval = '2s'").await;
     let client = server.client().await;
     let nodes = cluster.primaries();

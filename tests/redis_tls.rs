@@ -4,7 +4,7 @@ mod harness;
 
 use harness::{
     client::*,
-    cluster::{Cluster, PREFIX, Promotion, many, on},
+    cluster::{Cluster, Promotion, key_of, many, on},
     eventually,
     process::Process,
     sentinel::Sentinels,
@@ -48,7 +48,7 @@ async fn tls_the_nodes_of_a_cluster_are_reached_by_name_also_one_that_takes_over
     let of = cluster.clone();
     aside(move || of.promote(&of.replicas_of(&primary)[0], Promotion::Agreed)).await;
     // And one that a slot is on its way to.
-    let slot = cluster.slot_of(&cluster.keys(&format!("{PREFIX}*:s:*:{}", sessions[0].id))[0]);
+    let slot = cluster.slot_of(&key_of(&cluster, &sessions[0]));
     let from = cluster.primary_of_slot(slot);
     let to = cluster.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
     let moving = cluster.begin_to_move(slot, &to);

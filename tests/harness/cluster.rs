@@ -50,6 +50,11 @@ pub async fn many(client: &Client) -> Vec<Session> {
     join_all((0..MANY).map(async |_| client.create(&[]).await.0)).await
 }
 
+/// The key of a session.
+pub fn key_of(cluster: &Cluster, session: &Session) -> String {
+    cluster.keys(&format!("{PREFIX}*:s:*:{}", session.id)).remove(0)
+}
+
 /// Those whose partition this node has now.
 pub fn on(node: &Redis, sessions: &[Session]) -> Vec<Session> {
     let keys: BTreeSet<String> = node.keys(&format!("{PREFIX}*:s:*")).into_iter().collect();
