@@ -1,4 +1,4 @@
-//! One session, two servers: what server A keeps, server B tells.
+//! One session, two servers: server A writes it, server B reads it and streams its events.
 
 use std::{collections::BTreeMap, env, error::Error, time::Duration};
 
@@ -17,12 +17,12 @@ const CONTENT: &str = r#"user_id=1 cart=["item1","item2"]"#;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    timeout(Duration::from_secs(10), story()).await?
+    timeout(Duration::from_secs(10), quickstart()).await?
 }
 
-async fn story() -> Result<(), Box<dyn Error>> {
+async fn quickstart() -> Result<(), Box<dyn Error>> {
     let (mut a, mut b) = (connect("SESSIOND_A").await?, connect("SESSIOND_B").await?);
-    // A channel of its own: a stalled watch blocks the calls beside it.
+    // The watch has its own channel, because a stalled watch blocks other calls on its channel.
     let mut watcher = connect("SESSIOND_B").await?;
     let namespace = env::var("SESSIOND_NAMESPACE").unwrap_or("quickstart".into());
     let labels = BTreeMap::from([("quickstart".to_owned(), format!("rust-{}", std::process::id()))]);
@@ -35,7 +35,7 @@ async fn story() -> Result<(), Box<dyn Error>> {
         ..Default::default()
     };
     let mut watch = watcher.watch(request).await?.into_inner();
-    // A bookmark: from here on nothing is missed.
+    // The first response is a bookmark: every later change is delivered.
     watch.message().await?.ok_or("the watch was closed")?;
 
     let attributes = BTreeMap::from([
@@ -52,23 +52,23 @@ async fn story() -> Result<(), Box<dyn Error>> {
     let created = a.create_session(request).await?.into_inner();
     let session = created.session.ok_or("no session")?;
     let key = Some(SessionKey { key: Some(Key::Token(created.token)) });
-    println!("server A keeps the session of user {}", session.subject);
+    println!("server A created the session of user {}", session.subject);
 
-    let heard = wait_for(&mut watch, EventType::Created, &session.id).await?;
-    tell("server B heard CREATED", &describe(heard.session), CONTENT)?;
+    let event = wait_for(&mut watch, EventType::Created, &session.id).await?;
+    check("server B received CREATED", &describe(event.session), CONTENT)?;
 
     let request = GetSessionRequest { namespace: namespace.clone(), key: key.clone(), ..Default::default() };
     let read = b.get_session(request.clone()).await?.into_inner();
-    tell("server B reads", &describe(read.session), CONTENT)?;
+    check("server B read", &describe(read.session), CONTENT)?;
 
     a.delete_session(DeleteSessionRequest { namespace, key, ..Default::default() }).await?;
-    let heard = wait_for(&mut watch, EventType::Ended, &session.id).await?;
-    tell("server B heard ENDED", heard.cause().as_str_name().trim_start_matches("CAUSE_"), "LOGOUT")?;
-    assert_eq!(heard.cause(), Cause::Logout);
+    let event = wait_for(&mut watch, EventType::Ended, &session.id).await?;
+    check("server B received ENDED", event.cause().as_str_name().trim_start_matches("CAUSE_"), "LOGOUT")?;
+    assert_eq!(event.cause(), Cause::Logout);
 
     match a.get_session(request).await {
-        Err(status) if status.code() == Code::NotFound => println!("server A answers: NOT_FOUND"),
-        answer => return Err(format!("expected NOT_FOUND, got {answer:?}").into()),
+        Err(status) if status.code() == Code::NotFound => println!("server A returned: NOT_FOUND"),
+        result => return Err(format!("expected NOT_FOUND, got {result:?}").into()),
     }
     println!("done");
     Ok(())
@@ -101,10 +101,10 @@ fn describe(session: Option<Session>) -> String {
     }
 }
 
-fn tell(what: &str, is: &str, expected: &str) -> Result<(), String> {
-    if is != expected {
-        return Err(format!("{what}: expected {expected}, got {is}"));
+fn check(step: &str, actual: &str, expected: &str) -> Result<(), String> {
+    if actual != expected {
+        return Err(format!("{step}: expected {expected}, got {actual}"));
     }
-    println!("{what}: {is}");
+    println!("{step}: {actual}");
     Ok(())
 }

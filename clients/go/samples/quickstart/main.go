@@ -1,4 +1,4 @@
-// One session, two servers: what server A keeps, server B tells.
+// One session, two servers: server A writes it, server B reads it and receives its events.
 package main
 
 import (
@@ -28,14 +28,14 @@ func main() {
 	defer cancel()
 
 	a, b := connect("SESSIOND_A"), connect("SESSIOND_B")
-	watcher := connect("SESSIOND_B") // A channel of its own: a stalled watch blocks the calls beside it.
+	watcher := connect("SESSIOND_B") // A separate connection: an unread watch blocks other calls on its connection.
 	namespace := cmp.Or(os.Getenv("SESSIOND_NAMESPACE"), "quickstart")
 	labels := map[string]string{"quickstart": rand.Text()}
 
 	watch := must(watcher.Watch(ctx, &pb.WatchRequest{
 		Namespace: namespace, WholeNamespace: true, Labels: labels, View: pb.SessionView_SESSION_VIEW_FULL,
 	}))
-	must(watch.Recv()) // A bookmark: from here on nothing is missed.
+	must(watch.Recv()) // The first bookmark: the watch is open.
 
 	created := must(a.CreateSession(ctx, &pb.CreateSessionRequest{
 		Namespace: namespace, Subject: "1", Labels: labels,
@@ -46,20 +46,20 @@ func main() {
 	}))
 	id := created.GetSession().GetId()
 	key := &pb.SessionKey{Key: &pb.SessionKey_Token{Token: created.GetToken()}}
-	fmt.Println("server A keeps the session of user", created.GetSession().GetSubject())
+	fmt.Println("server A created the session of user", created.GetSession().GetSubject())
 
-	heard := waitFor(watch, pb.EventType_EVENT_TYPE_CREATED, id)
-	tell("server B heard CREATED", describe(heard.GetSession()), content)
+	event := waitFor(watch, pb.EventType_EVENT_TYPE_CREATED, id)
+	check("server B received CREATED", describe(event.GetSession()), content)
 
 	read := must(b.GetSession(ctx, &pb.GetSessionRequest{Namespace: namespace, Key: key}))
-	tell("server B reads", describe(read.GetSession()), content)
+	check("server B read", describe(read.GetSession()), content)
 
 	must(a.DeleteSession(ctx, &pb.DeleteSessionRequest{Namespace: namespace, Key: key}))
-	heard = waitFor(watch, pb.EventType_EVENT_TYPE_ENDED, id)
-	tell("server B heard ENDED", strings.TrimPrefix(heard.GetCause().String(), "CAUSE_"), "LOGOUT")
+	event = waitFor(watch, pb.EventType_EVENT_TYPE_ENDED, id)
+	check("server B received ENDED", strings.TrimPrefix(event.GetCause().String(), "CAUSE_"), "LOGOUT")
 
 	_, err := a.GetSession(ctx, &pb.GetSessionRequest{Namespace: namespace, Key: key})
-	tell("server A answers", code.Code(status.Code(err)).String(), "NOT_FOUND")
+	check("server A returned", code.Code(status.Code(err)).String(), "NOT_FOUND")
 	fmt.Println("done")
 }
 
@@ -90,7 +90,7 @@ func describe(session *pb.Session) string {
 	return fmt.Sprintf("user_id=%d cart=%s", attributes["user_id"].GetIntValue(), attributes["cart"].GetJsonValue())
 }
 
-func tell(what, actual, expected string) {
+func check(what, actual, expected string) {
 	if actual != expected {
 		log.Fatalf("%s: %s, expected %s", what, actual, expected)
 	}

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: sessiond/v1/error_reason.proto
 
-// Reasons of errors.
+// Machine-readable reasons of errors.
 
 package sessiondv1
 
@@ -23,59 +23,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// google.rpc.ErrorInfo.reason is the value's name without ERROR_REASON_; its domain is "sessiond". Programs decide by
-// the status code and the reason; the text is for people.
+// Reason of an error.
+//
+// Every error status of this service carries a google.rpc.ErrorInfo with domain "sessiond". Its reason is the name of
+// one of these values without the prefix ERROR_REASON_. Programs decide by status code and reason; the message is for
+// people and may change.
 type ErrorReason int32
 
 const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// INVALID_ARGUMENT: malformed or out of range; BadRequest lists every such field.
+	// INVALID_ARGUMENT: one or more fields are malformed, out of range or not allowed by the policy.
+	// google.rpc.BadRequest lists them.
 	ErrorReason_ERROR_REASON_FIELD_INVALID ErrorReason = 1
-	// INVALID_ARGUMENT: the request_id was used with another request. Take a new one.
+	// INVALID_ARGUMENT: the request_id was already used for this session with a different request. Use a new one.
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 2
-	// NOT_FOUND: no live session for this key.
+	// NOT_FOUND: no live session matches the key. Unknown ids and unknown, malformed and wrong tokens are not
+	// distinguished.
 	ErrorReason_ERROR_REASON_SESSION_NOT_FOUND ErrorReason = 3
-	// NOT_FOUND: it lived, and ended; metadata: cause (a Cause without its prefix).
+	// NOT_FOUND: the session has ended. Metadata "cause" holds the name of the Cause without its prefix, such as LOGOUT.
 	ErrorReason_ERROR_REASON_SESSION_ENDED ErrorReason = 4
-	// NOT_FOUND: the right session, an old token after its grace period.
+	// NOT_FOUND: the token belongs to a live session, but was superseded by a rotation and may not be used for this call.
 	ErrorReason_ERROR_REASON_TOKEN_ROTATED ErrorReason = 5
-	// NOT_FOUND: the namespace is not listed in the configuration, and unlisted ones are not allowed.
+	// NOT_FOUND: the configuration does not list the namespace, and allow_unlisted_namespaces is false.
 	ErrorReason_ERROR_REASON_NAMESPACE_UNKNOWN ErrorReason = 6
-	// ALREADY_EXISTS: the id of the caller's token lives already.
+	// ALREADY_EXISTS: a live session has the id of the caller's token. Use a new token.
 	ErrorReason_ERROR_REASON_SESSION_EXISTS ErrorReason = 7
-	// ABORTED: read again, then repeat; metadata: current_revision.
+	// ABORTED: if_revision is not the current revision, which metadata "current_revision" holds. Read the session again,
+	// then retry.
 	ErrorReason_ERROR_REASON_REVISION_MISMATCH ErrorReason = 8
-	// FAILED_PRECONDITION: the policy takes no foreign tokens.
+	// FAILED_PRECONDITION: the token is a client token, and the policy has client_tokens = false.
 	ErrorReason_ERROR_REASON_CLIENT_TOKENS_FORBIDDEN ErrorReason = 9
-	// FAILED_PRECONDITION: the subject has as many sessions as the policy allows.
+	// FAILED_PRECONDITION: the subject has as many sessions as the policy allows. Metadata "session_limit" holds the
+	// number.
 	ErrorReason_ERROR_REASON_SUBJECT_SESSION_LIMIT ErrorReason = 10
-	// FAILED_PRECONDITION: from one subject to another: end the session and make a new one.
+	// FAILED_PRECONDITION: a session cannot change from one subject to another. End it and create a new one.
 	ErrorReason_ERROR_REASON_SUBJECT_CHANGE ErrorReason = 11
-	// RESOURCE_EXHAUSTED: the message is larger than the server takes or may answer.
+	// RESOURCE_EXHAUSTED: the request is larger than 4 MiB. It was not applied.
 	ErrorReason_ERROR_REASON_MESSAGE_TOO_LARGE ErrorReason = 12
-	// RESOURCE_EXHAUSTED: as many watches as the server may hold. Try another instance.
+	// RESOURCE_EXHAUSTED: this server has its maximum number of watches. Use another instance, or retry later.
 	ErrorReason_ERROR_REASON_WATCH_LIMIT ErrorReason = 13
-	// RESOURCE_EXHAUSTED: Redis has no memory left for writes.
+	// RESOURCE_EXHAUSTED: Redis has no memory for writes. The request was not applied.
 	ErrorReason_ERROR_REASON_STORE_FULL ErrorReason = 14
-	// UNAVAILABLE: too many calls at once; not applied.
+	// UNAVAILABLE: too many requests at the same time. The request was not applied.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 15
-	// UNAVAILABLE: no connection to Redis; not applied.
+	// UNAVAILABLE: no connection to Redis, a command that Redis refused, or an unexpected reply of Redis to a read. The
+	// request was not applied.
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 16
-	// UNAVAILABLE: the server is being stopped; not applied. Resume or repeat elsewhere.
+	// UNAVAILABLE: the server is shutting down. Sent by Watch only. Resume the watch on another instance.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 17
-	// UNKNOWN or DEADLINE_EXCEEDED of a write: it may have been applied, never later than the call's deadline. Repeat
-	// with the same request_id.
+	// UNKNOWN or DEADLINE_EXCEEDED: the outcome of a write is unknown. It was applied before the call's deadline, or it
+	// will never be applied. With durability "replicated" also: the write was applied, but too few replicas have
+	// confirmed it. Also sent if a call of several steps, such as DeleteSubjectSessions, failed after its first step.
+	// Retry, with the same request_id if the request has one.
 	ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN ErrorReason = 18
-	// DATA_LOSS: what Redis holds of this session cannot be read; metadata: id.
+	// DATA_LOSS: the stored record of the session cannot be read. Metadata "id" holds the session id. Delete the session
+	// by its id.
 	ErrorReason_ERROR_REASON_RECORD_CORRUPT ErrorReason = 19
-	// UNAUTHENTICATED: the caller's credentials are missing or wrong.
+	// UNAUTHENTICATED: the caller's credentials are missing or wrong. This version never sends it: it does not
+	// authenticate callers.
 	ErrorReason_ERROR_REASON_CREDENTIALS_INVALID ErrorReason = 20
-	// PERMISSION_DENIED: the caller lacks the grant for this call in this namespace.
+	// PERMISSION_DENIED: the caller lacks the grant (permission) for this call in this namespace. This version never
+	// sends it: every caller may make every call.
 	ErrorReason_ERROR_REASON_GRANT_MISSING ErrorReason = 21
-	// UNAVAILABLE: the store was exchanged or emptied under the call; not applied.
+	// UNAVAILABLE: the store was emptied or replaced during the call. The request was not applied.
 	ErrorReason_ERROR_REASON_STORE_CHANGED ErrorReason = 22
-	// DEADLINE_EXCEEDED of a read, or of a write that had not begun: nothing was applied.
+	// DEADLINE_EXCEEDED: the deadline passed during a read, or before a write was sent. The request was not applied.
 	ErrorReason_ERROR_REASON_STORE_TIMEOUT ErrorReason = 23
 )
 

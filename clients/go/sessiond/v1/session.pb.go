@@ -25,25 +25,26 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What happened to a session.
+// Type of a session event.
 type EventType int32
 
 const (
 	// Never sent.
 	EventType_EVENT_TYPE_UNSPECIFIED EventType = 0
-	// Made.
+	// The session was created.
 	EventType_EVENT_TYPE_CREATED EventType = 1
-	// Changed.
+	// The session was changed.
 	EventType_EVENT_TYPE_UPDATED EventType = 2
-	// Token rotated.
+	// The token was rotated. The same change may have set attributes, subject or authentication.
 	EventType_EVENT_TYPE_ROTATED EventType = 3
-	// Over; see cause.
+	// The session ended; see cause.
 	EventType_EVENT_TYPE_ENDED EventType = 4
-	// State at the start of the watch or after a resync; no change.
+	// State of a session in a snapshot: at the start of the watch or after a resync. The session did not change.
 	EventType_EVENT_TYPE_SNAPSHOT EventType = 5
-	// Still lives, but no longer matches this watch's labels or subject.
+	// The session is alive, but this change made it leave the labels or the subject of this watch. If a later change
+	// makes it match again, that change is delivered with its own type, such as UPDATED.
 	EventType_EVENT_TYPE_LEFT EventType = 6
-	// A superseded token came back after its grace period, and the policy is to report, not to end.
+	// Token reuse was detected (see RotateSession), and the policy's token_reuse is "report". The session lives on.
 	EventType_EVENT_TYPE_TOKEN_REUSED EventType = 7
 )
 
@@ -98,26 +99,27 @@ func (EventType) EnumDescriptor() ([]byte, []int) {
 	return file_sessiond_v1_session_proto_rawDescGZIP(), []int{0}
 }
 
-// Why a session ended.
+// Reason for the end of a session.
 type Cause int32
 
 const (
-	// Not ended.
+	// The session has not ended.
 	Cause_CAUSE_UNSPECIFIED Cause = 0
-	// The user left.
+	// The user logged out.
 	Cause_CAUSE_LOGOUT Cause = 1
-	// Somebody else ended it.
+	// An administrator or another device ended the session.
 	Cause_CAUSE_REVOKED Cause = 2
-	// Made room for another (session limit), or a framework regenerated it.
+	// The session limit of the subject required it, or the caller of DeleteSession set this cause because it replaced the
+	// session by another one.
 	Cause_CAUSE_REPLACED Cause = 3
-	// An old token came back.
+	// Token reuse (see RotateSession): the token may have been stolen.
 	Cause_CAUSE_TOKEN_REUSE Cause = 4
-	// Unused for too long.
+	// The idle timeout passed without a touch.
 	Cause_CAUSE_IDLE_TIMEOUT Cause = 5
-	// Lived for too long.
+	// The absolute timeout passed.
 	Cause_CAUSE_ABSOLUTE_TIMEOUT Cause = 6
-	// Deleted in Redis behind our back. Nothing but namespace and id is known then: the session in the event has no more,
-	// and the event comes to every watch of the namespace by subject or labels, whosever the session was.
+	// The session was deleted directly in Redis. The session in the event has only namespace and id. Every watch of the
+	// namespace by subject or by labels receives it, because the subject and the labels of the session are unknown.
 	Cause_CAUSE_OUT_OF_BAND Cause = 7
 )
 
@@ -172,20 +174,22 @@ func (Cause) EnumDescriptor() ([]byte, []int) {
 	return file_sessiond_v1_session_proto_rawDescGZIP(), []int{1}
 }
 
-// Why changes were missed.
+// Reason for a gap in a watch stream.
 type ResyncReason int32
 
 const (
 	// Never sent.
 	ResyncReason_RESYNC_REASON_UNSPECIFIED ResyncReason = 0
-	// The log no longer reaches back to the resume token.
+	// The log no longer reaches back to the resume token: its entries after that position were removed because of their
+	// age or the size of the log.
 	ResyncReason_RESYNC_REASON_COMPACTED ResyncReason = 1
-	// A failover lost history, or may have while a state was told: where Redis ran anew or partitions moved meanwhile, that
-	// state is told once more. With ids where this server knows what was lost.
+	// A failover lost changes; ids lists the sessions if the server knows them. Also sent if Redis restarted or a slot
+	// moved to another Redis node while a snapshot was read: the snapshot then starts again.
 	ResyncReason_RESYNC_REASON_ROLLBACK ResyncReason = 2
-	// The store was emptied.
+	// The store was emptied, or the resume token is from another store.
 	ResyncReason_RESYNC_REASON_FLUSHED ResyncReason = 3
-	// This watcher read nothing for too long, or fell behind the log: open again with the resume_token of this response.
+	// The client did not read for too long, or fell behind the start of the log. Open the watch again with the
+	// resume_token of this response; if a snapshot is incomplete (no synced yet), without one.
 	ResyncReason_RESYNC_REASON_SLOW_CONSUMER ResyncReason = 4
 )
 
@@ -234,15 +238,15 @@ func (ResyncReason) EnumDescriptor() ([]byte, []int) {
 	return file_sessiond_v1_session_proto_rawDescGZIP(), []int{2}
 }
 
-// How much of a session is returned.
+// Part of a session that is returned.
 type SessionView int32
 
 const (
-	// The method's default.
+	// The default of the method.
 	SessionView_SESSION_VIEW_UNSPECIFIED SessionView = 0
 	// Without attributes.
 	SessionView_SESSION_VIEW_BASIC SessionView = 1
-	// Everything.
+	// With attributes.
 	SessionView_SESSION_VIEW_FULL SessionView = 2
 )
 
@@ -287,17 +291,17 @@ func (SessionView) EnumDescriptor() ([]byte, []int) {
 	return file_sessiond_v1_session_proto_rawDescGZIP(), []int{3}
 }
 
-// Standing of the presented token.
+// State of the token in the request.
 type TokenState int32
 
 const (
-	// Key was an id.
+	// The request has an id instead of a token.
 	TokenState_TOKEN_STATE_UNSPECIFIED TokenState = 0
-	// The current one.
+	// The current token.
 	TokenState_TOKEN_STATE_CURRENT TokenState = 1
-	// The current one, and older than the renewal timeout: rotate now.
+	// The current token, older than the policy's renewal_timeout: rotate it now.
 	TokenState_TOKEN_STATE_ROTATION_DUE TokenState = 2
-	// An older one in its grace period: a newer exists.
+	// A superseded token within its grace period: the session has a newer token.
 	TokenState_TOKEN_STATE_SUPERSEDED TokenState = 3
 )
 
@@ -344,39 +348,44 @@ func (TokenState) EnumDescriptor() ([]byte, []int) {
 	return file_sessiond_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
-// One login session. Times are by the clock of Redis.
+// A login session. Its times are by the clock of Redis, in milliseconds; update_time is in microseconds.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Namespace the session lives in: the isolation unit, one application or tenant.
+	// Namespace of the session: one application or tenant. Namespaces are isolated from each other.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Public name, stable for life; 26 characters today, at most 64 ever. Names, never authenticates.
+	// Public id, stable for the life of the session: 26 characters today, at most 64 in any version. It identifies the
+	// session and does not authenticate anyone, so it is safe to log.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// Raised by every logged change, though not by one; comparable within this session only; never reused.
+	// Revision of the session. Every change that creates an event raises it, by one or more. Comparable only within one
+	// session; never reused.
 	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Whose session it is; empty = anonymous. At most 256 bytes. Never encrypted: holds no secret.
+	// Subject that the session belongs to, such as a user id, at most 256 bytes. Empty: anonymous. Stored in plain text:
+	// do not put secrets here.
 	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
-	// Named values, each written on its own. Empty in the BASIC view.
+	// Attributes by name. Each is set and removed independently of the others. Empty in the BASIC view.
 	Attributes map[string]*AttributeValue `protobuf:"bytes,5,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Small values to filter by, at most 16; names [a-z0-9]([-a-z0-9]{0,62}), values at most 256 bytes. Never encrypted:
-	// hold no secret.
+	// Labels to filter lists and watches by, at most 16. Names match [a-z0-9]([-a-z0-9]{0,62}), values have at most 256
+	// bytes. Stored in plain text: do not put secrets here.
 	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// When the session was made.
+	// Time of creation.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When the revision was last raised.
+	// Time of the last change that created an event. A touch creates none.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// Last use, exact to the policy's touch interval: min(60 s, idle_timeout / 20) by default.
+	// Time of the last touch that was stored. A touch within the policy's touch_interval after it is not stored. Default
+	// of touch_interval: min(60 s, idle_timeout / 20).
 	AccessTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=access_time,json=accessTime,proto3" json:"access_time,omitempty"`
-	// When it ends if not used again: the earlier of both deadlines; unset = never.
+	// Time at which the session ends if it is not touched again: the earlier of the idle and the absolute deadline.
+	// Unset: never.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// When it ends however much it is used; unset = never.
+	// Absolute deadline, which touches do not extend. Unset: never.
 	AbsoluteExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=absolute_expire_time,json=absoluteExpireTime,proto3" json:"absolute_expire_time,omitempty"`
-	// Ends after so long without use; unset = no idle timeout.
+	// Idle timeout: the session ends after this time without a touch. Unset: no idle timeout.
 	IdleTimeout *durationpb.Duration `protobuf:"bytes,12,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	// The device, as told at create.
+	// Device of the session, as given at creation. It cannot be changed.
 	Client *ClientInfo `protobuf:"bytes,13,opt,name=client,proto3" json:"client,omitempty"`
-	// How the subject proved who they are.
+	// Authentication of the subject, as given at creation or by the last change of it.
 	Authentication *Authentication `protobuf:"bytes,14,opt,name=authentication,proto3" json:"authentication,omitempty"`
-	// 1 at create, raised by every rotation.
+	// Number of the current token: 1 at creation, raised by every rotation.
 	TokenGeneration int32 `protobuf:"varint,15,opt,name=token_generation,json=tokenGeneration,proto3" json:"token_generation,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -517,10 +526,11 @@ func (x *Session) GetTokenGeneration() int32 {
 	return 0
 }
 
-// The value of one attribute. No kind set = null.
+// Value of an attribute. If no kind is set, the value is null.
 type AttributeValue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Kind; 8 to 15 are kept for more kinds, 16 on for what every kind may carry (expire_time, media_type).
+	// Kind and value. Field numbers 8 to 15 are reserved for more kinds, 16 and above for properties that a value of any
+	// kind can have, such as an expire time.
 	//
 	// Types that are valid to be assigned to Kind:
 	//
@@ -646,32 +656,32 @@ type AttributeValue_StringValue struct {
 }
 
 type AttributeValue_IntValue struct {
-	// 64-bit integer.
+	// Signed 64-bit integer.
 	IntValue int64 `protobuf:"varint,2,opt,name=int_value,json=intValue,proto3,oneof"`
 }
 
 type AttributeValue_DoubleValue struct {
-	// IEEE double, NaN and infinities included.
+	// IEEE 754 double, including NaN and infinities.
 	DoubleValue float64 `protobuf:"fixed64,3,opt,name=double_value,json=doubleValue,proto3,oneof"`
 }
 
 type AttributeValue_BoolValue struct {
-	// True or false.
+	// Boolean.
 	BoolValue bool `protobuf:"varint,4,opt,name=bool_value,json=boolValue,proto3,oneof"`
 }
 
 type AttributeValue_BytesValue struct {
-	// Opaque bytes: Java-serialised, msgpack, a framework's whole blob.
+	// Opaque bytes, such as a serialized Java object, msgpack, or the whole session of a framework.
 	BytesValue []byte `protobuf:"bytes,5,opt,name=bytes_value,json=bytesValue,proto3,oneof"`
 }
 
 type AttributeValue_JsonValue struct {
-	// RFC 8259 text, kept byte for byte: numbers keep their digits. Nests at most 32 deep.
+	// JSON text (RFC 8259), stored byte for byte, so that numbers keep their digits. At most 32 levels deep.
 	JsonValue string `protobuf:"bytes,6,opt,name=json_value,json=jsonValue,proto3,oneof"`
 }
 
 type AttributeValue_TimestampValue struct {
-	// An instant.
+	// Point in time.
 	TimestampValue *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=timestamp_value,json=timestampValue,proto3,oneof"`
 }
 
@@ -689,14 +699,14 @@ func (*AttributeValue_JsonValue) isAttributeValue_Kind() {}
 
 func (*AttributeValue_TimestampValue) isAttributeValue_Kind() {}
 
-// The device of a session, as the caller tells it; sessiond draws no conclusion from it.
+// Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it.
 type ClientInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Address as the caller saw it; at most 64 bytes.
+	// IP address of the device as the caller sees it, at most 64 bytes.
 	IpAddress string `protobuf:"bytes,1,opt,name=ip_address,json=ipAddress,proto3" json:"ip_address,omitempty"`
-	// User-Agent header; at most 1,024 bytes.
+	// User-Agent header, at most 1,024 bytes.
 	UserAgent string `protobuf:"bytes,2,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
-	// A name for people; at most 128 bytes.
+	// Name of the device for display, at most 128 bytes.
 	DeviceName    string `protobuf:"bytes,3,opt,name=device_name,json=deviceName,proto3" json:"device_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -753,14 +763,14 @@ func (x *ClientInfo) GetDeviceName() string {
 	return ""
 }
 
-// How the subject proved who they are.
+// Authentication of a subject.
 type Authentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Assurance level 1 to 3; 0 = not told.
+	// Assurance level, 1 to 3. 0: not given.
 	Level int32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
-	// RFC 8176 method references, such as pwd, otp, hwk; at most 16 of at most 32 bytes.
+	// Authentication methods (RFC 8176), such as pwd, otp or hwk. At most 16, each 1 to 32 bytes.
 	Methods []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
-	// When they did.
+	// Time of the authentication.
 	AuthenticationTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=authentication_time,json=authenticationTime,proto3" json:"authentication_time,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -817,10 +827,10 @@ func (x *Authentication) GetAuthenticationTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Names one session.
+// Key of one session.
 type SessionKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By id: needs the "full" grant. By token: whoever holds it. 3 is kept for a watch ticket.
+	// Either the id or a token. Field number 3 is reserved for a further kind of key.
 	//
 	// Types that are valid to be assigned to Key:
 	//
@@ -891,12 +901,14 @@ type isSessionKey_Key interface {
 }
 
 type SessionKey_Id struct {
-	// Public id. Anything that is not in id form is INVALID_ARGUMENT and is echoed nowhere.
+	// Public id: selects the session without its secret. In this version every caller may use it; a version that
+	// authenticates callers will require the grant "full" for it. A malformed id is INVALID_ARGUMENT and is not
+	// repeated in the error, because it may be a token in the wrong field.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3,oneof"`
 }
 
 type SessionKey_Token struct {
-	// The bearer secret. What came from a browser goes here, never into id.
+	// Token, the bearer secret. Put everything that a browser sent here, never into id.
 	Token string `protobuf:"bytes,2,opt,name=token,proto3,oneof"`
 }
 
@@ -904,22 +916,23 @@ func (*SessionKey_Id) isSessionKey_Key() {}
 
 func (*SessionKey_Token) isSessionKey_Key() {}
 
-// One change.
+// One change of a session.
 type SessionEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What happened. Unknown value: take it as UPDATED, or as ENDED if cause is set.
+	// Type of the change. Handle an unknown value as UPDATED, or as ENDED if cause is set.
 	Type EventType `protobuf:"varint,1,opt,name=type,proto3,enum=sessiond.v1.EventType" json:"type,omitempty"`
 	// Session id.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// Revision of the change.
+	// Revision of the session after the change.
 	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	// By the clock of Redis.
+	// Time of the change, by the clock of Redis.
 	EventTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=event_time,json=eventTime,proto3" json:"event_time,omitempty"`
-	// Why it ended; unset unless type is ENDED.
+	// Reason for the end of the session. CAUSE_UNSPECIFIED unless the session ended.
 	Cause Cause `protobuf:"varint,5,opt,name=cause,proto3,enum=sessiond.v1.Cause" json:"cause,omitempty"`
-	// State after; for ENDED the last state, at least namespace and id.
+	// Session after the change, in the view of the watch. For ENDED: the last known state, at least namespace and id.
 	Session *Session `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
-	// Names of the attributes set or removed by the change, in every view; empty for ENDED.
+	// Names of the attributes that an update or a rotation set to another value or removed, in every view. Empty for
+	// CREATED, SNAPSHOT and ENDED.
 	ChangedAttributes []string `protobuf:"bytes,7,rep,name=changed_attributes,json=changedAttributes,proto3" json:"changed_attributes,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -1004,7 +1017,7 @@ func (x *SessionEvent) GetChangedAttributes() []string {
 	return nil
 }
 
-// Everything that was there at the start has been sent.
+// Control response: the snapshot that initial_state requested is complete.
 type Synced struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1041,12 +1054,13 @@ func (*Synced) Descriptor() ([]byte, []int) {
 	return file_sessiond_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
-// Nothing is missing up to as_of: the tail of the log was read at that time.
+// Control response: every matching event up to as_of has been delivered, in this response or in an earlier one. The
+// server checked this by a read of the end of the log.
 type Bookmark struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Time up to which everything matching has been sent.
+	// Time up to which the stream is complete, by the clock of Redis.
 	AsOf *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
-	// How long ago as_of was when this response was made: this server is behind the log by no more.
+	// Age of as_of when the server built this response: the stream is behind the store by at most this time.
 	Lag           *durationpb.Duration `protobuf:"bytes,2,opt,name=lag,proto3" json:"lag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1096,13 +1110,14 @@ func (x *Bookmark) GetLag() *durationpb.Duration {
 	return nil
 }
 
-// Changes were missed: forget what is held of ids. The stream goes on from here. Except with SLOW_CONSUMER: that is the last
-// response of its stream, and nothing is to be forgotten.
+// Control response: the stream has a gap, which means that events may be missing. Discard the state of the sessions in
+// ids; the stream continues after this response. Exception: with reason SLOW_CONSUMER this is the final response of the
+// stream; no event before it is missing, so discard nothing.
 type Resync struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Why. Unknown value: the same action.
+	// Reason for the gap. Handle an unknown value like COMPACTED.
 	Reason ResyncReason `protobuf:"varint,1,opt,name=reason,proto3,enum=sessiond.v1.ResyncReason" json:"reason,omitempty"`
-	// Ids concerned; empty = every session this watch matches.
+	// Ids of the sessions whose events may be missing. Empty: every session that the watch matches.
 	Ids           []string `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,15 +4,46 @@
 // 	protoc        (unknown)
 // source: sessiond/v1/session_service.proto
 
-// The session service.
+// Login sessions for services in any language.
 //
-// Limits of the whole API: a request message is at most 4 MiB and a response at most 4 MiB (ListSessions: 2 MiB), a
-// namespace and a label name match [a-z0-9]([-a-z0-9]{0,62}), every other name is at most 128 bytes. A deadline
-// (grpc-timeout) is honoured down to Redis; without one, or with a longer one, a unary call gets 10 s.
+// Terms:
+// - server: a process of sessiond. Several servers that share one Redis are the instances of one service.
+// - store: all sessions and the log of their changes, in Redis.
+// - caller: the program that makes a call, such as a web server.
+// - token: the secret that proves a session, usually stored in a cookie of a browser. Tokens that the server generates
+//   have the form ses_<id>_<secret>, the server's form. A caller can choose a token in this form too. A client token is
+//   a token in any other form; only a caller can choose one.
+// - superseded token: a token that a rotation replaced. It is accepted until its grace period ends; see RotateSession.
+// - live session: a session that has not ended. A session ends at a deadline, because a call ended it, or because its
+//   key was deleted directly in Redis.
+// - tombstone: the record of an ended session. It is kept for a time that the policy sets (key tombstone, 10 min by
+//   default).
+// - touch: an access that extends the idle deadline.
+// - policy: the rules of a namespace, from the configuration of the server; docs/operating in the repository lists
+//   them.
+// - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
-// Every error carries google.rpc.ErrorInfo with domain "sessiond" and a reason out of ErrorReason. INVALID_ARGUMENT
-// carries google.rpc.BadRequest too, with all bad fields and not just the first (as many as fit into 8 KiB of headers);
-// what may be tried again carries google.rpc.RetryInfo. Fields are checked before the store is asked.
+// Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB). Namespaces and
+// label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
+//
+// Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
+// without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
+// opening of a watch; it does not limit the stream.
+//
+// Errors: every error status of this service carries google.rpc.ErrorInfo with domain "sessiond" and a reason from
+// ErrorReason. The comments of the calls list the errors that are specific to them; any call can also return
+// INVALID_ARGUMENT FIELD_INVALID, RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE, NOT_FOUND NAMESPACE_UNKNOWN, and the errors of
+// the store: STORE_UNAVAILABLE, STORE_TIMEOUT, STORE_CHANGED, STORE_FULL, OUTCOME_UNKNOWN, OVERLOADED and
+// RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED. INVALID_ARGUMENT FIELD_INVALID also
+// carries google.rpc.BadRequest with every invalid field, not only the first. If they do not fit into 8 KiB of headers,
+// the last entry says that more fields are invalid. Errors after which a retry can succeed carry google.rpc.RetryInfo.
+// A status without this ErrorInfo comes from gRPC or from the connection, not from the service: if its code is not
+// UNIMPLEMENTED, the outcome of a write is unknown.
+//
+// Retries: a write is repeated safely with the same request_id. The session stores its last 16 request ids, each for
+// the policy's retry_window (10 min by default). A retry must have the same fields. CreateSession and RotateSession
+// accept a request_id only together with a token that the caller chose. GetSession, TouchSession, DeleteSubjectSessions
+// and ListSessions need no request_id; before you retry DeleteSubjectSessions, see its field created_before.
 
 package sessiondv1
 
@@ -36,29 +67,35 @@ const (
 // Request of CreateSession.
 type CreateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the session. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Whose session it is, at most 256 bytes; empty = anonymous.
+	// Subject of the session, at most 256 bytes. Empty: anonymous.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	// At most 256 by default (policy: max_attributes), names 1 to 128 bytes; all names and values together at most
-	// 64 KiB by default (policy: max_payload_bytes).
+	// Attributes: at most 256 by default (policy: max_attributes), names of 1 to 128 bytes. All names and encoded values
+	// together have at most 64 KiB by default (policy: max_payload_bytes).
 	Attributes map[string]*AttributeValue `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// At most 16, values at most 256 bytes.
+	// Labels: at most 16, values of at most 256 bytes.
 	Labels map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Absent = policy; 0s = none, if the policy's max_idle_timeout is "never"; at least 1 ms; negative = INVALID_ARGUMENT.
+	// Idle timeout, at least 1 ms and at most the policy's max_idle_timeout. Absent: the policy's idle_timeout. 0 s:
+	// none, allowed only if max_idle_timeout is "never".
 	IdleTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	// Absent = policy; 0s = none, if the policy's max_absolute_timeout is "never"; at least 1 ms. Counted from create_time.
+	// Absolute timeout, counted from create_time, at least 1 ms and at most the policy's max_absolute_timeout. Absent:
+	// the policy's absolute_timeout. 0 s: none, allowed only if max_absolute_timeout is "never".
 	AbsoluteTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=absolute_timeout,json=absoluteTimeout,proto3" json:"absolute_timeout,omitempty"`
-	// The device.
+	// Device of the session.
 	Client *ClientInfo `protobuf:"bytes,7,opt,name=client,proto3" json:"client,omitempty"`
-	// How the subject proved who they are.
+	// Authentication of the subject.
 	Authentication *Authentication `protobuf:"bytes,8,opt,name=authentication,proto3" json:"authentication,omitempty"`
-	// Caller-made token. In the server's form (ses_<id>_<secret>: id 26 and secret 52 characters of a-z2-7, spare bits
-	// zero), always allowed, or foreign: 22 to 256 bytes of any other kind, by policy. Must come from a secure random
-	// source with at least 128 bits. Empty = the server makes one.
+	// Token chosen by the caller. Empty: the server generates one.
+	//
+	// The server's form is ses_<id>_<secret>: 26 and 52 characters of a-z2-7 (base32), in which the unused bits of the
+	// last character are zero. The session gets the id in the token. Any other text of 22 to 256 bytes that does not
+	// start with ses_ is a client token, which the policy may forbid; the id of its session is a hash of it. Generate
+	// tokens with a secure random source, with at least 128 random bits.
 	Token string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
-	// 16 to 64 visible ASCII characters. Makes a repeat safe for the policy's retry_window; needs token, since a token
-	// that the server made cannot be told twice. The same request_id with another request is INVALID_ARGUMENT
+	// Request id: makes a retry safe for the policy's retry_window; see Retries at the top of this file. 16 to 64 visible
+	// ASCII characters. Requires token, because the server does not store a generated token and cannot return it again.
+	// If the session has this request_id from a different request, the call fails with INVALID_ARGUMENT
 	// REQUEST_ID_REUSED.
 	RequestId     string `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -168,9 +205,9 @@ func (x *CreateSessionRequest) GetRequestId() string {
 // Response of CreateSession.
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session, FULL; for a repeat its present state.
+	// The session in the FULL view. For a retry: its current state.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// The bearer secret, told this once; empty when the caller made it.
+	// Token that the server generated, returned only here. Empty if the caller chose the token.
 	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -223,15 +260,16 @@ func (x *CreateSessionResponse) GetToken() string {
 // Request of GetSession.
 type GetSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the session. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Required.
+	// Key of the session. Required.
 	Key *SessionKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// Counts as use, in the same round trip.
+	// Touches the session in the same call; see TouchSession.
 	Touch bool `protobuf:"varint,3,opt,name=touch,proto3" json:"touch,omitempty"`
-	// Default FULL.
+	// View of the returned session. Default: FULL.
 	View SessionView `protobuf:"varint,4,opt,name=view,proto3,enum=sessiond.v1.SessionView" json:"view,omitempty"`
-	// Absent = read the store; present = a local copy of at least this revision, at most 1 s behind, will do (0 = any).
+	// Allows the server to answer from a local copy that is at most 1 s old and has at least this revision. 0: any
+	// revision. Absent: the server reads from Redis. This version has no local copies and always reads from Redis.
 	MinRevision   *int64 `protobuf:"varint,5,opt,name=min_revision,json=minRevision,proto3,oneof" json:"min_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -307,7 +345,7 @@ type GetSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// Standing of the presented token.
+	// State of the token in the request.
 	TokenState    TokenState `protobuf:"varint,2,opt,name=token_state,json=tokenState,proto3,enum=sessiond.v1.TokenState" json:"token_state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -359,39 +397,43 @@ func (x *GetSessionResponse) GetTokenState() TokenState {
 
 // Request of UpdateSession.
 //
-// One that changes nothing, or nothing but the idle deadline, raises no revision and makes no event; its request_id
-// counts all the same.
+// A request that changes nothing, or only the idle deadline, does not raise the revision and creates no event. Its
+// request_id is recorded in any case.
 type UpdateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the session. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Required.
+	// Key of the session. Required.
 	Key *SessionKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// Set after clear and remove; attributes that are not named stay. A name may not stand in remove_attributes too.
+	// Attributes to set; other attributes stay. A name must not be in remove_attributes as well.
 	SetAttributes map[string]*AttributeValue `protobuf:"bytes,3,rep,name=set_attributes,json=setAttributes,proto3" json:"set_attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Names to remove; missing ones are no error.
+	// Names of attributes to remove. Missing ones are ignored.
 	RemoveAttributes []string `protobuf:"bytes,4,rep,name=remove_attributes,json=removeAttributes,proto3" json:"remove_attributes,omitempty"`
-	// Removes all first.
+	// Removes all attributes before the others are set.
 	ClearAttributes bool `protobuf:"varint,5,opt,name=clear_attributes,json=clearAttributes,proto3" json:"clear_attributes,omitempty"`
-	// Labels to set; labels that are not named stay. A name may not stand in remove_labels too.
+	// Labels to set; other labels stay. A name must not be in remove_labels as well.
 	SetLabels map[string]string `protobuf:"bytes,6,rep,name=set_labels,json=setLabels,proto3" json:"set_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Names to remove; missing ones are no error.
+	// Names of labels to remove. Missing ones are ignored.
 	RemoveLabels []string `protobuf:"bytes,7,rep,name=remove_labels,json=removeLabels,proto3" json:"remove_labels,omitempty"`
-	// Absent = keep; only from or to empty, else FAILED_PRECONDITION SUBJECT_CHANGE. Setting it ends every grace period.
+	// New subject; empty = anonymous. Absent: no change. A session with a subject cannot get another one: that fails with
+	// FAILED_PRECONDITION SUBJECT_CHANGE. If set, also to the same value, it ends all grace periods.
 	Subject *string `protobuf:"bytes,8,opt,name=subject,proto3,oneof" json:"subject,omitempty"`
-	// Absent = keep; 0s = none, if the policy allows; the idle deadline becomes now + this.
+	// New idle timeout; the idle deadline becomes now + idle_timeout. Absent: no change. 0 s: none, if the policy allows
+	// it. Limits as in CreateSessionRequest.
 	IdleTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
-	// Absent = keep; 0s = none, if the policy allows; counted from create_time: one already past ends the session.
+	// New absolute timeout, counted from create_time. Absent: no change. 0 s: none, if the policy allows it. If this sets
+	// the deadline to a time in the past, the session ends with cause ABSOLUTE_TIMEOUT. Limits as in
+	// CreateSessionRequest.
 	AbsoluteTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=absolute_timeout,json=absoluteTimeout,proto3" json:"absolute_timeout,omitempty"`
-	// Counts as use.
+	// Touches the session; see TouchSession.
 	Touch bool `protobuf:"varint,11,opt,name=touch,proto3" json:"touch,omitempty"`
-	// Only if the revision is this, else ABORTED REVISION_MISMATCH.
+	// Applies the update only if the current revision has this value; otherwise ABORTED REVISION_MISMATCH.
 	IfRevision *int64 `protobuf:"varint,12,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
-	// Of the response; default BASIC.
+	// View of the returned session. Default: BASIC.
 	View SessionView `protobuf:"varint,13,opt,name=view,proto3,enum=sessiond.v1.SessionView" json:"view,omitempty"`
-	// 16 to 64 visible ASCII characters. Makes a repeat safe for the policy's retry_window.
+	// Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters.
 	RequestId string `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Absent = keep. Setting it ends every grace period.
+	// New authentication. Absent: no change. If set, also to the same value, it ends all grace periods.
 	Authentication *Authentication `protobuf:"bytes,15,opt,name=authentication,proto3" json:"authentication,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -535,7 +577,7 @@ func (x *UpdateSessionRequest) GetAuthentication() *Authentication {
 // Response of UpdateSession.
 type UpdateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session after the change; for a repeat its present state.
+	// The session after the change. For a retry: its current state.
 	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -581,9 +623,9 @@ func (x *UpdateSessionResponse) GetSession() *Session {
 // Request of TouchSession.
 type TouchSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the session. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Required.
+	// Key of the session. Required.
 	Key           *SessionKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -636,7 +678,7 @@ func (x *TouchSessionRequest) GetKey() *SessionKey {
 // Response of TouchSession.
 type TouchSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The new deadline; unset = never.
+	// Session.expire_time after the touch. Unset: never.
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -682,28 +724,30 @@ func (x *TouchSessionResponse) GetExpireTime() *timestamppb.Timestamp {
 // Request of RotateSession.
 type RotateSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the session. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Required: the current token. An id never yields a token.
+	// Current token, or a superseded one as described for RotateSession. Required: an id cannot be exchanged for a token.
 	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
-	// Caller-made successor: ses_<same id>_<new secret>, a secret this session never had. Empty = the server makes one.
+	// New token chosen by the caller: ses_<same id>_<new secret>, with a secret that this session never had. Empty: the
+	// server generates one.
 	NewToken string `protobuf:"bytes,3,opt,name=new_token,json=newToken,proto3" json:"new_token,omitempty"`
-	// Absent = keep; only from or to empty.
+	// New subject; see UpdateSessionRequest. Absent: no change.
 	Subject *string `protobuf:"bytes,4,opt,name=subject,proto3,oneof" json:"subject,omitempty"`
-	// Absent = keep.
+	// New authentication. Absent: no change.
 	Authentication *Authentication `protobuf:"bytes,5,opt,name=authentication,proto3" json:"authentication,omitempty"`
-	// As in UpdateSession.
+	// Attributes to set; see UpdateSessionRequest.
 	SetAttributes map[string]*AttributeValue `protobuf:"bytes,6,rep,name=set_attributes,json=setAttributes,proto3" json:"set_attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// As in UpdateSession.
+	// Names of attributes to remove; see UpdateSessionRequest.
 	RemoveAttributes []string `protobuf:"bytes,7,rep,name=remove_attributes,json=removeAttributes,proto3" json:"remove_attributes,omitempty"`
-	// As in UpdateSession.
+	// Removes all attributes before the others are set.
 	ClearAttributes bool `protobuf:"varint,8,opt,name=clear_attributes,json=clearAttributes,proto3" json:"clear_attributes,omitempty"`
-	// How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-	// authentication is set; more than 0s is INVALID_ARGUMENT then.
+	// Grace period of the old token, at most the policy's rotation_grace. Absent: rotation_grace, or 0 s if subject or
+	// authentication is set. With subject or authentication, a value above 0 s is INVALID_ARGUMENT.
 	GracePeriod *durationpb.Duration `protobuf:"bytes,9,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
-	// Only if the revision is this, else ABORTED REVISION_MISMATCH.
+	// Rotates only if the current revision has this value; otherwise ABORTED REVISION_MISMATCH.
 	IfRevision *int64 `protobuf:"varint,10,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
-	// As in CreateSession; needs new_token.
+	// Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Requires
+	// new_token.
 	RequestId     string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -819,9 +863,9 @@ func (x *RotateSessionRequest) GetRequestId() string {
 // Response of RotateSession.
 type RotateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session, FULL.
+	// The session in the FULL view. For a retry: its current state.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// The new bearer secret, told this once; empty when the caller made it.
+	// New token that the server generated, returned only here. Empty if the caller chose the token.
 	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -874,13 +918,14 @@ func (x *RotateSessionResponse) GetToken() string {
 // Request of DeleteSession.
 type DeleteSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the session. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Required.
+	// Key of the session. Required.
 	Key *SessionKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// LOGOUT (default), REVOKED or REPLACED.
+	// Cause of the end, delivered with the event ENDED: LOGOUT (default), REVOKED or REPLACED.
 	Cause Cause `protobuf:"varint,3,opt,name=cause,proto3,enum=sessiond.v1.Cause" json:"cause,omitempty"`
-	// 16 to 64 visible ASCII characters. Makes a repeat safe: it is told the same.
+	// Request id: a retry with it returns the same response, for the policy's retry_window. 16 to 64 visible ASCII
+	// characters.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -947,7 +992,7 @@ func (x *DeleteSessionRequest) GetRequestId() string {
 // Response of DeleteSession.
 type DeleteSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// False: there was no live session.
+	// Whether this call ended a live session.
 	Deleted       bool `protobuf:"varint,1,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -993,16 +1038,18 @@ func (x *DeleteSessionResponse) GetDeleted() bool {
 // Request of DeleteSubjectSessions.
 type DeleteSubjectSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the sessions. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Required, 1 to 256 bytes.
+	// Subject whose sessions end, 1 to 256 bytes. Required.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	// Id of the one to keep.
+	// Id of a session of this subject that does not end, such as the session of the user who makes the request. Empty:
+	// all end.
 	ExceptId string `protobuf:"bytes,3,opt,name=except_id,json=exceptId,proto3" json:"except_id,omitempty"`
-	// REVOKED (default) or LOGOUT.
+	// Cause of the end: REVOKED (default) or LOGOUT.
 	Cause Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=sessiond.v1.Cause" json:"cause,omitempty"`
-	// Only sessions made before this instant; absent = all indexed or reserved when the call begins. Give it, from a
-	// server's time, to make a repeat harmless to a new login. More than 10 s ahead: INVALID_ARGUMENT.
+	// Ends only sessions that were created before this time, which is at most 10 s in the future by the clock of Redis.
+	// Absent: all sessions of the subject when the call begins. Set it so that a retry does not end a later login. Use a
+	// time that came from the server, such as a create_time or an event_time, not the clock of the caller.
 	CreatedBefore *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_before,json=createdBefore,proto3" json:"created_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1076,7 +1123,7 @@ func (x *DeleteSubjectSessionsRequest) GetCreatedBefore() *timestamppb.Timestamp
 // Response of DeleteSubjectSessions.
 type DeleteSubjectSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many were ended by this call.
+	// Number of live sessions that this call ended. For a retry: without those that the first call ended.
 	DeletedCount  int32 `protobuf:"varint,1,opt,name=deleted_count,json=deletedCount,proto3" json:"deleted_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1122,17 +1169,19 @@ func (x *DeleteSubjectSessionsResponse) GetDeletedCount() int32 {
 // Request of ListSessions.
 type ListSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the sessions. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Absent = all; empty = INVALID_ARGUMENT.
+	// Subject of the sessions. Absent: sessions of any subject and anonymous ones. An empty value is INVALID_ARGUMENT.
 	Subject *string `protobuf:"bytes,2,opt,name=subject,proto3,oneof" json:"subject,omitempty"`
-	// All must match.
+	// Labels that a session must have, all of them.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Default 100, at most 1,000; pages may be shorter, even empty.
+	// Maximum number of sessions in the response: 1 to 1,000. 0: 100. A page may have fewer sessions or none although
+	// more pages follow.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the last response to the same request; empty = from the start.
+	// next_page_token of the previous response to a request with the same namespace, subject and labels. Empty: first
+	// page. Any other text is INVALID_ARGUMENT.
 	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	// Default BASIC.
+	// View of the returned sessions. Default: BASIC.
 	View          SessionView `protobuf:"varint,6,opt,name=view,proto3,enum=sessiond.v1.SessionView" json:"view,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1213,9 +1262,10 @@ func (x *ListSessionsRequest) GetView() SessionView {
 // Response of ListSessions.
 type ListSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// With a subject newest first, by when it became that subject's; else in no order. May repeat across pages.
+	// Sessions. With a subject: newest first, by the time at which they got the subject. Otherwise in no order, and a
+	// session may be on more than one page.
 	Sessions []*Session `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
-	// Empty = the end.
+	// Token of the next page. Empty: this is the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1265,30 +1315,32 @@ func (x *ListSessionsResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Request of Watch. Exactly one of keys, subject, whole_namespace.
+// Request of Watch. Set exactly one of keys, subject and whole_namespace.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required.
+	// Namespace of the sessions. Required.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// At most 1,000 ids, or exactly one token.
+	// Sessions to watch: at most 1,000 ids, or exactly one token.
 	Keys []*SessionKey `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
-	// Empty = INVALID_ARGUMENT.
+	// Watches the sessions of this subject. An empty value is INVALID_ARGUMENT.
 	Subject *string `protobuf:"bytes,3,opt,name=subject,proto3,oneof" json:"subject,omitempty"`
-	// Everything in the namespace.
+	// Watches every session of the namespace.
 	WholeNamespace bool `protobuf:"varint,4,opt,name=whole_namespace,json=wholeNamespace,proto3" json:"whole_namespace,omitempty"`
-	// All must match, before or after the change; a change after which they no longer match comes as LEFT.
+	// Labels that a session must have, all of them. A change is delivered if the session has them before or after it. If
+	// it no longer has them after the change, the change is delivered as LEFT.
 	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Empty = all; SNAPSHOT always comes.
+	// Event types to deliver. Empty: all. SNAPSHOT events are always delivered.
 	Types []EventType `protobuf:"varint,6,rep,packed,name=types,proto3,enum=sessiond.v1.EventType" json:"types,omitempty"`
-	// Of the sessions in events; default BASIC.
+	// View of the sessions in events. Default: BASIC.
 	View SessionView `protobuf:"varint,7,opt,name=view,proto3,enum=sessiond.v1.SessionView" json:"view,omitempty"`
-	// resume_token of the last response received, of this or another watch of the same store: what came after it is told
-	// first. Opaque, at most 8 KiB, holds no right. Garbage is INVALID_ARGUMENT; one of another store, from before the
-	// log or from ahead of it is answered by resync.
+	// resume_token of the last response that the client received. The stream continues after that position. A token of
+	// any other watch of the same store is valid too. Opaque, at most 8 KiB, not a secret. A malformed token is
+	// INVALID_ARGUMENT. If the log does not contain the position, the stream sends resync: the token is from another
+	// store, from before the start of the log, or from history that a failover lost.
 	ResumeToken []byte `protobuf:"bytes,8,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
+	// Delivers a snapshot first, unless resume_token is set, and after every resync except SLOW_CONSUMER.
 	InitialState bool `protobuf:"varint,9,opt,name=initial_state,json=initialState,proto3" json:"initial_state,omitempty"`
-	// Longest silence that a healthy stream keeps. Default 10s, 100 ms to 60 s.
+	// Maximum time between two responses: 100 ms to 60 s. Absent: 10 s. See Liveness in the comment of Watch.
 	BookmarkInterval *durationpb.Duration `protobuf:"bytes,10,opt,name=bookmark_interval,json=bookmarkInterval,proto3" json:"bookmark_interval,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1394,14 +1446,15 @@ func (x *WatchRequest) GetBookmarkInterval() *durationpb.Duration {
 	return nil
 }
 
-// Response of Watch.
+// Response of Watch: events, then at most one control, which takes effect after the events.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Come before the control.
+	// Events. Those of one session are in the order of their revisions.
 	Events []*SessionEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
-	// Position after this response, in the whole store: good with any filter.
+	// Position after this response. It refers to the whole store, so a watch with another filter can resume with it.
 	ResumeToken []byte `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	// New controls are sent only to who asks for them in the request.
+	// Control: information about the stream itself. Later versions send a new kind of control only to clients that
+	// request it.
 	//
 	// Types that are valid to be assigned to Control:
 	//
@@ -1496,17 +1549,17 @@ type isWatchResponse_Control interface {
 }
 
 type WatchResponse_Synced struct {
-	// The state at the start is complete.
+	// The snapshot is complete.
 	Synced *Synced `protobuf:"bytes,3,opt,name=synced,proto3,oneof"`
 }
 
 type WatchResponse_Bookmark struct {
-	// Nothing is missing so far.
+	// Every matching event up to a time has been delivered.
 	Bookmark *Bookmark `protobuf:"bytes,4,opt,name=bookmark,proto3,oneof"`
 }
 
 type WatchResponse_Resync struct {
-	// Changes were missed.
+	// The stream has a gap.
 	Resync *Resync `protobuf:"bytes,5,opt,name=resync,proto3,oneof"`
 }
 

@@ -4,15 +4,46 @@
 // - protoc             (unknown)
 // source: sessiond/v1/session_service.proto
 
-// The session service.
+// Login sessions for services in any language.
 //
-// Limits of the whole API: a request message is at most 4 MiB and a response at most 4 MiB (ListSessions: 2 MiB), a
-// namespace and a label name match [a-z0-9]([-a-z0-9]{0,62}), every other name is at most 128 bytes. A deadline
-// (grpc-timeout) is honoured down to Redis; without one, or with a longer one, a unary call gets 10 s.
+// Terms:
+// - server: a process of sessiond. Several servers that share one Redis are the instances of one service.
+// - store: all sessions and the log of their changes, in Redis.
+// - caller: the program that makes a call, such as a web server.
+// - token: the secret that proves a session, usually stored in a cookie of a browser. Tokens that the server generates
+//   have the form ses_<id>_<secret>, the server's form. A caller can choose a token in this form too. A client token is
+//   a token in any other form; only a caller can choose one.
+// - superseded token: a token that a rotation replaced. It is accepted until its grace period ends; see RotateSession.
+// - live session: a session that has not ended. A session ends at a deadline, because a call ended it, or because its
+//   key was deleted directly in Redis.
+// - tombstone: the record of an ended session. It is kept for a time that the policy sets (key tombstone, 10 min by
+//   default).
+// - touch: an access that extends the idle deadline.
+// - policy: the rules of a namespace, from the configuration of the server; docs/operating in the repository lists
+//   them.
+// - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
-// Every error carries google.rpc.ErrorInfo with domain "sessiond" and a reason out of ErrorReason. INVALID_ARGUMENT
-// carries google.rpc.BadRequest too, with all bad fields and not just the first (as many as fit into 8 KiB of headers);
-// what may be tried again carries google.rpc.RetryInfo. Fields are checked before the store is asked.
+// Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB). Namespaces and
+// label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
+//
+// Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
+// without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
+// opening of a watch; it does not limit the stream.
+//
+// Errors: every error status of this service carries google.rpc.ErrorInfo with domain "sessiond" and a reason from
+// ErrorReason. The comments of the calls list the errors that are specific to them; any call can also return
+// INVALID_ARGUMENT FIELD_INVALID, RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE, NOT_FOUND NAMESPACE_UNKNOWN, and the errors of
+// the store: STORE_UNAVAILABLE, STORE_TIMEOUT, STORE_CHANGED, STORE_FULL, OUTCOME_UNKNOWN, OVERLOADED and
+// RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED. INVALID_ARGUMENT FIELD_INVALID also
+// carries google.rpc.BadRequest with every invalid field, not only the first. If they do not fit into 8 KiB of headers,
+// the last entry says that more fields are invalid. Errors after which a retry can succeed carry google.rpc.RetryInfo.
+// A status without this ErrorInfo comes from gRPC or from the connection, not from the service: if its code is not
+// UNIMPLEMENTED, the outcome of a write is unknown.
+//
+// Retries: a write is repeated safely with the same request_id. The session stores its last 16 request ids, each for
+// the policy's retry_window (10 min by default). A retry must have the same fields. CreateSession and RotateSession
+// accept a request_id only together with a token that the caller chose. GetSession, TouchSession, DeleteSubjectSessions
+// and ListSessions need no request_id; before you retry DeleteSubjectSessions, see its field created_before.
 
 package sessiondv1
 
@@ -44,89 +75,145 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Keeps login sessions and tells every change.
+// Stores login sessions and streams their changes.
 //
-// Reads and writes of one session behave as those of one register. Two writers that set different attributes both win,
-// without a retry. A session that ended never comes back. None is used after its deadline.
+// Reads and writes of one session are linearizable. Two callers that set different attributes at the same time both
+// succeed, without a retry. A session that has ended is never revived. No session is returned after its deadline.
 type SessionServiceClient interface {
-	// Makes a session.
+	// Creates a session.
 	//
-	// ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
-	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-	// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
-	// to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
-	// A repeat with the same request_id has the same outcome and makes no second session.
+	// A retry with the same request_id has the same outcome and creates no second session.
+	//
+	// If the subject has as many sessions as the policy's session_limit allows, session_limit_policy decides: with
+	// "reject" the call fails with SUBJECT_SESSION_LIMIT; with "replace-oldest" the oldest sessions end with cause
+	// REPLACED. Concurrent creates and logins of the subject, or a concurrent DeleteSubjectSessions, can end the new
+	// session before this call has created it; the call then fails with SESSION_ENDED.
+	//
+	// Errors:
+	//   - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
+	//   - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also after
+	//     a DeleteSession for this id that found no session: it leaves a tombstone, so that a late create fails.
+	//   - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
+	//   - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the session limit of the subject is reached.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
-	// Reads a session; with a token: the check that every web request makes.
+	// Returns a session. With a token, this is the check that a web server makes for every request.
 	//
-	// NOT_FOUND SESSION_NOT_FOUND: unknown, malformed, of another namespace, or with a wrong secret: all the same.
-	// NOT_FOUND SESSION_ENDED, with the cause in the metadata, and TOKEN_ROTATED: told only to who proves the secret or
-	// names the id, as long as the tombstone lives.
+	// Errors, also of UpdateSession, TouchSession, RotateSession and Watch by token:
+	//   - NOT_FOUND SESSION_NOT_FOUND: the id is unknown, or the token is unknown, malformed or has a wrong secret, or the
+	//     session is in another namespace. These cases are not distinguished.
+	//   - NOT_FOUND SESSION_ENDED: the session has ended, and its tombstone still exists; metadata "cause" holds the cause.
+	//     Not returned for a wrong secret.
+	//   - NOT_FOUND TOKEN_ROTATED: the token is superseded and its grace period is over; see RotateSession.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
-	// Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
+	// Changes parts of a session. Attributes and labels are merged by name: the server first clears, then removes, then
+	// sets. To log a user in, prefer RotateSession: UpdateSession keeps the current token, which an attacker may know
+	// from before the login (session fixation).
 	//
-	// ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-	// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
-	// has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
-	// attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
-	// authentication.
+	// Errors:
+	//   - ABORTED REVISION_MISMATCH: if_revision is not the current revision, which metadata "current_revision" holds.
+	//   - FAILED_PRECONDITION SUBJECT_CHANGE: the request sets a subject, and the session has another one.
+	//   - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the new subject has as many sessions as the policy allows, and the
+	//     policy's session_limit_policy is "reject".
+	//   - INVALID_ARGUMENT FIELD_INVALID: also if the session would have more than 16 labels, or more attributes or bytes
+	//     of attributes than the policy allows.
+	//   - NOT_FOUND TOKEN_ROTATED: also if the token is superseded and the request sets subject or authentication.
 	UpdateSession(ctx context.Context, in *UpdateSessionRequest, opts ...grpc.CallOption) (*UpdateSessionResponse, error)
-	// Counts as a use: moves the idle deadline to now + idle_timeout, never past the absolute one.
+	// Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
 	//
-	// Raises no revision and makes no event. Left out where the last use is younger than the policy's touch interval.
+	// A touch does not raise the revision and creates no event. If the last touch that was stored is less than the
+	// policy's touch_interval ago, the server writes nothing, and the idle deadline stays.
 	TouchSession(ctx context.Context, in *TouchSessionRequest, opts ...grpc.CallOption) (*TouchSessionResponse, error)
-	// Gives the same session a new secret; id and content stay. Takes a token, never an id.
+	// Replaces the token of a session. The id and the content stay, except for what the request sets. Requires a token;
+	// an id is not accepted. The server never rotates a token by itself: the caller rotates at login, and when GetSession
+	// returns ROTATION_DUE.
 	//
-	// The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-	// once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
-	// period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
-	// grace period at once, and a superseded token may not do it.
+	// Login: a call that sets subject or authentication, here or in UpdateSession, is a login. It ends all grace periods
+	// at once. A superseded token cannot log in: the call fails with NOT_FOUND TOKEN_ROTATED.
 	//
-	// An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
-	// since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
-	// "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+	// Grace period: the old token is superseded. Until its grace period ends, calls with it can get, touch, update,
+	// delete and watch the session. A call with it can rotate once more, but only if no later token of the session was
+	// ever presented: then the response with the new token was probably lost. The session stores the last 16 superseded
+	// tokens, each with its own grace period; older ones are unknown (SESSION_NOT_FOUND).
 	//
-	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
-	// rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
-	// UpdateSession. Rotating is no use: it does not move the idle deadline.
+	// After the grace period: a call with the superseded token fails with NOT_FOUND TOKEN_ROTATED. It is token reuse,
+	// which suggests theft, if two conditions are met: the policy's rotation_grace has passed since the token was
+	// superseded (also if its own grace period was shorter), and a later token of the session was presented. The policy's
+	// token_reuse decides what token reuse causes. With "end" the session ends with cause TOKEN_REUSE, and the call fails
+	// with NOT_FOUND SESSION_ENDED. With "report" watchers receive the event TOKEN_REUSED, once per token, and the call
+	// fails with NOT_FOUND TOKEN_ROTATED. DeleteSession does not fail with a superseded token after the grace period: it
+	// returns deleted = false, also if token reuse ended the session.
+	//
+	// The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
+	// not extend the idle deadline.
+	//
+	// Errors:
+	// - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
+	// - FAILED_PRECONDITION SUBJECT_CHANGE or SUBJECT_SESSION_LIMIT, ABORTED REVISION_MISMATCH: see UpdateSession.
 	RotateSession(ctx context.Context, in *RotateSessionRequest, opts ...grpc.CallOption) (*RotateSessionResponse, error)
-	// Ends a session. Succeeds for every well-formed key; deleted tells whether there was one.
+	// Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended
+	// one. Of all keys, only a malformed id is an error.
 	//
-	// Only the id or the right secret ends anything. After it returned no late, repeated or reordered request revives
-	// the session.
+	// A wrong token ends no session. After this call has returned, no late, repeated or reordered request revives the
+	// session.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 	// Ends all sessions of a subject: log out everywhere.
 	//
-	// After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
-	// began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
-	// another subject. A call that fails may have ended some; repeat it.
+	// Without created_before, it ends every session that has the subject when the call begins, and every session to which
+	// a concurrent CreateSession or login is giving the subject at that time. With created_before, it ends only those of
+	// them that were created before that time. A failed call may have ended some of the sessions; retry it.
+	//
+	// Errors:
+	// - INVALID_ARGUMENT FIELD_INVALID: also if except_id is a session of another subject.
 	DeleteSubjectSessions(ctx context.Context, in *DeleteSubjectSessionsRequest, opts ...grpc.CallOption) (*DeleteSubjectSessionsResponse, error)
-	// Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
-	// that subject's sessions and nothing else, so it also counts them.
+	// Lists live sessions in pages. All pages together contain every session that matches and is alive from the first
+	// request to the last. A session that is created, ends, or starts or stops matching between them may be missing. A
+	// session whose record cannot be read is left out.
+	//
+	// A list by subject reads only the sessions of that subject. To count them, list them in the BASIC view.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
-	// Tells every change, as it happens and after a reconnect.
+	// Streams the changes of sessions as events: from now on, or from a resume token on. docs/watching.md in the
+	// repository explains how to write a correct client.
 	//
-	// Without a resume_token the first response comes at once: a bookmark with the position the stream begins at. With one,
-	// what came after it is told first, then a bookmark. Between two positions every matching event comes, once, or the
-	// stream says resync; never is one missed silently. Events of one session come by rising revision. After a lost
-	// connection open it again, on any instance, with the last resume_token. No response for two bookmark intervals means
-	// the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
-	// calls beside them.
+	// Positions: every response carries a resume_token, the position in the log after that response. Between two
+	// positions the stream delivers every matching event exactly once, or it sends resync. It never skips an event
+	// silently. Events of one session arrive in the order of their revisions. To continue after a lost connection, open
+	// the watch again with the last resume_token, on any instance. The token is valid while the log reaches back to it
+	// (configuration: log_max_age, 15 min by default, and log_max_bytes).
 	//
-	// With initial_state the state comes first: SNAPSHOT events, among them what changes meanwhile, then synced. What has
-	// come by then, in order, is what is true at the resume_token beside synced. An id may be told twice, the second time no
-	// older; one may end or leave that was not told. A resume_token from before synced stands for no whole state.
+	// Start: with neither resume_token nor initial_state, the first response is a bookmark with the start position, sent
+	// at once. With resume_token, the events after that position come first, then a bookmark.
 	//
-	// After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
-	// follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
-	// server's slow_consumer_timeout (60 s by default) and a bookmark interval, or fell behind the log: nothing is to be
-	// forgotten, the stream closes with OK, and its resume_token is where to go on.
+	// Liveness: a server that can read from Redis sends a response at least once per bookmark_interval. Once it has
+	// delivered everything up to the end of the log, and a requested snapshot is complete, the response has a bookmark.
+	// If a client receives nothing for two intervals, it should reconnect, preferably to another instance. Use a separate
+	// channel for each watch: a watch that is not read fills the flow-control window of its connection and blocks other
+	// calls on it.
 	//
-	// By ids: NOT_FOUND where one does not live at open, unless a resume_token is given; closes OK once all have ended, those
-	// that LEFT too. By token: NOT_FOUND once the token stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
-	// is told, and the last resume_token lies before it.
-	// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
-	// stopped; resume elsewhere.
+	// Snapshot: with initial_state and without resume_token, the stream starts with the current sessions as SNAPSHOT
+	// events, and the changes that occur while they are read; then it sends synced. These events, applied in order,
+	// result in the exact state at the resume_token of the synced response. A session may be delivered twice, the second
+	// time not older than the first. ENDED or LEFT may arrive for a session without a SNAPSHOT event. Do not resume with
+	// a resume_token from before synced: the state at it is incomplete.
+	//
+	// Gaps: after resync, discard the state of the sessions in ids (all sessions if ids is empty); the stream continues.
+	// With initial_state, SNAPSHOT events for these sessions and synced follow; a session that is not delivered again no
+	// longer exists or no longer matches. SLOW_CONSUMER is an exception: it is the final response, the stream closes with
+	// OK, and no state is discarded. The server sends it to a client that read nothing for the server's
+	// slow_consumer_timeout (60 s by default) plus one bookmark_interval, or that fell behind the start of the log. To
+	// continue, open the watch again with the resume_token of this response; if a snapshot is incomplete (no synced yet),
+	// without one.
+	//
+	// Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
+	// set. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
+	// it has ended.
+	//
+	// Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
+	// longer accepted: SESSION_ENDED after the event ENDED, or TOKEN_ROTATED. It delivers no event from after the end of
+	// the token's validity, and its last resume_token is before that time.
+	//
+	// Errors:
+	// - RESOURCE_EXHAUSTED WATCH_LIMIT: the server has its maximum number of watches.
+	// - UNAVAILABLE DRAINING: the server is shutting down. Resume on another instance.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 }
 
@@ -241,89 +328,145 @@ type SessionService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
 //
-// Keeps login sessions and tells every change.
+// Stores login sessions and streams their changes.
 //
-// Reads and writes of one session behave as those of one register. Two writers that set different attributes both win,
-// without a retry. A session that ended never comes back. None is used after its deadline.
+// Reads and writes of one session are linearizable. Two callers that set different attributes at the same time both
+// succeed, without a retry. A session that has ended is never revived. No session is returned after its deadline.
 type SessionServiceServer interface {
-	// Makes a session.
+	// Creates a session.
 	//
-	// ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
-	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-	// SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
-	// to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
-	// A repeat with the same request_id has the same outcome and makes no second session.
+	// A retry with the same request_id has the same outcome and creates no second session.
+	//
+	// If the subject has as many sessions as the policy's session_limit allows, session_limit_policy decides: with
+	// "reject" the call fails with SUBJECT_SESSION_LIMIT; with "replace-oldest" the oldest sessions end with cause
+	// REPLACED. Concurrent creates and logins of the subject, or a concurrent DeleteSubjectSessions, can end the new
+	// session before this call has created it; the call then fails with SESSION_ENDED.
+	//
+	// Errors:
+	//   - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
+	//   - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also after
+	//     a DeleteSession for this id that found no session: it leaves a tombstone, so that a late create fails.
+	//   - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
+	//   - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the session limit of the subject is reached.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
-	// Reads a session; with a token: the check that every web request makes.
+	// Returns a session. With a token, this is the check that a web server makes for every request.
 	//
-	// NOT_FOUND SESSION_NOT_FOUND: unknown, malformed, of another namespace, or with a wrong secret: all the same.
-	// NOT_FOUND SESSION_ENDED, with the cause in the metadata, and TOKEN_ROTATED: told only to who proves the secret or
-	// names the id, as long as the tombstone lives.
+	// Errors, also of UpdateSession, TouchSession, RotateSession and Watch by token:
+	//   - NOT_FOUND SESSION_NOT_FOUND: the id is unknown, or the token is unknown, malformed or has a wrong secret, or the
+	//     session is in another namespace. These cases are not distinguished.
+	//   - NOT_FOUND SESSION_ENDED: the session has ended, and its tombstone still exists; metadata "cause" holds the cause.
+	//     Not returned for a wrong secret.
+	//   - NOT_FOUND TOKEN_ROTATED: the token is superseded and its grace period is over; see RotateSession.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
-	// Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
+	// Changes parts of a session. Attributes and labels are merged by name: the server first clears, then removes, then
+	// sets. To log a user in, prefer RotateSession: UpdateSession keeps the current token, which an attacker may know
+	// from before the login (session fixation).
 	//
-	// ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-	// FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
-	// has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
-	// attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
-	// authentication.
+	// Errors:
+	//   - ABORTED REVISION_MISMATCH: if_revision is not the current revision, which metadata "current_revision" holds.
+	//   - FAILED_PRECONDITION SUBJECT_CHANGE: the request sets a subject, and the session has another one.
+	//   - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the new subject has as many sessions as the policy allows, and the
+	//     policy's session_limit_policy is "reject".
+	//   - INVALID_ARGUMENT FIELD_INVALID: also if the session would have more than 16 labels, or more attributes or bytes
+	//     of attributes than the policy allows.
+	//   - NOT_FOUND TOKEN_ROTATED: also if the token is superseded and the request sets subject or authentication.
 	UpdateSession(context.Context, *UpdateSessionRequest) (*UpdateSessionResponse, error)
-	// Counts as a use: moves the idle deadline to now + idle_timeout, never past the absolute one.
+	// Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
 	//
-	// Raises no revision and makes no event. Left out where the last use is younger than the policy's touch interval.
+	// A touch does not raise the revision and creates no event. If the last touch that was stored is less than the
+	// policy's touch_interval ago, the server writes nothing, and the idle deadline stays.
 	TouchSession(context.Context, *TouchSessionRequest) (*TouchSessionResponse, error)
-	// Gives the same session a new secret; id and content stay. Takes a token, never an id.
+	// Replaces the token of a session. The id and the content stay, except for what the request sets. Requires a token;
+	// an id is not accepted. The server never rotates a token by itself: the caller rotates at login, and when GetSession
+	// returns ROTATION_DUE.
 	//
-	// The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-	// once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
-	// period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
-	// grace period at once, and a superseded token may not do it.
+	// Login: a call that sets subject or authentication, here or in UpdateSession, is a login. It ends all grace periods
+	// at once. A superseded token cannot log in: the call fails with NOT_FOUND TOKEN_ROTATED.
 	//
-	// An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
-	// since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
-	// "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+	// Grace period: the old token is superseded. Until its grace period ends, calls with it can get, touch, update,
+	// delete and watch the session. A call with it can rotate once more, but only if no later token of the session was
+	// ever presented: then the response with the new token was probably lost. The session stores the last 16 superseded
+	// tokens, each with its own grace period; older ones are unknown (SESSION_NOT_FOUND).
 	//
-	// FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
-	// rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
-	// UpdateSession. Rotating is no use: it does not move the idle deadline.
+	// After the grace period: a call with the superseded token fails with NOT_FOUND TOKEN_ROTATED. It is token reuse,
+	// which suggests theft, if two conditions are met: the policy's rotation_grace has passed since the token was
+	// superseded (also if its own grace period was shorter), and a later token of the session was presented. The policy's
+	// token_reuse decides what token reuse causes. With "end" the session ends with cause TOKEN_REUSE, and the call fails
+	// with NOT_FOUND SESSION_ENDED. With "report" watchers receive the event TOKEN_REUSED, once per token, and the call
+	// fails with NOT_FOUND TOKEN_ROTATED. DeleteSession does not fail with a superseded token after the grace period: it
+	// returns deleted = false, also if token reuse ended the session.
+	//
+	// The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
+	// not extend the idle deadline.
+	//
+	// Errors:
+	// - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
+	// - FAILED_PRECONDITION SUBJECT_CHANGE or SUBJECT_SESSION_LIMIT, ABORTED REVISION_MISMATCH: see UpdateSession.
 	RotateSession(context.Context, *RotateSessionRequest) (*RotateSessionResponse, error)
-	// Ends a session. Succeeds for every well-formed key; deleted tells whether there was one.
+	// Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended
+	// one. Of all keys, only a malformed id is an error.
 	//
-	// Only the id or the right secret ends anything. After it returned no late, repeated or reordered request revives
-	// the session.
+	// A wrong token ends no session. After this call has returned, no late, repeated or reordered request revives the
+	// session.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	// Ends all sessions of a subject: log out everywhere.
 	//
-	// After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
-	// began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
-	// another subject. A call that fails may have ended some; repeat it.
+	// Without created_before, it ends every session that has the subject when the call begins, and every session to which
+	// a concurrent CreateSession or login is giving the subject at that time. With created_before, it ends only those of
+	// them that were created before that time. A failed call may have ended some of the sessions; retry it.
+	//
+	// Errors:
+	// - INVALID_ARGUMENT FIELD_INVALID: also if except_id is a session of another subject.
 	DeleteSubjectSessions(context.Context, *DeleteSubjectSessionsRequest) (*DeleteSubjectSessionsResponse, error)
-	// Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
-	// that subject's sessions and nothing else, so it also counts them.
+	// Lists live sessions in pages. All pages together contain every session that matches and is alive from the first
+	// request to the last. A session that is created, ends, or starts or stops matching between them may be missing. A
+	// session whose record cannot be read is left out.
+	//
+	// A list by subject reads only the sessions of that subject. To count them, list them in the BASIC view.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
-	// Tells every change, as it happens and after a reconnect.
+	// Streams the changes of sessions as events: from now on, or from a resume token on. docs/watching.md in the
+	// repository explains how to write a correct client.
 	//
-	// Without a resume_token the first response comes at once: a bookmark with the position the stream begins at. With one,
-	// what came after it is told first, then a bookmark. Between two positions every matching event comes, once, or the
-	// stream says resync; never is one missed silently. Events of one session come by rising revision. After a lost
-	// connection open it again, on any instance, with the last resume_token. No response for two bookmark intervals means
-	// the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
-	// calls beside them.
+	// Positions: every response carries a resume_token, the position in the log after that response. Between two
+	// positions the stream delivers every matching event exactly once, or it sends resync. It never skips an event
+	// silently. Events of one session arrive in the order of their revisions. To continue after a lost connection, open
+	// the watch again with the last resume_token, on any instance. The token is valid while the log reaches back to it
+	// (configuration: log_max_age, 15 min by default, and log_max_bytes).
 	//
-	// With initial_state the state comes first: SNAPSHOT events, among them what changes meanwhile, then synced. What has
-	// come by then, in order, is what is true at the resume_token beside synced. An id may be told twice, the second time no
-	// older; one may end or leave that was not told. A resume_token from before synced stands for no whole state.
+	// Start: with neither resume_token nor initial_state, the first response is a bookmark with the start position, sent
+	// at once. With resume_token, the events after that position come first, then a bookmark.
 	//
-	// After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
-	// follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
-	// server's slow_consumer_timeout (60 s by default) and a bookmark interval, or fell behind the log: nothing is to be
-	// forgotten, the stream closes with OK, and its resume_token is where to go on.
+	// Liveness: a server that can read from Redis sends a response at least once per bookmark_interval. Once it has
+	// delivered everything up to the end of the log, and a requested snapshot is complete, the response has a bookmark.
+	// If a client receives nothing for two intervals, it should reconnect, preferably to another instance. Use a separate
+	// channel for each watch: a watch that is not read fills the flow-control window of its connection and blocks other
+	// calls on it.
 	//
-	// By ids: NOT_FOUND where one does not live at open, unless a resume_token is given; closes OK once all have ended, those
-	// that LEFT too. By token: NOT_FOUND once the token stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
-	// is told, and the last resume_token lies before it.
-	// RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
-	// stopped; resume elsewhere.
+	// Snapshot: with initial_state and without resume_token, the stream starts with the current sessions as SNAPSHOT
+	// events, and the changes that occur while they are read; then it sends synced. These events, applied in order,
+	// result in the exact state at the resume_token of the synced response. A session may be delivered twice, the second
+	// time not older than the first. ENDED or LEFT may arrive for a session without a SNAPSHOT event. Do not resume with
+	// a resume_token from before synced: the state at it is incomplete.
+	//
+	// Gaps: after resync, discard the state of the sessions in ids (all sessions if ids is empty); the stream continues.
+	// With initial_state, SNAPSHOT events for these sessions and synced follow; a session that is not delivered again no
+	// longer exists or no longer matches. SLOW_CONSUMER is an exception: it is the final response, the stream closes with
+	// OK, and no state is discarded. The server sends it to a client that read nothing for the server's
+	// slow_consumer_timeout (60 s by default) plus one bookmark_interval, or that fell behind the start of the log. To
+	// continue, open the watch again with the resume_token of this response; if a snapshot is incomplete (no synced yet),
+	// without one.
+	//
+	// Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
+	// set. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
+	// it has ended.
+	//
+	// Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
+	// longer accepted: SESSION_ENDED after the event ENDED, or TOKEN_ROTATED. It delivers no event from after the end of
+	// the token's validity, and its last resume_token is before that time.
+	//
+	// Errors:
+	// - RESOURCE_EXHAUSTED WATCH_LIMIT: the server has its maximum number of watches.
+	// - UNAVAILABLE DRAINING: the server is shutting down. Resume on another instance.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	mustEmbedUnimplementedSessionServiceServer()
 }

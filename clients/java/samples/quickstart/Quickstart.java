@@ -11,7 +11,7 @@ import java.util.Iterator;
 import java.util.UUID;
 import java.util.concurrent.TimeUnit;
 
-/** One session, two servers: what server A keeps, server B tells. */
+/** One session, two servers: server A writes it, server B reads it and receives its events. */
 public final class Quickstart {
     private static final String NAMESPACE = System.getenv().getOrDefault("SESSIOND_NAMESPACE", "quickstart");
     private static final String CONTENT = "user_id=1 cart=[\"item1\",\"item2\"]";
@@ -30,13 +30,13 @@ public final class Quickstart {
     private static void quickstart() {
         var a = connect("SESSIOND_A");
         var b = connect("SESSIOND_B");
-        var watcher = connect("SESSIOND_B"); // A channel of its own: a stalled watch blocks the calls beside it.
+        var watcher = connect("SESSIOND_B"); // A separate channel: an unread watch blocks other calls on its channel.
         var label = UUID.randomUUID().toString();
 
         var watch = watcher.watch(WatchRequest.newBuilder()
                 .setNamespace(NAMESPACE).setWholeNamespace(true).putLabels("quickstart", label)
                 .setView(SessionView.SESSION_VIEW_FULL).build());
-        watch.next(); // A bookmark: from here on nothing is missed.
+        watch.next(); // The first bookmark: the watch is open.
 
         var created = a.createSession(CreateSessionRequest.newBuilder()
                 .setNamespace(NAMESPACE).setSubject("1").putLabels("quickstart", label)
@@ -45,25 +45,25 @@ public final class Quickstart {
                 .build());
         var id = created.getSession().getId();
         var key = SessionKey.newBuilder().setToken(created.getToken()).build();
-        System.out.println("server A keeps the session of user " + created.getSession().getSubject());
+        System.out.println("server A created the session of user " + created.getSession().getSubject());
 
-        var heard = waitFor(watch, EventType.EVENT_TYPE_CREATED, id);
-        tell("server B heard CREATED", describe(heard.getSession()), CONTENT);
+        var event = waitFor(watch, EventType.EVENT_TYPE_CREATED, id);
+        check("server B received CREATED", describe(event.getSession()), CONTENT);
 
         var get = GetSessionRequest.newBuilder().setNamespace(NAMESPACE).setKey(key).build();
-        tell("server B reads", describe(b.getSession(get).getSession()), CONTENT);
+        check("server B read", describe(b.getSession(get).getSession()), CONTENT);
 
         a.deleteSession(DeleteSessionRequest.newBuilder().setNamespace(NAMESPACE).setKey(key).build());
-        heard = waitFor(watch, EventType.EVENT_TYPE_ENDED, id);
-        tell("server B heard ENDED", heard.getCause().name().replaceFirst("^CAUSE_", ""), "LOGOUT");
+        event = waitFor(watch, EventType.EVENT_TYPE_ENDED, id);
+        check("server B received ENDED", event.getCause().name().replaceFirst("^CAUSE_", ""), "LOGOUT");
 
-        var answer = Status.Code.OK;
+        var code = Status.Code.OK;
         try {
             a.getSession(get);
         } catch (StatusRuntimeException e) {
-            answer = e.getStatus().getCode();
+            code = e.getStatus().getCode();
         }
-        tell("server A answers", answer.name(), "NOT_FOUND");
+        check("server A returned", code.name(), "NOT_FOUND");
         System.out.println("done");
     }
 
@@ -94,7 +94,7 @@ public final class Quickstart {
         return "user_id=" + userId.getIntValue() + " cart=" + cart.getJsonValue();
     }
 
-    private static void tell(String what, String actual, String expected) {
+    private static void check(String what, String actual, String expected) {
         if (!actual.equals(expected)) {
             throw new IllegalStateException(what + ": " + actual + ", expected " + expected);
         }

@@ -1,4 +1,4 @@
-"""One session, two servers: what server A keeps, server B tells."""
+"""One session, two servers: server A writes it, server B reads it and receives its events."""
 
 import os
 import secrets
@@ -20,40 +20,40 @@ END = time.monotonic() + 10
 
 def main() -> None:
     a, b = address("SESSIOND_A"), address("SESSIOND_B")
-    # A watch has a channel of its own: a stalled one blocks the calls beside it.
+    # The watch has a separate channel: an unread watch blocks other calls on its channel.
     with grpc.insecure_channel(a) as to_a, grpc.insecure_channel(b) as to_b, grpc.insecure_channel(b) as to_watch:
-        tell_the_story(SessionServiceStub(to_a), SessionServiceStub(to_b), SessionServiceStub(to_watch))
+        run(SessionServiceStub(to_a), SessionServiceStub(to_b), SessionServiceStub(to_watch))
 
 
-def tell_the_story(a: SessionServiceStub, b: SessionServiceStub, watcher: SessionServiceStub) -> None:
+def run(a: SessionServiceStub, b: SessionServiceStub, watcher: SessionServiceStub) -> None:
     labels = {"quickstart": secrets.token_hex(16)}
     watch = watcher.Watch(
         WatchRequest(namespace=NAMESPACE, whole_namespace=True, labels=labels, view=SessionView.SESSION_VIEW_FULL),
         timeout=remaining(),
     )
-    next(watch)  # A bookmark: from here on nothing is missed.
+    next(watch)  # The first bookmark: the watch is open.
 
     attributes = {"user_id": AttributeValue(int_value=1), "cart": AttributeValue(json_value='["item1","item2"]')}
     request = CreateSessionRequest(namespace=NAMESPACE, subject="1", labels=labels, attributes=attributes)
     created = a.CreateSession(request, timeout=remaining())
     key = SessionKey(token=created.token)
-    print(f"server A keeps the session of user {created.session.subject}")
+    print(f"server A created the session of user {created.session.subject}")
 
-    heard = wait_for(watch, EventType.EVENT_TYPE_CREATED, created.session.id)
-    tell("server B heard CREATED", content(heard.session), CONTENT)
+    event = wait_for(watch, EventType.EVENT_TYPE_CREATED, created.session.id)
+    check("server B received CREATED", content(event.session), CONTENT)
 
     read = b.GetSession(GetSessionRequest(namespace=NAMESPACE, key=key), timeout=remaining())
-    tell("server B reads", content(read.session), CONTENT)
+    check("server B read", content(read.session), CONTENT)
 
     a.DeleteSession(DeleteSessionRequest(namespace=NAMESPACE, key=key), timeout=remaining())
-    heard = wait_for(watch, EventType.EVENT_TYPE_ENDED, created.session.id)
-    tell("server B heard ENDED", Cause.Name(heard.cause).removeprefix("CAUSE_"), "LOGOUT")
+    event = wait_for(watch, EventType.EVENT_TYPE_ENDED, created.session.id)
+    check("server B received ENDED", Cause.Name(event.cause).removeprefix("CAUSE_"), "LOGOUT")
 
     try:
         a.GetSession(GetSessionRequest(namespace=NAMESPACE, key=key), timeout=remaining())
-        tell("server A answers", "OK", "NOT_FOUND")
+        check("server A returned", "OK", "NOT_FOUND")
     except grpc.RpcError as error:
-        tell("server A answers", error.code().name, "NOT_FOUND")
+        check("server A returned", error.code().name, "NOT_FOUND")
     print("done")
 
 
@@ -79,7 +79,7 @@ def content(session: Session) -> str:
     return f"user_id={session.attributes['user_id'].int_value} cart={session.attributes['cart'].json_value}"
 
 
-def tell(what: str, actual: str, expected: str) -> None:
+def check(what: str, actual: str, expected: str) -> None:
     if actual != expected:
         raise RuntimeError(f"{what}: {actual}, expected {expected}")
     print(f"{what}: {actual}")

@@ -1,4 +1,4 @@
-// One session, two servers: what server A keeps, server B tells.
+// One session, two servers: server A writes it, server B reads it and receives its events.
 
 import { randomUUID } from "node:crypto";
 import { Code, ConnectError, createClient, type Client } from "@connectrpc/connect";
@@ -13,34 +13,34 @@ const end = Date.now() + 10_000;
 async function quickstart(): Promise<void> {
   const a = connect("SESSIOND_A");
   const b = connect("SESSIOND_B");
-  const watcher = connect("SESSIOND_B"); // A channel of its own: a stalled watch blocks the calls beside it.
+  const watcher = connect("SESSIOND_B"); // A separate transport: an unread watch blocks other calls on its connection.
   const labels = { quickstart: randomUUID() };
 
-  const responses = watcher.watch({ namespace, wholeNamespace: true, labels, view: SessionView.FULL }, inTime());
+  const responses = watcher.watch({ namespace, wholeNamespace: true, labels, view: SessionView.FULL }, withTimeout());
   const watch = responses[Symbol.asyncIterator]();
-  await watch.next(); // A bookmark: from here on nothing is missed.
+  await watch.next(); // The first bookmark: the watch is open.
 
   const attributes = {
     user_id: { kind: { case: "intValue", value: 1n } },
     cart: { kind: { case: "jsonValue", value: `["item1","item2"]` } },
   } as const;
-  const created = await a.createSession({ namespace, subject: "1", labels, attributes }, inTime());
+  const created = await a.createSession({ namespace, subject: "1", labels, attributes }, withTimeout());
   const id = created.session?.id;
   const key = { key: { case: "token", value: created.token } } as const;
-  console.log(`server A keeps the session of user ${created.session?.subject}`);
+  console.log(`server A created the session of user ${created.session?.subject}`);
 
-  const begun = await waitFor(watch, EventType.CREATED, id);
-  tell("server B heard CREATED", describe(begun.session), content);
+  const createdEvent = await waitFor(watch, EventType.CREATED, id);
+  check("server B received CREATED", describe(createdEvent.session), content);
 
-  const read = await b.getSession({ namespace, key }, inTime());
-  tell("server B reads", describe(read.session), content);
+  const read = await b.getSession({ namespace, key }, withTimeout());
+  check("server B read", describe(read.session), content);
 
-  await a.deleteSession({ namespace, key }, inTime());
+  await a.deleteSession({ namespace, key }, withTimeout());
   const ended = await waitFor(watch, EventType.ENDED, id);
-  tell("server B heard ENDED", Cause[ended.cause], "LOGOUT");
+  check("server B received ENDED", Cause[ended.cause], "LOGOUT");
 
-  const answer = await a.getSession({ namespace, key }, inTime()).then(() => "OK", nameOfCode);
-  tell("server A answers", answer, "NOT_FOUND");
+  const code = await a.getSession({ namespace, key }, withTimeout()).then(() => "OK", nameOfCode);
+  check("server A returned", code, "NOT_FOUND");
   console.log("done");
 }
 
@@ -50,7 +50,7 @@ function connect(variable: string): Client<typeof SessionService> {
   return createClient(SessionService, createGrpcTransport({ baseUrl: `http://${address}` }));
 }
 
-function inTime(): { timeoutMs: number } {
+function withTimeout(): { timeoutMs: number } {
   return { timeoutMs: Math.max(1, end - Date.now()) };
 }
 
@@ -70,7 +70,7 @@ function nameOfCode(error: unknown): string {
   return Code[ConnectError.from(error).code].replace(/\B[A-Z]/g, "_$&").toUpperCase();
 }
 
-function tell(what: string, actual: string | undefined, expected: string): void {
+function check(what: string, actual: string | undefined, expected: string): void {
   if (actual !== expected) throw new Error(`${what}: ${actual}, expected ${expected}`);
   console.log(`${what}: ${actual}`);
 }

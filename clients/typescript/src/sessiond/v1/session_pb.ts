@@ -17,112 +17,117 @@ export const file_sessiond_v1_session: GenFile = /*@__PURE__*/
   fileDesc("ChlzZXNzaW9uZC92MS9zZXNzaW9uLnByb3RvEgtzZXNzaW9uZC52MSLdBQoHU2Vzc2lvbhIRCgluYW1lc3BhY2UYASABKAkSCgoCaWQYAiABKAkSEAoIcmV2aXNpb24YAyABKAMSDwoHc3ViamVjdBgEIAEoCRI4CgphdHRyaWJ1dGVzGAUgAygLMiQuc2Vzc2lvbmQudjEuU2Vzc2lvbi5BdHRyaWJ1dGVzRW50cnkSMAoGbGFiZWxzGAYgAygLMiAuc2Vzc2lvbmQudjEuU2Vzc2lvbi5MYWJlbHNFbnRyeRIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2FjY2Vzc190aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOAoUYWJzb2x1dGVfZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KDGlkbGVfdGltZW91dBgMIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhInCgZjbGllbnQYDSABKAsyFy5zZXNzaW9uZC52MS5DbGllbnRJbmZvEjMKDmF1dGhlbnRpY2F0aW9uGA4gASgLMhsuc2Vzc2lvbmQudjEuQXV0aGVudGljYXRpb24SGAoQdG9rZW5fZ2VuZXJhdGlvbhgPIAEoBRpOCg9BdHRyaWJ1dGVzRW50cnkSCwoDa2V5GAEgASgJEioKBXZhbHVlGAIgASgLMhsuc2Vzc2lvbmQudjEuQXR0cmlidXRlVmFsdWU6AjgBGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEi1wEKDkF0dHJpYnV0ZVZhbHVlEhYKDHN0cmluZ192YWx1ZRgBIAEoCUgAEhMKCWludF92YWx1ZRgCIAEoA0gAEhYKDGRvdWJsZV92YWx1ZRgDIAEoAUgAEhQKCmJvb2xfdmFsdWUYBCABKAhIABIVCgtieXRlc192YWx1ZRgFIAEoDEgAEhQKCmpzb25fdmFsdWUYBiABKAlIABI1Cg90aW1lc3RhbXBfdmFsdWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSABCBgoEa2luZCJJCgpDbGllbnRJbmZvEhIKCmlwX2FkZHJlc3MYASABKAkSEgoKdXNlcl9hZ2VudBgCIAEoCRITCgtkZXZpY2VfbmFtZRgDIAEoCSJpCg5BdXRoZW50aWNhdGlvbhINCgVsZXZlbBgBIAEoBRIPCgdtZXRob2RzGAIgAygJEjcKE2F1dGhlbnRpY2F0aW9uX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjIKClNlc3Npb25LZXkSDAoCaWQYASABKAlIABIPCgV0b2tlbhgCIAEoCUgAQgUKA2tleSLoAQoMU2Vzc2lvbkV2ZW50EiQKBHR5cGUYASABKA4yFi5zZXNzaW9uZC52MS5FdmVudFR5cGUSCgoCaWQYAiABKAkSEAoIcmV2aXNpb24YAyABKAMSLgoKZXZlbnRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIQoFY2F1c2UYBSABKA4yEi5zZXNzaW9uZC52MS5DYXVzZRIlCgdzZXNzaW9uGAYgASgLMhQuc2Vzc2lvbmQudjEuU2Vzc2lvbhIaChJjaGFuZ2VkX2F0dHJpYnV0ZXMYByADKAkiCAoGU3luY2VkIl0KCEJvb2ttYXJrEikKBWFzX29mGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBImCgNsYWcYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iQAoGUmVzeW5jEikKBnJlYXNvbhgBIAEoDjIZLnNlc3Npb25kLnYxLlJlc3luY1JlYXNvbhILCgNpZHMYAiADKAkq0AEKCUV2ZW50VHlwZRIaChZFVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASFgoSRVZFTlRfVFlQRV9DUkVBVEVEEAESFgoSRVZFTlRfVFlQRV9VUERBVEVEEAISFgoSRVZFTlRfVFlQRV9ST1RBVEVEEAMSFAoQRVZFTlRfVFlQRV9FTkRFRBAEEhcKE0VWRU5UX1RZUEVfU05BUFNIT1QQBRITCg9FVkVOVF9UWVBFX0xFRlQQBhIbChdFVkVOVF9UWVBFX1RPS0VOX1JFVVNFRBAHKrkBCgVDYXVzZRIVChFDQVVTRV9VTlNQRUNJRklFRBAAEhAKDENBVVNFX0xPR09VVBABEhEKDUNBVVNFX1JFVk9LRUQQAhISCg5DQVVTRV9SRVBMQUNFRBADEhUKEUNBVVNFX1RPS0VOX1JFVVNFEAQSFgoSQ0FVU0VfSURMRV9USU1FT1VUEAUSGgoWQ0FVU0VfQUJTT0xVVEVfVElNRU9VVBAGEhUKEUNBVVNFX09VVF9PRl9CQU5EEAcqogEKDFJlc3luY1JlYXNvbhIdChlSRVNZTkNfUkVBU09OX1VOU1BFQ0lGSUVEEAASGwoXUkVTWU5DX1JFQVNPTl9DT01QQUNURUQQARIaChZSRVNZTkNfUkVBU09OX1JPTExCQUNLEAISGQoVUkVTWU5DX1JFQVNPTl9GTFVTSEVEEAMSHwobUkVTWU5DX1JFQVNPTl9TTE9XX0NPTlNVTUVSEAQqWgoLU2Vzc2lvblZpZXcSHAoYU0VTU0lPTl9WSUVXX1VOU1BFQ0lGSUVEEAASFgoSU0VTU0lPTl9WSUVXX0JBU0lDEAESFQoRU0VTU0lPTl9WSUVXX0ZVTEwQAip8CgpUb2tlblN0YXRlEhsKF1RPS0VOX1NUQVRFX1VOU1BFQ0lGSUVEEAASFwoTVE9LRU5fU1RBVEVfQ1VSUkVOVBABEhwKGFRPS0VOX1NUQVRFX1JPVEFUSU9OX0RVRRACEhoKFlRPS0VOX1NUQVRFX1NVUEVSU0VERUQQA0JTCg9kZXYuc2Vzc2lvbmQudjFQAVo+Z2l0aHViLmNvbS9zZXNzaW9uZC9zZXNzaW9uZC9jbGllbnRzL2dvL3Nlc3Npb25kL3YxO3Nlc3Npb25kdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
- * One login session. Times are by the clock of Redis.
+ * A login session. Its times are by the clock of Redis, in milliseconds; update_time is in microseconds.
  *
  * @generated from message sessiond.v1.Session
  */
 export type Session = Message<"sessiond.v1.Session"> & {
   /**
-   * Namespace the session lives in: the isolation unit, one application or tenant.
+   * Namespace of the session: one application or tenant. Namespaces are isolated from each other.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Public name, stable for life; 26 characters today, at most 64 ever. Names, never authenticates.
+   * Public id, stable for the life of the session: 26 characters today, at most 64 in any version. It identifies the
+   * session and does not authenticate anyone, so it is safe to log.
    *
    * @generated from field: string id = 2;
    */
   id: string;
 
   /**
-   * Raised by every logged change, though not by one; comparable within this session only; never reused.
+   * Revision of the session. Every change that creates an event raises it, by one or more. Comparable only within one
+   * session; never reused.
    *
    * @generated from field: int64 revision = 3;
    */
   revision: bigint;
 
   /**
-   * Whose session it is; empty = anonymous. At most 256 bytes. Never encrypted: holds no secret.
+   * Subject that the session belongs to, such as a user id, at most 256 bytes. Empty: anonymous. Stored in plain text:
+   * do not put secrets here.
    *
    * @generated from field: string subject = 4;
    */
   subject: string;
 
   /**
-   * Named values, each written on its own. Empty in the BASIC view.
+   * Attributes by name. Each is set and removed independently of the others. Empty in the BASIC view.
    *
    * @generated from field: map<string, sessiond.v1.AttributeValue> attributes = 5;
    */
   attributes: { [key: string]: AttributeValue };
 
   /**
-   * Small values to filter by, at most 16; names [a-z0-9]([-a-z0-9]{0,62}), values at most 256 bytes. Never encrypted:
-   * hold no secret.
+   * Labels to filter lists and watches by, at most 16. Names match [a-z0-9]([-a-z0-9]{0,62}), values have at most 256
+   * bytes. Stored in plain text: do not put secrets here.
    *
    * @generated from field: map<string, string> labels = 6;
    */
   labels: { [key: string]: string };
 
   /**
-   * When the session was made.
+   * Time of creation.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 7;
    */
   createTime?: Timestamp | undefined;
 
   /**
-   * When the revision was last raised.
+   * Time of the last change that created an event. A touch creates none.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 8;
    */
   updateTime?: Timestamp | undefined;
 
   /**
-   * Last use, exact to the policy's touch interval: min(60 s, idle_timeout / 20) by default.
+   * Time of the last touch that was stored. A touch within the policy's touch_interval after it is not stored. Default
+   * of touch_interval: min(60 s, idle_timeout / 20).
    *
    * @generated from field: google.protobuf.Timestamp access_time = 9;
    */
   accessTime?: Timestamp | undefined;
 
   /**
-   * When it ends if not used again: the earlier of both deadlines; unset = never.
+   * Time at which the session ends if it is not touched again: the earlier of the idle and the absolute deadline.
+   * Unset: never.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 10;
    */
   expireTime?: Timestamp | undefined;
 
   /**
-   * When it ends however much it is used; unset = never.
+   * Absolute deadline, which touches do not extend. Unset: never.
    *
    * @generated from field: google.protobuf.Timestamp absolute_expire_time = 11;
    */
   absoluteExpireTime?: Timestamp | undefined;
 
   /**
-   * Ends after so long without use; unset = no idle timeout.
+   * Idle timeout: the session ends after this time without a touch. Unset: no idle timeout.
    *
    * @generated from field: google.protobuf.Duration idle_timeout = 12;
    */
   idleTimeout?: Duration | undefined;
 
   /**
-   * The device, as told at create.
+   * Device of the session, as given at creation. It cannot be changed.
    *
    * @generated from field: sessiond.v1.ClientInfo client = 13;
    */
   client?: ClientInfo | undefined;
 
   /**
-   * How the subject proved who they are.
+   * Authentication of the subject, as given at creation or by the last change of it.
    *
    * @generated from field: sessiond.v1.Authentication authentication = 14;
    */
   authentication?: Authentication | undefined;
 
   /**
-   * 1 at create, raised by every rotation.
+   * Number of the current token: 1 at creation, raised by every rotation.
    *
    * @generated from field: int32 token_generation = 15;
    */
@@ -137,13 +142,14 @@ export const SessionSchema: GenMessage<Session> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 0);
 
 /**
- * The value of one attribute. No kind set = null.
+ * Value of an attribute. If no kind is set, the value is null.
  *
  * @generated from message sessiond.v1.AttributeValue
  */
 export type AttributeValue = Message<"sessiond.v1.AttributeValue"> & {
   /**
-   * Kind; 8 to 15 are kept for more kinds, 16 on for what every kind may carry (expire_time, media_type).
+   * Kind and value. Field numbers 8 to 15 are reserved for more kinds, 16 and above for properties that a value of any
+   * kind can have, such as an expire time.
    *
    * @generated from oneof sessiond.v1.AttributeValue.kind
    */
@@ -157,7 +163,7 @@ export type AttributeValue = Message<"sessiond.v1.AttributeValue"> & {
     case: "stringValue";
   } | {
     /**
-     * 64-bit integer.
+     * Signed 64-bit integer.
      *
      * @generated from field: int64 int_value = 2;
      */
@@ -165,7 +171,7 @@ export type AttributeValue = Message<"sessiond.v1.AttributeValue"> & {
     case: "intValue";
   } | {
     /**
-     * IEEE double, NaN and infinities included.
+     * IEEE 754 double, including NaN and infinities.
      *
      * @generated from field: double double_value = 3;
      */
@@ -173,7 +179,7 @@ export type AttributeValue = Message<"sessiond.v1.AttributeValue"> & {
     case: "doubleValue";
   } | {
     /**
-     * True or false.
+     * Boolean.
      *
      * @generated from field: bool bool_value = 4;
      */
@@ -181,7 +187,7 @@ export type AttributeValue = Message<"sessiond.v1.AttributeValue"> & {
     case: "boolValue";
   } | {
     /**
-     * Opaque bytes: Java-serialised, msgpack, a framework's whole blob.
+     * Opaque bytes, such as a serialized Java object, msgpack, or the whole session of a framework.
      *
      * @generated from field: bytes bytes_value = 5;
      */
@@ -189,7 +195,7 @@ export type AttributeValue = Message<"sessiond.v1.AttributeValue"> & {
     case: "bytesValue";
   } | {
     /**
-     * RFC 8259 text, kept byte for byte: numbers keep their digits. Nests at most 32 deep.
+     * JSON text (RFC 8259), stored byte for byte, so that numbers keep their digits. At most 32 levels deep.
      *
      * @generated from field: string json_value = 6;
      */
@@ -197,7 +203,7 @@ export type AttributeValue = Message<"sessiond.v1.AttributeValue"> & {
     case: "jsonValue";
   } | {
     /**
-     * An instant.
+     * Point in time.
      *
      * @generated from field: google.protobuf.Timestamp timestamp_value = 7;
      */
@@ -214,27 +220,27 @@ export const AttributeValueSchema: GenMessage<AttributeValue> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 1);
 
 /**
- * The device of a session, as the caller tells it; sessiond draws no conclusion from it.
+ * Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it.
  *
  * @generated from message sessiond.v1.ClientInfo
  */
 export type ClientInfo = Message<"sessiond.v1.ClientInfo"> & {
   /**
-   * Address as the caller saw it; at most 64 bytes.
+   * IP address of the device as the caller sees it, at most 64 bytes.
    *
    * @generated from field: string ip_address = 1;
    */
   ipAddress: string;
 
   /**
-   * User-Agent header; at most 1,024 bytes.
+   * User-Agent header, at most 1,024 bytes.
    *
    * @generated from field: string user_agent = 2;
    */
   userAgent: string;
 
   /**
-   * A name for people; at most 128 bytes.
+   * Name of the device for display, at most 128 bytes.
    *
    * @generated from field: string device_name = 3;
    */
@@ -249,27 +255,27 @@ export const ClientInfoSchema: GenMessage<ClientInfo> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 2);
 
 /**
- * How the subject proved who they are.
+ * Authentication of a subject.
  *
  * @generated from message sessiond.v1.Authentication
  */
 export type Authentication = Message<"sessiond.v1.Authentication"> & {
   /**
-   * Assurance level 1 to 3; 0 = not told.
+   * Assurance level, 1 to 3. 0: not given.
    *
    * @generated from field: int32 level = 1;
    */
   level: number;
 
   /**
-   * RFC 8176 method references, such as pwd, otp, hwk; at most 16 of at most 32 bytes.
+   * Authentication methods (RFC 8176), such as pwd, otp or hwk. At most 16, each 1 to 32 bytes.
    *
    * @generated from field: repeated string methods = 2;
    */
   methods: string[];
 
   /**
-   * When they did.
+   * Time of the authentication.
    *
    * @generated from field: google.protobuf.Timestamp authentication_time = 3;
    */
@@ -284,19 +290,21 @@ export const AuthenticationSchema: GenMessage<Authentication> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 3);
 
 /**
- * Names one session.
+ * Key of one session.
  *
  * @generated from message sessiond.v1.SessionKey
  */
 export type SessionKey = Message<"sessiond.v1.SessionKey"> & {
   /**
-   * By id: needs the "full" grant. By token: whoever holds it. 3 is kept for a watch ticket.
+   * Either the id or a token. Field number 3 is reserved for a further kind of key.
    *
    * @generated from oneof sessiond.v1.SessionKey.key
    */
   key: {
     /**
-     * Public id. Anything that is not in id form is INVALID_ARGUMENT and is echoed nowhere.
+     * Public id: selects the session without its secret. In this version every caller may use it; a version that
+     * authenticates callers will require the grant "full" for it. A malformed id is INVALID_ARGUMENT and is not
+     * repeated in the error, because it may be a token in the wrong field.
      *
      * @generated from field: string id = 1;
      */
@@ -304,7 +312,7 @@ export type SessionKey = Message<"sessiond.v1.SessionKey"> & {
     case: "id";
   } | {
     /**
-     * The bearer secret. What came from a browser goes here, never into id.
+     * Token, the bearer secret. Put everything that a browser sent here, never into id.
      *
      * @generated from field: string token = 2;
      */
@@ -321,13 +329,13 @@ export const SessionKeySchema: GenMessage<SessionKey> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 4);
 
 /**
- * One change.
+ * One change of a session.
  *
  * @generated from message sessiond.v1.SessionEvent
  */
 export type SessionEvent = Message<"sessiond.v1.SessionEvent"> & {
   /**
-   * What happened. Unknown value: take it as UPDATED, or as ENDED if cause is set.
+   * Type of the change. Handle an unknown value as UPDATED, or as ENDED if cause is set.
    *
    * @generated from field: sessiond.v1.EventType type = 1;
    */
@@ -341,35 +349,36 @@ export type SessionEvent = Message<"sessiond.v1.SessionEvent"> & {
   id: string;
 
   /**
-   * Revision of the change.
+   * Revision of the session after the change.
    *
    * @generated from field: int64 revision = 3;
    */
   revision: bigint;
 
   /**
-   * By the clock of Redis.
+   * Time of the change, by the clock of Redis.
    *
    * @generated from field: google.protobuf.Timestamp event_time = 4;
    */
   eventTime?: Timestamp | undefined;
 
   /**
-   * Why it ended; unset unless type is ENDED.
+   * Reason for the end of the session. CAUSE_UNSPECIFIED unless the session ended.
    *
    * @generated from field: sessiond.v1.Cause cause = 5;
    */
   cause: Cause;
 
   /**
-   * State after; for ENDED the last state, at least namespace and id.
+   * Session after the change, in the view of the watch. For ENDED: the last known state, at least namespace and id.
    *
    * @generated from field: sessiond.v1.Session session = 6;
    */
   session?: Session | undefined;
 
   /**
-   * Names of the attributes set or removed by the change, in every view; empty for ENDED.
+   * Names of the attributes that an update or a rotation set to another value or removed, in every view. Empty for
+   * CREATED, SNAPSHOT and ENDED.
    *
    * @generated from field: repeated string changed_attributes = 7;
    */
@@ -384,7 +393,7 @@ export const SessionEventSchema: GenMessage<SessionEvent> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 5);
 
 /**
- * Everything that was there at the start has been sent.
+ * Control response: the snapshot that initial_state requested is complete.
  *
  * @generated from message sessiond.v1.Synced
  */
@@ -399,20 +408,21 @@ export const SyncedSchema: GenMessage<Synced> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 6);
 
 /**
- * Nothing is missing up to as_of: the tail of the log was read at that time.
+ * Control response: every matching event up to as_of has been delivered, in this response or in an earlier one. The
+ * server checked this by a read of the end of the log.
  *
  * @generated from message sessiond.v1.Bookmark
  */
 export type Bookmark = Message<"sessiond.v1.Bookmark"> & {
   /**
-   * Time up to which everything matching has been sent.
+   * Time up to which the stream is complete, by the clock of Redis.
    *
    * @generated from field: google.protobuf.Timestamp as_of = 1;
    */
   asOf?: Timestamp | undefined;
 
   /**
-   * How long ago as_of was when this response was made: this server is behind the log by no more.
+   * Age of as_of when the server built this response: the stream is behind the store by at most this time.
    *
    * @generated from field: google.protobuf.Duration lag = 2;
    */
@@ -427,21 +437,22 @@ export const BookmarkSchema: GenMessage<Bookmark> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 7);
 
 /**
- * Changes were missed: forget what is held of ids. The stream goes on from here. Except with SLOW_CONSUMER: that is the last
- * response of its stream, and nothing is to be forgotten.
+ * Control response: the stream has a gap, which means that events may be missing. Discard the state of the sessions in
+ * ids; the stream continues after this response. Exception: with reason SLOW_CONSUMER this is the final response of the
+ * stream; no event before it is missing, so discard nothing.
  *
  * @generated from message sessiond.v1.Resync
  */
 export type Resync = Message<"sessiond.v1.Resync"> & {
   /**
-   * Why. Unknown value: the same action.
+   * Reason for the gap. Handle an unknown value like COMPACTED.
    *
    * @generated from field: sessiond.v1.ResyncReason reason = 1;
    */
   reason: ResyncReason;
 
   /**
-   * Ids concerned; empty = every session this watch matches.
+   * Ids of the sessions whose events may be missing. Empty: every session that the watch matches.
    *
    * @generated from field: repeated string ids = 2;
    */
@@ -456,7 +467,7 @@ export const ResyncSchema: GenMessage<Resync> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 8);
 
 /**
- * What happened to a session.
+ * Type of a session event.
  *
  * @generated from enum sessiond.v1.EventType
  */
@@ -469,49 +480,50 @@ export enum EventType {
   UNSPECIFIED = 0,
 
   /**
-   * Made.
+   * The session was created.
    *
    * @generated from enum value: EVENT_TYPE_CREATED = 1;
    */
   CREATED = 1,
 
   /**
-   * Changed.
+   * The session was changed.
    *
    * @generated from enum value: EVENT_TYPE_UPDATED = 2;
    */
   UPDATED = 2,
 
   /**
-   * Token rotated.
+   * The token was rotated. The same change may have set attributes, subject or authentication.
    *
    * @generated from enum value: EVENT_TYPE_ROTATED = 3;
    */
   ROTATED = 3,
 
   /**
-   * Over; see cause.
+   * The session ended; see cause.
    *
    * @generated from enum value: EVENT_TYPE_ENDED = 4;
    */
   ENDED = 4,
 
   /**
-   * State at the start of the watch or after a resync; no change.
+   * State of a session in a snapshot: at the start of the watch or after a resync. The session did not change.
    *
    * @generated from enum value: EVENT_TYPE_SNAPSHOT = 5;
    */
   SNAPSHOT = 5,
 
   /**
-   * Still lives, but no longer matches this watch's labels or subject.
+   * The session is alive, but this change made it leave the labels or the subject of this watch. If a later change
+   * makes it match again, that change is delivered with its own type, such as UPDATED.
    *
    * @generated from enum value: EVENT_TYPE_LEFT = 6;
    */
   LEFT = 6,
 
   /**
-   * A superseded token came back after its grace period, and the policy is to report, not to end.
+   * Token reuse was detected (see RotateSession), and the policy's token_reuse is "report". The session lives on.
    *
    * @generated from enum value: EVENT_TYPE_TOKEN_REUSED = 7;
    */
@@ -525,63 +537,64 @@ export const EventTypeSchema: GenEnum<EventType> = /*@__PURE__*/
   enumDesc(file_sessiond_v1_session, 0);
 
 /**
- * Why a session ended.
+ * Reason for the end of a session.
  *
  * @generated from enum sessiond.v1.Cause
  */
 export enum Cause {
   /**
-   * Not ended.
+   * The session has not ended.
    *
    * @generated from enum value: CAUSE_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * The user left.
+   * The user logged out.
    *
    * @generated from enum value: CAUSE_LOGOUT = 1;
    */
   LOGOUT = 1,
 
   /**
-   * Somebody else ended it.
+   * An administrator or another device ended the session.
    *
    * @generated from enum value: CAUSE_REVOKED = 2;
    */
   REVOKED = 2,
 
   /**
-   * Made room for another (session limit), or a framework regenerated it.
+   * The session limit of the subject required it, or the caller of DeleteSession set this cause because it replaced the
+   * session by another one.
    *
    * @generated from enum value: CAUSE_REPLACED = 3;
    */
   REPLACED = 3,
 
   /**
-   * An old token came back.
+   * Token reuse (see RotateSession): the token may have been stolen.
    *
    * @generated from enum value: CAUSE_TOKEN_REUSE = 4;
    */
   TOKEN_REUSE = 4,
 
   /**
-   * Unused for too long.
+   * The idle timeout passed without a touch.
    *
    * @generated from enum value: CAUSE_IDLE_TIMEOUT = 5;
    */
   IDLE_TIMEOUT = 5,
 
   /**
-   * Lived for too long.
+   * The absolute timeout passed.
    *
    * @generated from enum value: CAUSE_ABSOLUTE_TIMEOUT = 6;
    */
   ABSOLUTE_TIMEOUT = 6,
 
   /**
-   * Deleted in Redis behind our back. Nothing but namespace and id is known then: the session in the event has no more,
-   * and the event comes to every watch of the namespace by subject or labels, whosever the session was.
+   * The session was deleted directly in Redis. The session in the event has only namespace and id. Every watch of the
+   * namespace by subject or by labels receives it, because the subject and the labels of the session are unknown.
    *
    * @generated from enum value: CAUSE_OUT_OF_BAND = 7;
    */
@@ -595,7 +608,7 @@ export const CauseSchema: GenEnum<Cause> = /*@__PURE__*/
   enumDesc(file_sessiond_v1_session, 1);
 
 /**
- * Why changes were missed.
+ * Reason for a gap in a watch stream.
  *
  * @generated from enum sessiond.v1.ResyncReason
  */
@@ -608,29 +621,31 @@ export enum ResyncReason {
   UNSPECIFIED = 0,
 
   /**
-   * The log no longer reaches back to the resume token.
+   * The log no longer reaches back to the resume token: its entries after that position were removed because of their
+   * age or the size of the log.
    *
    * @generated from enum value: RESYNC_REASON_COMPACTED = 1;
    */
   COMPACTED = 1,
 
   /**
-   * A failover lost history, or may have while a state was told: where Redis ran anew or partitions moved meanwhile, that
-   * state is told once more. With ids where this server knows what was lost.
+   * A failover lost changes; ids lists the sessions if the server knows them. Also sent if Redis restarted or a slot
+   * moved to another Redis node while a snapshot was read: the snapshot then starts again.
    *
    * @generated from enum value: RESYNC_REASON_ROLLBACK = 2;
    */
   ROLLBACK = 2,
 
   /**
-   * The store was emptied.
+   * The store was emptied, or the resume token is from another store.
    *
    * @generated from enum value: RESYNC_REASON_FLUSHED = 3;
    */
   FLUSHED = 3,
 
   /**
-   * This watcher read nothing for too long, or fell behind the log: open again with the resume_token of this response.
+   * The client did not read for too long, or fell behind the start of the log. Open the watch again with the
+   * resume_token of this response; if a snapshot is incomplete (no synced yet), without one.
    *
    * @generated from enum value: RESYNC_REASON_SLOW_CONSUMER = 4;
    */
@@ -644,13 +659,13 @@ export const ResyncReasonSchema: GenEnum<ResyncReason> = /*@__PURE__*/
   enumDesc(file_sessiond_v1_session, 2);
 
 /**
- * How much of a session is returned.
+ * Part of a session that is returned.
  *
  * @generated from enum sessiond.v1.SessionView
  */
 export enum SessionView {
   /**
-   * The method's default.
+   * The default of the method.
    *
    * @generated from enum value: SESSION_VIEW_UNSPECIFIED = 0;
    */
@@ -664,7 +679,7 @@ export enum SessionView {
   BASIC = 1,
 
   /**
-   * Everything.
+   * With attributes.
    *
    * @generated from enum value: SESSION_VIEW_FULL = 2;
    */
@@ -678,34 +693,34 @@ export const SessionViewSchema: GenEnum<SessionView> = /*@__PURE__*/
   enumDesc(file_sessiond_v1_session, 3);
 
 /**
- * Standing of the presented token.
+ * State of the token in the request.
  *
  * @generated from enum sessiond.v1.TokenState
  */
 export enum TokenState {
   /**
-   * Key was an id.
+   * The request has an id instead of a token.
    *
    * @generated from enum value: TOKEN_STATE_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * The current one.
+   * The current token.
    *
    * @generated from enum value: TOKEN_STATE_CURRENT = 1;
    */
   CURRENT = 1,
 
   /**
-   * The current one, and older than the renewal timeout: rotate now.
+   * The current token, older than the policy's renewal_timeout: rotate it now.
    *
    * @generated from enum value: TOKEN_STATE_ROTATION_DUE = 2;
    */
   ROTATION_DUE = 2,
 
   /**
-   * An older one in its grace period: a newer exists.
+   * A superseded token within its grace period: the session has a newer token.
    *
    * @generated from enum value: TOKEN_STATE_SUPERSEDED = 3;
    */

@@ -2,15 +2,46 @@
 // @generated from file sessiond/v1/session_service.proto (package sessiond.v1, syntax proto3)
 /* eslint-disable */
 
-// The session service.
+// Login sessions for services in any language.
 //
-// Limits of the whole API: a request message is at most 4 MiB and a response at most 4 MiB (ListSessions: 2 MiB), a
-// namespace and a label name match [a-z0-9]([-a-z0-9]{0,62}), every other name is at most 128 bytes. A deadline
-// (grpc-timeout) is honoured down to Redis; without one, or with a longer one, a unary call gets 10 s.
+// Terms:
+// - server: a process of sessiond. Several servers that share one Redis are the instances of one service.
+// - store: all sessions and the log of their changes, in Redis.
+// - caller: the program that makes a call, such as a web server.
+// - token: the secret that proves a session, usually stored in a cookie of a browser. Tokens that the server generates
+//   have the form ses_<id>_<secret>, the server's form. A caller can choose a token in this form too. A client token is
+//   a token in any other form; only a caller can choose one.
+// - superseded token: a token that a rotation replaced. It is accepted until its grace period ends; see RotateSession.
+// - live session: a session that has not ended. A session ends at a deadline, because a call ended it, or because its
+//   key was deleted directly in Redis.
+// - tombstone: the record of an ended session. It is kept for a time that the policy sets (key tombstone, 10 min by
+//   default).
+// - touch: an access that extends the idle deadline.
+// - policy: the rules of a namespace, from the configuration of the server; docs/operating in the repository lists
+//   them.
+// - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
-// Every error carries google.rpc.ErrorInfo with domain "sessiond" and a reason out of ErrorReason. INVALID_ARGUMENT
-// carries google.rpc.BadRequest too, with all bad fields and not just the first (as many as fit into 8 KiB of headers);
-// what may be tried again carries google.rpc.RetryInfo. Fields are checked before the store is asked.
+// Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB). Namespaces and
+// label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
+//
+// Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
+// without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
+// opening of a watch; it does not limit the stream.
+//
+// Errors: every error status of this service carries google.rpc.ErrorInfo with domain "sessiond" and a reason from
+// ErrorReason. The comments of the calls list the errors that are specific to them; any call can also return
+// INVALID_ARGUMENT FIELD_INVALID, RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE, NOT_FOUND NAMESPACE_UNKNOWN, and the errors of
+// the store: STORE_UNAVAILABLE, STORE_TIMEOUT, STORE_CHANGED, STORE_FULL, OUTCOME_UNKNOWN, OVERLOADED and
+// RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED. INVALID_ARGUMENT FIELD_INVALID also
+// carries google.rpc.BadRequest with every invalid field, not only the first. If they do not fit into 8 KiB of headers,
+// the last entry says that more fields are invalid. Errors after which a retry can succeed carry google.rpc.RetryInfo.
+// A status without this ErrorInfo comes from gRPC or from the connection, not from the service: if its code is not
+// UNIMPLEMENTED, the outcome of a write is unknown.
+//
+// Retries: a write is repeated safely with the same request_id. The session stores its last 16 request ids, each for
+// the policy's retry_window (10 min by default). A retry must have the same fields. CreateSession and RotateSession
+// accept a request_id only together with a token that the caller chose. GetSession, TouchSession, DeleteSubjectSessions
+// and ListSessions need no request_id; before you retry DeleteSubjectSessions, see its field created_before.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -33,74 +64,80 @@ export const file_sessiond_v1_session_service: GenFile = /*@__PURE__*/
  */
 export type CreateSessionRequest = Message<"sessiond.v1.CreateSessionRequest"> & {
   /**
-   * Required.
+   * Namespace of the session. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Whose session it is, at most 256 bytes; empty = anonymous.
+   * Subject of the session, at most 256 bytes. Empty: anonymous.
    *
    * @generated from field: string subject = 2;
    */
   subject: string;
 
   /**
-   * At most 256 by default (policy: max_attributes), names 1 to 128 bytes; all names and values together at most
-   * 64 KiB by default (policy: max_payload_bytes).
+   * Attributes: at most 256 by default (policy: max_attributes), names of 1 to 128 bytes. All names and encoded values
+   * together have at most 64 KiB by default (policy: max_payload_bytes).
    *
    * @generated from field: map<string, sessiond.v1.AttributeValue> attributes = 3;
    */
   attributes: { [key: string]: AttributeValue };
 
   /**
-   * At most 16, values at most 256 bytes.
+   * Labels: at most 16, values of at most 256 bytes.
    *
    * @generated from field: map<string, string> labels = 4;
    */
   labels: { [key: string]: string };
 
   /**
-   * Absent = policy; 0s = none, if the policy's max_idle_timeout is "never"; at least 1 ms; negative = INVALID_ARGUMENT.
+   * Idle timeout, at least 1 ms and at most the policy's max_idle_timeout. Absent: the policy's idle_timeout. 0 s:
+   * none, allowed only if max_idle_timeout is "never".
    *
    * @generated from field: google.protobuf.Duration idle_timeout = 5;
    */
   idleTimeout?: Duration | undefined;
 
   /**
-   * Absent = policy; 0s = none, if the policy's max_absolute_timeout is "never"; at least 1 ms. Counted from create_time.
+   * Absolute timeout, counted from create_time, at least 1 ms and at most the policy's max_absolute_timeout. Absent:
+   * the policy's absolute_timeout. 0 s: none, allowed only if max_absolute_timeout is "never".
    *
    * @generated from field: google.protobuf.Duration absolute_timeout = 6;
    */
   absoluteTimeout?: Duration | undefined;
 
   /**
-   * The device.
+   * Device of the session.
    *
    * @generated from field: sessiond.v1.ClientInfo client = 7;
    */
   client?: ClientInfo | undefined;
 
   /**
-   * How the subject proved who they are.
+   * Authentication of the subject.
    *
    * @generated from field: sessiond.v1.Authentication authentication = 8;
    */
   authentication?: Authentication | undefined;
 
   /**
-   * Caller-made token. In the server's form (ses_<id>_<secret>: id 26 and secret 52 characters of a-z2-7, spare bits
-   * zero), always allowed, or foreign: 22 to 256 bytes of any other kind, by policy. Must come from a secure random
-   * source with at least 128 bits. Empty = the server makes one.
+   * Token chosen by the caller. Empty: the server generates one.
+   *
+   * The server's form is ses_<id>_<secret>: 26 and 52 characters of a-z2-7 (base32), in which the unused bits of the
+   * last character are zero. The session gets the id in the token. Any other text of 22 to 256 bytes that does not
+   * start with ses_ is a client token, which the policy may forbid; the id of its session is a hash of it. Generate
+   * tokens with a secure random source, with at least 128 random bits.
    *
    * @generated from field: string token = 9;
    */
   token: string;
 
   /**
-   * 16 to 64 visible ASCII characters. Makes a repeat safe for the policy's retry_window; needs token, since a token
-   * that the server made cannot be told twice. The same request_id with another request is INVALID_ARGUMENT
+   * Request id: makes a retry safe for the policy's retry_window; see Retries at the top of this file. 16 to 64 visible
+   * ASCII characters. Requires token, because the server does not store a generated token and cannot return it again.
+   * If the session has this request_id from a different request, the call fails with INVALID_ARGUMENT
    * REQUEST_ID_REUSED.
    *
    * @generated from field: string request_id = 10;
@@ -122,14 +159,14 @@ export const CreateSessionRequestSchema: GenMessage<CreateSessionRequest> = /*@_
  */
 export type CreateSessionResponse = Message<"sessiond.v1.CreateSessionResponse"> & {
   /**
-   * The session, FULL; for a repeat its present state.
+   * The session in the FULL view. For a retry: its current state.
    *
    * @generated from field: sessiond.v1.Session session = 1;
    */
   session?: Session | undefined;
 
   /**
-   * The bearer secret, told this once; empty when the caller made it.
+   * Token that the server generated, returned only here. Empty if the caller chose the token.
    *
    * @generated from field: string token = 2;
    */
@@ -150,35 +187,36 @@ export const CreateSessionResponseSchema: GenMessage<CreateSessionResponse> = /*
  */
 export type GetSessionRequest = Message<"sessiond.v1.GetSessionRequest"> & {
   /**
-   * Required.
+   * Namespace of the session. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Required.
+   * Key of the session. Required.
    *
    * @generated from field: sessiond.v1.SessionKey key = 2;
    */
   key?: SessionKey | undefined;
 
   /**
-   * Counts as use, in the same round trip.
+   * Touches the session in the same call; see TouchSession.
    *
    * @generated from field: bool touch = 3;
    */
   touch: boolean;
 
   /**
-   * Default FULL.
+   * View of the returned session. Default: FULL.
    *
    * @generated from field: sessiond.v1.SessionView view = 4;
    */
   view: SessionView;
 
   /**
-   * Absent = read the store; present = a local copy of at least this revision, at most 1 s behind, will do (0 = any).
+   * Allows the server to answer from a local copy that is at most 1 s old and has at least this revision. 0: any
+   * revision. Absent: the server reads from Redis. This version has no local copies and always reads from Redis.
    *
    * @generated from field: optional int64 min_revision = 5;
    */
@@ -206,7 +244,7 @@ export type GetSessionResponse = Message<"sessiond.v1.GetSessionResponse"> & {
   session?: Session | undefined;
 
   /**
-   * Standing of the presented token.
+   * State of the token in the request.
    *
    * @generated from field: sessiond.v1.TokenState token_state = 2;
    */
@@ -223,112 +261,116 @@ export const GetSessionResponseSchema: GenMessage<GetSessionResponse> = /*@__PUR
 /**
  * Request of UpdateSession.
  *
- * One that changes nothing, or nothing but the idle deadline, raises no revision and makes no event; its request_id
- * counts all the same.
+ * A request that changes nothing, or only the idle deadline, does not raise the revision and creates no event. Its
+ * request_id is recorded in any case.
  *
  * @generated from message sessiond.v1.UpdateSessionRequest
  */
 export type UpdateSessionRequest = Message<"sessiond.v1.UpdateSessionRequest"> & {
   /**
-   * Required.
+   * Namespace of the session. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Required.
+   * Key of the session. Required.
    *
    * @generated from field: sessiond.v1.SessionKey key = 2;
    */
   key?: SessionKey | undefined;
 
   /**
-   * Set after clear and remove; attributes that are not named stay. A name may not stand in remove_attributes too.
+   * Attributes to set; other attributes stay. A name must not be in remove_attributes as well.
    *
    * @generated from field: map<string, sessiond.v1.AttributeValue> set_attributes = 3;
    */
   setAttributes: { [key: string]: AttributeValue };
 
   /**
-   * Names to remove; missing ones are no error.
+   * Names of attributes to remove. Missing ones are ignored.
    *
    * @generated from field: repeated string remove_attributes = 4;
    */
   removeAttributes: string[];
 
   /**
-   * Removes all first.
+   * Removes all attributes before the others are set.
    *
    * @generated from field: bool clear_attributes = 5;
    */
   clearAttributes: boolean;
 
   /**
-   * Labels to set; labels that are not named stay. A name may not stand in remove_labels too.
+   * Labels to set; other labels stay. A name must not be in remove_labels as well.
    *
    * @generated from field: map<string, string> set_labels = 6;
    */
   setLabels: { [key: string]: string };
 
   /**
-   * Names to remove; missing ones are no error.
+   * Names of labels to remove. Missing ones are ignored.
    *
    * @generated from field: repeated string remove_labels = 7;
    */
   removeLabels: string[];
 
   /**
-   * Absent = keep; only from or to empty, else FAILED_PRECONDITION SUBJECT_CHANGE. Setting it ends every grace period.
+   * New subject; empty = anonymous. Absent: no change. A session with a subject cannot get another one: that fails with
+   * FAILED_PRECONDITION SUBJECT_CHANGE. If set, also to the same value, it ends all grace periods.
    *
    * @generated from field: optional string subject = 8;
    */
   subject?: string | undefined;
 
   /**
-   * Absent = keep; 0s = none, if the policy allows; the idle deadline becomes now + this.
+   * New idle timeout; the idle deadline becomes now + idle_timeout. Absent: no change. 0 s: none, if the policy allows
+   * it. Limits as in CreateSessionRequest.
    *
    * @generated from field: google.protobuf.Duration idle_timeout = 9;
    */
   idleTimeout?: Duration | undefined;
 
   /**
-   * Absent = keep; 0s = none, if the policy allows; counted from create_time: one already past ends the session.
+   * New absolute timeout, counted from create_time. Absent: no change. 0 s: none, if the policy allows it. If this sets
+   * the deadline to a time in the past, the session ends with cause ABSOLUTE_TIMEOUT. Limits as in
+   * CreateSessionRequest.
    *
    * @generated from field: google.protobuf.Duration absolute_timeout = 10;
    */
   absoluteTimeout?: Duration | undefined;
 
   /**
-   * Counts as use.
+   * Touches the session; see TouchSession.
    *
    * @generated from field: bool touch = 11;
    */
   touch: boolean;
 
   /**
-   * Only if the revision is this, else ABORTED REVISION_MISMATCH.
+   * Applies the update only if the current revision has this value; otherwise ABORTED REVISION_MISMATCH.
    *
    * @generated from field: optional int64 if_revision = 12;
    */
   ifRevision?: bigint | undefined;
 
   /**
-   * Of the response; default BASIC.
+   * View of the returned session. Default: BASIC.
    *
    * @generated from field: sessiond.v1.SessionView view = 13;
    */
   view: SessionView;
 
   /**
-   * 16 to 64 visible ASCII characters. Makes a repeat safe for the policy's retry_window.
+   * Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters.
    *
    * @generated from field: string request_id = 14;
    */
   requestId: string;
 
   /**
-   * Absent = keep. Setting it ends every grace period.
+   * New authentication. Absent: no change. If set, also to the same value, it ends all grace periods.
    *
    * @generated from field: sessiond.v1.Authentication authentication = 15;
    */
@@ -349,7 +391,7 @@ export const UpdateSessionRequestSchema: GenMessage<UpdateSessionRequest> = /*@_
  */
 export type UpdateSessionResponse = Message<"sessiond.v1.UpdateSessionResponse"> & {
   /**
-   * The session after the change; for a repeat its present state.
+   * The session after the change. For a retry: its current state.
    *
    * @generated from field: sessiond.v1.Session session = 1;
    */
@@ -370,14 +412,14 @@ export const UpdateSessionResponseSchema: GenMessage<UpdateSessionResponse> = /*
  */
 export type TouchSessionRequest = Message<"sessiond.v1.TouchSessionRequest"> & {
   /**
-   * Required.
+   * Namespace of the session. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Required.
+   * Key of the session. Required.
    *
    * @generated from field: sessiond.v1.SessionKey key = 2;
    */
@@ -398,7 +440,7 @@ export const TouchSessionRequestSchema: GenMessage<TouchSessionRequest> = /*@__P
  */
 export type TouchSessionResponse = Message<"sessiond.v1.TouchSessionResponse"> & {
   /**
-   * The new deadline; unset = never.
+   * Session.expire_time after the touch. Unset: never.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 1;
    */
@@ -419,78 +461,80 @@ export const TouchSessionResponseSchema: GenMessage<TouchSessionResponse> = /*@_
  */
 export type RotateSessionRequest = Message<"sessiond.v1.RotateSessionRequest"> & {
   /**
-   * Required.
+   * Namespace of the session. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Required: the current token. An id never yields a token.
+   * Current token, or a superseded one as described for RotateSession. Required: an id cannot be exchanged for a token.
    *
    * @generated from field: string token = 2;
    */
   token: string;
 
   /**
-   * Caller-made successor: ses_<same id>_<new secret>, a secret this session never had. Empty = the server makes one.
+   * New token chosen by the caller: ses_<same id>_<new secret>, with a secret that this session never had. Empty: the
+   * server generates one.
    *
    * @generated from field: string new_token = 3;
    */
   newToken: string;
 
   /**
-   * Absent = keep; only from or to empty.
+   * New subject; see UpdateSessionRequest. Absent: no change.
    *
    * @generated from field: optional string subject = 4;
    */
   subject?: string | undefined;
 
   /**
-   * Absent = keep.
+   * New authentication. Absent: no change.
    *
    * @generated from field: sessiond.v1.Authentication authentication = 5;
    */
   authentication?: Authentication | undefined;
 
   /**
-   * As in UpdateSession.
+   * Attributes to set; see UpdateSessionRequest.
    *
    * @generated from field: map<string, sessiond.v1.AttributeValue> set_attributes = 6;
    */
   setAttributes: { [key: string]: AttributeValue };
 
   /**
-   * As in UpdateSession.
+   * Names of attributes to remove; see UpdateSessionRequest.
    *
    * @generated from field: repeated string remove_attributes = 7;
    */
   removeAttributes: string[];
 
   /**
-   * As in UpdateSession.
+   * Removes all attributes before the others are set.
    *
    * @generated from field: bool clear_attributes = 8;
    */
   clearAttributes: boolean;
 
   /**
-   * How long the old token still works, at most the policy's rotation_grace: absent = policy, or 0s when subject or
-   * authentication is set; more than 0s is INVALID_ARGUMENT then.
+   * Grace period of the old token, at most the policy's rotation_grace. Absent: rotation_grace, or 0 s if subject or
+   * authentication is set. With subject or authentication, a value above 0 s is INVALID_ARGUMENT.
    *
    * @generated from field: google.protobuf.Duration grace_period = 9;
    */
   gracePeriod?: Duration | undefined;
 
   /**
-   * Only if the revision is this, else ABORTED REVISION_MISMATCH.
+   * Rotates only if the current revision has this value; otherwise ABORTED REVISION_MISMATCH.
    *
    * @generated from field: optional int64 if_revision = 10;
    */
   ifRevision?: bigint | undefined;
 
   /**
-   * As in CreateSession; needs new_token.
+   * Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Requires
+   * new_token.
    *
    * @generated from field: string request_id = 11;
    */
@@ -511,14 +555,14 @@ export const RotateSessionRequestSchema: GenMessage<RotateSessionRequest> = /*@_
  */
 export type RotateSessionResponse = Message<"sessiond.v1.RotateSessionResponse"> & {
   /**
-   * The session, FULL.
+   * The session in the FULL view. For a retry: its current state.
    *
    * @generated from field: sessiond.v1.Session session = 1;
    */
   session?: Session | undefined;
 
   /**
-   * The new bearer secret, told this once; empty when the caller made it.
+   * New token that the server generated, returned only here. Empty if the caller chose the token.
    *
    * @generated from field: string token = 2;
    */
@@ -539,28 +583,29 @@ export const RotateSessionResponseSchema: GenMessage<RotateSessionResponse> = /*
  */
 export type DeleteSessionRequest = Message<"sessiond.v1.DeleteSessionRequest"> & {
   /**
-   * Required.
+   * Namespace of the session. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Required.
+   * Key of the session. Required.
    *
    * @generated from field: sessiond.v1.SessionKey key = 2;
    */
   key?: SessionKey | undefined;
 
   /**
-   * LOGOUT (default), REVOKED or REPLACED.
+   * Cause of the end, delivered with the event ENDED: LOGOUT (default), REVOKED or REPLACED.
    *
    * @generated from field: sessiond.v1.Cause cause = 3;
    */
   cause: Cause;
 
   /**
-   * 16 to 64 visible ASCII characters. Makes a repeat safe: it is told the same.
+   * Request id: a retry with it returns the same response, for the policy's retry_window. 16 to 64 visible ASCII
+   * characters.
    *
    * @generated from field: string request_id = 4;
    */
@@ -581,7 +626,7 @@ export const DeleteSessionRequestSchema: GenMessage<DeleteSessionRequest> = /*@_
  */
 export type DeleteSessionResponse = Message<"sessiond.v1.DeleteSessionResponse"> & {
   /**
-   * False: there was no live session.
+   * Whether this call ended a live session.
    *
    * @generated from field: bool deleted = 1;
    */
@@ -602,36 +647,38 @@ export const DeleteSessionResponseSchema: GenMessage<DeleteSessionResponse> = /*
  */
 export type DeleteSubjectSessionsRequest = Message<"sessiond.v1.DeleteSubjectSessionsRequest"> & {
   /**
-   * Required.
+   * Namespace of the sessions. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Required, 1 to 256 bytes.
+   * Subject whose sessions end, 1 to 256 bytes. Required.
    *
    * @generated from field: string subject = 2;
    */
   subject: string;
 
   /**
-   * Id of the one to keep.
+   * Id of a session of this subject that does not end, such as the session of the user who makes the request. Empty:
+   * all end.
    *
    * @generated from field: string except_id = 3;
    */
   exceptId: string;
 
   /**
-   * REVOKED (default) or LOGOUT.
+   * Cause of the end: REVOKED (default) or LOGOUT.
    *
    * @generated from field: sessiond.v1.Cause cause = 4;
    */
   cause: Cause;
 
   /**
-   * Only sessions made before this instant; absent = all indexed or reserved when the call begins. Give it, from a
-   * server's time, to make a repeat harmless to a new login. More than 10 s ahead: INVALID_ARGUMENT.
+   * Ends only sessions that were created before this time, which is at most 10 s in the future by the clock of Redis.
+   * Absent: all sessions of the subject when the call begins. Set it so that a retry does not end a later login. Use a
+   * time that came from the server, such as a create_time or an event_time, not the clock of the caller.
    *
    * @generated from field: google.protobuf.Timestamp created_before = 5;
    */
@@ -652,7 +699,7 @@ export const DeleteSubjectSessionsRequestSchema: GenMessage<DeleteSubjectSession
  */
 export type DeleteSubjectSessionsResponse = Message<"sessiond.v1.DeleteSubjectSessionsResponse"> & {
   /**
-   * How many were ended by this call.
+   * Number of live sessions that this call ended. For a retry: without those that the first call ended.
    *
    * @generated from field: int32 deleted_count = 1;
    */
@@ -673,42 +720,44 @@ export const DeleteSubjectSessionsResponseSchema: GenMessage<DeleteSubjectSessio
  */
 export type ListSessionsRequest = Message<"sessiond.v1.ListSessionsRequest"> & {
   /**
-   * Required.
+   * Namespace of the sessions. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * Absent = all; empty = INVALID_ARGUMENT.
+   * Subject of the sessions. Absent: sessions of any subject and anonymous ones. An empty value is INVALID_ARGUMENT.
    *
    * @generated from field: optional string subject = 2;
    */
   subject?: string | undefined;
 
   /**
-   * All must match.
+   * Labels that a session must have, all of them.
    *
    * @generated from field: map<string, string> labels = 3;
    */
   labels: { [key: string]: string };
 
   /**
-   * Default 100, at most 1,000; pages may be shorter, even empty.
+   * Maximum number of sessions in the response: 1 to 1,000. 0: 100. A page may have fewer sessions or none although
+   * more pages follow.
    *
    * @generated from field: int32 page_size = 4;
    */
   pageSize: number;
 
   /**
-   * next_page_token of the last response to the same request; empty = from the start.
+   * next_page_token of the previous response to a request with the same namespace, subject and labels. Empty: first
+   * page. Any other text is INVALID_ARGUMENT.
    *
    * @generated from field: string page_token = 5;
    */
   pageToken: string;
 
   /**
-   * Default BASIC.
+   * View of the returned sessions. Default: BASIC.
    *
    * @generated from field: sessiond.v1.SessionView view = 6;
    */
@@ -729,14 +778,15 @@ export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__P
  */
 export type ListSessionsResponse = Message<"sessiond.v1.ListSessionsResponse"> & {
   /**
-   * With a subject newest first, by when it became that subject's; else in no order. May repeat across pages.
+   * Sessions. With a subject: newest first, by the time at which they got the subject. Otherwise in no order, and a
+   * session may be on more than one page.
    *
    * @generated from field: repeated sessiond.v1.Session sessions = 1;
    */
   sessions: Session[];
 
   /**
-   * Empty = the end.
+   * Token of the next page. Empty: this is the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -751,78 +801,80 @@ export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@_
   messageDesc(file_sessiond_v1_session_service, 15);
 
 /**
- * Request of Watch. Exactly one of keys, subject, whole_namespace.
+ * Request of Watch. Set exactly one of keys, subject and whole_namespace.
  *
  * @generated from message sessiond.v1.WatchRequest
  */
 export type WatchRequest = Message<"sessiond.v1.WatchRequest"> & {
   /**
-   * Required.
+   * Namespace of the sessions. Required.
    *
    * @generated from field: string namespace = 1;
    */
   namespace: string;
 
   /**
-   * At most 1,000 ids, or exactly one token.
+   * Sessions to watch: at most 1,000 ids, or exactly one token.
    *
    * @generated from field: repeated sessiond.v1.SessionKey keys = 2;
    */
   keys: SessionKey[];
 
   /**
-   * Empty = INVALID_ARGUMENT.
+   * Watches the sessions of this subject. An empty value is INVALID_ARGUMENT.
    *
    * @generated from field: optional string subject = 3;
    */
   subject?: string | undefined;
 
   /**
-   * Everything in the namespace.
+   * Watches every session of the namespace.
    *
    * @generated from field: bool whole_namespace = 4;
    */
   wholeNamespace: boolean;
 
   /**
-   * All must match, before or after the change; a change after which they no longer match comes as LEFT.
+   * Labels that a session must have, all of them. A change is delivered if the session has them before or after it. If
+   * it no longer has them after the change, the change is delivered as LEFT.
    *
    * @generated from field: map<string, string> labels = 5;
    */
   labels: { [key: string]: string };
 
   /**
-   * Empty = all; SNAPSHOT always comes.
+   * Event types to deliver. Empty: all. SNAPSHOT events are always delivered.
    *
    * @generated from field: repeated sessiond.v1.EventType types = 6;
    */
   types: EventType[];
 
   /**
-   * Of the sessions in events; default BASIC.
+   * View of the sessions in events. Default: BASIC.
    *
    * @generated from field: sessiond.v1.SessionView view = 7;
    */
   view: SessionView;
 
   /**
-   * resume_token of the last response received, of this or another watch of the same store: what came after it is told
-   * first. Opaque, at most 8 KiB, holds no right. Garbage is INVALID_ARGUMENT; one of another store, from before the
-   * log or from ahead of it is answered by resync.
+   * resume_token of the last response that the client received. The stream continues after that position. A token of
+   * any other watch of the same store is valid too. Opaque, at most 8 KiB, not a secret. A malformed token is
+   * INVALID_ARGUMENT. If the log does not contain the position, the stream sends resync: the token is from another
+   * store, from before the start of the log, or from history that a failover lost.
    *
    * @generated from field: bytes resume_token = 8;
    */
   resumeToken: Uint8Array;
 
   /**
-   * SNAPSHOT events and synced first, unless resume_token is good; and after every resync.
+   * Delivers a snapshot first, unless resume_token is set, and after every resync except SLOW_CONSUMER.
    *
    * @generated from field: bool initial_state = 9;
    */
   initialState: boolean;
 
   /**
-   * Longest silence that a healthy stream keeps. Default 10s, 100 ms to 60 s.
+   * Maximum time between two responses: 100 ms to 60 s. Absent: 10 s. See Liveness in the comment of Watch.
    *
    * @generated from field: google.protobuf.Duration bookmark_interval = 10;
    */
@@ -837,33 +889,34 @@ export const WatchRequestSchema: GenMessage<WatchRequest> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session_service, 16);
 
 /**
- * Response of Watch.
+ * Response of Watch: events, then at most one control, which takes effect after the events.
  *
  * @generated from message sessiond.v1.WatchResponse
  */
 export type WatchResponse = Message<"sessiond.v1.WatchResponse"> & {
   /**
-   * Come before the control.
+   * Events. Those of one session are in the order of their revisions.
    *
    * @generated from field: repeated sessiond.v1.SessionEvent events = 1;
    */
   events: SessionEvent[];
 
   /**
-   * Position after this response, in the whole store: good with any filter.
+   * Position after this response. It refers to the whole store, so a watch with another filter can resume with it.
    *
    * @generated from field: bytes resume_token = 2;
    */
   resumeToken: Uint8Array;
 
   /**
-   * New controls are sent only to who asks for them in the request.
+   * Control: information about the stream itself. Later versions send a new kind of control only to clients that
+   * request it.
    *
    * @generated from oneof sessiond.v1.WatchResponse.control
    */
   control: {
     /**
-     * The state at the start is complete.
+     * The snapshot is complete.
      *
      * @generated from field: sessiond.v1.Synced synced = 3;
      */
@@ -871,7 +924,7 @@ export type WatchResponse = Message<"sessiond.v1.WatchResponse"> & {
     case: "synced";
   } | {
     /**
-     * Nothing is missing so far.
+     * Every matching event up to a time has been delivered.
      *
      * @generated from field: sessiond.v1.Bookmark bookmark = 4;
      */
@@ -879,7 +932,7 @@ export type WatchResponse = Message<"sessiond.v1.WatchResponse"> & {
     case: "bookmark";
   } | {
     /**
-     * Changes were missed.
+     * The stream has a gap.
      *
      * @generated from field: sessiond.v1.Resync resync = 5;
      */
@@ -896,22 +949,30 @@ export const WatchResponseSchema: GenMessage<WatchResponse> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session_service, 17);
 
 /**
- * Keeps login sessions and tells every change.
+ * Stores login sessions and streams their changes.
  *
- * Reads and writes of one session behave as those of one register. Two writers that set different attributes both win,
- * without a retry. A session that ended never comes back. None is used after its deadline.
+ * Reads and writes of one session are linearizable. Two callers that set different attributes at the same time both
+ * succeed, without a retry. A session that has ended is never revived. No session is returned after its deadline.
  *
  * @generated from service sessiond.v1.SessionService
  */
 export const SessionService: GenService<{
   /**
-   * Makes a session.
+   * Creates a session.
    *
-   * ALREADY_EXISTS SESSION_EXISTS: the token's id lives. NOT_FOUND SESSION_ENDED: it lived a short while ago.
-   * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false;
-   * SUBJECT_SESSION_LIMIT: the subject has as many sessions as the policy allows, and it is to reject. Where the oldest are
-   * to make room instead, they end with cause REPLACED; so does this one, NOT_FOUND SESSION_ENDED, if others overtake it.
-   * A repeat with the same request_id has the same outcome and makes no second session.
+   * A retry with the same request_id has the same outcome and creates no second session.
+   *
+   * If the subject has as many sessions as the policy's session_limit allows, session_limit_policy decides: with
+   * "reject" the call fails with SUBJECT_SESSION_LIMIT; with "replace-oldest" the oldest sessions end with cause
+   * REPLACED. Concurrent creates and logins of the subject, or a concurrent DeleteSubjectSessions, can end the new
+   * session before this call has created it; the call then fails with SESSION_ENDED.
+   *
+   * Errors:
+   * - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
+   * - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also after
+   *   a DeleteSession for this id that found no session: it leaves a tombstone, so that a late create fails.
+   * - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
+   * - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the session limit of the subject is reached.
    *
    * @generated from rpc sessiond.v1.SessionService.CreateSession
    */
@@ -921,11 +982,14 @@ export const SessionService: GenService<{
     output: typeof CreateSessionResponseSchema;
   },
   /**
-   * Reads a session; with a token: the check that every web request makes.
+   * Returns a session. With a token, this is the check that a web server makes for every request.
    *
-   * NOT_FOUND SESSION_NOT_FOUND: unknown, malformed, of another namespace, or with a wrong secret: all the same.
-   * NOT_FOUND SESSION_ENDED, with the cause in the metadata, and TOKEN_ROTATED: told only to who proves the secret or
-   * names the id, as long as the tombstone lives.
+   * Errors, also of UpdateSession, TouchSession, RotateSession and Watch by token:
+   * - NOT_FOUND SESSION_NOT_FOUND: the id is unknown, or the token is unknown, malformed or has a wrong secret, or the
+   *   session is in another namespace. These cases are not distinguished.
+   * - NOT_FOUND SESSION_ENDED: the session has ended, and its tombstone still exists; metadata "cause" holds the cause.
+   *   Not returned for a wrong secret.
+   * - NOT_FOUND TOKEN_ROTATED: the token is superseded and its grace period is over; see RotateSession.
    *
    * @generated from rpc sessiond.v1.SessionService.GetSession
    */
@@ -935,13 +999,18 @@ export const SessionService: GenService<{
     output: typeof GetSessionResponseSchema;
   },
   /**
-   * Changes parts of a session; attributes and labels are merged one by one: first clear, then remove, then set.
+   * Changes parts of a session. Attributes and labels are merged by name: the server first clears, then removes, then
+   * sets. To log a user in, prefer RotateSession: UpdateSession keeps the current token, which an attacker may know
+   * from before the login (session fixation).
    *
-   * ABORTED REVISION_MISMATCH: if_revision is not the present revision, which the metadata's current_revision tells.
-   * FAILED_PRECONDITION SUBJECT_CHANGE: from one subject to another; SUBJECT_SESSION_LIMIT: it would become a subject's who
-   * has as many sessions as the policy allows, and it is to reject. INVALID_ARGUMENT, too, where the change would leave more
-   * attributes, labels or bytes than the policy allows. NOT_FOUND TOKEN_ROTATED: a superseded token that sets subject or
-   * authentication.
+   * Errors:
+   * - ABORTED REVISION_MISMATCH: if_revision is not the current revision, which metadata "current_revision" holds.
+   * - FAILED_PRECONDITION SUBJECT_CHANGE: the request sets a subject, and the session has another one.
+   * - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the new subject has as many sessions as the policy allows, and the
+   *   policy's session_limit_policy is "reject".
+   * - INVALID_ARGUMENT FIELD_INVALID: also if the session would have more than 16 labels, or more attributes or bytes
+   *   of attributes than the policy allows.
+   * - NOT_FOUND TOKEN_ROTATED: also if the token is superseded and the request sets subject or authentication.
    *
    * @generated from rpc sessiond.v1.SessionService.UpdateSession
    */
@@ -951,9 +1020,10 @@ export const SessionService: GenService<{
     output: typeof UpdateSessionResponseSchema;
   },
   /**
-   * Counts as a use: moves the idle deadline to now + idle_timeout, never past the absolute one.
+   * Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
    *
-   * Raises no revision and makes no event. Left out where the last use is younger than the policy's touch interval.
+   * A touch does not raise the revision and creates no event. If the last touch that was stored is less than the
+   * policy's touch_interval ago, the server writes nothing, and the idle deadline stays.
    *
    * @generated from rpc sessiond.v1.SessionService.TouchSession
    */
@@ -963,20 +1033,32 @@ export const SessionService: GenService<{
     output: typeof TouchSessionResponseSchema;
   },
   /**
-   * Gives the same session a new secret; id and content stay. Takes a token, never an id.
+   * Replaces the token of a session. The id and the content stay, except for what the request sets. Requires a token;
+   * an id is not accepted. The server never rotates a token by itself: the caller rotates at login, and when GetSession
+   * returns ROTATION_DUE.
    *
-   * The old token works on for the grace period: it may get, touch, update, delete and watch, but not rotate, except
-   * once where its successor was never presented (the answer was lost). Each of the last 16 tokens has its own grace
-   * period; older ones are unknown. Setting subject or authentication, here or in UpdateSession, is a login: it ends every
-   * grace period at once, and a superseded token may not do it.
+   * Login: a call that sets subject or authentication, here or in UpdateSession, is a login. It ends all grace periods
+   * at once. A superseded token cannot log in: the call fails with NOT_FOUND TOKEN_ROTATED.
    *
-   * An old token after its grace period is NOT_FOUND TOKEN_ROTATED, in every call, as long as the policy's rotation_grace
-   * since its rotation has not passed or no successor was ever presented. Else it is theft: with the policy's token_reuse
-   * "end" the session ends with cause TOKEN_REUSE, with "report" watchers are told TOKEN_REUSED, once of each token.
+   * Grace period: the old token is superseded. Until its grace period ends, calls with it can get, touch, update,
+   * delete and watch the session. A call with it can rotate once more, but only if no later token of the session was
+   * ever presented: then the response with the new token was probably lost. The session stores the last 16 superseded
+   * tokens, each with its own grace period; older ones are unknown (SESSION_NOT_FOUND).
    *
-   * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: a foreign token where the policy has client_tokens = false; else it
-   * rotates into the server's form. SUBJECT_CHANGE, SUBJECT_SESSION_LIMIT and ABORTED REVISION_MISMATCH as in
-   * UpdateSession. Rotating is no use: it does not move the idle deadline.
+   * After the grace period: a call with the superseded token fails with NOT_FOUND TOKEN_ROTATED. It is token reuse,
+   * which suggests theft, if two conditions are met: the policy's rotation_grace has passed since the token was
+   * superseded (also if its own grace period was shorter), and a later token of the session was presented. The policy's
+   * token_reuse decides what token reuse causes. With "end" the session ends with cause TOKEN_REUSE, and the call fails
+   * with NOT_FOUND SESSION_ENDED. With "report" watchers receive the event TOKEN_REUSED, once per token, and the call
+   * fails with NOT_FOUND TOKEN_ROTATED. DeleteSession does not fail with a superseded token after the grace period: it
+   * returns deleted = false, also if token reuse ended the session.
+   *
+   * The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
+   * not extend the idle deadline.
+   *
+   * Errors:
+   * - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
+   * - FAILED_PRECONDITION SUBJECT_CHANGE or SUBJECT_SESSION_LIMIT, ABORTED REVISION_MISMATCH: see UpdateSession.
    *
    * @generated from rpc sessiond.v1.SessionService.RotateSession
    */
@@ -986,10 +1068,11 @@ export const SessionService: GenService<{
     output: typeof RotateSessionResponseSchema;
   },
   /**
-   * Ends a session. Succeeds for every well-formed key; deleted tells whether there was one.
+   * Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended
+   * one. Of all keys, only a malformed id is an error.
    *
-   * Only the id or the right secret ends anything. After it returned no late, repeated or reordered request revives
-   * the session.
+   * A wrong token ends no session. After this call has returned, no late, repeated or reordered request revives the
+   * session.
    *
    * @generated from rpc sessiond.v1.SessionService.DeleteSession
    */
@@ -1001,9 +1084,12 @@ export const SessionService: GenService<{
   /**
    * Ends all sessions of a subject: log out everywhere.
    *
-   * After it returned, no session of that subject lives that was there, or about to be made or to log in, when the call
-   * began (without created_before), or that was made before created_before. INVALID_ARGUMENT where except_id is a session of
-   * another subject. A call that fails may have ended some; repeat it.
+   * Without created_before, it ends every session that has the subject when the call begins, and every session to which
+   * a concurrent CreateSession or login is giving the subject at that time. With created_before, it ends only those of
+   * them that were created before that time. A failed call may have ended some of the sessions; retry it.
+   *
+   * Errors:
+   * - INVALID_ARGUMENT FIELD_INVALID: also if except_id is a session of another subject.
    *
    * @generated from rpc sessiond.v1.SessionService.DeleteSubjectSessions
    */
@@ -1013,8 +1099,11 @@ export const SessionService: GenService<{
     output: typeof DeleteSubjectSessionsResponseSchema;
   },
   /**
-   * Lists live sessions, a page at a time; complete for what lives throughout. By subject it is exact and cheap: it reads
-   * that subject's sessions and nothing else, so it also counts them.
+   * Lists live sessions in pages. All pages together contain every session that matches and is alive from the first
+   * request to the last. A session that is created, ends, or starts or stops matching between them may be missing. A
+   * session whose record cannot be read is left out.
+   *
+   * A list by subject reads only the sessions of that subject. To count them, list them in the BASIC view.
    *
    * @generated from rpc sessiond.v1.SessionService.ListSessions
    */
@@ -1024,29 +1113,49 @@ export const SessionService: GenService<{
     output: typeof ListSessionsResponseSchema;
   },
   /**
-   * Tells every change, as it happens and after a reconnect.
+   * Streams the changes of sessions as events: from now on, or from a resume token on. docs/watching.md in the
+   * repository explains how to write a correct client.
    *
-   * Without a resume_token the first response comes at once: a bookmark with the position the stream begins at. With one,
-   * what came after it is told first, then a bookmark. Between two positions every matching event comes, once, or the
-   * stream says resync; never is one missed silently. Events of one session come by rising revision. After a lost
-   * connection open it again, on any instance, with the last resume_token. No response for two bookmark intervals means
-   * the same: reconnect. Give watches a channel of their own: stalled ones fill its flow-control window and block the
-   * calls beside them.
+   * Positions: every response carries a resume_token, the position in the log after that response. Between two
+   * positions the stream delivers every matching event exactly once, or it sends resync. It never skips an event
+   * silently. Events of one session arrive in the order of their revisions. To continue after a lost connection, open
+   * the watch again with the last resume_token, on any instance. The token is valid while the log reaches back to it
+   * (configuration: log_max_age, 15 min by default, and log_max_bytes).
    *
-   * With initial_state the state comes first: SNAPSHOT events, among them what changes meanwhile, then synced. What has
-   * come by then, in order, is what is true at the resume_token beside synced. An id may be told twice, the second time no
-   * older; one may end or leave that was not told. A resume_token from before synced stands for no whole state.
+   * Start: with neither resume_token nor initial_state, the first response is a bookmark with the start position, sent
+   * at once. With resume_token, the events after that position come first, then a bookmark.
    *
-   * After resync the stream goes on: forget ids (empty = everything); with initial_state their SNAPSHOT events and synced
-   * follow, and what does not come is gone. Only SLOW_CONSUMER is a last word, to a watcher that read nothing for the
-   * server's slow_consumer_timeout (60 s by default) and a bookmark interval, or fell behind the log: nothing is to be
-   * forgotten, the stream closes with OK, and its resume_token is where to go on.
+   * Liveness: a server that can read from Redis sends a response at least once per bookmark_interval. Once it has
+   * delivered everything up to the end of the log, and a requested snapshot is complete, the response has a bookmark.
+   * If a client receives nothing for two intervals, it should reconnect, preferably to another instance. Use a separate
+   * channel for each watch: a watch that is not read fills the flow-control window of its connection and blocks other
+   * calls on it.
    *
-   * By ids: NOT_FOUND where one does not live at open, unless a resume_token is given; closes OK once all have ended, those
-   * that LEFT too. By token: NOT_FOUND once the token stops being accepted (SESSION_ENDED after the ENDED event, TOKEN_ROTATED); nothing that happened after the token's time
-   * is told, and the last resume_token lies before it.
-   * RESOURCE_EXHAUSTED WATCH_LIMIT: the server has as many watches as it may. UNAVAILABLE DRAINING: it is being
-   * stopped; resume elsewhere.
+   * Snapshot: with initial_state and without resume_token, the stream starts with the current sessions as SNAPSHOT
+   * events, and the changes that occur while they are read; then it sends synced. These events, applied in order,
+   * result in the exact state at the resume_token of the synced response. A session may be delivered twice, the second
+   * time not older than the first. ENDED or LEFT may arrive for a session without a SNAPSHOT event. Do not resume with
+   * a resume_token from before synced: the state at it is incomplete.
+   *
+   * Gaps: after resync, discard the state of the sessions in ids (all sessions if ids is empty); the stream continues.
+   * With initial_state, SNAPSHOT events for these sessions and synced follow; a session that is not delivered again no
+   * longer exists or no longer matches. SLOW_CONSUMER is an exception: it is the final response, the stream closes with
+   * OK, and no state is discarded. The server sends it to a client that read nothing for the server's
+   * slow_consumer_timeout (60 s by default) plus one bookmark_interval, or that fell behind the start of the log. To
+   * continue, open the watch again with the resume_token of this response; if a snapshot is incomplete (no synced yet),
+   * without one.
+   *
+   * Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
+   * set. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
+   * it has ended.
+   *
+   * Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
+   * longer accepted: SESSION_ENDED after the event ENDED, or TOKEN_ROTATED. It delivers no event from after the end of
+   * the token's validity, and its last resume_token is before that time.
+   *
+   * Errors:
+   * - RESOURCE_EXHAUSTED WATCH_LIMIT: the server has its maximum number of watches.
+   * - UNAVAILABLE DRAINING: the server is shutting down. Resume on another instance.
    *
    * @generated from rpc sessiond.v1.SessionService.Watch
    */
