@@ -1,5 +1,5 @@
-//! Compiles the proto files, without protoc, in two passes: the messages; and the service, whose Watch answers with
-//! bytes that are encoded already.
+//! Compiles the proto files without protoc, in two passes: the messages, and the service. The Watch method of the service
+//! returns responses that are already encoded.
 
 use std::{env, fs, path::PathBuf};
 
@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Maps are ordered, so that a request has one encoding; messages have no Debug, for they may hold a token.
+/// Returns the builder of both passes. Maps are ordered, so that a request has one encoding; messages have no Debug,
+/// because they may contain a token.
 fn builder() -> Builder {
     tonic_prost_build::configure()
         .build_client(false)

@@ -1,4 +1,6 @@
-//! The wire: parse, call, render. Ten lines a method; every status is made in [`status`].
+//! The gRPC service: each method parses the request, calls the service and renders the response.
+//!
+//! [`layers`] reads the message and sets the deadline before. [`status`] makes every error status.
 
 mod layers;
 mod parse;
@@ -15,28 +17,27 @@ use crate::{
     store,
 };
 
-use layers::CallRecord;
-pub use layers::{Guard, MAX_MESSAGE, MAX_MESSAGES};
+use layers::CallContext;
+pub use layers::{CallService, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
 use watch_stream::WatchStream;
 
-/// The service on the wire.
+/// Implementation of the gRPC service `sessiond.v1.SessionService`.
 #[derive(Clone)]
 pub struct Grpc {
+    /// Use cases that the methods call.
     pub service: Service,
 }
 
-/// When a call's answer is due; put into every request by [`Guard`].
-#[derive(Clone, Copy)]
-struct Deadline(Instant);
-
-fn deadline<T>(request: &Request<T>) -> Instant {
-    request.extensions().get::<Deadline>().expect("every call comes through the guard").0
+/// Returns the context that [`CallService`] adds to every request.
+fn context<T>(request: &Request<T>) -> CallContext {
+    #[expect(clippy::expect_used, reason = "the server adds this service only inside of CallService")]
+    request.extensions().get::<CallContext>().expect("CallService adds the context").clone()
 }
 
-/// A read that is not over at the deadline has applied nothing.
-async fn within<T>(deadline: Instant, call: impl Future<Output = Result<T, Error>>) -> Result<T, Status> {
-    let answer = timeout_at(deadline, call).await.unwrap_or(Err(store::Error::Timeout.into()));
-    answer.map_err(status::from_error)
+/// Returns the result of a read, or STORE_TIMEOUT at the deadline: a read applies nothing.
+async fn read_within<T>(deadline: Instant, read: impl Future<Output = Result<T, Error>>) -> Result<T, Status> {
+    let result = timeout_at(deadline, read).await.unwrap_or(Err(store::Error::Timeout.into()));
+    result.map_err(status::from_error)
 }
 
 #[tonic::async_trait]
@@ -45,7 +46,7 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::CreateSessionRequest>,
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
-        let deadline = deadline(&request);
+        let deadline = context(&request).deadline;
         let call = parse::create(request.into_inner(), &self.service)?;
         let (session, token) = self.service.create(call, deadline).await.map_err(status::from_error)?;
         let token = token.map_or_else(String::new, |token| token.reveal());
@@ -56,10 +57,10 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let deadline = deadline(&request);
+        let deadline = context(&request).deadline;
         let call = parse::get(request.into_inner())?;
-        let (session, standing) = self.service.get(call, deadline).await.map_err(status::from_error)?;
-        let token_state = pb::TokenState::from(standing);
+        let (session, token_state) = self.service.get(call, deadline).await.map_err(status::from_error)?;
+        let token_state = pb::TokenState::from(token_state);
         let session = Some(render::session(session)?);
         Ok(Response::new(pb::GetSessionResponse { session, token_state: token_state.into() }))
     }
@@ -68,7 +69,7 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::UpdateSessionRequest>,
     ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
-        let deadline = deadline(&request);
+        let deadline = context(&request).deadline;
         let call = parse::update(request.into_inner(), &self.service)?;
         let session = self.service.update(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::UpdateSessionResponse { session: Some(render::session(session)?) }))
@@ -78,7 +79,7 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::TouchSessionRequest>,
     ) -> Result<Response<pb::TouchSessionResponse>, Status> {
-        let deadline = deadline(&request);
+        let deadline = context(&request).deadline;
         let call = parse::touch(request.into_inner())?;
         let (session, _) = self.service.get(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::TouchSessionResponse { expire_time: session.expires().map(render::timestamp) }))
@@ -88,7 +89,7 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::RotateSessionRequest>,
     ) -> Result<Response<pb::RotateSessionResponse>, Status> {
-        let deadline = deadline(&request);
+        let deadline = context(&request).deadline;
         let call = parse::rotate(request.into_inner(), &self.service)?;
         let (session, token) = self.service.rotate(call, deadline).await.map_err(status::from_error)?;
         let token = token.map_or_else(String::new, |token| token.reveal());
@@ -99,7 +100,7 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::DeleteSessionRequest>,
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
-        let deadline = deadline(&request);
+        let deadline = context(&request).deadline;
         let call = parse::delete(request.into_inner())?;
         let deleted = self.service.delete(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::DeleteSessionResponse { deleted }))
@@ -109,31 +110,31 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::DeleteSubjectSessionsRequest>,
     ) -> Result<Response<pb::DeleteSubjectSessionsResponse>, Status> {
-        let deadline = deadline(&request);
-        let call = parse::delete_all(request.into_inner())?;
-        let deleted = self.service.delete_all(call, deadline).await.map_err(status::from_error)?;
-        Ok(Response::new(pb::DeleteSubjectSessionsResponse { deleted_count: deleted as i32 }))
+        let deadline = context(&request).deadline;
+        let call = parse::delete_subject_sessions(request.into_inner())?;
+        let deleted = self.service.delete_subject_sessions(call, deadline).await.map_err(status::from_error)?;
+        let deleted_count = i32::try_from(deleted).unwrap_or(i32::MAX);
+        Ok(Response::new(pb::DeleteSubjectSessionsResponse { deleted_count }))
     }
 
     async fn list_sessions(
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let deadline = deadline(&request);
-        let call = parse::list(request.into_inner(), self.service.store.partitions().len())?;
-        let page = within(deadline, self.service.list(&call, deadline)).await?;
+        let deadline = context(&request).deadline;
+        let call = parse::list(request.into_inner(), &self.service)?;
+        let page = read_within(deadline, self.service.list(&call, deadline)).await?;
         let sessions = page.sessions.into_iter().map(render::session).collect::<Result<_, _>>()?;
-        let next_page_token = page.next.map_or_else(String::new, |next| next.encode(&call.of));
+        let next_page_token = page.next.map_or_else(String::new, |next| next.encode(&call.scope));
         Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
     }
 
     type WatchStream = WatchStream;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        let deadline = deadline(&request);
-        let record = request.extensions().get::<CallRecord>().expect("every call comes through the guard").clone();
+        let CallContext { deadline, metrics } = context(&request);
         let (call, view) = parse::watch(request.into_inner())?;
-        let subscription = within(deadline, self.service.watch(call)).await?;
-        Ok(Response::new(watch_stream::stream(subscription, view, self.service.store.clone(), record)))
+        let subscription = read_within(deadline, self.service.watch(call)).await?;
+        Ok(Response::new(watch_stream::stream(subscription, view, self.service.store.clone(), metrics)))
     }
 }

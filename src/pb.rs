@@ -10,17 +10,20 @@ use prost::{
 
 tonic::include_proto!("sessiond.v1");
 
-/// The service's skeleton.
+/// Server side of the service: the trait that module `grpc` implements, and its tonic adapter.
 pub mod service {
     include!(concat!(env!("OUT_DIR"), "/service/sessiond.v1.rs"));
 }
 
-/// Descriptors of all proto files, for reflection.
+/// Encoded descriptors of all proto files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// A [`WatchResponse`] as the bytes it was encoded to, so that watchers share them.
+/// A [`WatchResponse`] that is already encoded, so that watchers share its bytes.
 #[derive(Clone, Default)]
-pub struct EncodedWatchResponse(pub Bytes);
+pub struct EncodedWatchResponse(
+    /// The encoded message.
+    pub Bytes,
+);
 
 impl Message for EncodedWatchResponse {
     fn encode_raw(&self, buffer: &mut impl BufMut) {

@@ -1,9 +1,11 @@
-//! One method per use case. Here policy is applied and tokens are turned into hashes: a plain token goes no further.
+//! The use cases, one method each: applies the policy of the namespace and turns tokens into verifiers.
+//!
+//! Modules below this one never receive the text of a token.
 
-mod listing;
+mod list;
 mod sessions;
 mod subjects;
-mod watching;
+mod watch;
 
 use std::sync::Arc;
 
@@ -12,81 +14,132 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{
-        Cause, Namespace, Policies, Policy, Proof, Revision, Session, SessionId, SessionName, TimeoutRefused, Token,
-        Use, View,
+        Cause, Credential, Namespace, Policies, Policy, Revision, Session, SessionId, SessionRef, TimeoutViolation,
+        Token, Touch, View,
     },
     store::{self, Store},
     watch::Hub,
 };
 
-pub use listing::{List, Listed, Page, PageToken};
+pub use list::{List, ListScope, Page, PageToken};
 pub use sessions::{Create, Delete, Get, Rotate, Update};
-pub use subjects::DeleteAll;
-pub use watching::{Watch, WatchKeys};
+pub use subjects::DeleteSubjectSessions;
+pub use watch::{Watch, WatchKeys};
 
-/// The use cases.
+/// The session service: one method per use case.
 #[derive(Clone)]
 pub struct Service {
+    /// Store of the sessions.
     pub store: Arc<Store>,
+    /// Hub that delivers events to watches.
     pub hub: Arc<Hub>,
+    /// Policies of all namespaces.
     pub policies: Arc<Policies>,
-    /// Cancelled when the server is being stopped: ends every watch.
+    /// Cancelled when the server drains. Every watch ends then.
     pub draining: CancellationToken,
 }
 
-/// What a caller names a session by.
+/// Key with which a caller selects a session.
 pub enum Key {
+    /// Public id.
     Id(SessionId),
-    Token(Token),
-    /// In no token's form: no session has it.
-    MalformedToken,
+    /// Token of the session.
+    Token(PresentedToken),
+}
+
+/// Token that a caller presented to act on an existing session.
+///
+/// A malformed one is not a violation: the call gets the same response as for an unknown token.
+pub enum PresentedToken {
+    /// The text is a token.
+    WellFormed(Token),
+    /// The text is not a token, so no session has it.
+    Malformed,
+}
+
+impl PresentedToken {
+    /// Parses the text that the caller presented.
+    pub fn parse(text: String) -> Self {
+        Token::parse(text).map_or(PresentedToken::Malformed, PresentedToken::WellFormed)
+    }
+
+    /// Returns the token. None: it is malformed.
+    pub fn well_formed(&self) -> Option<&Token> {
+        match self {
+            PresentedToken::WellFormed(token) => Some(token),
+            PresentedToken::Malformed => None,
+        }
+    }
+
+    /// Returns the id and the credential in the token, or [`Error::NotFound`] if it is malformed.
+    fn credential(&self) -> Result<(SessionId, Credential), Error> {
+        let token = self.well_formed().ok_or(Error::NotFound)?;
+        Ok((token.id(), Credential::Secret(token.verifier())))
+    }
 }
 
 impl Key {
-    fn proof(&self) -> Option<(SessionId, Proof)> {
+    /// Returns the id and the credential in the key, or [`Error::NotFound`] if it is a malformed token.
+    fn credential(&self) -> Result<(SessionId, Credential), Error> {
         match self {
-            Key::Id(id) => Some((*id, Proof::Named)),
-            Key::Token(token) => Some((token.id(), Proof::Secret(token.verifier()))),
-            Key::MalformedToken => None,
+            Key::Id(id) => Ok((*id, Credential::Id)),
+            Key::Token(token) => token.credential(),
         }
     }
 }
 
-/// A field that is well-formed, but not allowed here.
+/// Field of a request with a value that is malformed or that the policy does not allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct Violation {
+    /// Path of the field. Empty: the request as a whole.
     pub field: String,
+    /// Reason, without the path of the field.
     pub reason: String,
 }
 
-impl From<TimeoutRefused> for Refused {
-    fn from(refused: TimeoutRefused) -> Self {
-        Refused { field: refused.field.to_owned(), reason: refused.reason }
+impl From<TimeoutViolation> for Violation {
+    fn from(violation: TimeoutViolation) -> Self {
+        Violation { field: violation.field.to_owned(), reason: violation.reason }
     }
 }
 
-/// Why a call did not do what was asked.
+/// Reason why a call did not do what the caller requested.
 #[derive(Debug)]
 pub enum Error {
-    Refused(Vec<Refused>),
+    /// Fields that are malformed or that the policy does not allow.
+    Violations(Vec<Violation>),
+    /// The request id was used with another request.
     RequestIdReused,
+    /// The namespace is not in the configuration, and only listed ones are allowed.
     NamespaceUnknown,
-    /// Unknown, malformed, of another namespace, or the secret is wrong: all the same.
+    /// The session is unknown, the token is malformed, of another namespace, or has a wrong secret. Callers cannot
+    /// distinguish these cases.
     NotFound,
+    /// The session has ended.
     Ended(Cause),
-    /// The presented token is superseded: its time is over, or it may not do this.
+    /// The presented token is superseded: its grace period is over, or this call requires the current token.
     Rotated,
+    /// A live session has the id of the caller's token.
     Exists,
+    /// The session has another revision than the one that the caller requires.
     RevisionMismatch {
+        /// Current revision of the session.
         current: Revision,
     },
+    /// The policy does not allow client tokens.
     ClientTokensForbidden,
+    /// The session has a subject, and the call sets another one.
     SubjectChange,
+    /// The subject has as many sessions as the policy allows.
     SubjectSessionLimit {
+        /// Session limit of the policy.
         limit: u32,
     },
+    /// The server has as many watches as its limit allows.
     WatchLimit,
+    /// The server is shutting down.
     Draining,
+    /// The store failed.
     Store(store::Error),
 }
 
@@ -94,6 +147,11 @@ impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         Error::Store(error)
     }
+}
+
+/// Returns the error for one invalid field.
+fn violation(field: &str, reason: impl Into<String>) -> Error {
+    Error::Violations(vec![Violation { field: field.to_owned(), reason: reason.into() }])
 }
 
 impl Service {

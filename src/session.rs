@@ -1,63 +1,73 @@
-//! The domain: what a session is, in plain types. No I/O, no clock, and no rule that needs stored state.
+//! The domain types: sessions, tokens, policies and events. No I/O, no clock, and no rule that needs stored state.
 
 mod event;
 mod key;
 mod policy;
 
-pub use event::{Cause, Change, Event, Facets};
+pub use event::{Cause, Change, Event, FilterFields};
 pub use key::{
-    ID_BYTES, Malformed, Namespace, Proof, SessionId, SessionName, Standing, Subject, Token, Verifier, is_label_name,
+    Credential, ID_BYTES, Malformed, MalformedToken, Namespace, SessionId, SessionRef, Subject, Token, TokenState,
+    Verifier, is_label_name,
 };
 pub use policy::{
-    Durability, Policies, Policy, Preset, SessionLimitPolicy, TimeoutRefused, Timeouts, TimeoutsMs, TokenReuse,
+    Durability, Policies, Policy, Preset, SessionLimitPolicy, TimeoutViolation, Timeouts, TimeoutsMs, TokenReuse,
 };
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-/// A protobuf message that was checked at the edge and is kept as the bytes it was encoded to: an `AttributeValue`, a
-/// `ClientInfo`, an `Authentication`. Nothing inside looks into it.
+/// Encoded protobuf message: an `AttributeValue`, a `ClientInfo` or an `Authentication`.
+///
+/// `grpc::parse` checks the message. All other modules store and return its bytes without decoding them.
 pub type Encoded = Bytes;
 
-/// Milliseconds since 1970 by the clock of Redis.
+/// Time in milliseconds since 1970, Redis clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub u64);
 
-/// Grows with every logged change of a session: microseconds since 1970 by the clock of Redis, or one more than the
-/// revision before where that clock has not moved on. Below 2^53.
+/// Revision of a session: max(previous revision + 1, time of the change in microseconds since 1970, Redis clock).
+///
+/// Every logged change of a session raises it. It is below 2^53.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
-/// One login session as Redis holds it.
+/// One login session as stored in Redis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
-    pub name: SessionName,
-    /// 0 in a [`Session::bare`] one.
+    /// Namespace and id of the session.
+    pub name: SessionRef,
+    /// Revision of the last logged change. 0 in a session made by [`Session::without_state`].
     pub revision: Revision,
-    /// Empty = anonymous.
+    /// Name of the subject. Empty: anonymous.
     pub subject: String,
-    /// Empty where they were not asked for.
+    /// Attributes by name. Empty if the read did not include them.
     pub attributes: BTreeMap<String, Encoded>,
+    /// Labels by name.
     pub labels: BTreeMap<String, String>,
+    /// Time of the create call.
     pub created: Millis,
-    /// Exact to the touch interval.
+    /// Time of the last touch, exact to the touch interval of the policy.
     pub accessed: Millis,
-    /// None = never.
+    /// Idle deadline. None: the session has no idle timeout.
     pub idle_until: Option<Millis>,
-    /// None = never.
+    /// Absolute deadline. None: no absolute timeout.
     pub absolute_until: Option<Millis>,
-    /// In milliseconds; None = no idle timeout.
+    /// Idle timeout in milliseconds. None: no idle timeout.
     pub idle_timeout: Option<u64>,
+    /// Encoded `ClientInfo`. None: the caller set none.
     pub client: Option<Encoded>,
+    /// Encoded `Authentication`. None: the caller set none.
     pub authentication: Option<Encoded>,
-    /// 1 at create.
+    /// Number of tokens that the session has had: 1 after create, raised by every rotation.
     pub token_generation: u32,
 }
 
 impl Session {
-    /// A session of which nothing is known but its name.
-    pub fn bare(name: SessionName) -> Self {
+    /// Returns a session of which only the name is known. All other fields are empty or 0.
+    ///
+    /// An event has such a session if the record was deleted directly in Redis or cannot be decoded.
+    pub fn without_state(name: SessionRef) -> Self {
         Session {
             name,
             revision: Revision(0),
@@ -75,75 +85,93 @@ impl Session {
         }
     }
 
-    /// Whether nothing is known of it but its name.
-    pub fn is_bare(&self) -> bool {
+    /// Returns whether only the name of the session is known. See [`Session::without_state`].
+    pub fn lacks_state(&self) -> bool {
         self.revision == Revision(0)
     }
 
-    /// About how many bytes it is on the wire, and no fewer.
+    /// Returns an upper bound of the size of the session in a response, in bytes.
     pub fn size(&self) -> usize {
-        const FIXED: usize = 512;
-        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + 16);
-        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + 16);
+        const FIXED_FIELDS: usize = 512;
+        const ENTRY_OVERHEAD: usize = 16;
+        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + ENTRY_OVERHEAD);
+        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + ENTRY_OVERHEAD);
         let messages = [&self.client, &self.authentication].into_iter().flatten().map(Encoded::len);
-        FIXED + self.subject.len() + attributes.chain(labels).chain(messages).sum::<usize>()
+        FIXED_FIELDS + self.subject.len() + attributes.chain(labels).chain(messages).sum::<usize>()
     }
 
-    /// When it ends if not used again: the earlier of both deadlines; None = never.
+    /// Returns the earlier one of the idle and the absolute deadline. None: the session never expires.
     pub fn expires(&self) -> Option<Millis> {
         self.idle_until.into_iter().chain(self.absolute_until).min()
     }
 }
 
-/// What a new session holds.
+/// Content of a new session.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
+    /// Name of the subject. Empty: anonymous.
     pub subject: String,
+    /// Attributes by name.
     pub attributes: BTreeMap<String, Encoded>,
+    /// Labels by name.
     pub labels: BTreeMap<String, String>,
+    /// Encoded `ClientInfo`. None: not set.
     pub client: Option<Encoded>,
+    /// Encoded `Authentication`. None: not set.
     pub authentication: Option<Encoded>,
 }
 
-/// What an update changes: first clear, then remove, then set.
+/// Changes of an update, applied in this order: clear, remove, set.
 #[derive(Clone, Debug, Default)]
 pub struct Patch {
+    /// Attributes to set, by name.
     pub set_attributes: BTreeMap<String, Encoded>,
+    /// Names of attributes to remove. Missing attributes are ignored.
     pub remove_attributes: Vec<String>,
+    /// Whether all attributes are removed first.
     pub clear_attributes: bool,
+    /// Labels to set, by name.
     pub set_labels: BTreeMap<String, String>,
+    /// Names of labels to remove. Missing labels are ignored.
     pub remove_labels: Vec<String>,
-    /// None = keep.
+    /// New subject; empty: anonymous. None: unchanged.
     pub subject: Option<String>,
-    /// None = keep.
+    /// New encoded `Authentication`. None: unchanged.
     pub authentication: Option<Encoded>,
 }
 
 impl Patch {
-    /// Whether it tells who the subject is or how that was proven: no older token may outlast this.
+    /// Returns whether the patch is a login: it sets the subject or the authentication.
+    ///
+    /// A login ends the grace period of every superseded token.
     pub fn is_login(&self) -> bool {
         self.subject.is_some() || self.authentication.is_some()
     }
 }
 
-/// How much of a session is asked for.
+/// Part of a session that a read returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// Without attributes.
+    /// Everything except the attributes.
     Basic,
+    /// Everything.
     Full,
 }
 
-/// Whether a call counts as a use.
+/// Whether a call extends the idle deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    Counts,
-    DoesNotCount,
+pub enum Touch {
+    /// The idle deadline becomes now + idle timeout.
+    Yes,
+    /// The idle deadline stays.
+    No,
 }
 
-/// A request id and the request it came with, both as hashes: what makes a repeat known.
+/// Hash of a request id and of its request. A retry has equal hashes and gets the first outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
+    /// Hash of the request id.
     pub id: [u8; 16],
+    /// Hash of the method and the encoded request. Differs if the caller reuses a request id for another request.
     pub fingerprint: [u8; 8],
 }

@@ -1,4 +1,4 @@
-//! From the domain to the wire.
+//! Renders domain types as messages of the API.
 
 use std::collections::BTreeMap;
 
@@ -11,28 +11,43 @@ use super::status;
 use crate::{
     pb,
     service::Error,
-    session::{Cause, Change, Event, Millis, Session, Standing, View},
+    session::{Cause, Change, Event, Millis, Session, TokenState, View},
     store,
-    watch::{Batch, Control, Matched, Resync, Seen},
+    watch::{Batch, Control, MatchedEvent, ResyncReason, Visibility},
 };
 
-pub fn timestamp(Millis(ms): Millis) -> Timestamp {
-    Timestamp { seconds: (ms / 1000) as i64, nanos: (ms % 1000 * 1_000_000) as i32 }
+/// Returns a time as a protobuf timestamp.
+pub(super) fn timestamp(Millis(ms): Millis) -> Timestamp {
+    let (seconds, nanos) = seconds_and_nanos(ms, 1_000);
+    Timestamp { seconds, nanos }
 }
 
 fn timestamp_us(us: u64) -> Timestamp {
-    Timestamp { seconds: (us / 1_000_000) as i64, nanos: (us % 1_000_000 * 1_000) as i32 }
+    let (seconds, nanos) = seconds_and_nanos(us, 1_000_000);
+    Timestamp { seconds, nanos }
 }
 
 fn duration_ms(ms: u64) -> Duration {
-    Duration { seconds: (ms / 1000) as i64, nanos: (ms % 1000 * 1_000_000) as i32 }
+    let (seconds, nanos) = seconds_and_nanos(ms, 1_000);
+    Duration { seconds, nanos }
 }
 
-/// The session as it is answered; DATA_LOSS where a value is no message of its type.
-pub fn session(session: Session) -> Result<pb::Session, Status> {
+/// Splits a number of units, of which a second has `per_second`, into seconds and nanoseconds.
+fn seconds_and_nanos(units: u64, per_second: u64) -> (i64, i32) {
+    let nanos = units % per_second * (1_000_000_000 / per_second);
+    (int64(units / per_second), i32::try_from(nanos).unwrap_or(i32::MAX))
+}
+
+/// Returns the number as a protobuf int64. Numbers out of range, which no valid record has, become the maximum.
+fn int64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Renders a session, or returns DATA_LOSS if a value is not a message of its type.
+pub(super) fn session(session: Session) -> Result<pb::Session, Status> {
     let name = session.name.clone();
     try_session(session).map_err(|error| {
-        tracing::error!(session = %name, %error, "a value of the record is no message of its type");
+        tracing::error!(session = %name, %error, "record holds a value that is not a message of its type");
         let cause = store::Corrupt::Truncated;
         status::from_error(Error::Store(store::Error::Corrupt { name, cause }))
     })
@@ -51,7 +66,7 @@ fn try_session(session: Session) -> Result<pb::Session, prost::DecodeError> {
         expire_time,
         namespace: session.name.namespace.to_string(),
         id: session.name.id.to_string(),
-        revision: revision as i64,
+        revision: int64(revision),
         subject: session.subject,
         labels: session.labels,
         create_time: (session.created.0 > 0).then(|| timestamp(session.created)),
@@ -59,7 +74,7 @@ fn try_session(session: Session) -> Result<pb::Session, prost::DecodeError> {
         access_time: (session.accessed.0 > 0).then(|| timestamp(session.accessed)),
         absolute_expire_time: session.absolute_until.map(timestamp),
         idle_timeout: session.idle_timeout.map(duration_ms),
-        token_generation: session.token_generation as i32,
+        token_generation: i32::try_from(session.token_generation).unwrap_or(i32::MAX),
     })
 }
 
@@ -77,40 +92,40 @@ impl From<Cause> for pb::Cause {
     }
 }
 
-impl From<Standing> for pb::TokenState {
-    fn from(standing: Standing) -> Self {
-        match standing {
-            Standing::Named => pb::TokenState::Unspecified,
-            Standing::Current => pb::TokenState::Current,
-            Standing::RotationDue => pb::TokenState::RotationDue,
-            Standing::Superseded => pb::TokenState::Superseded,
+impl From<TokenState> for pb::TokenState {
+    fn from(token_state: TokenState) -> Self {
+        match token_state {
+            TokenState::NotPresented => pb::TokenState::Unspecified,
+            TokenState::Current => pb::TokenState::Current,
+            TokenState::RotationDue => pb::TokenState::RotationDue,
+            TokenState::Superseded => pb::TokenState::Superseded,
         }
     }
 }
 
-fn event(event: &Event, seen: Seen, view: View) -> pb::SessionEvent {
+fn event(event: &Event, seen: Visibility, view: View) -> pb::SessionEvent {
     let (kind, cause) = match seen {
-        Seen::Left => (pb::EventType::Left, pb::Cause::Unspecified),
-        Seen::Present => (pb::EventType::Snapshot, pb::Cause::Unspecified),
-        Seen::Change(Change::Created) => (pb::EventType::Created, pb::Cause::Unspecified),
-        Seen::Change(Change::Updated) => (pb::EventType::Updated, pb::Cause::Unspecified),
-        Seen::Change(Change::Rotated) => (pb::EventType::Rotated, pb::Cause::Unspecified),
-        Seen::Change(Change::TokenReused) => (pb::EventType::TokenReused, pb::Cause::Unspecified),
-        Seen::Change(Change::Ended(cause)) => (pb::EventType::Ended, cause.into()),
+        Visibility::Left => (pb::EventType::Left, pb::Cause::Unspecified),
+        Visibility::Present => (pb::EventType::Snapshot, pb::Cause::Unspecified),
+        Visibility::Change(Change::Created) => (pb::EventType::Created, pb::Cause::Unspecified),
+        Visibility::Change(Change::Updated) => (pb::EventType::Updated, pb::Cause::Unspecified),
+        Visibility::Change(Change::Rotated) => (pb::EventType::Rotated, pb::Cause::Unspecified),
+        Visibility::Change(Change::TokenReused) => (pb::EventType::TokenReused, pb::Cause::Unspecified),
+        Visibility::Change(Change::Ended(cause)) => (pb::EventType::Ended, cause.into()),
     };
-    let told = match view {
+    let visible = match view {
         View::Full => event.session.clone(),
         View::Basic => Session { attributes: BTreeMap::new(), ..event.session.clone() },
     };
-    let session = try_session(told).unwrap_or_else(|cause| {
-        tracing::error!(session = %event.session.name, %cause, "event holds a value that cannot be read");
+    let session = try_session(visible).unwrap_or_else(|error| {
+        tracing::error!(session = %event.session.name, %error, "event holds a value that is not a message of its type");
         let name = &event.session.name;
         pb::Session { namespace: name.namespace.to_string(), id: name.id.to_string(), ..Default::default() }
     });
     pb::SessionEvent {
         r#type: kind.into(),
         id: session.id.clone(),
-        revision: event.revision.0 as i64,
+        revision: int64(event.revision.0),
         event_time: Some(timestamp_us(event.revision.0)),
         cause: cause.into(),
         session: Some(session),
@@ -118,41 +133,52 @@ fn event(event: &Event, seen: Seen, view: View) -> pb::SessionEvent {
     }
 }
 
-/// The field `events` with one event, as it stands in a response.
-fn event_field(matched: &Matched, view: View) -> Bytes {
-    let encode = |of: &Event, seen| {
-        let response = pb::WatchResponse { events: vec![event(of, seen, view)], ..Default::default() };
+/// Encodes the field `events` of a response with one event.
+fn event_field(matched: &MatchedEvent, view: View) -> Bytes {
+    let encode = |event: &Event, seen| {
+        let response = pb::WatchResponse { events: vec![self::event(event, seen, view)], ..Default::default() };
         Bytes::from(response.encode_to_vec())
     };
-    match matched.seen {
-        Seen::Left | Seen::Present => encode(&matched.entry.event, matched.seen),
-        Seen::Change(_) => matched.entry.rendered(view, |event| encode(event, Seen::Change(event.change))).clone(),
+    match matched.visibility {
+        Visibility::Left | Visibility::Present => encode(&matched.shared.event, matched.visibility),
+        Visibility::Change(_) => {
+            matched.shared.rendered(view, |event| encode(event, Visibility::Change(event.change))).clone()
+        }
     }
 }
 
-/// One response of Watch. Its fields are put together from parts that watchers share.
-pub fn batch(batch: Batch, view: View, now: Option<u64>) -> pb::EncodedWatchResponse {
-    use pb::watch_response::Control as Wire;
+/// Encodes one response of Watch. `now` is the Redis clock in microseconds; None: unknown.
+///
+/// Watchers share the encoded events, so this concatenates the encoded fields.
+pub(super) fn batch(batch: Batch, view: View, now: Option<u64>) -> pb::EncodedWatchResponse {
+    use pb::watch_response::Control as ControlField;
     let control = batch.control.map(|control| match control {
         Control::Bookmark { as_of } => {
             let lag = now.unwrap_or(as_of).saturating_sub(as_of);
-            Wire::Bookmark(pb::Bookmark { as_of: Some(timestamp_us(as_of)), lag: Some(duration_ms(lag / 1000)) })
+            ControlField::Bookmark(pb::Bookmark {
+                as_of: Some(timestamp_us(as_of)),
+                lag: Some(duration_ms(lag / 1000)),
+            })
         }
-        Control::Synced => Wire::Synced(pb::Synced {}),
+        Control::Synced => ControlField::Synced(pb::Synced {}),
         Control::Resync { reason, ids } => {
             let reason = match reason {
-                Resync::Compacted => pb::ResyncReason::Compacted,
-                Resync::RolledBack => pb::ResyncReason::Rollback,
-                Resync::Flushed => pb::ResyncReason::Flushed,
-                Resync::SlowConsumer => pb::ResyncReason::SlowConsumer,
+                ResyncReason::Compacted => pb::ResyncReason::Compacted,
+                ResyncReason::RolledBack => pb::ResyncReason::Rollback,
+                ResyncReason::Flushed => pb::ResyncReason::Flushed,
+                ResyncReason::SlowConsumer => pb::ResyncReason::SlowConsumer,
             };
-            Wire::Resync(pb::Resync { reason: reason.into(), ids: ids.iter().map(ToString::to_string).collect() })
+            ControlField::Resync(pb::Resync {
+                reason: reason.into(),
+                ids: ids.iter().map(ToString::to_string).collect(),
+            })
         }
     });
     let rest = pb::WatchResponse { events: Vec::new(), resume_token: batch.token, control };
     let fields: Vec<Bytes> = batch.events.iter().map(|matched| event_field(matched, view)).collect();
-    let mut whole = BytesMut::with_capacity(fields.iter().map(Bytes::len).sum::<usize>() + rest.encoded_len());
-    fields.iter().for_each(|field| whole.extend_from_slice(field));
-    rest.encode(&mut whole).expect("the buffer grows");
-    pb::EncodedWatchResponse(whole.freeze())
+    let mut response = BytesMut::with_capacity(fields.iter().map(Bytes::len).sum::<usize>() + rest.encoded_len());
+    fields.iter().for_each(|field| response.extend_from_slice(field));
+    #[expect(clippy::expect_used, reason = "BytesMut grows as needed")]
+    rest.encode(&mut response).expect("BytesMut has room");
+    pb::EncodedWatchResponse(response.freeze())
 }

@@ -1,4 +1,4 @@
-//! Every status that the service answers is made here.
+//! The error statuses of the service: every status is made in this file.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,173 +7,186 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
     pb::{self, ErrorReason},
-    service::{Error, Refused},
+    service::{Error, Violation},
     session::Cause,
     store,
-    watch::Finish,
+    watch::CloseReason,
 };
 
+/// Domain of every ErrorInfo.
 const DOMAIN: &str = "sessiond";
+/// Prefix of the reasons in the proto file. ErrorInfo has them without it.
 const PREFIX: &str = "ERROR_REASON_";
+/// Maximum size of all paths and reasons in one status, in bytes.
+///
+/// The status has them twice: in its text and, in base64, in its details. Clients close a connection whose headers are
+/// larger than their limit, 8 KiB for some of them.
+const MAX_VIOLATION_BYTES: usize = 1_800;
+/// Retry delay after a short overload.
+const SHORT_DELAY: Duration = Duration::from_millis(100);
+/// Retry delay after an outage or at a limit.
+const LONG_DELAY: Duration = Duration::from_secs(1);
 
-/// A status with its reason; the text names the remedy too.
-struct Answer {
+/// Builds a status with an ErrorInfo and an optional RetryInfo.
+struct StatusBuilder {
     code: Code,
     reason: ErrorReason,
+    /// Text for people, with the remedy.
     text: String,
     metadata: HashMap<String, String>,
-    retry_after: Option<Duration>,
+    /// Delay in the RetryInfo. None: no RetryInfo.
+    retry_delay: Option<Duration>,
 }
 
-fn answer(code: Code, reason: ErrorReason, text: impl Into<String>) -> Answer {
-    Answer { code, reason, text: text.into(), metadata: HashMap::new(), retry_after: None }
-}
+impl StatusBuilder {
+    fn new(code: Code, reason: ErrorReason, text: impl Into<String>) -> Self {
+        StatusBuilder { code, reason, text: text.into(), metadata: HashMap::new(), retry_delay: None }
+    }
 
-impl Answer {
-    fn with(mut self, name: &str, value: impl ToString) -> Self {
+    /// Adds an entry to the metadata of the ErrorInfo.
+    fn metadata(mut self, name: &str, value: impl ToString) -> Self {
         self.metadata.insert(name.to_owned(), value.to_string());
         self
     }
 
-    fn retry(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
+    /// Adds a RetryInfo.
+    fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_delay = Some(delay);
         self
     }
 
-    fn details(&mut self) -> ErrorDetails {
-        let reason = self.reason.as_str_name().trim_start_matches(PREFIX);
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::mem::take(&mut self.metadata));
-        if self.retry_after.is_some() {
-            details.set_retry_info(self.retry_after);
-        }
-        details
+    fn build(self) -> Status {
+        self.build_with(|_| ())
     }
 
-    fn status(mut self) -> Status {
-        let details = self.details();
+    /// Builds the status after `add` has added details.
+    fn build_with(self, add: impl FnOnce(&mut ErrorDetails)) -> Status {
+        let reason = self.reason.as_str_name().trim_start_matches(PREFIX);
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, self.metadata);
+        if self.retry_delay.is_some() {
+            details.set_retry_info(self.retry_delay);
+        }
+        add(&mut details);
         Status::with_error_details(self.code, self.text, details)
     }
 }
 
-/// Of paths and reasons in one status. They stand in its text and, in base64, in its details: clients close a connection
-/// that brings them larger headers than they take, 8 KiB some of them.
-const MAX_REFUSED_BYTES: usize = 1_800;
-const SOON: Duration = Duration::from_millis(100);
-const LATER: Duration = Duration::from_secs(1);
-
-/// The fields that are malformed or out of range, all of them.
-pub fn fields_invalid(refused: Vec<Refused>) -> Status {
-    let refused = fitting(refused);
-    let list = refused.iter().map(|field| match &field.field[..] {
-        "" => field.reason.clone(),
-        path => format!("{path}: {}", field.reason),
+/// Returns the status for fields that are malformed, out of range, or not allowed by the policy.
+pub(super) fn fields_invalid(violations: Vec<Violation>) -> Status {
+    let violations = truncate(violations);
+    let list = violations.iter().map(|violation| match &violation.field[..] {
+        "" => violation.reason.clone(),
+        path => format!("{path}: {}", violation.reason),
     });
     let text = list.collect::<Vec<_>>().join("; ");
-    let mut answer = answer(Code::InvalidArgument, ErrorReason::FieldInvalid, text.clone());
-    let mut details = answer.details();
-    let violation = |field: Refused| FieldViolation::new(field.field, field.reason);
-    details.set_bad_request(refused.into_iter().map(violation).collect::<Vec<_>>());
-    Status::with_error_details(Code::InvalidArgument, text, details)
+    let fields = violations.into_iter().map(|violation| FieldViolation::new(violation.field, violation.reason));
+    StatusBuilder::new(Code::InvalidArgument, ErrorReason::FieldInvalid, text).build_with(|details| {
+        details.set_bad_request(fields.collect::<Vec<_>>());
+    })
 }
 
-/// As many as fit into a status; the last one then says that there are more.
-fn fitting(mut refused: Vec<Refused>) -> Vec<Refused> {
-    let mut left = MAX_REFUSED_BYTES;
-    let fits = |field: &Refused| {
-        let bytes = field.field.bytes().chain(field.reason.bytes());
+/// Keeps the violations that fit into a status. If some do not fit, the last one states that more fields are invalid.
+fn truncate(mut violations: Vec<Violation>) -> Vec<Violation> {
+    let mut left = MAX_VIOLATION_BYTES;
+    let fits = |violation: &Violation| {
+        let bytes = violation.field.bytes().chain(violation.reason.bytes());
         left = left.checked_sub(bytes.map(|byte| if byte.is_ascii() { 1 } else { 2 }).sum::<usize>() + 8)?;
         Some(())
     };
-    let count = refused.iter().map_while(fits).count().max(1);
-    if count < refused.len() {
-        refused.truncate(count);
-        refused.push(Refused { field: String::new(), reason: "there are more".into() });
+    let count = violations.iter().map_while(fits).count().max(1);
+    if count < violations.len() {
+        violations.truncate(count);
+        violations.push(Violation { field: String::new(), reason: "more fields are invalid".into() });
     }
-    refused
+    violations
 }
 
-/// The request, or the answer, is larger than it may be.
-pub fn message_too_large(what: &str, limit: usize) -> Status {
-    let text = format!("the {what} is larger than {limit} bytes; send less at once");
-    answer(Code::ResourceExhausted, ErrorReason::MessageTooLarge, text).status()
+/// Returns the status for a message, named by `what`, that exceeds its size limit.
+pub(super) fn message_too_large(what: &str, limit: usize) -> Status {
+    let text = format!("the {what} is larger than {limit} bytes; send a smaller one");
+    StatusBuilder::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, text).build()
 }
 
-/// The body is not one message of the method's type.
-pub fn malformed_message(what: &str) -> Status {
-    let refused = Refused { field: String::new(), reason: what.to_owned() };
-    fields_invalid(vec![refused])
+/// Returns the status for a body that is not one message of the method's type.
+pub(super) fn malformed_message(reason: &str) -> Status {
+    fields_invalid(vec![Violation { field: String::new(), reason: reason.to_owned() }])
 }
 
-/// The request did not come in whole before the call's deadline.
-pub fn request_timeout() -> Status {
-    let text = "the deadline passed before the request had come in; nothing was applied";
-    answer(Code::DeadlineExceeded, ErrorReason::StoreTimeout, text).status()
+/// Returns the status for a request that was not received completely before the deadline.
+pub(super) fn request_timeout() -> Status {
+    let text = "the deadline passed before the whole request was received; nothing was applied";
+    StatusBuilder::new(Code::DeadlineExceeded, ErrorReason::StoreTimeout, text).build()
 }
 
-/// More bytes of requests are under way than the server takes at once.
-pub fn overloaded() -> Status {
+/// Returns the status for a request that exceeds the message budget of the server.
+pub(super) fn overloaded() -> Status {
     from_store(&store::Error::Overloaded)
 }
 
 fn draining() -> Status {
-    let text = "the server is being stopped; resume on another instance with the last resume_token";
-    answer(Code::Unavailable, ErrorReason::Draining, text).retry(SOON).status()
+    let text = "the server is shutting down; resume on another instance with the last resume_token";
+    StatusBuilder::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(SHORT_DELAY).build()
 }
 
 fn not_found() -> Status {
-    answer(Code::NotFound, ErrorReason::SessionNotFound, "no live session for this key").status()
+    StatusBuilder::new(Code::NotFound, ErrorReason::SessionNotFound, "no live session for this key").build()
 }
 
 fn ended(cause: Cause) -> Status {
     let name = pb::Cause::from(cause).as_str_name().trim_start_matches("CAUSE_");
     let text = format!("the session has ended: {name}");
-    answer(Code::NotFound, ErrorReason::SessionEnded, text).with("cause", name).status()
+    StatusBuilder::new(Code::NotFound, ErrorReason::SessionEnded, text).metadata("cause", name).build()
 }
 
-fn rotated() -> Status {
-    let text = "this token was superseded by a rotation; take its successor, or log in again";
-    answer(Code::NotFound, ErrorReason::TokenRotated, text).status()
+fn superseded() -> Status {
+    let text = "this token was superseded by a rotation; use its successor, or log in again";
+    StatusBuilder::new(Code::NotFound, ErrorReason::TokenRotated, text).build()
 }
 
-pub fn from_error(error: Error) -> Status {
+/// Returns the status for an error of the service.
+pub(super) fn from_error(error: Error) -> Status {
     match error {
-        Error::Refused(refused) => fields_invalid(refused),
+        Error::Violations(violations) => fields_invalid(violations),
         Error::RequestIdReused => {
-            let text = "this request_id was used with another request; take a new one";
-            answer(Code::InvalidArgument, ErrorReason::RequestIdReused, text).status()
+            let text = "this request_id was used with another request; use a new one";
+            StatusBuilder::new(Code::InvalidArgument, ErrorReason::RequestIdReused, text).build()
         }
         Error::NamespaceUnknown => {
             let text = "this namespace is not listed in the configuration; list it, or set allow_unlisted_namespaces";
-            answer(Code::NotFound, ErrorReason::NamespaceUnknown, text).status()
+            StatusBuilder::new(Code::NotFound, ErrorReason::NamespaceUnknown, text).build()
         }
         Error::NotFound => not_found(),
         Error::Ended(cause) => ended(cause),
-        Error::Rotated => rotated(),
+        Error::Rotated => superseded(),
         Error::Exists => {
-            let text = "a session with the id of this token lives already; make a new token";
-            answer(Code::AlreadyExists, ErrorReason::SessionExists, text).status()
+            let text = "a live session has the id of this token; create a new token";
+            StatusBuilder::new(Code::AlreadyExists, ErrorReason::SessionExists, text).build()
         }
         Error::RevisionMismatch { current } => {
-            let text = format!("the session's revision is {}; read it again, then repeat", current.0);
-            let answer = answer(Code::Aborted, ErrorReason::RevisionMismatch, text);
-            answer.with("current_revision", current.0).retry(Duration::ZERO).status()
+            let text = format!("the session's revision is {}; read the session again, then retry", current.0);
+            StatusBuilder::new(Code::Aborted, ErrorReason::RevisionMismatch, text)
+                .metadata("current_revision", current.0)
+                .retry_after(Duration::ZERO)
+                .build()
         }
         Error::ClientTokensForbidden => {
-            let text = "this namespace takes no foreign tokens; leave token empty, or use the form ses_<id>_<secret>";
-            answer(Code::FailedPrecondition, ErrorReason::ClientTokensForbidden, text).status()
+            let text = "the policy of this namespace forbids client tokens; leave token empty, or use the form \
+                        ses_<id>_<secret>";
+            StatusBuilder::new(Code::FailedPrecondition, ErrorReason::ClientTokensForbidden, text).build()
         }
         Error::SubjectChange => {
-            let text = "a session cannot go from one subject to another; end it and make a new one";
-            answer(Code::FailedPrecondition, ErrorReason::SubjectChange, text).status()
+            let text = "a session cannot change from one subject to another; end it and create a new one";
+            StatusBuilder::new(Code::FailedPrecondition, ErrorReason::SubjectChange, text).build()
         }
         Error::SubjectSessionLimit { limit } => {
-            let text = format!("the subject has {limit} sessions, as many as the policy allows; end one first");
-            let answer = answer(Code::FailedPrecondition, ErrorReason::SubjectSessionLimit, text);
-            answer.with("session_limit", limit).status()
+            let text = format!("the subject has {limit} sessions, the limit of the policy; end one first");
+            StatusBuilder::new(Code::FailedPrecondition, ErrorReason::SubjectSessionLimit, text)
+                .metadata("session_limit", limit)
+                .build()
         }
         Error::WatchLimit => {
-            let text = "this server holds as many watches as it may; try another instance, or raise limits.watches";
-            answer(Code::ResourceExhausted, ErrorReason::WatchLimit, text).retry(LATER).status()
+            let text = "this server has reached its limit of watches; try another instance, or raise limits.watches";
+            StatusBuilder::new(Code::ResourceExhausted, ErrorReason::WatchLimit, text).retry_after(LONG_DELAY).build()
         }
         Error::Draining => draining(),
         Error::Store(error) => from_store(&error),
@@ -183,55 +196,88 @@ pub fn from_error(error: Error) -> Status {
 fn from_store(error: &store::Error) -> Status {
     use store::Error as E;
     let text = error.to_string();
-    match error {
+    let not_applied = || format!("{text}; nothing was applied");
+    let retry = || format!("{text}; retry, with the same request_id if the call has one");
+    let (builder, delay) = match error {
         E::Unavailable(_) | E::Refused(_) => {
-            answer(Code::Unavailable, ErrorReason::StoreUnavailable, text + "; nothing was applied")
-                .retry(LATER)
-                .status()
+            (StatusBuilder::new(Code::Unavailable, ErrorReason::StoreUnavailable, not_applied()), LONG_DELAY)
         }
-        E::Overloaded => {
-            answer(Code::Unavailable, ErrorReason::Overloaded, text + "; nothing was applied").retry(SOON).status()
+        // OUTCOME_UNKNOWN is for writes, RECORD_CORRUPT for one session whose record cannot be decoded, and no time-out
+        // passed: the store did not serve the read.
+        E::UnexpectedRead(_) => {
+            tracing::warn!(error = text, "unexpected reply of Redis to a read");
+            (StatusBuilder::new(Code::Unavailable, ErrorReason::StoreUnavailable, not_applied()), LONG_DELAY)
         }
+        E::Overloaded => (StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, not_applied()), SHORT_DELAY),
         E::Timeout => {
-            let text = text + "; nothing was applied";
-            answer(Code::DeadlineExceeded, ErrorReason::StoreTimeout, text).retry(SOON).status()
+            (StatusBuilder::new(Code::DeadlineExceeded, ErrorReason::StoreTimeout, not_applied()), SHORT_DELAY)
         }
         E::OutcomeTimeout => {
-            let text = text + "; repeat it with the same request_id";
-            answer(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, text).retry(SOON).status()
+            (StatusBuilder::new(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, retry()), SHORT_DELAY)
         }
         E::NotReplicated { .. } => {
-            let text = text + "; repeat it with the same request_id";
-            answer(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, text).retry(LATER).status()
+            (StatusBuilder::new(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, retry()), LONG_DELAY)
         }
         E::OutcomeUnknown(_) | E::Unexpected(_) => {
             tracing::warn!(error = text, "outcome of a call is unknown");
-            let text = text + "; repeat it with the same request_id";
-            answer(Code::Unknown, ErrorReason::OutcomeUnknown, text).retry(SOON).status()
+            (StatusBuilder::new(Code::Unknown, ErrorReason::OutcomeUnknown, retry()), SHORT_DELAY)
         }
         E::StoreChanged => {
-            let text = text + " under the call; nothing was applied";
-            answer(Code::Unavailable, ErrorReason::StoreChanged, text).retry(LATER).status()
+            let text = format!("{text} during the call; nothing was applied");
+            (StatusBuilder::new(Code::Unavailable, ErrorReason::StoreChanged, text), LONG_DELAY)
         }
         E::Full => {
-            let text = text + "; raise maxmemory";
-            answer(Code::ResourceExhausted, ErrorReason::StoreFull, text).retry(LATER).status()
+            let text = format!("{text}; raise maxmemory");
+            (StatusBuilder::new(Code::ResourceExhausted, ErrorReason::StoreFull, text), LONG_DELAY)
         }
         E::Corrupt { name, .. } => {
-            let text = format!("what the store holds of session {} cannot be read; end it by its id", name.id);
-            answer(Code::DataLoss, ErrorReason::RecordCorrupt, text).with("id", name.id).status()
+            let text = format!("the stored record of session {} cannot be read; delete the session by its id", name.id);
+            return StatusBuilder::new(Code::DataLoss, ErrorReason::RecordCorrupt, text)
+                .metadata("id", name.id)
+                .build();
         }
+    };
+    builder.retry_after(delay).build()
+}
+
+/// Returns the status that closes a watch. None: OK.
+pub(super) fn from_close_reason(reason: CloseReason) -> Option<Status> {
+    match reason {
+        CloseReason::AllEnded | CloseReason::SlowConsumer => None,
+        CloseReason::TokenEnded(cause) => Some(ended(cause)),
+        CloseReason::TokenRotated => Some(superseded()),
+        CloseReason::TokenUnknown => Some(not_found()),
+        CloseReason::Draining => Some(draining()),
+        CloseReason::Store(error) => Some(from_store(&error)),
     }
 }
 
-/// How a watch ends; None = OK.
-pub fn from_finish(finish: Finish) -> Option<Status> {
-    match finish {
-        Finish::AllEnded | Finish::TooSlow => None,
-        Finish::TokenEnded(cause) => Some(ended(cause)),
-        Finish::TokenRotated => Some(rotated()),
-        Finish::TokenUnknown => Some(not_found()),
-        Finish::Draining => Some(draining()),
-        Finish::Store(error) => Some(from_store(&error)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(status: &Status) -> String {
+        status.get_details_error_info().unwrap().reason
+    }
+
+    #[test]
+    fn unexpected_reply_is_unknown_for_a_write_only() {
+        let read = from_store(&store::Error::UnexpectedRead("no bytes".into()));
+        assert_eq!((read.code(), &reason(&read)[..]), (Code::Unavailable, "STORE_UNAVAILABLE"));
+        assert!(read.message().ends_with("; nothing was applied"), "{read:?}");
+        assert!(read.get_details_retry_info().is_some());
+        let write = from_store(&store::Error::Unexpected("no bytes".into()));
+        assert_eq!((write.code(), &reason(&write)[..]), (Code::Unknown, "OUTCOME_UNKNOWN"));
+    }
+
+    #[test]
+    fn status_of_many_violations_is_truncated() {
+        let violation = |number: usize| Violation { field: format!("field[{number}]"), reason: "\u{e9}".repeat(50) };
+        let status = fields_invalid((0..1_000).map(violation).collect());
+        let fields = status.get_details_bad_request().unwrap().field_violations;
+        assert!((2..100).contains(&fields.len()), "{} fields", fields.len());
+        assert!(status.message().ends_with("; more fields are invalid"), "{status:?}");
+        let one = Violation { field: "field".into(), reason: "x".repeat(MAX_VIOLATION_BYTES) };
+        assert_eq!(fields_invalid(vec![one]).get_details_bad_request().unwrap().field_violations.len(), 1);
     }
 }

@@ -1,93 +1,151 @@
-//! Making, reading, changing, rotating and ending one session.
+//! Create, get, update, rotate and delete of one session.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
 use crate::{
-    session::{Content, Encoded, Patch, RequestId, Standing, Subject, Timeouts, TimeoutsMs},
-    store::{Created, Ended, Found, Reserved, Successor, Updated},
+    session::{Content, Encoded, Patch, RequestId, Subject, Timeouts, TimeoutsMs, TokenState},
+    store::{Created, Ended, Found, Reservation, Successor, Updated},
 };
-use subjects::Place;
+use subjects::Admission;
 
+/// Request of CreateSession.
 pub struct Create {
+    /// Namespace of the new session.
     pub namespace: Namespace,
+    /// Content of the new session.
     pub content: Content,
+    /// Requested timeouts.
     pub timeouts: Timeouts,
-    /// None = the server makes one.
+    /// Token that the caller made. None: the server generates one.
     pub token: Option<Token>,
+    /// Hashed request id. None: the call has none.
     pub request: Option<RequestId>,
 }
 
+/// Request of GetSession and TouchSession.
 pub struct Get {
+    /// Namespace of the session.
     pub namespace: Namespace,
+    /// Key of the session.
     pub key: Key,
-    pub use_: Use,
+    /// Whether the call extends the idle deadline.
+    pub touch: Touch,
+    /// Part of the session that is returned.
     pub view: View,
 }
 
+/// Request of UpdateSession.
 pub struct Update {
+    /// Namespace of the session.
     pub namespace: Namespace,
+    /// Key of the session.
     pub key: Key,
+    /// Changes of the content.
     pub patch: Patch,
+    /// Requested timeouts.
     pub timeouts: Timeouts,
-    pub use_: Use,
+    /// Whether the call extends the idle deadline.
+    pub touch: Touch,
+    /// Revision that the session must have. None: any.
     pub if_revision: Option<Revision>,
+    /// Part of the session that is returned.
     pub view: View,
+    /// Hashed request id. None: the call has none.
     pub request: Option<RequestId>,
 }
 
+/// Request of RotateSession.
 pub struct Rotate {
+    /// Namespace of the session.
     pub namespace: Namespace,
-    /// None = malformed: no session has it.
-    pub token: Option<Token>,
-    /// None = the server makes one. Else of the same id.
+    /// Current token of the session.
+    pub token: PresentedToken,
+    /// New token that the caller made, with the id of `token`. None: the server generates one.
     pub successor: Option<Token>,
+    /// Changes of the content.
     pub patch: Patch,
-    /// None = the policy's, or none where the patch is a login.
+    /// Grace period of the old token. None: the policy's, or zero if the patch is a login.
     pub grace: Option<Duration>,
+    /// Revision that the session must have. None: any.
     pub if_revision: Option<Revision>,
+    /// Hashed request id. None: the call has none.
     pub request: Option<RequestId>,
 }
 
+/// Request of DeleteSession.
 pub struct Delete {
+    /// Namespace of the session.
     pub namespace: Namespace,
+    /// Key of the session.
     pub key: Key,
+    /// Cause of the end.
     pub cause: Cause,
+    /// Hashed request id. None: the call has none.
     pub request: Option<RequestId>,
+}
+
+/// Token of a new session or of a rotation.
+enum NewToken<'a> {
+    /// The caller chose the token.
+    Caller(&'a Token),
+    /// The server generated it.
+    Server(Token),
+}
+
+impl<'a> NewToken<'a> {
+    fn new(caller: Option<&'a Token>, generate: impl FnOnce() -> Token) -> Self {
+        caller.map_or_else(|| NewToken::Server(generate()), NewToken::Caller)
+    }
+
+    fn token(&self) -> &Token {
+        match self {
+            NewToken::Caller(token) => token,
+            NewToken::Server(token) => token,
+        }
+    }
+
+    /// Returns the token for the response. None: the caller chose it.
+    fn into_response(self) -> Option<Token> {
+        match self {
+            NewToken::Caller(_) => None,
+            NewToken::Server(token) => Some(token),
+        }
+    }
 }
 
 impl Service {
-    /// Makes a session; answers its token if the server made that.
+    /// Creates a session. Returns its token if the server generated it.
     pub async fn create(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
         let policy = self.policy(&call.namespace)?;
-        let refused = refused("attributes", policy, &call.content.attributes, call.timeouts);
-        let (true, Ok(timeouts)) = (refused.is_empty(), policy.resolve(call.timeouts)) else {
-            return Err(Error::Refused(refused));
+        let violations = policy_violations("attributes", policy, &call.content.attributes, call.timeouts);
+        let (true, Ok(timeouts)) = (violations.is_empty(), policy.resolve(call.timeouts)) else {
+            return Err(Error::Violations(violations));
         };
-        if call.token.as_ref().is_some_and(Token::is_foreign) && !policy.client_tokens {
+        if call.token.as_ref().is_some_and(Token::is_client_token) && !policy.client_tokens {
             return Err(Error::ClientTokensForbidden);
         }
-        let made = call.token.is_none().then(|| Token::generate(random));
-        let token = call.token.as_ref().or(made.as_ref()).expect("one of both");
-        let (name, content) = (SessionName { namespace: call.namespace, id: token.id() }, &call.content);
+        let new = NewToken::new(call.token.as_ref(), || Token::generate(random));
+        let (id, verifier) = (new.token().id(), new.token().verifier());
+        let (name, content) = (SessionRef { namespace: call.namespace, id }, &call.content);
         let subject = Subject { namespace: name.namespace.clone(), name: content.subject.clone() };
-        let verifier = token.verifier();
-        // An id that the server made is nobody's yet. Of any other the store says first whether it would be made.
-        let mut place = match &subject.name[..] {
-            "" => Place::none(Reserved::NeedsNot),
-            _ if made.is_some() => self.admit(&subject, name.id, 0, policy, deadline).await?,
-            _ => Place::none(Reserved::No),
+        // No session has an id that the server just generated, so it is reserved at once. With an id from the caller the
+        // script checks first whether it would create the session.
+        let mut admission = match (&subject.name[..], &new) {
+            ("", _) => Admission::new(Reservation::NotRequired),
+            (_, NewToken::Server(_)) => self.admit(&subject, name.id, 0, policy, deadline).await?,
+            (_, NewToken::Caller(_)) => Admission::new(Reservation::Missing),
         };
         loop {
-            let reserved = place.reserved;
+            let reserved = admission.reservation;
             let create = store::Create { verifier, content, timeouts, request: call.request, reserved };
             let created = self.store.create(&name, &create, policy, deadline).await;
-            return match created.map_err(|error| place.failure(error))? {
+            return match created.map_err(|error| admission.error_of_next_step(error))? {
                 Created::NotReserved => {
-                    place = self.admit(&subject, name.id, 0, policy, deadline).await?;
+                    admission = self.admit(&subject, name.id, 0, policy, deadline).await?;
                     continue;
                 }
-                Created::Session(session) => Ok((session, made)),
+                Created::Session(session) => Ok((session, new.into_response())),
                 Created::Exists => Err(Error::Exists),
                 Created::Ended(cause) => Err(Error::Ended(cause)),
                 Created::RequestIdReused => Err(Error::RequestIdReused),
@@ -95,142 +153,154 @@ impl Service {
         }
     }
 
-    /// What the namespace's policy does not allow of a create; None: the namespace is unknown.
-    pub fn refuses_create(&self, namespace: &Namespace, content: &Content, timeouts: Timeouts) -> Option<Vec<Refused>> {
-        Some(refused("attributes", self.policies.of(namespace)?, &content.attributes, timeouts))
+    /// Returns the fields of a create that the policy does not allow. None: the namespace is unknown.
+    pub fn create_violations(
+        &self,
+        namespace: &Namespace,
+        content: &Content,
+        timeouts: Timeouts,
+    ) -> Option<Vec<Violation>> {
+        Some(policy_violations("attributes", self.policies.of(namespace)?, &content.attributes, timeouts))
     }
 
-    /// What the namespace's policy does not allow of an update; None: the namespace is unknown.
-    pub fn refuses_update(&self, namespace: &Namespace, patch: &Patch, timeouts: Timeouts) -> Option<Vec<Refused>> {
-        Some(refused("set_attributes", self.policies.of(namespace)?, &patch.set_attributes, timeouts))
+    /// Returns the fields of an update that the policy does not allow. None: the namespace is unknown.
+    pub fn update_violations(
+        &self,
+        namespace: &Namespace,
+        patch: &Patch,
+        timeouts: Timeouts,
+    ) -> Option<Vec<Violation>> {
+        Some(policy_violations("set_attributes", self.policies.of(namespace)?, &patch.set_attributes, timeouts))
     }
 
-    /// What the namespace's policy does not allow of a rotation; None: the namespace is unknown.
-    pub fn refuses_rotate(
+    /// Returns the fields of a rotation that the policy does not allow. None: the namespace is unknown.
+    pub fn rotate_violations(
         &self,
         namespace: &Namespace,
         patch: &Patch,
         grace: Option<Duration>,
-    ) -> Option<Vec<Refused>> {
+    ) -> Option<Vec<Violation>> {
         let policy = self.policies.of(namespace)?;
-        let mut refused = refused("set_attributes", policy, &patch.set_attributes, Timeouts::default());
+        let mut violations = policy_violations("set_attributes", policy, &patch.set_attributes, Timeouts::default());
         if grace.is_some_and(|grace| grace > policy.rotation_grace) {
-            let longest = humantime::format_duration(policy.rotation_grace);
-            let reason = format!("at most {longest} is allowed here");
-            refused.push(Refused { field: "grace_period".into(), reason });
+            let maximum = humantime::format_duration(policy.rotation_grace);
+            let reason = format!("at most {maximum} is allowed by the policy");
+            violations.push(Violation { field: "grace_period".into(), reason });
         }
-        Some(refused)
+        Some(violations)
     }
 
-    /// Reads a session, and says how the presented token stands.
-    pub async fn get(&self, call: Get, deadline: Instant) -> Result<(Session, Standing), Error> {
+    /// Reads a session. Returns the state of the presented token with it.
+    pub async fn get(&self, call: Get, deadline: Instant) -> Result<(Session, TokenState), Error> {
         let policy = self.policy(&call.namespace)?;
-        let (id, proof) = call.key.proof().ok_or(Error::NotFound)?;
-        let name = SessionName { namespace: call.namespace, id };
-        let get = store::Get { proof, view: call.view, use_: call.use_ };
+        let (id, credential) = call.key.credential()?;
+        let name = SessionRef { namespace: call.namespace, id };
+        let get = store::Get { credential, view: call.view, touch: call.touch };
         match self.store.get(&name, get, policy, deadline).await? {
-            Found::Session(session, standing) => Ok((session, standing)),
+            Found::Session(session, token_state) => Ok((session, token_state)),
             Found::NotFound => Err(Error::NotFound),
             Found::Ended(cause, _) => Err(Error::Ended(cause)),
             Found::Rotated => Err(Error::Rotated),
         }
     }
 
+    /// Changes a session. Returns its state after the change.
     pub async fn update(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
         let policy = self.policy(&call.namespace)?;
-        let refused = refused("set_attributes", policy, &call.patch.set_attributes, call.timeouts);
-        let (true, Ok(timeouts)) = (refused.is_empty(), policy.check(call.timeouts)) else {
-            return Err(Error::Refused(refused));
+        let violations = policy_violations("set_attributes", policy, &call.patch.set_attributes, call.timeouts);
+        let (true, Ok(timeouts)) = (violations.is_empty(), policy.check(call.timeouts)) else {
+            return Err(Error::Violations(violations));
         };
-        let (id, proof) = call.key.proof().ok_or(Error::NotFound)?;
-        let name = SessionName { namespace: call.namespace, id };
+        let (id, credential) = call.key.credential()?;
+        let name = SessionRef { namespace: call.namespace, id };
         let update = store::Update {
             patch: &call.patch,
             timeouts,
-            use_: call.use_,
+            touch: call.touch,
             if_revision: call.if_revision,
             view: call.view,
             request: call.request,
-            reserved: Reserved::No,
+            reserved: Reservation::Missing,
             successor: None,
         };
-        self.change(&name, proof, update, policy, deadline).await
+        self.change(&name, credential, update, policy, deadline).await
     }
 
-    /// Gives a session a new token; answers it if the server made it.
+    /// Replaces the token of a session. Returns the new one if the server generated it.
     pub async fn rotate(&self, call: Rotate, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
         let policy = self.policy(&call.namespace)?;
-        let refused = self.refuses_rotate(&call.namespace, &call.patch, call.grace).unwrap_or_default();
-        if !refused.is_empty() {
-            return Err(Error::Refused(refused));
+        let violations = self.rotate_violations(&call.namespace, &call.patch, call.grace).unwrap_or_default();
+        if !violations.is_empty() {
+            return Err(Error::Violations(violations));
         }
-        let token = call.token.ok_or(Error::NotFound)?;
-        if token.is_foreign() && !policy.client_tokens {
+        let (id, credential) = call.token.credential()?;
+        if call.token.well_formed().is_some_and(Token::is_client_token) && !policy.client_tokens {
             return Err(Error::ClientTokensForbidden);
         }
-        let made = call.successor.is_none().then(|| Token::successor(token.id(), random));
-        let successor = call.successor.as_ref().or(made.as_ref()).expect("one of both");
-        let own_grace = if call.patch.is_login() { Duration::ZERO } else { policy.rotation_grace };
-        let name = SessionName { namespace: call.namespace, id: token.id() };
+        let new = NewToken::new(call.successor.as_ref(), || Token::successor(id, random));
+        let default_grace = if call.patch.is_login() { Duration::ZERO } else { policy.rotation_grace };
+        let name = SessionRef { namespace: call.namespace, id };
         let update = store::Update {
             patch: &call.patch,
             timeouts: TimeoutsMs { idle: None, absolute: None },
-            use_: Use::DoesNotCount,
+            touch: Touch::No,
             if_revision: call.if_revision,
             view: View::Full,
             request: call.request,
-            reserved: Reserved::No,
-            successor: Some(Successor { verifier: successor.verifier(), grace: call.grace.unwrap_or(own_grace) }),
+            reserved: Reservation::Missing,
+            successor: Some(Successor { verifier: new.token().verifier(), grace: call.grace.unwrap_or(default_grace) }),
         };
-        let session = self.change(&name, Proof::Secret(token.verifier()), update, policy, deadline).await?;
-        Ok((session, made))
+        let session = self.change(&name, credential, update, policy, deadline).await?;
+        Ok((session, new.into_response()))
     }
 
-    /// Changes a session; where that makes it a subject's, the subject's index has it before.
+    /// Changes a session. If the change sets the subject, reserves the id in the subject index first.
     async fn change(
         &self,
-        name: &SessionName,
-        proof: Proof,
+        name: &SessionRef,
+        credential: Credential,
         mut update: store::Update<'_>,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Session, Error> {
-        let mut place = Place::none(Reserved::No);
+        let mut admission = Admission::new(Reservation::Missing);
         loop {
-            update.reserved = place.reserved;
-            let updated = self.store.update(name, proof, &update, policy, deadline).await;
-            return match updated.map_err(|error| place.failure(error))? {
+            update.reserved = admission.reservation;
+            let updated = self.store.update(name, credential, &update, policy, deadline).await;
+            return match updated.map_err(|error| admission.error_of_next_step(error))? {
                 Updated::NotReserved { void_until } => {
                     let subject = update.patch.subject.clone().unwrap_or_default();
                     let subject = Subject { namespace: name.namespace.clone(), name: subject };
-                    place = self.admit(&subject, name.id, void_until, policy, deadline).await?;
+                    admission = self.admit(&subject, name.id, void_until, policy, deadline).await?;
                     continue;
                 }
                 Updated::Session(session) => Ok(session),
                 Updated::NotFound => Err(Error::NotFound),
                 Updated::Ended(cause) => Err(Error::Ended(cause)),
                 Updated::Rotated => Err(Error::Rotated),
-                Updated::TokenKnown => Err(refuse("new_token", "is, or was, a token of this session; make a new one")),
+                Updated::TokenKnown => {
+                    Err(violation("new_token", "is or was a token of this session; create a new token"))
+                }
                 Updated::RevisionMismatch { current } => Err(Error::RevisionMismatch { current }),
                 Updated::RequestIdReused => Err(Error::RequestIdReused),
                 Updated::SubjectChange => Err(Error::SubjectChange),
                 Updated::TooManyAttributes { count } => {
-                    Err(would_leave("set_attributes", count, "attributes", policy.max_attributes))
+                    Err(would_exceed("set_attributes", count, "attributes", policy.max_attributes))
                 }
-                Updated::TooManyLabels { count } => Err(would_leave("set_labels", count, "labels", store::MAX_LABELS)),
+                Updated::TooManyLabels { count } => Err(would_exceed("set_labels", count, "labels", store::MAX_LABELS)),
                 Updated::TooLarge { bytes } => {
-                    Err(would_leave("set_attributes", bytes, "bytes of attributes", policy.max_payload_bytes))
+                    Err(would_exceed("set_attributes", bytes, "bytes of attributes", policy.max_payload_bytes))
                 }
             };
         }
     }
 
-    /// Ends a session; whether there was one.
+    /// Ends a session. Returns whether a live session had the key.
     pub async fn delete(&self, call: Delete, deadline: Instant) -> Result<bool, Error> {
         let policy = self.policy(&call.namespace)?;
-        let Some((id, proof)) = call.key.proof() else { return Ok(false) };
-        let name = SessionName { namespace: call.namespace, id };
-        match self.store.end(&name, proof, call.cause, call.request, policy, deadline).await? {
+        let Ok((id, credential)) = call.key.credential() else { return Ok(false) };
+        let name = SessionRef { namespace: call.namespace, id };
+        match self.store.end(&name, credential, call.cause, call.request, policy, deadline).await? {
             Ended::Now => Ok(true),
             Ended::Before | Ended::NotMeant => Ok(false),
             Ended::RequestIdReused => Err(Error::RequestIdReused),
@@ -238,29 +308,33 @@ impl Service {
     }
 }
 
+/// Fills the buffer with random bytes of the operating system.
+#[expect(clippy::expect_used, reason = "without random bytes no token is secure, so the call must not continue")]
 fn random(bytes: &mut [u8]) {
-    getrandom::fill(bytes).expect("the operating system gives random bytes");
+    getrandom::fill(bytes).expect("the operating system provides random bytes");
 }
 
-/// What the policy does not allow, whatever the session holds already.
-fn refused(field: &str, policy: &Policy, attributes: &BTreeMap<String, Encoded>, timeouts: Timeouts) -> Vec<Refused> {
-    let mut refused = Vec::new();
-    let mut refuse = |reason| refused.push(Refused { field: field.to_owned(), reason });
+/// Returns the violations of the policy that do not depend on the stored session.
+fn policy_violations(
+    field: &str,
+    policy: &Policy,
+    attributes: &BTreeMap<String, Encoded>,
+    timeouts: Timeouts,
+) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut add = |reason| violations.push(Violation { field: field.to_owned(), reason });
     if attributes.len() > policy.max_attributes {
-        refuse(format!("{} attributes; at most {} are allowed", attributes.len(), policy.max_attributes));
+        add(format!("{} attributes; at most {} are allowed", attributes.len(), policy.max_attributes));
     }
     let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > policy.max_payload_bytes {
-        refuse(format!("{bytes} bytes of names and values; at most {} are allowed", policy.max_payload_bytes));
+        add(format!("{bytes} bytes of names and values; at most {} are allowed", policy.max_payload_bytes));
     }
-    refused.extend(policy.check(timeouts).err().into_iter().flatten().map(Refused::from));
-    refused
+    violations.extend(policy.check(timeouts).err().into_iter().flatten().map(Violation::from));
+    violations
 }
 
-fn refuse(field: &str, reason: impl Into<String>) -> Error {
-    Error::Refused(vec![Refused { field: field.to_owned(), reason: reason.into() }])
-}
-
-fn would_leave(field: &str, count: u64, of: &str, limit: usize) -> Error {
-    refuse(field, format!("would leave the session with {count} {of}; at most {limit} are allowed"))
+/// Returns the error of an update after which the session would exceed a limit.
+fn would_exceed(field: &str, count: u64, unit: &str, limit: usize) -> Error {
+    violation(field, format!("would leave the session with {count} {unit}; at most {limit} are allowed"))
 }

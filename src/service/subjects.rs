@@ -1,68 +1,76 @@
-//! A subject's sessions as a whole: who may have one more, and ending them all.
+//! Operations on all sessions of a subject: admission below the session limit, and ending all of them.
 
 use futures_util::{StreamExt, stream};
 
 use super::*;
 use crate::{
     session::{Millis, Subject},
-    store::{Admitted, Condition, Ended, Found, INDEX_PAGE, IndexEntry, Limit, Reserved},
+    store::{Admitted, Condition, Ended, Found, INDEX_PAGE, IndexEntry, Limit, Reservation},
 };
 
-/// Sessions ended at once.
-const AT_ONCE: usize = 100;
-/// How far ahead of the clock of Redis `created_before` may be, in ms.
-const AHEAD: u64 = 10_000;
+/// Maximum number of sessions that are ended at the same time.
+const CONCURRENT_ENDS: usize = 100;
+/// Maximum time by which `created_before` may be ahead of the Redis clock, in milliseconds.
+const MAX_AHEAD: u64 = 10_000;
 
-pub struct DeleteAll {
+/// Request of DeleteSubjectSessions.
+pub struct DeleteSubjectSessions {
+    /// Subject whose sessions end.
     pub subject: Subject,
-    /// Lives on.
+    /// Id of a session that lives on. None: all end.
     pub except: Option<SessionId>,
+    /// Cause of the end.
     pub cause: Cause,
+    /// Time before which a session must have been created to end. None: sessions of any age end.
     pub created_before: Option<Millis>,
 }
 
-/// A place in a subject's index.
-pub(super) struct Place {
-    pub reserved: Reserved,
-    /// Whether others were ended to make room: what fails afterwards has been applied in part.
+/// Result of reserving an id in a subject index.
+pub(super) struct Admission {
+    /// Reservation of the id.
+    pub reservation: Reservation,
+    /// Whether other sessions were ended to make room. If a later step fails, the call has been applied in part.
     pub others_ended: bool,
 }
 
-impl Place {
-    pub fn none(reserved: Reserved) -> Self {
-        Place { reserved, others_ended: false }
+impl Admission {
+    /// Returns an admission that ended no other session.
+    pub(super) fn new(reservation: Reservation) -> Self {
+        Admission { reservation, others_ended: false }
     }
 
-    /// The failure of a step for which this place was taken.
-    pub fn failure(&self, error: store::Error) -> Error {
+    /// Returns the error of the call if the step that follows this admission failed.
+    pub(super) fn error_of_next_step(&self, error: store::Error) -> Error {
         Error::Store(if self.others_ended { error.after_a_part() } else { error })
     }
 }
 
-/// What came of ending some sessions.
-#[derive(Default)]
-struct Endings {
-    /// How many lived.
-    count: u32,
-    failure: Option<store::Error>,
-}
-
-/// Whose sessions are ended, and how.
+/// Which sessions of a subject [`Service::end_entries`] ends, and with which cause.
 #[derive(Clone, Copy)]
-struct Ends<'a> {
+struct EndRequest<'a> {
     subject: &'a Subject,
     cause: Cause,
+    /// Time before which a session must have been created to end. None: sessions of any age end.
     created_before: Option<Millis>,
     policy: &'a Policy,
     deadline: Instant,
 }
 
+/// Result of ending some sessions of a subject.
+#[derive(Default)]
+struct EndResult {
+    /// Number of live sessions that were ended.
+    count: u32,
+    /// First error. None: every step succeeded.
+    error: Option<store::Error>,
+}
+
 impl Service {
-    /// Adds an id to its subject's index, later than `after`, in us, as the policy's limit allows; what has to make room is
-    /// ended.
+    /// Reserves an id in the subject index, later than `after` (microseconds, Redis clock), within the session limit of
+    /// the policy. Ends the sessions that have to make room.
     ///
-    /// The order keeps the limit: whoever is admitted ends all but the newest before its own session is made, those
-    /// included that are only about to be made. So of the sessions that live the one admitted last has seen all others.
+    /// The order keeps the limit: an admitted call ends all but the newest entries before its own session is created,
+    /// including sessions that are only reserved. So the live session that was admitted last has seen all others.
     pub(super) async fn admit(
         &self,
         subject: &Subject,
@@ -70,114 +78,121 @@ impl Service {
         after: u64,
         policy: &Policy,
         deadline: Instant,
-    ) -> Result<Place, Error> {
+    ) -> Result<Admission, Error> {
         let (sessions, beyond) = (policy.session_limit, policy.session_limit_policy);
-        let ends = Ends { subject, cause: Cause::Replaced, created_before: None, policy, deadline };
-        let mut place = Place::none(Reserved::No);
+        let request = EndRequest { subject, cause: Cause::Replaced, created_before: None, policy, deadline };
+        let mut admission = Admission::new(Reservation::Missing);
         let mut is_checked = false;
         loop {
             let limit = Limit { sessions, beyond, is_checked };
             let admitted = self.store.admit(subject, id, after, limit, deadline).await;
-            match admitted.map_err(|error| place.failure(error))? {
+            match admitted.map_err(|error| admission.error_of_next_step(error))? {
                 Admitted::LimitReached => return Err(Error::SubjectSessionLimit { limit: sessions }),
                 Admitted::Full(mut entries) => {
-                    // Its own, of an attempt before this one, is about to be added anew.
+                    // An earlier attempt may have added this id. The next attempt replaces that entry.
                     entries.retain(|entry| entry.id != id);
                     let dead = self.store.forget_dead(subject, &entries, policy, deadline).await;
-                    is_checked = dead.map_err(|error| place.failure(error))? == 0;
+                    is_checked = dead.map_err(|error| admission.error_of_next_step(error))? == 0;
                 }
-                Admitted::InPlaceOf(entries, reserved) => {
-                    place.reserved = reserved;
-                    place.others_ended |= !entries.is_empty();
-                    let ended = self.end_entries(&entries, ends).await;
-                    ended.failure.map_or(Ok(()), |error| Err(place.failure(error)))?;
+                Admitted::InPlaceOf(entries, reservation) => {
+                    admission.reservation = reservation;
+                    admission.others_ended |= !entries.is_empty();
+                    let result = self.end_entries(&entries, request).await;
+                    result.error.map_or(Ok(()), |error| Err(admission.error_of_next_step(error)))?;
                     if entries.len() < INDEX_PAGE {
-                        return Ok(place);
+                        return Ok(admission);
                     }
                 }
             }
         }
     }
 
-    /// Ends the sessions of these entries that are the subject's or about to become so, and forgets the entries that stand
-    /// for none any more. Goes on after a failure, so that a repeat has the less to do.
-    async fn end_entries(&self, entries: &[IndexEntry], ends: Ends<'_>) -> Endings {
-        let Ends { subject, cause, created_before, policy, deadline } = ends;
+    /// Ends the sessions of these entries that belong to the subject or are about to, and removes the entries without a
+    /// session from the index. Continues after an error, so that a retry has less to do.
+    async fn end_entries(&self, entries: &[IndexEntry], request: EndRequest<'_>) -> EndResult {
+        let EndRequest { subject, cause, created_before, policy, deadline } = request;
         let now = match self.store.clock(deadline).await {
             Ok(now) => now,
-            Err(error) => return Endings { count: 0, failure: Some(error) },
+            Err(error) => return EndResult { count: 0, error: Some(error) },
         };
-        let endings = entries.iter().copied().map(async |entry| {
-            let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
-            let condition = Condition { subject: &subject.name, joining: entry.joining(now), created_before };
+        let ends = entries.iter().copied().map(async |entry| {
+            let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
+            let condition =
+                Condition { subject: &subject.name, reserved_since: entry.reserved_since(now), created_before };
             (entry, self.store.end_of(&name, condition, cause, policy, deadline).await)
         });
-        let ended: Vec<_> = stream::iter(endings).buffer_unordered(AT_ONCE).collect().await;
-        let mut all = Endings::default();
-        let mut gone = Vec::new();
+        let ended: Vec<_> = stream::iter(ends).buffer_unordered(CONCURRENT_ENDS).collect().await;
+        let mut result = EndResult::default();
+        let mut removable = Vec::new();
         for (entry, ended) in ended {
-            let stands_for_none = match &ended {
+            let is_removable = match &ended {
                 Ok(Ended::Now | Ended::Before) => true,
-                // It is not the subject's, nor about to become so; unless it is spared for its age.
+                // The session does not belong to the subject and is not about to. With `created_before` it may have
+                // been kept for its age instead.
                 Ok(Ended::NotMeant) => created_before.is_none(),
                 Ok(Ended::RequestIdReused) | Err(_) => false,
             };
-            if stands_for_none {
-                gone.push((entry.id, Some(entry.added)));
+            if is_removable {
+                removable.push((entry.id, Some(entry.added)));
             }
             match ended {
-                Ok(ended) => all.count += u32::from(ended == Ended::Now),
-                Err(error) => all.failure = all.failure.or(Some(error)),
+                Ok(ended) => result.count += u32::from(ended == Ended::Now),
+                Err(error) => result.error = result.error.or(Some(error)),
             }
         }
-        if let Err(error) = self.store.forget(subject, gone.into_iter(), deadline).await {
-            // The sessions have ended all the same; the next audit forgets them.
-            tracing::debug!(%error, "ended sessions stay in their subject's index for now");
+        if let Err(error) = self.store.forget(subject, removable.into_iter(), deadline).await {
+            // The sessions have ended all the same.
+            tracing::debug!(%error, "cannot remove ended sessions from the subject index; left to the reconciler");
         }
-        all
+        result
     }
 
-    /// Ends all sessions of a subject that were there when this was called; how many lived.
-    pub async fn delete_all(&self, call: DeleteAll, deadline: Instant) -> Result<u32, Error> {
+    /// Ends all sessions that the subject had when the call began. Returns the number of live sessions that were ended.
+    pub async fn delete_subject_sessions(&self, call: DeleteSubjectSessions, deadline: Instant) -> Result<u32, Error> {
         let policy = self.policy(&call.subject.namespace)?;
-        let refused = self.refuses_delete_all(&call, deadline).await?;
-        if !refused.is_empty() {
-            return Err(Error::Refused(refused));
+        let violations = self.delete_violations(&call, deadline).await?;
+        if !violations.is_empty() {
+            return Err(Error::Violations(violations));
         }
-        let DeleteAll { subject, except, cause, created_before } = &call;
-        let ends = Ends { subject, cause: *cause, created_before: *created_before, policy, deadline };
-        // From the oldest on: an entry that is added anew meanwhile comes again.
-        let (mut after, mut all) = (0, Endings::default());
+        let DeleteSubjectSessions { subject, except, cause, created_before } = &call;
+        let request = EndRequest { subject, cause: *cause, created_before: *created_before, policy, deadline };
+        // Starts with the oldest entry: one that is added again during the call is read again.
+        let (mut after, mut total) = (0, EndResult::default());
         loop {
             let entries = self.store.entries_after(subject, after, INDEX_PAGE, deadline).await;
-            let part = |error: store::Error| if after > 0 { error.after_a_part() } else { error };
-            let mut entries = entries.map_err(part)?;
+            let partial = |error: store::Error| if after > 0 { error.after_a_part() } else { error };
+            let mut entries = entries.map_err(partial)?;
             let Some(last) = entries.last() else { break };
             after = last.added;
             entries.retain(|entry| Some(entry.id) != *except);
-            let ended = self.end_entries(&entries, ends).await;
-            all.count += ended.count;
-            all.failure = all.failure.or(ended.failure);
+            let result = self.end_entries(&entries, request).await;
+            total.count += result.count;
+            total.error = total.error.or(result.error);
         }
-        all.failure.map_or(Ok(all.count), |error| Err(error.after_a_part().into()))
+        total.error.map_or(Ok(total.count), |error| Err(error.after_a_part().into()))
     }
 
-    async fn refuses_delete_all(&self, call: &DeleteAll, deadline: Instant) -> Result<Vec<Refused>, Error> {
-        let mut refused = Vec::new();
-        let mut refuse = |field: &str, reason: &str| {
-            refused.push(Refused { field: field.into(), reason: reason.into() });
+    /// Returns the fields of the call that do not fit the Redis clock or the stored sessions.
+    async fn delete_violations(
+        &self,
+        call: &DeleteSubjectSessions,
+        deadline: Instant,
+    ) -> Result<Vec<Violation>, Error> {
+        let mut violations = Vec::new();
+        let mut add = |field: &str, reason: &str| {
+            violations.push(Violation { field: field.into(), reason: reason.into() });
         };
-        let latest = self.store.clock(deadline).await? / 1000 + AHEAD;
+        let latest = self.store.clock(deadline).await? / 1000 + MAX_AHEAD;
         if call.created_before.is_some_and(|before| before.0 > latest) {
-            refuse("created_before", "must be at most 10 s ahead of the server's clock");
+            add("created_before", "must be at most 10 s ahead of the server's clock");
         }
         if let Some(id) = call.except {
-            let name = SessionName { namespace: call.subject.namespace.clone(), id };
-            let found = self.store.look(&name, Proof::Named, View::Basic, deadline).await?;
+            let name = SessionRef { namespace: call.subject.namespace.clone(), id };
+            let found = self.store.look(&name, Credential::Id, View::Basic, deadline).await?;
             if matches!(&found, Found::Session(session, _) if session.subject != call.subject.name) {
-                refuse("except_id", "is not a session of this subject");
+                add("except_id", "is not a session of this subject");
             }
         }
-        Ok(refused)
+        Ok(violations)
     }
 }

@@ -1,4 +1,4 @@
-//! What a namespace allows, and how it makes the timeouts of a request absolute.
+//! Policies: the limits and defaults of a namespace, and the check of the timeouts that a call requests.
 
 mod preset;
 
@@ -8,58 +8,71 @@ use super::Namespace;
 
 pub use preset::Preset;
 
-/// The rules of one namespace.
+/// Rules of one namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// What its values began with; nothing decides by it.
+    /// Preset that the values started from, for display only. None: no preset.
     pub preset: Option<Preset>,
+    /// Idle timeout of a session whose create call sets none. None: no idle timeout.
     pub idle_timeout: Option<Duration>,
-    /// None = never: no ceiling, and no idle timeout at all may be asked for.
+    /// Maximum idle timeout that a call may set. None: no maximum, and a call may turn the idle timeout off.
     pub max_idle_timeout: Option<Duration>,
+    /// Absolute timeout of a session whose create call sets none. None: no absolute timeout.
     pub absolute_timeout: Option<Duration>,
-    /// None = never.
+    /// Maximum absolute timeout that a call may set. None: no maximum, and a call may turn the absolute timeout off.
     pub max_absolute_timeout: Option<Duration>,
-    /// None = min(60 s, idle timeout / 20).
+    /// Minimum time between two stored touches of a session. None: min(60 s, idle timeout / 20).
     pub touch_interval: Option<Duration>,
+    /// Time that the tombstone of an ended session is kept.
     pub tombstone: Duration,
+    /// Time during which a retry with the same request id gets the first outcome.
     pub retry_window: Duration,
-    /// None = never.
+    /// Age of a token at which a read returns that a rotation is due. None: never.
     pub renewal_timeout: Option<Duration>,
+    /// Maximum and default grace period of a superseded token.
     pub rotation_grace: Duration,
+    /// Reaction to token reuse.
     pub token_reuse: TokenReuse,
-    /// Whether foreign tokens are taken.
+    /// Whether callers may create sessions with client tokens.
     pub client_tokens: bool,
-    /// Sessions per subject; 0 = no limit.
+    /// Maximum number of sessions per subject. 0: no limit.
     pub session_limit: u32,
+    /// Reaction to a create or a login beyond the session limit.
     pub session_limit_policy: SessionLimitPolicy,
+    /// Condition for a response to a write.
     pub durability: Durability,
-    /// How many replicas must have a write where durability is replicated.
+    /// Number of replicas that must have a write if the durability is replicated.
     pub replicas: u32,
-    /// Of all attribute names and values of a session, before compression.
+    /// Maximum size of all attribute names and values of a session together, in bytes before compression.
     pub max_payload_bytes: usize,
+    /// Maximum number of attributes of a session.
     pub max_attributes: usize,
 }
 
-/// What a superseded token that comes back after its grace period leads to.
+/// Reaction to a superseded token that is presented after its grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenReuse {
+    /// The session ends.
     End,
+    /// Watchers receive an event. The session lives on.
     Report,
 }
 
-/// What a create beyond the session limit leads to.
+/// Reaction to a create or a login beyond the session limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionLimitPolicy {
+    /// The oldest sessions of the subject end.
     ReplaceOldest,
+    /// The call fails.
     Reject,
 }
 
-/// What an answer to a write promises.
+/// Condition for a response to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// The primary has it.
+    /// The primary has applied the write.
     Local,
-    /// So many replicas have it, too.
+    /// The primary and [`Policy::replicas`] replicas have the write.
     Replicated,
 }
 
@@ -90,63 +103,70 @@ impl Default for Policy {
     }
 }
 
-/// The timeouts a call asks for: None = the policy's (or, in an update, as they are), `Some(ZERO)` = none.
+/// Timeouts that a call requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timeouts {
+    /// Idle timeout; zero: no idle timeout. None: the policy's in a create, unchanged in an update.
     pub idle: Option<Duration>,
+    /// Absolute timeout; zero: no absolute timeout. None: the policy's in a create, unchanged in an update.
     pub absolute: Option<Duration>,
 }
 
-/// Timeouts in ms, 0 = none.
+/// Timeouts in milliseconds. 0: no timeout.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeoutsMs<T> {
+    /// Idle timeout.
     pub idle: T,
+    /// Absolute timeout.
     pub absolute: T,
 }
 
-/// The policy does not allow this timeout; names the field and says what would do.
+/// Timeout that the policy does not allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TimeoutRefused {
+pub struct TimeoutViolation {
+    /// Field of the request.
     pub field: &'static str,
+    /// Text with the allowed range.
     pub reason: String,
 }
 
 impl Policy {
-    /// Timeouts of a new session.
-    pub fn resolve(&self, asked: Timeouts) -> Result<TimeoutsMs<u64>, Vec<TimeoutRefused>> {
-        let checked = self.check(asked)?;
-        let or_own = |asked: Option<u64>, own: Option<Duration>| asked.unwrap_or(own.map_or(0, millis));
+    /// Returns the timeouts of a new session: the requested ones, or the policy's if none is requested.
+    pub fn resolve(&self, requested: Timeouts) -> Result<TimeoutsMs<u64>, Vec<TimeoutViolation>> {
+        let checked = self.check(requested)?;
+        let or_default = |checked: Option<u64>, default: Option<Duration>| checked.unwrap_or(default.map_or(0, millis));
         Ok(TimeoutsMs {
-            idle: or_own(checked.idle, self.idle_timeout),
-            absolute: or_own(checked.absolute, self.absolute_timeout),
+            idle: or_default(checked.idle, self.idle_timeout),
+            absolute: or_default(checked.absolute, self.absolute_timeout),
         })
     }
 
-    /// Timeouts that a call asks for, None = not asked for.
-    pub fn check(&self, asked: Timeouts) -> Result<TimeoutsMs<Option<u64>>, Vec<TimeoutRefused>> {
-        let mut refused = Vec::new();
-        let mut check = |field, timeout: Option<Duration>, ceiling: Option<Duration>| {
+    /// Returns the requested timeouts in milliseconds. None: not requested.
+    pub fn check(&self, requested: Timeouts) -> Result<TimeoutsMs<Option<u64>>, Vec<TimeoutViolation>> {
+        let mut violations = Vec::new();
+        let mut check = |field, timeout: Option<Duration>, maximum: Option<Duration>| {
             let timeout = timeout?;
-            let reason = match ceiling {
-                Some(ceiling) if timeout.is_zero() => {
-                    Some(format!("none (0 s) is not allowed here: at most {}", humantime::format_duration(ceiling)))
+            let reason = match maximum {
+                Some(maximum) if timeout.is_zero() => {
+                    let maximum = humantime::format_duration(maximum);
+                    Some(format!("0 s (no timeout) is not allowed by the policy; at most {maximum}"))
                 }
-                Some(ceiling) if timeout > ceiling => {
-                    Some(format!("at most {} is allowed here", humantime::format_duration(ceiling)))
+                Some(maximum) if timeout > maximum => {
+                    Some(format!("at most {} is allowed by the policy", humantime::format_duration(maximum)))
                 }
                 _ => None,
             };
             match reason {
                 Some(reason) => {
-                    refused.push(TimeoutRefused { field, reason });
+                    violations.push(TimeoutViolation { field, reason });
                     None
                 }
                 None => Some(millis(timeout)),
             }
         };
-        let idle = check("idle_timeout", asked.idle, self.max_idle_timeout);
-        let absolute = check("absolute_timeout", asked.absolute, self.max_absolute_timeout);
-        if refused.is_empty() { Ok(TimeoutsMs { idle, absolute }) } else { Err(refused) }
+        let idle = check("idle_timeout", requested.idle, self.max_idle_timeout);
+        let absolute = check("absolute_timeout", requested.absolute, self.max_absolute_timeout);
+        if violations.is_empty() { Ok(TimeoutsMs { idle, absolute }) } else { Err(violations) }
     }
 }
 
@@ -154,22 +174,24 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-/// The policies of all namespaces.
+/// Policies of all namespaces.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
+    /// Policy of every namespace that is not listed.
     pub default: Policy,
+    /// Policies of the namespaces that the configuration lists.
     pub listed: BTreeMap<Namespace, Policy>,
-    /// Whether a namespace that is not listed is refused.
+    /// Whether calls in a namespace that is not listed are rejected.
     pub only_listed: bool,
 }
 
 impl Policies {
-    /// Every one of them.
+    /// Returns every policy: the default one, then the listed ones.
     pub fn all(&self) -> impl Iterator<Item = &Policy> {
         [&self.default].into_iter().chain(self.listed.values())
     }
 
-    /// None: the namespace is not listed, and only listed ones are allowed.
+    /// Returns the policy of a namespace. None: the namespace is not listed, and only listed ones are allowed.
     pub fn of(&self, namespace: &Namespace) -> Option<&Policy> {
         match self.listed.get(namespace) {
             Some(policy) => Some(policy),

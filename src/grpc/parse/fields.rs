@@ -1,4 +1,4 @@
-//! Checks of single fields.
+//! Checks of single fields, and the violations that they find.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,91 +9,108 @@ use tonic::Status;
 use crate::{
     grpc::status,
     pb::{self, attribute_value::Kind},
-    service::Refused,
-    session::{Encoded, is_label_name},
+    service::Violation,
+    session::{Encoded, Millis, is_label_name},
     store::MAX_LABELS,
 };
 
-/// Kept of one request: more than fit into its status.
-const MOST_PROBLEMS: usize = 256;
-const MOST_NAMES: usize = 1_024;
+/// Maximum number of violations kept per request. A status has room for fewer.
+const MAX_VIOLATIONS: usize = 256;
+/// Maximum number of entries of a list: the maximum number of attributes that a policy can allow.
+const MAX_ENTRIES: usize = 1_024;
+/// Maximum length of an attribute name in bytes.
 const MAX_NAME: usize = 128;
+/// Maximum length of a label value in bytes.
 const MAX_LABEL_VALUE: usize = 256;
+/// Maximum length of a subject in bytes.
 const MAX_SUBJECT: usize = 256;
+/// Maximum number of authentication methods.
 const MAX_METHODS: usize = 16;
+/// Maximum length of an authentication method in bytes.
 const MAX_METHOD: usize = 32;
+/// Maximum nesting of a JSON value.
 const MAX_JSON_DEPTH: usize = 32;
-/// Longer ones are "never" in all but name; 0 s says so.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
-/// 0001-01-01 to 9999-12-31, as of google.protobuf.Timestamp.
-const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+/// Maximum timeout: 36,525 days. Callers use 0 s for no timeout instead of a longer one.
+const MAX_TIMEOUT: Duration = Duration::from_secs(36_525 * 24 * 60 * 60);
+/// Range of google.protobuf.Timestamp: 0001-01-01 to 9999-12-31.
+const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+/// Maximum seconds of google.protobuf.Duration.
+const MAX_DURATION_SECONDS: u64 = 315_576_000_000;
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
 const NAME_FORM: &str = "names must be 1 to 128 bytes";
 const LABEL_FORM: &str = "names must match [a-z0-9]([-a-z0-9]{0,62})";
 
-/// What is wrong with a request.
+/// Violations of one request.
 #[derive(Default)]
-pub struct Problems(Vec<Refused>);
+pub(super) struct Violations(Vec<Violation>);
 
-/// The path of an entry of a map or list, with a name that is not too long to read.
+/// Returns the path of an entry of a map or list, with at most 64 characters of its name.
 fn entry(field: &str, name: &str) -> String {
     let shown: String = name.chars().take(64).collect();
     format!("{field}[{shown:?}]")
 }
 
-impl Problems {
-    pub fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        if self.0.len() < MOST_PROBLEMS {
-            self.0.push(Refused { field: field.into(), reason: reason.into() });
+impl Violations {
+    /// Adds a violation.
+    pub(super) fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+        if self.0.len() < MAX_VIOLATIONS {
+            self.0.push(Violation { field: field.into(), reason: reason.into() });
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    /// Returns whether no check failed.
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn extend(&mut self, refused: Vec<Refused>) {
-        self.0.extend(refused);
+    /// Adds violations of the policy.
+    pub(super) fn extend(&mut self, violations: Vec<Violation>) {
+        self.0.extend(violations);
     }
 
-    pub fn refuse<T>(&mut self, field: impl Into<String>, reason: impl Into<String>) -> Option<T> {
+    /// Adds a violation and returns None, the value of the field.
+    pub(super) fn invalid<T>(&mut self, field: impl Into<String>, reason: impl Into<String>) -> Option<T> {
         self.add(field, reason);
         None
     }
 
-    /// The request, if nothing is wrong with it.
-    pub fn finish<T>(self, request: impl FnOnce() -> Option<T>) -> Result<T, Status> {
+    /// Returns the parsed request, or the status with all violations.
+    pub(super) fn finish<T>(self, request: impl FnOnce() -> Option<T>) -> Result<T, Status> {
         match request() {
             Some(request) if self.0.is_empty() => Ok(request),
             _ => Err(status::fields_invalid(self.0)),
         }
     }
 
-    fn longest(&mut self, field: &str, text: &str, limit: usize) {
+    fn max_bytes(&mut self, field: &str, text: &str, limit: usize) {
         if text.len() > limit {
             self.add(field, format!("{} bytes; at most {limit}", text.len()));
         }
     }
 
-    pub fn subject(&mut self, field: &str, subject: &str) {
-        self.longest(field, subject, MAX_SUBJECT);
+    /// Checks a subject. Empty: anonymous.
+    pub(super) fn subject(&mut self, field: &str, subject: &str) {
+        self.max_bytes(field, subject, MAX_SUBJECT);
     }
 
-    pub fn present_subject(&mut self, field: &str, subject: &str) {
+    /// Checks a subject that must not be empty.
+    pub(super) fn present_subject(&mut self, field: &str, subject: &str) {
         if subject.is_empty() {
             self.add(field, "must not be empty");
         }
         self.subject(field, subject);
     }
 
-    /// More than a session can ever hold.
-    pub fn at_most_names(&mut self, field: &str, count: usize) {
-        if count > MOST_NAMES {
-            self.add(field, format!("{count}; at most {MOST_NAMES}"));
+    /// Checks the number of entries of a list.
+    pub(super) fn max_entries(&mut self, field: &str, count: usize) {
+        if count > MAX_ENTRIES {
+            self.add(field, format!("{count} entries; at most {MAX_ENTRIES}"));
         }
     }
 
-    pub fn names(&mut self, field: &str, names: Vec<String>) -> Vec<String> {
-        self.at_most_names(field, names.len());
+    /// Checks names of attributes.
+    pub(super) fn names(&mut self, field: &str, names: Vec<String>) -> Vec<String> {
+        self.max_entries(field, names.len());
         for name in &names {
             self.name(field, name);
         }
@@ -106,21 +123,24 @@ impl Problems {
         }
     }
 
-    pub fn label_names(&mut self, field: &str, names: Vec<String>) -> Vec<String> {
-        self.at_most_names(field, names.len());
+    /// Checks names of labels.
+    pub(super) fn label_names(&mut self, field: &str, names: Vec<String>) -> Vec<String> {
+        self.max_entries(field, names.len());
         for name in names.iter().filter(|name| !is_label_name(name)) {
             self.add(entry(field, name), LABEL_FORM);
         }
         names
     }
 
-    pub fn disjoint<V>(&mut self, field: &str, removed: &[String], set: &BTreeMap<String, V>, set_field: &str) {
+    /// Checks that no name is both removed and set.
+    pub(super) fn disjoint<V>(&mut self, field: &str, removed: &[String], set: &BTreeMap<String, V>, set_field: &str) {
         for name in removed.iter().filter(|name| set.contains_key(*name)) {
-            self.add(entry(field, name), format!("stands in {set_field} too"));
+            self.add(entry(field, name), format!("is in {set_field} as well"));
         }
     }
 
-    pub fn labels(&mut self, field: &str, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    /// Checks labels.
+    pub(super) fn labels(&mut self, field: &str, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
         if labels.len() > MAX_LABELS {
             self.add(field, format!("{} labels; at most {MAX_LABELS}", labels.len()));
         }
@@ -128,12 +148,13 @@ impl Problems {
             if !is_label_name(name) {
                 self.add(entry(field, name), LABEL_FORM);
             }
-            self.longest(&entry(field, name), value, MAX_LABEL_VALUE);
+            self.max_bytes(&entry(field, name), value, MAX_LABEL_VALUE);
         }
         labels
     }
 
-    pub fn attributes(
+    /// Checks attributes and encodes their values.
+    pub(super) fn attributes(
         &mut self,
         field: &str,
         attributes: BTreeMap<String, pb::AttributeValue>,
@@ -143,7 +164,7 @@ impl Problems {
             match &value.kind {
                 Some(Kind::JsonValue(text)) => self.json(&format!("{}.json_value", entry(field, &name)), text),
                 Some(Kind::TimestampValue(at)) => {
-                    self.timestamp(&format!("{}.timestamp_value", entry(field, &name)), *at)
+                    self.timestamp(&format!("{}.timestamp_value", entry(field, &name)), *at);
                 }
                 _ => {}
             }
@@ -154,33 +175,51 @@ impl Problems {
 
     fn json(&mut self, field: &str, text: &str) {
         if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-            self.add(field, format!("is no JSON: line {}, column {}", error.line(), error.column()));
+            self.add(field, format!("is not valid JSON: line {}, column {}", error.line(), error.column()));
         } else if json_depth(text) > MAX_JSON_DEPTH {
-            self.add(field, format!("nests deeper than {MAX_JSON_DEPTH}"));
+            self.add(field, format!("is nested deeper than {MAX_JSON_DEPTH} levels"));
         }
     }
 
-    pub fn timestamp(&mut self, field: &str, at: prost_types::Timestamp) {
-        if !SECONDS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
-            self.add(field, "must lie in the years 1 to 9999, with nanos of 0 to 999,999,999");
+    /// Checks a timestamp. Returns its seconds since 1970, and the nanoseconds in that second. None: out of range.
+    pub(super) fn timestamp(&mut self, field: &str, at: prost_types::Timestamp) -> Option<(i64, u32)> {
+        let nanos = u32::try_from(at.nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND);
+        match nanos {
+            Some(nanos) if TIMESTAMP_SECONDS.contains(&at.seconds) => Some((at.seconds, nanos)),
+            _ => self.invalid(field, "must be in the years 1 to 9999, with nanos from 0 to 999,999,999"),
         }
     }
 
-    pub fn client(&mut self, client: Option<pb::ClientInfo>) -> Option<Encoded> {
+    /// Parses a timestamp as milliseconds, rounded up; 0 for a time before 1970. None: out of range.
+    ///
+    /// The create time of a session has whole milliseconds, so "created before" has the same result as with the exact
+    /// timestamp.
+    pub(super) fn millis_rounded_up(&mut self, field: &str, at: prost_types::Timestamp) -> Option<Millis> {
+        let (seconds, nanos) = self.timestamp(field, at)?;
+        let millis = |seconds: u64| seconds * 1000 + u64::from(nanos.div_ceil(1_000_000));
+        Some(Millis(u64::try_from(seconds).map_or(0, millis)))
+    }
+
+    /// Checks and encodes a ClientInfo.
+    pub(super) fn client(&mut self, client: Option<pb::ClientInfo>) -> Option<Encoded> {
         let client = client?;
-        self.longest("client.ip_address", &client.ip_address, 64);
-        self.longest("client.user_agent", &client.user_agent, 1024);
-        self.longest("client.device_name", &client.device_name, MAX_NAME);
+        self.max_bytes("client.ip_address", &client.ip_address, 64);
+        self.max_bytes("client.user_agent", &client.user_agent, 1024);
+        self.max_bytes("client.device_name", &client.device_name, MAX_NAME);
         Some(client.encode_to_vec().into())
     }
 
-    pub fn authentication(&mut self, authentication: Option<pb::Authentication>) -> Option<Encoded> {
+    /// Checks and encodes an Authentication.
+    pub(super) fn authentication(&mut self, authentication: Option<pb::Authentication>) -> Option<Encoded> {
         let authentication = authentication?;
         if !(0..=3).contains(&authentication.level) {
-            self.add("authentication.level", "must be 1 to 3; 0 = not told");
+            self.add("authentication.level", "must be 1 to 3, or 0 if unknown");
         }
         if authentication.methods.len() > MAX_METHODS {
-            self.add("authentication.methods", format!("at most {MAX_METHODS}"));
+            self.add(
+                "authentication.methods",
+                format!("{} methods; at most {MAX_METHODS}", authentication.methods.len()),
+            );
         }
         let is_bad = |method: &&String| method.is_empty() || method.len() > MAX_METHOD;
         for method in authentication.methods.iter().filter(is_bad) {
@@ -192,30 +231,32 @@ impl Problems {
         Some(authentication.encode_to_vec().into())
     }
 
-    /// A timeout of whole milliseconds, rounded down; zero = none.
-    pub fn timeout(&mut self, field: &str, timeout: prost_types::Duration) -> Option<Duration> {
+    /// Parses a timeout: zero (no timeout) or at least 1 ms. The policy rounds it down to milliseconds.
+    pub(super) fn timeout(&mut self, field: &str, timeout: prost_types::Duration) -> Option<Duration> {
         let timeout = self.duration(field, timeout)?;
         match timeout {
             Duration::ZERO => Some(timeout),
-            _ if timeout < Duration::from_millis(1) => self.refuse(field, "must be at least 1 ms; 0 s = none"),
-            _ if timeout > LONGEST_TIMEOUT => self.refuse(field, "must be at most 36,525 days; 0 s = none"),
+            _ if timeout < Duration::from_millis(1) => {
+                self.invalid(field, "must be at least 1 ms, or 0 s for no timeout")
+            }
+            _ if timeout > MAX_TIMEOUT => self.invalid(field, "must be at most 36,525 days, or 0 s for no timeout"),
             _ => Some(timeout),
         }
     }
 
-    pub fn duration(&mut self, field: &str, duration: prost_types::Duration) -> Option<Duration> {
-        let prost_types::Duration { seconds, nanos } = duration;
-        if seconds < 0 || nanos < 0 {
-            return self.refuse(field, "must not be negative");
+    /// Parses a duration that is not negative.
+    pub(super) fn duration(&mut self, field: &str, duration: prost_types::Duration) -> Option<Duration> {
+        let (Ok(seconds), Ok(nanos)) = (u64::try_from(duration.seconds), u32::try_from(duration.nanos)) else {
+            return self.invalid(field, "must not be negative");
+        };
+        if seconds > MAX_DURATION_SECONDS || nanos >= NANOS_PER_SECOND {
+            return self.invalid(field, "is out of the range of google.protobuf.Duration");
         }
-        if seconds > 315_576_000_000 || nanos > 999_999_999 {
-            return self.refuse(field, "is out of the range of google.protobuf.Duration");
-        }
-        Some(Duration::new(seconds as u64, nanos as u32))
+        Some(Duration::new(seconds, nanos))
     }
 }
 
-/// How deep brackets nest in a valid JSON text.
+/// Returns the nesting of brackets in a valid JSON text.
 fn json_depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0usize, 0);
     let (mut in_string, mut escaped) = (false, false);
@@ -240,19 +281,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brackets_in_strings_do_not_nest() {
+    fn json_depth_ignores_brackets_in_strings() {
         assert_eq!(json_depth(r#"[{"a":"[[\"[[","b":[]}]"#), 3);
         assert_eq!(json_depth("1"), 0);
     }
 
     #[test]
-    fn deep_json_neither_passes_nor_overflows_the_stack() {
-        let mut problems = Problems::default();
-        problems.json("j", &("[".repeat(32) + &"]".repeat(32)));
-        assert!(problems.0.is_empty());
-        problems.json("j", &("[".repeat(33) + &"]".repeat(33)));
-        problems.json("j", &("[".repeat(200_000) + &"]".repeat(200_000)));
-        problems.json("j", &"[".repeat(200_000));
-        assert_eq!(problems.0.len(), 3);
+    fn deep_json_is_rejected_without_stack_overflow() {
+        let mut violations = Violations::default();
+        violations.json("j", &("[".repeat(32) + &"]".repeat(32)));
+        assert!(violations.0.is_empty());
+        violations.json("j", &("[".repeat(33) + &"]".repeat(33)));
+        violations.json("j", &("[".repeat(200_000) + &"]".repeat(200_000)));
+        violations.json("j", &"[".repeat(200_000));
+        assert_eq!(violations.0.len(), 3);
     }
 }

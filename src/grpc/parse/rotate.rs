@@ -1,70 +1,105 @@
-//! The request of RotateSession.
+//! Parses the request of RotateSession.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tonic::Status;
 
-use super::Problems;
+use super::Violations;
 use crate::{
     pb,
-    service::{Rotate, Service},
-    session::{Patch, Token},
+    service::{PresentedToken, Rotate, Service},
+    session::{MalformedToken, Patch, Token},
 };
 
-pub fn rotate(request: pb::RotateSessionRequest, service: &Service) -> Result<Rotate, Status> {
-    let mut problems = Problems::default();
-    let namespace = problems.namespace(&request.namespace);
-    let fingerprint = problems.request_id(&request.request_id, "RotateSession", &request);
+/// Parses the request of RotateSession.
+pub(crate) fn rotate(request: pb::RotateSessionRequest, service: &Service) -> Result<Rotate, Status> {
+    let mut violations = Violations::default();
+    let namespace = violations.namespace(&request.namespace);
+    let fingerprint = violations.request_id(&request.request_id, "RotateSession", &request);
     if fingerprint.is_some() && request.new_token.is_empty() {
-        problems.add("request_id", "needs new_token: a token that the server made cannot be told twice");
+        violations.add("request_id", "requires new_token: the server returns a generated token only once");
     }
     if request.token.is_empty() {
-        problems.add("token", "is required");
+        violations.add("token", "is required");
     }
-    let token = Token::parse(request.token).ok();
-    let successor = problems.successor(request.new_token, token.as_ref());
-    problems.disjoint("remove_attributes", &request.remove_attributes, &request.set_attributes, "set_attributes");
+    let token = PresentedToken::parse(request.token);
+    let successor = violations.successor(request.new_token, token.well_formed());
+    violations.disjoint("remove_attributes", &request.remove_attributes, &request.set_attributes, "set_attributes");
     if let Some(subject) = &request.subject {
-        problems.subject("subject", subject);
+        violations.subject("subject", subject);
     }
-    let if_revision = problems.revision("if_revision", request.if_revision);
+    let if_revision = violations.revision("if_revision", request.if_revision);
     let patch = Patch {
-        set_attributes: problems.attributes("set_attributes", request.set_attributes),
-        remove_attributes: problems.names("remove_attributes", request.remove_attributes),
+        set_attributes: violations.attributes("set_attributes", request.set_attributes),
+        remove_attributes: violations.names("remove_attributes", request.remove_attributes),
         clear_attributes: request.clear_attributes,
         set_labels: BTreeMap::new(),
         remove_labels: Vec::new(),
         subject: request.subject,
-        authentication: problems.authentication(request.authentication),
+        authentication: violations.authentication(request.authentication),
     };
-    let grace = request.grace_period.and_then(|grace| problems.duration("grace_period", grace));
+    let grace = request.grace_period.and_then(|grace| violations.duration("grace_period", grace));
     if patch.is_login() && grace.is_some_and(|grace| grace > Duration::ZERO) {
-        problems
-            .add("grace_period", "must be 0 s where subject or authentication is set: no old token outlasts a login");
+        violations.add(
+            "grace_period",
+            "must be 0 s if subject or authentication is set: a login ends the grace period of every old token",
+        );
     }
-    problems.with_refused(|| service.refuses_rotate(namespace.as_ref()?, &patch, grace));
-    problems.finish(|| {
+    violations.add_policy_violations(|| service.rotate_violations(namespace.as_ref()?, &patch, grace));
+    violations.finish(|| {
         let namespace = namespace?;
         Some(Rotate { namespace, token, successor, patch, grace, if_revision, request: fingerprint })
     })
 }
 
-impl Problems {
-    /// Of the same session, in the server's form, and not the token itself.
+impl Violations {
+    /// Parses the new token, which must be in the server form, have the id of the old token, and another secret. An empty
+    /// text is none.
     fn successor(&mut self, text: String, token: Option<&Token>) -> Option<Token> {
+        const FORM: &str = "must be ses_<id of token>_<new secret>";
         if text.is_empty() {
             return None;
         }
-        let successor = Token::parse(text).ok().filter(|successor| !successor.is_foreign());
-        match (successor, token) {
-            (None, _) => self.refuse("new_token", "must be ses_<id of token>_<new secret>"),
-            (Some(successor), Some(token)) if successor.id() != token.id() => {
-                self.refuse("new_token", "must have the id of token: ses_<same id>_<new secret>")
+        match (Token::parse(text), token) {
+            (Err(MalformedToken::Length), _) => self.invalid("new_token", FORM),
+            (Err(malformed), _) => self.invalid("new_token", malformed.to_string()),
+            (Ok(successor), _) if successor.is_client_token() => self.invalid("new_token", FORM),
+            (Ok(successor), Some(token)) if successor.id() != token.id() => {
+                self.invalid("new_token", "must have the id of token: ses_<same id>_<new secret>")
             }
-            (Some(successor), Some(token)) if successor.verifier() == token.verifier() => {
-                self.refuse("new_token", "must have a new secret: it is token itself")
+            (Ok(successor), Some(token)) if successor.verifier() == token.verifier() => {
+                self.invalid("new_token", "must have a new secret: it is equal to token")
             }
-            (Some(successor), _) => Some(successor),
+            (Ok(successor), _) => Some(successor),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_successor_is_rejected_with_its_reason() {
+        let token = Token::generate(|bytes| bytes.fill(7));
+        let successor = Token::successor(token.id(), |bytes| bytes.fill(8)).reveal();
+        let with_last = |last: &str| successor[..successor.len() - 1].to_owned() + last;
+        let rows = [
+            (with_last("b"), "non-zero spare bits"),
+            (with_last("1"), "outside of a-z2-7"),
+            (with_last(""), "a secret of 52 characters"),
+            ("x".repeat(21), "must be ses_<id of token>_<new secret>"),
+            ("x".repeat(22), "must be ses_<id of token>_<new secret>"),
+            (token.reveal(), "must have a new secret"),
+            (Token::generate(|bytes| bytes.fill(9)).reveal(), "must have the id of token"),
+        ];
+        for (text, reason) in rows {
+            let mut violations = Violations::default();
+            assert!(violations.successor(text.clone(), Some(&token)).is_none());
+            let status = violations.finish(|| Some(())).unwrap_err();
+            assert!(status.message().contains(reason), "{reason}: {status:?}");
+            assert!(!status.message().contains(&text), "{status:?}");
+        }
+        assert!(Violations::default().successor(successor, Some(&token)).is_some());
     }
 }

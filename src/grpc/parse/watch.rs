@@ -1,64 +1,68 @@
-//! The request of Watch.
+//! Parses the request of Watch.
 
 use std::{collections::HashSet, time::Duration};
 
 use tonic::Status;
 
-use super::Problems;
+use super::Violations;
 use crate::{
     pb,
     service::{Key, Watch, WatchKeys},
     session::View,
-    watch::{Kind, ResumeToken, State},
+    watch::{InitialState, Kind, ResumeToken},
 };
 
+/// Maximum number of keys of a watch.
 const MAX_KEYS: usize = 1_000;
+/// Maximum length of a resume token in bytes.
 const MAX_RESUME_TOKEN: usize = 8 * 1024;
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(10);
+/// Bookmark interval of a request that sets none.
+const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(10);
+/// Allowed bookmark intervals.
 const BOOKMARK_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
-/// What a watch is to tell, and how much of each session.
-pub fn watch(request: pb::WatchRequest) -> Result<(Watch, View), Status> {
-    let mut problems = Problems::default();
-    let namespace = problems.namespace(&request.namespace);
-    let chosen = [!request.keys.is_empty(), request.subject.is_some(), request.whole_namespace];
-    if chosen.iter().filter(|chosen| **chosen).count() != 1 {
-        problems.add("keys", "give exactly one of keys, subject and whole_namespace");
+/// Parses the request of Watch. Returns the view of the sessions in its events with it.
+pub(crate) fn watch(request: pb::WatchRequest) -> Result<(Watch, View), Status> {
+    let mut violations = Violations::default();
+    let namespace = violations.namespace(&request.namespace);
+    let selectors = [!request.keys.is_empty(), request.subject.is_some(), request.whole_namespace];
+    if selectors.iter().filter(|is_set| **is_set).count() != 1 {
+        violations.add("keys", "set exactly one of keys, subject and whole_namespace");
     }
     if let Some(subject) = &request.subject {
-        problems.present_subject("subject", subject);
+        violations.present_subject("subject", subject);
     }
     let keys = match request.subject {
         Some(subject) => Some(WatchKeys::Subject(subject)),
-        None => problems.watch_keys(request.keys),
+        None => violations.watch_keys(request.keys),
     };
-    let labels = problems.labels("labels", request.labels);
-    let kinds = problems.kinds(&request.types);
-    let view = problems.view(request.view, View::Basic);
-    let resume = problems.resume_token(&request.resume_token);
+    let labels = violations.labels("labels", request.labels);
+    let kinds = violations.kinds(&request.types);
+    let view = violations.view(request.view, View::Basic);
+    let resume = violations.resume_token(&request.resume_token);
     let bookmark_interval = match request.bookmark_interval {
-        None => Some(BOOKMARK_INTERVAL),
-        Some(interval) => problems.duration("bookmark_interval", interval),
+        None => Some(DEFAULT_BOOKMARK_INTERVAL),
+        Some(interval) => violations.duration("bookmark_interval", interval),
     };
     if bookmark_interval.is_some_and(|interval| !BOOKMARK_INTERVALS.contains(&interval)) {
-        problems.add("bookmark_interval", "must be 100 ms to 60 s");
+        violations.add("bookmark_interval", "must be 100 ms to 60 s");
     }
-    let watch = problems.finish(|| {
+    violations.finish(|| {
         let bookmark_interval = bookmark_interval?;
         let view = view?;
-        let state = if request.initial_state { State::Asked(view) } else { State::NotAsked };
+        let state = if request.initial_state { InitialState::Requested(view) } else { InitialState::NotRequested };
         Some((Watch { namespace: namespace?, keys: keys?, labels, kinds, resume, state, bookmark_interval }, view))
-    })?;
-    Ok(watch)
+    })
 }
 
-impl Problems {
+impl Violations {
+    /// Parses ids, or exactly one token.
     fn watch_keys(&mut self, keys: Vec<pb::SessionKey>) -> Option<WatchKeys> {
         if keys.is_empty() {
             return Some(WatchKeys::WholeNamespace);
         }
         if keys.len() > MAX_KEYS {
-            return self.refuse("keys", format!("{} keys; at most {MAX_KEYS}", keys.len()));
+            return self.invalid("keys", format!("{} keys; at most {MAX_KEYS}", keys.len()));
         }
         let count = keys.len();
         let mut ids = HashSet::new();
@@ -69,22 +73,21 @@ impl Problems {
                 Some(Key::Id(id)) => {
                     ids.insert(id);
                 }
-                Some(Key::Token(of)) => token = Some(WatchKeys::Token(of)),
-                Some(Key::MalformedToken) => token = Some(WatchKeys::MalformedToken),
+                Some(Key::Token(presented)) => token = Some(WatchKeys::Token(presented)),
             }
         }
         if token.is_some() && count > 1 {
-            return self.refuse("keys", "give ids, or exactly one token");
+            return self.invalid("keys", "must be ids, or exactly one token");
         }
         token.or(Some(WatchKeys::Ids(ids)))
     }
 
-    /// None = all.
+    /// Parses the event types. None: all.
     fn kinds(&mut self, types: &[i32]) -> Option<HashSet<Kind>> {
         if types.is_empty() {
             return None;
         }
-        self.at_most_names("types", types.len());
+        self.max_entries("types", types.len());
         let mut kinds = HashSet::new();
         for (index, number) in types.iter().enumerate() {
             let kind = match pb::EventType::try_from(*number) {
@@ -94,10 +97,10 @@ impl Problems {
                 Ok(pb::EventType::Ended) => Kind::Ended,
                 Ok(pb::EventType::Left) => Kind::Left,
                 Ok(pb::EventType::TokenReused) => Kind::TokenReused,
-                // It comes whatever is asked for.
+                // A watch delivers snapshots whatever the request has here.
                 Ok(pb::EventType::Snapshot) => continue,
                 Ok(pb::EventType::Unspecified) | Err(_) => {
-                    self.add(format!("types[{index}]"), "is no type of event");
+                    self.add(format!("types[{index}]"), "is not an event type");
                     continue;
                 }
             };
@@ -106,16 +109,17 @@ impl Problems {
         Some(kinds)
     }
 
+    /// Parses a resume token. An empty text is none.
     fn resume_token(&mut self, text: &[u8]) -> Option<ResumeToken> {
         if text.is_empty() {
             return None;
         }
         if text.len() > MAX_RESUME_TOKEN {
-            return self.refuse("resume_token", format!("{} bytes; at most {MAX_RESUME_TOKEN}", text.len()));
+            return self.invalid("resume_token", format!("{} bytes; at most {MAX_RESUME_TOKEN}", text.len()));
         }
         match ResumeToken::decode(text) {
             Ok(token) => Some(token),
-            Err(_) => self.refuse("resume_token", "must be the resume_token of a response of Watch"),
+            Err(_) => self.invalid("resume_token", "must be the resume_token of a Watch response"),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Policies that have a name: the values that published guidance gives.
+//! Presets: named policies with the values that published guidance recommends.
 //!
-//! Sources, a sentence for each value, and what is our own choice: docs/operating/policies.md. They are the OWASP Session
-//! Management Cheat Sheet, and NIST SP 800-63B-4 (July 2025), sections 2.1.3, 2.2.3, 2.3.3 and 5.1.
+//! docs/operating/policies.md lists the sources, the sentence behind each value, and the values that are our own choice.
+//! The sources are the OWASP Session Management Cheat Sheet and NIST SP 800-63B-4 (July 2025), sections 2.1.3, 2.2.3,
+//! 2.3.3 and 5.1.
 
 use std::time::Duration;
 
@@ -11,46 +12,62 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Named set of timeouts and token rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
+    /// The built-in defaults.
     WebDefault,
+    /// OWASP: high-value applications.
     OwaspHighValue,
+    /// NIST: authentication assurance level 1.
     NistAal1,
+    /// NIST: authentication assurance level 2.
     NistAal2,
+    /// NIST: authentication assurance level 3.
     NistAal3,
 }
 
 impl Preset {
+    /// All presets with their names in the configuration.
     pub const NAMED: [(&str, Preset); 5] = [
-        ("web-default", Preset::WebDefault),
-        ("owasp-high-value", Preset::OwaspHighValue),
-        ("nist-aal1", Preset::NistAal1),
-        ("nist-aal2", Preset::NistAal2),
-        ("nist-aal3", Preset::NistAal3),
+        (Preset::WebDefault.name(), Preset::WebDefault),
+        (Preset::OwaspHighValue.name(), Preset::OwaspHighValue),
+        (Preset::NistAal1.name(), Preset::NistAal1),
+        (Preset::NistAal2.name(), Preset::NistAal2),
+        (Preset::NistAal3.name(), Preset::NistAal3),
     ];
 
-    pub fn name(self) -> &'static str {
-        let named = Self::NAMED.iter().find(|(_, preset)| *preset == self);
-        named.map(|(name, _)| *name).expect("every preset has a name")
+    /// Returns the name of the preset in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Preset::WebDefault => "web-default",
+            Preset::OwaspHighValue => "owasp-high-value",
+            Preset::NistAal1 => "nist-aal1",
+            Preset::NistAal2 => "nist-aal2",
+            Preset::NistAal3 => "nist-aal3",
+        }
     }
 
-    /// What it says of timeouts and tokens, and the rest of another policy.
-    pub fn over(self, rest: &Policy) -> Policy {
+    /// Returns a policy with the preset's timeouts and token rules, and all other values of `base`.
+    pub fn apply_to(self, base: &Policy) -> Policy {
         Policy {
-            tombstone: rest.tombstone,
-            retry_window: rest.retry_window,
-            session_limit: rest.session_limit,
-            session_limit_policy: rest.session_limit_policy,
-            durability: rest.durability,
-            replicas: rest.replicas,
-            max_payload_bytes: rest.max_payload_bytes,
-            max_attributes: rest.max_attributes,
+            tombstone: base.tombstone,
+            retry_window: base.retry_window,
+            session_limit: base.session_limit,
+            session_limit_policy: base.session_limit_policy,
+            durability: base.durability,
+            replicas: base.replicas,
+            max_payload_bytes: base.max_payload_bytes,
+            max_attributes: base.max_attributes,
             preset: Some(self),
             ..self.values()
         }
     }
 
-    /// Ceilings are the documents' limits: no call can ask for more, and a file has to raise the ceiling as well.
+    /// Returns the preset's own values.
+    ///
+    /// The maximum timeouts are the limits of the documents. A call cannot exceed them, and a configuration file that
+    /// sets a longer timeout has to raise the maximum too.
     fn values(self) -> Policy {
         let limited_to = |idle: Option<Duration>, absolute: Duration| Policy {
             idle_timeout: idle,

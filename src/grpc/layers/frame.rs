@@ -1,0 +1,62 @@
+//! The frame of a request: reads exactly one message within its size limit and the server's message budget.
+
+use std::{cmp::Ordering, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Status, body::Body};
+
+use crate::grpc::status;
+
+/// Maximum size of the message of a request, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Maximum size of all messages that the server holds at the same time, in bytes.
+pub const MAX_TOTAL_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+/// Size of the header of a frame: one byte for compression, four for the length of the message.
+const FRAME_HEADER: usize = 5;
+
+/// Reads the body, which must be one frame. Returns the frame, and the permits that it holds of the budget.
+pub(super) async fn read_message(
+    mut body: Body,
+    budget: &Arc<Semaphore>,
+) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Status> {
+    let (mut message, mut permits) = (BytesMut::new(), Vec::new());
+    while let Some(part) = body.frame().await {
+        let Ok(data) = part?.into_data() else { continue };
+        if message.len() + data.len() > FRAME_HEADER + MAX_MESSAGE_BYTES {
+            return Err(status::message_too_large("request", MAX_MESSAGE_BYTES));
+        }
+        let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        permits.push(budget.clone().try_acquire_many_owned(bytes).map_err(|_| status::overloaded())?);
+        message.extend_from_slice(&data);
+    }
+    let Some(&[_, length @ ..]) = message.first_chunk::<FRAME_HEADER>() else {
+        return Err(status::malformed_message("the request has no message"));
+    };
+    let received = (message.len() - FRAME_HEADER) as u64;
+    match received.cmp(&u64::from(u32::from_be_bytes(length))) {
+        Ordering::Equal => Ok((message.freeze(), permits)),
+        Ordering::Less => Err(status::malformed_message("the message of the request is incomplete")),
+        Ordering::Greater => Err(status::malformed_message("the request has more than one message")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn message_beyond_the_budget_is_rejected_until_permits_return() {
+        let budget = Arc::new(Semaphore::new(FRAME_HEADER + 3));
+        let body = || Body::new(Full::new(Bytes::from("\0\0\0\0\x03abc")));
+        let (message, permits) = read_message(body(), &budget).await.unwrap();
+        assert_eq!((message.len(), budget.available_permits()), (FRAME_HEADER + 3, 0));
+        assert_eq!(read_message(body(), &budget).await.unwrap_err().code(), Code::Unavailable);
+        drop(permits);
+        read_message(body(), &budget).await.unwrap();
+    }
+}

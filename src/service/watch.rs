@@ -1,0 +1,101 @@
+//! Watch: checks what the caller may watch, and opens the subscription.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    store::Found,
+    watch::{
+        CloseReason, Filter, IdsLifetime, InitialState, Kind, Lifetime, ResumeToken, Scope, Subscription,
+        SubscriptionOptions, TokenLifetime,
+    },
+};
+
+/// Maximum time of the read that presents the token when a watch opens.
+const PRESENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Sessions that a watch covers.
+pub enum WatchKeys {
+    /// All sessions of the namespace.
+    WholeNamespace,
+    /// The sessions with these ids.
+    Ids(HashSet<SessionId>),
+    /// The sessions of the subject with this name.
+    Subject(String),
+    /// The session of this token.
+    Token(PresentedToken),
+}
+
+/// Request of Watch.
+pub struct Watch {
+    /// Namespace of the watched sessions.
+    pub namespace: Namespace,
+    /// Sessions that the watch covers.
+    pub keys: WatchKeys,
+    /// Labels that a session must have, all of them, before or after the change.
+    pub labels: BTreeMap<String, String>,
+    /// Kinds of events that the watch delivers. None: all.
+    pub kinds: Option<HashSet<Kind>>,
+    /// Position after which the watch starts. None: the current end of the log.
+    pub resume: Option<ResumeToken>,
+    /// Whether the watch starts with a snapshot.
+    pub state: InitialState,
+    /// Maximum time between two responses.
+    pub bookmark_interval: Duration,
+}
+
+impl Service {
+    /// Opens a watch. It delivers every matching change after the resume token, or after the current end of the log.
+    pub async fn watch(&self, call: Watch) -> Result<Subscription, Error> {
+        let policy = self.policy(&call.namespace)?;
+        let mut presented = None;
+        let (scope, mut lifetime) = match call.keys {
+            WatchKeys::WholeNamespace => (Scope::Namespace, Lifetime::Unlimited),
+            WatchKeys::Ids(ids) => (Scope::Ids(ids.clone()), Lifetime::Ids(IdsLifetime::new(ids))),
+            WatchKeys::Token(token) => {
+                let (id, credential) = token.credential()?;
+                presented = Some((id, credential));
+                (Scope::Ids(HashSet::from([id])), Lifetime::Token(TokenLifetime::new(id, credential)))
+            }
+            WatchKeys::Subject(subject) => (Scope::Subject(subject), Lifetime::Unlimited),
+        };
+        if self.draining.is_cancelled() {
+            return Err(Error::Draining);
+        }
+        if let Some((id, credential)) = presented {
+            let name = SessionRef { namespace: call.namespace.clone(), id };
+            let get = store::Get { credential, view: View::Basic, touch: Touch::No };
+            if let Found::Rotated = self.store.get(&name, get, policy, Instant::now() + PRESENT_TIMEOUT).await? {
+                return Err(Error::Rotated);
+            }
+        }
+        // The ring of this server may be behind the server that issued the resume token: read the tails from the primary.
+        let verified = self.hub.read_barrier().await;
+        let verified = verified.ok_or_else(|| store::Error::Unavailable("cannot read the end of the log".into()))?;
+        let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
+        let registered = self.hub.register(&filter, call.bookmark_interval).map_err(|_| Error::WatchLimit)?;
+        // The read follows the registration, so an end is either in its result or in the stream.
+        lifetime.refresh(&self.store, &call.namespace).await?;
+        match lifetime.token_close_reason() {
+            // The stream delivers what ended since the resume token, and reads the lifetime again at that position.
+            None | Some(CloseReason::TokenEnded(_)) if call.resume.is_some() => lifetime.invalidate(),
+            Some(CloseReason::TokenEnded(cause)) => return Err(Error::Ended(*cause)),
+            Some(CloseReason::TokenRotated) => return Err(Error::Rotated),
+            Some(_) => return Err(Error::NotFound),
+            None if !lifetime.all_alive() => return Err(Error::NotFound),
+            None => {}
+        }
+        let start = SubscriptionOptions {
+            filter,
+            lifetime,
+            bookmark_interval: call.bookmark_interval,
+            resume: call.resume,
+            initial_state: call.state,
+            as_of: verified.as_of,
+        };
+        Ok(Subscription::new(self.store.clone(), registered, start, self.draining.clone()))
+    }
+}
