@@ -1,4 +1,11 @@
-//! Sessions in Redis: one typed call per script. What was found is an outcome; an [`Error`] is a failure.
+//! Stores sessions in Redis, with one typed call per script. Results are outcome enums; an [`Error`] is a failure.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "counts are bounded by limits, and times and scores are whole numbers below 2^53"
+)]
 
 mod calls;
 mod channel;
@@ -27,214 +34,268 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-pub use channel::{Channels, Heard, Server};
+pub use channel::{ChannelEvent, Channels, Server};
 pub use error::Error;
 pub use keys::Partition;
-pub use keyspace::{Notifications, Telling};
+pub use keyspace::{NotificationStatus, Notifications};
 pub use log::{Entry, Message, Page, Position, StoreId, Tail, Tails};
 pub use node::{Lane, Waits};
 pub use record::Corrupt;
 pub use scan::{Due, ListPosition, LogBounds};
 pub use start::{Eviction, Open, StartError};
-pub use subjects::{Admitted, Entry as IndexEntry, JOINING, Left, Limit, PAGE as INDEX_PAGE, ScanPosition, Why};
+pub use subjects::{
+    Admitted, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, RESERVATION_WINDOW, ScanPosition, Why,
+};
 
 use crate::{
     observe::Metrics,
     session::{
-        Cause, Content, Millis, Patch, Proof, RequestId, Revision, Session, SessionId, Standing, TimeoutsMs, Use,
-        Verifier, View,
+        Cause, Content, Credential, Millis, Patch, RequestId, Revision, Session, SessionId, TimeoutsMs, TokenState,
+        Touch, Verifier, View,
     },
 };
 use connection::Connection;
 use keys::Keys;
 
-/// Labels of a session.
+/// Maximum number of labels of a session.
 pub const MAX_LABELS: usize = 16;
 
-/// The store of sessions.
+/// Client of the session store in Redis.
 pub struct Store {
     connection: Connection,
     keys: Keys,
-    /// Of Redis, whose events name it.
+    /// Number of the Redis database: keyspace notifications name it.
     database: u8,
     id: RwLock<StoreId>,
     leaving: subjects::Leaving,
     metrics: Arc<Metrics>,
 }
 
-/// What a new session begins with.
+/// Arguments of [`Store::create`].
 pub struct Create<'a> {
+    /// Hash of the new session's token.
     pub verifier: Verifier,
+    /// Initial subject, attributes, labels, client and authentication.
     pub content: &'a Content,
+    /// Idle and absolute timeout in ms; 0 = none.
     pub timeouts: TimeoutsMs<u64>,
+    /// Request id that makes a retry safe. None: a retry is not detected.
     pub request: Option<RequestId>,
-    pub reserved: Reserved,
+    /// Reservation of the id in the index of the subject.
+    pub reserved: Reservation,
 }
 
-/// Whether a session's id stands in the index of its subject, or of the one it is to get.
+/// Whether the id of a session is reserved in the index of its subject, or of the subject that a call sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reserved {
-    No,
-    /// There is no subject.
-    NeedsNot,
-    /// In the index of this store since then, in us: should that be emptied meanwhile, the index is gone.
-    In {
+pub enum Reservation {
+    /// Not reserved: the script replies `NotReserved` if it would apply the call otherwise.
+    Missing,
+    /// The session has no subject.
+    NotRequired,
+    /// Reserved in the index of this store. Void after the store is emptied.
+    Held {
+        /// Identity of the store that holds the index.
         store: StoreId,
+        /// Time of the reservation in microseconds, Redis clock.
         added: u64,
     },
 }
 
-/// How a session is read.
+/// Arguments of [`Store::get`].
 #[derive(Clone, Copy)]
 pub struct Get {
-    pub proof: Proof,
+    /// Token that the caller presents, or none if the caller names the id.
+    pub credential: Credential,
+    /// Parts of the session to return.
     pub view: View,
-    pub use_: Use,
+    /// Whether the call touches the session.
+    pub touch: Touch,
 }
 
+/// Outcome of [`Store::create`].
 #[derive(Debug)]
 pub enum Created {
+    /// Created by this call, or by an earlier call with the same request id: the current session.
     Session(Session),
+    /// A live session has this id.
     Exists,
+    /// A session with this id has ended.
     Ended(Cause),
+    /// The request id belongs to another request.
     RequestIdReused,
-    /// It would be made, were it in its subject's index.
+    /// Nothing was applied: the index of the subject does not have the id. All other checks passed.
     NotReserved,
 }
 
+/// Outcome of a read.
 #[derive(Debug)]
 pub enum Found {
-    Session(Session, Standing),
+    /// A live session and the state of the presented token.
+    Session(Session, TokenState),
+    /// No live session, or the presented token is not one of the session's.
     NotFound,
-    Ended(Cause, Told),
-    /// The presented token is superseded, and its time is over.
+    /// The session has ended.
+    Ended(Cause, EndLogged),
+    /// The presented token is superseded and no longer accepted.
     Rotated,
 }
 
-/// Whether an ending stands in the log.
+/// Whether the end of a session is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum EndLogged {
+    /// The log has an ENDED entry.
     Yes,
-    /// The deadline is over, and nobody has ended the session yet.
+    /// The deadline has passed and no worker has ended the session yet.
     NotYet,
 }
 
+/// Outcome of [`Store::update`].
 #[derive(Debug)]
 pub enum Updated {
+    /// The session after the change. If an earlier call had the same request id: the current session.
     Session(Session),
+    /// No live session, or the presented token is not one of the session's.
     NotFound,
+    /// The session has ended.
     Ended(Cause),
-    /// The presented token is superseded: its time is over, or it may not do this.
+    /// The presented token is superseded: it is no longer accepted, or not allowed to make this change.
     Rotated,
     /// The successor is, or was, a token of this session.
     TokenKnown,
-    /// It would become this subject's, were it in the subject's index since later than this, in us.
+    /// Nothing was applied: the index of the new subject has no valid reservation. All other checks passed.
     NotReserved {
+        /// Time in us up to which reservations are void; 0 = none is.
         void_until: u64,
     },
+    /// `if_revision` is not the current revision.
     RevisionMismatch {
+        /// Current revision of the session.
         current: Revision,
     },
+    /// The request id belongs to another request.
     RequestIdReused,
+    /// The session has another subject, which cannot be replaced.
     SubjectChange,
+    /// The change would exceed the maximum number of attributes.
     TooManyAttributes {
+        /// Number of attributes after the change.
         count: u64,
     },
+    /// The change would exceed [`MAX_LABELS`].
     TooManyLabels {
+        /// Number of labels after the change.
         count: u64,
     },
+    /// The change would exceed the maximum payload.
     TooLarge {
+        /// Bytes of all attribute names and values after the change.
         bytes: u64,
     },
 }
 
+/// Outcome of [`Store::end`] and [`Store::end_of`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By this call, or by the call it repeats.
+    /// Ended by this call, or by an earlier call with the same request id.
     Now,
     /// There was no live session.
     Before,
-    /// It lives on: the condition is not met.
+    /// The session lives on: a condition is not met.
     NotMeant,
+    /// The request id belongs to another request.
     RequestIdReused,
 }
 
-/// Which session may be ended.
+/// Conditions under which [`Store::end_of`] ends a session.
 #[derive(Clone, Copy)]
 pub struct Condition<'a> {
-    /// Only one of this subject.
+    /// Required subject.
     pub subject: &'a str,
-    /// Also one of no subject that since then, in us, may be about to become this one's.
-    pub joining: Option<u64>,
-    /// Only one made before this.
+    /// Time in us of a reservation in the index of the subject: if it is valid, a session without a subject meets the
+    /// condition too. None: no reservation.
+    pub reserved_since: Option<u64>,
+    /// Upper bound of the creation time. None: no bound.
     pub created_before: Option<Millis>,
 }
 
+/// Outcome of [`Store::settle`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// Empty = anonymous.
+    /// The session lives.
     Lives {
+        /// Its subject; empty = anonymous.
         subject: String,
-        /// It is anonymous, and may be about to become somebody's.
-        is_joining: bool,
+        /// Whether it is anonymous and has a valid reservation, so that it may get a subject.
+        is_reserved: bool,
     },
-    /// It has ended, and none of its id can come to live for a while.
+    /// The session has ended, and its tombstone outlives every create in flight.
     Ended,
 }
 
+/// Outcome of [`Store::expire`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Expired {
-    /// By this call.
+    /// Ended by this call.
     Now,
-    /// Its deadline is not over.
+    /// The deadline has not passed.
     NotDue,
-    /// Somebody else ended it.
+    /// Another call ended the session.
     Before,
 }
 
-/// Everything an update is told beside the session's name.
+/// Arguments of [`Store::update`], apart from the session.
 pub struct Update<'a> {
+    /// Changes of subject, attributes, labels and authentication.
     pub patch: &'a Patch,
-    /// None = keep.
+    /// New idle and absolute timeout in ms, 0 = none. None: keep.
     pub timeouts: TimeoutsMs<Option<u64>>,
-    pub use_: Use,
+    /// Whether the call touches the session.
+    pub touch: Touch,
+    /// Required current revision. None: any.
     pub if_revision: Option<Revision>,
+    /// Parts of the session to return.
     pub view: View,
+    /// Request id that makes a retry safe. None: a retry is not detected.
     pub request: Option<RequestId>,
-    pub reserved: Reserved,
-    /// None = it keeps its token.
+    /// Reservation of the id in the index of the subject that the patch sets.
+    pub reserved: Reservation,
+    /// New token. None: no rotation.
     pub successor: Option<Successor>,
 }
 
-/// The token after a rotation.
+/// New token of a rotation.
 #[derive(Clone, Copy)]
 pub struct Successor {
+    /// Hash of the new token.
     pub verifier: Verifier,
-    /// How long the one before is still accepted.
+    /// Time for which the superseded token stays accepted.
     pub grace: Duration,
 }
 
 impl Store {
+    /// Returns the current id of the store; it changes when the store is emptied.
     pub fn id(&self) -> StoreId {
         *self.id.read()
     }
 
+    /// Iterates over all partitions.
     pub fn partitions(&self) -> impl ExactSizeIterator<Item = Partition> + use<> {
         self.keys.partitions()
     }
 
+    /// Returns the partition of a session.
     pub fn partition_of(&self, id: &SessionId) -> Partition {
         self.keys.partition_of(id)
     }
 
-    /// The servers that have partitions, and which.
+    /// Returns the servers that own partitions, with their partitions.
     pub fn servers(&self) -> Vec<Server> {
         let map = self.connection.map().borrow().clone();
         let server = |node| Server { partitions: map.partitions_of(node).collect(), node: Arc::clone(node) };
         map.nodes.iter().map(server).filter(|server| !server.partitions.is_empty()).collect()
     }
 
-    /// Returns when partitions have moved since this was called.
+    /// Returns a future that completes when the owner of any partition changes after this call.
     pub fn moved(&self) -> impl Future<Output = ()> + use<> {
         let mut map = self.connection.map();
         let before = map.borrow().clone();
@@ -243,24 +304,25 @@ impl Store {
         }
     }
 
-    /// Whether a server answers: of several those that do are worth serving. The metric tells whether all do.
+    /// Returns whether at least one server answers, and sets the metric `redis_up`: 1 if all do. With several servers, the
+    /// partitions of those that answer can be served.
     pub fn is_up(&self) -> bool {
         let (servers, up) = self.connection.up();
-        self.metrics.store_up.set((up == servers).into());
+        self.metrics.redis_up.set((up == servers).into());
         up > 0
     }
 
-    /// What the clock of the server that has this partition shows, in us; None = not known on this connection.
+    /// Returns the estimated time in us of the server that owns this partition. None: unknown on this connection.
     pub fn now_at(&self, partition: Partition) -> Option<u64> {
         self.connection.node(partition).now()
     }
 
-    /// The latest that the clock of any server shows, in us; None = none is known.
+    /// Returns the latest estimated time in us of any server. None: none is known.
     pub fn now(&self) -> Option<u64> {
         self.connection.nodes().iter().filter_map(|node| node.now()).max()
     }
 
-    /// The same; asks Redis where it is not known.
+    /// Returns the latest known time in us of any server; reads the clock of the first partition's server if none is known.
     pub async fn clock(&self, deadline: Instant) -> Result<u64, Error> {
         match self.now() {
             Some(now) => Ok(now),
@@ -268,26 +330,28 @@ impl Store {
         }
     }
 
-    /// What a server answered that may not have what the directory says.
-    fn elsewhere(&self, failure: error::Failure) -> Error {
-        if let error::Failure::Elsewhere(_) = failure {
+    /// Converts the failure of a server that may no longer own a partition; triggers a lookup of the topology.
+    fn note_redirect(&self, failure: error::Failure) -> Error {
+        if let error::Failure::Redirected(_) = failure {
             self.connection.note_out_of_date();
         }
         failure.into()
     }
 
-    /// Keeps the connections alive; never ends.
+    /// Keeps the connections alive and follows the topology; never returns.
     pub async fn keep_alive(&self) {
         self.connection.keep_alive().await;
     }
 
+    /// Closes all connections.
     pub async fn close(&self) {
         self.connection.close().await;
     }
 }
 
+#[expect(clippy::expect_used, reason = "the operating system's random source does not fail on supported platforms")]
 fn random_u64() -> u64 {
-    getrandom::u64().expect("the operating system gives random bytes")
+    getrandom::u64().expect("the operating system returns random bytes")
 }
 
 impl StoreId {

@@ -1,4 +1,4 @@
-//! One typed call per session script: arguments in, outcome out.
+//! Typed calls of the session scripts: packs the arguments, unpacks the reply into an outcome.
 
 use std::time::Duration;
 
@@ -6,24 +6,28 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Create, Created, Ended, Expired, Lane, MAX_LABELS, Reserved, Settled, Store, Successor, Update, Updated,
+    Condition, Create, Created, Ended, Expired, Lane, MAX_LABELS, Reservation, Settled, Store, Successor, Update,
+    Updated,
     error::Error,
-    exchange::{Answer, Reply},
+    exchange::{Reply, WriteConcern},
     msgpack::Arguments,
     record::{self, Corrupt},
     scripts::{self, Outcome, Script},
     subjects::Why,
 };
-use crate::session::{Cause, Millis, Policy, Proof, RequestId, Revision, Session, SessionName, TokenReuse, Use, View};
+use crate::session::{
+    Cause, Credential, Millis, Policy, RequestId, Revision, Session, SessionRef, TokenReuse, Touch, View,
+};
 
-/// Of a tombstone where there was no session, or where its subject's index is to forget the id: outlives every create and
-/// login that is under way.
+/// TTL of a tombstone that is written if there is no session, and minimum TTL of one whose id is about to be removed from
+/// the subject index. Longer than any create or login in flight.
 const LEAST_TOMBSTONE: Duration = Duration::from_secs(60);
 
 impl Store {
+    /// Creates a session.
     pub async fn create(
         &self,
-        name: &SessionName,
+        name: &SessionRef,
         create: &Create<'_>,
         policy: &Policy,
         deadline: Instant,
@@ -31,12 +35,12 @@ impl Store {
         let fields = record::fields_of(create.content);
         self.note_sizes(create.content.attributes.values(), &fields);
         let mut args = Arguments::default();
-        args.bytes("verifier", create.verifier.as_bytes()).flag("reserved", create.reserved != Reserved::No);
+        args.bytes("verifier", create.verifier.as_bytes()).flag("reserved", create.reserved != Reservation::Missing);
         args.number("idle", create.timeouts.idle).number("absolute", create.timeouts.absolute);
         args.list("fields", flat(&fields).into_iter());
         add_request(&mut args, create.request, policy);
         let target = self.session_target(name).in_store(create.reserved);
-        let mut reply = self.write(&scripts::CREATE, Answer::of(policy), target, args, deadline).await?;
+        let mut reply = self.write(&scripts::CREATE, WriteConcern::of(policy), target, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => Created::Session(self.decode(name, reply.bytes()?)?),
             Outcome::Exists => Created::Exists,
@@ -47,19 +51,19 @@ impl Store {
         })
     }
 
-    /// Changes a session, and gives it a new token where there is a successor.
+    /// Changes a session; rotates its token if there is a successor.
     pub async fn update(
         &self,
-        name: &SessionName,
-        proof: Proof,
+        name: &SessionRef,
+        credential: Credential,
         update: &Update<'_>,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Updated, Error> {
         let script = if update.successor.is_some() { &scripts::ROTATE } else { &scripts::UPDATE };
-        let args = self.update_arguments(proof, update, policy);
+        let args = self.update_arguments(credential, update, policy);
         let target = self.session_target(name).in_store(update.reserved);
-        let mut reply = self.write(script, Answer::of(policy), target, args, deadline).await?;
+        let mut reply = self.write(script, WriteConcern::of(policy), target, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 let fields = reply.bytes()?;
@@ -84,19 +88,19 @@ impl Store {
         })
     }
 
-    fn update_arguments(&self, proof: Proof, update: &Update<'_>, policy: &Policy) -> Arguments {
+    fn update_arguments(&self, credential: Credential, update: &Update<'_>, policy: &Policy) -> Arguments {
         let set = record::set_by(update.patch);
         let removed = record::removed_by(update.patch);
         self.note_sizes(update.patch.set_attributes.values(), &set);
         let mut args = Arguments::default();
-        add_proof(&mut args, proof, policy);
+        add_credential(&mut args, credential, policy);
         add_touch_interval(&mut args, policy);
         add_request(&mut args, update.request, policy);
         args.list("set", flat(&set).into_iter());
         args.list("remove", removed.iter().map(String::as_bytes));
-        args.flag("clear", update.patch.clear_attributes).flag("touch", update.use_ == Use::Counts);
+        args.flag("clear", update.patch.clear_attributes).flag("touch", update.touch == Touch::Yes);
         args.flag("brief", update.view == View::Basic);
-        if let Reserved::In { added, .. } = update.reserved {
+        if let Reservation::Held { added, .. } = update.reserved {
             args.number("reserved", added);
         }
         args.flag("login", update.patch.is_login());
@@ -117,30 +121,30 @@ impl Store {
         args
     }
 
-    /// Ends a session for this cause, or leaves a tombstone where there is none.
+    /// Ends a session with this cause; writes a tombstone if there is no session.
     pub async fn end(
         &self,
-        name: &SessionName,
-        proof: Proof,
+        name: &SessionRef,
+        credential: Credential,
         cause: Cause,
         request: Option<RequestId>,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Ended, Error> {
         let mut args = Arguments::default();
-        add_proof(&mut args, proof, policy);
+        add_credential(&mut args, credential, policy);
         add_request(&mut args, request, policy);
         args.number("cause", cause as u64);
-        // As long as its request id has to be known.
+        // The tombstone holds the request id.
         let least = if request.is_some() { policy.retry_window.max(LEAST_TOMBSTONE) } else { LEAST_TOMBSTONE };
         args.number("least_tombstone", millis(least));
         self.end_with(name, args, policy, deadline).await
     }
 
-    /// Ends a session if it is one of the subject's, or leaves a tombstone where there is none.
+    /// Ends a session if it meets the condition; writes a tombstone if there is no session.
     pub async fn end_of(
         &self,
-        name: &SessionName,
+        name: &SessionRef,
         condition: Condition<'_>,
         cause: Cause,
         policy: &Policy,
@@ -150,7 +154,7 @@ impl Store {
         add_tombstone(&mut args, policy);
         args.number("cause", cause as u64).number("least_tombstone", millis(LEAST_TOMBSTONE));
         args.bytes("subject", &record::stored_subject(condition.subject));
-        add_joining(&mut args, condition.joining);
+        add_reserved_since(&mut args, condition.reserved_since);
         if let Some(Millis(created_before)) = condition.created_before {
             args.number("created_before", created_before);
         }
@@ -159,13 +163,13 @@ impl Store {
 
     async fn end_with(
         &self,
-        name: &SessionName,
+        name: &SessionRef,
         args: Arguments,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Ended, Error> {
         let target = self.session_target(name);
-        let mut reply = self.write(&scripts::END, Answer::of(policy), target, args, deadline).await?;
+        let mut reply = self.write(&scripts::END, WriteConcern::of(policy), target, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 self.ended(name, &mut reply)?;
@@ -183,9 +187,9 @@ impl Store {
         })
     }
 
-    /// Ends a session whose deadline is over, or that is gone from Redis while its id is still due; no other.
-    pub async fn expire(&self, name: &SessionName, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
-        let mut reply = self.end_if_over(name, Arguments::default(), policy, deadline).await?;
+    /// Ends a session that is past its deadline, or whose key is missing although its id is still in the due set; no other.
+    pub async fn expire(&self, name: &SessionRef, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
+        let mut reply = self.end_if_expired(name, Arguments::default(), policy, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 self.ended(name, &mut reply)?;
@@ -197,19 +201,20 @@ impl Store {
         })
     }
 
-    /// Makes sure whether a session lives, and whose it is or since then, in us, may be about to become. Where it does not
-    /// live, none of that id can come to while the index of its subject forgets it.
+    /// Ends a session that expired, and returns whether it lives and its subject. If it does not live, a tombstone keeps its
+    /// id from being created while the caller removes the id from the subject index. `reserved_since` is the time in us of a
+    /// reservation that may give the session a subject; None = no reservation.
     pub async fn settle(
         &self,
-        name: &SessionName,
-        joining: Option<u64>,
+        name: &SessionRef,
+        reserved_since: Option<u64>,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Settled, Error> {
         let mut args = Arguments::default();
         args.number("least_tombstone", millis(LEAST_TOMBSTONE));
-        add_joining(&mut args, joining);
-        let mut reply = self.end_if_over(name, args, policy, deadline).await?;
+        add_reserved_since(&mut args, reserved_since);
+        let mut reply = self.end_if_expired(name, args, policy, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done | Outcome::Ended => {
                 self.ended(name, &mut reply)?;
@@ -217,27 +222,27 @@ impl Store {
             }
             Outcome::NotDue => {
                 let subject = record::subject_of(&reply.bytes()?).map_err(|cause| self.corrupt(name, cause))?;
-                Settled::Lives { subject, is_joining: reply.number()? == 1 }
+                Settled::Lives { subject, is_reserved: reply.number()? == 1 }
             }
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::SETTLE, other)),
         })
     }
 
-    async fn end_if_over(
+    async fn end_if_expired(
         &self,
-        name: &SessionName,
+        name: &SessionRef,
         mut args: Arguments,
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Reply, Error> {
         add_tombstone(&mut args, policy);
-        let answer = Answer::AtOnce(Lane::Bulk);
-        self.write(&scripts::SETTLE, answer, self.session_target(name), args, deadline).await
+        let concern = WriteConcern::Primary(Lane::Bulk);
+        self.write(&scripts::SETTLE, concern, self.session_target(name), args, deadline).await
     }
 
-    /// Why a session is over; where this very call ended it, its subject's index is to forget it.
-    pub(super) fn ended(&self, name: &SessionName, reply: &mut Reply) -> Result<Cause, Error> {
+    /// Reads the cause of an end. If this call ended the session, queues the id for removal from the subject index.
+    pub(super) fn ended(&self, name: &SessionRef, reply: &mut Reply) -> Result<Cause, Error> {
         let cause = reply.cause()?;
         if let Some(subject) = leaving(reply) {
             self.note_left(name, subject, Why::Ended(Instant::now()));
@@ -245,24 +250,23 @@ impl Store {
         Ok(cause)
     }
 
-    pub(super) fn decode(&self, name: &SessionName, fields: Bytes) -> Result<Session, Error> {
+    pub(super) fn decode(&self, name: &SessionRef, fields: Bytes) -> Result<Session, Error> {
         record::decode(name.clone(), fields).map_err(|cause| self.corrupt(name, cause))
     }
 
-    pub(super) fn corrupt(&self, name: &SessionName, cause: Corrupt) -> Error {
+    pub(super) fn corrupt(&self, name: &SessionRef, cause: Corrupt) -> Error {
         tracing::error!(session = %name, %cause, "record is corrupt");
         self.metrics.corrupt_records.inc();
         Error::Corrupt { name: name.clone(), cause }
     }
 
     fn note_sizes<'a>(&self, values: impl Iterator<Item = &'a Bytes>, fields: &record::Fields) {
-        self.metrics.value_bytes.inc_by(values.map(|value| value.len() as u64).sum());
-        let attributes = fields.iter().filter(|(name, _)| name.starts_with("a:"));
-        self.metrics.stored_bytes.inc_by(attributes.map(|(_, value)| value.len() as u64).sum());
+        let stored = fields.iter().filter(|(name, _)| name.starts_with("a:")).map(|(_, value)| value.len());
+        self.metrics.count_attribute_bytes(values.map(Bytes::len).sum(), stored.sum());
     }
 }
 
-/// Where the reply goes on with a subject, the session has left it.
+/// The subject that the session lost, if the reply has one.
 fn leaving(reply: &mut Reply) -> Option<String> {
     let subject = record::subject_of(&reply.next()?.into_bytes()?).ok()?;
     Some(subject).filter(|subject| !subject.is_empty())
@@ -272,9 +276,9 @@ fn flat(fields: &record::Fields) -> Vec<&[u8]> {
     fields.iter().flat_map(|(name, value)| [name.as_bytes(), value]).collect()
 }
 
-pub(super) fn add_proof(args: &mut Arguments, proof: Proof, policy: &Policy) {
-    let Proof::Secret(verifier) = proof else { return };
-    args.bytes("proof", verifier.as_bytes()).number("grace", millis(policy.rotation_grace));
+pub(super) fn add_credential(args: &mut Arguments, credential: Credential, policy: &Policy) {
+    let Credential::Secret(verifier) = credential else { return };
+    args.bytes("credential", verifier.as_bytes()).number("grace", millis(policy.rotation_grace));
     if let Some(renewal) = policy.renewal_timeout {
         args.number("renewal", millis(renewal));
     }
@@ -283,12 +287,12 @@ pub(super) fn add_proof(args: &mut Arguments, proof: Proof, policy: &Policy) {
     }
 }
 
-/// What a mutation is told of the tombstone it may leave.
+/// Adds the arguments for the tombstone that a mutation may write.
 pub(super) fn add_tombstone(args: &mut Arguments, policy: &Policy) {
     args.number("tombstone", millis(policy.tombstone));
 }
 
-/// That, and what it is told of its request id.
+/// Adds the arguments for the tombstone and the request id.
 fn add_request(args: &mut Arguments, request: Option<RequestId>, policy: &Policy) {
     add_tombstone(args, policy);
     if let Some(request) = request {
@@ -297,9 +301,9 @@ fn add_request(args: &mut Arguments, request: Option<RequestId>, policy: &Policy
     }
 }
 
-fn add_joining(args: &mut Arguments, since: Option<u64>) {
+fn add_reserved_since(args: &mut Arguments, since: Option<u64>) {
     if let Some(since) = since {
-        args.number("joining", since);
+        args.number("reserved_since", since);
     }
 }
 
@@ -310,7 +314,7 @@ pub(super) fn add_touch_interval(args: &mut Arguments, policy: &Policy) {
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
-    duration.as_millis() as u64
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn unexpected(script: &Script, outcome: Outcome) -> Error {

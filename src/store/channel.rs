@@ -1,4 +1,4 @@
-//! The live path: what the channels of a server bring, and every sign that something may have been missed.
+//! Receives channel messages and keyspace notifications of a server, and detects when messages may be lost.
 
 use std::sync::Arc;
 
@@ -12,39 +12,42 @@ use tokio::{
 };
 
 use super::{Store, error::Error, keys::Partition, log::Message, node::Node, wire::Line};
-use crate::session::SessionName;
+use crate::session::SessionRef;
 
-/// What Redis tells of a key that is not there any more under its name: of what others did, of our own endings too (the
-/// tombstone takes the session's place), and of tombstones whose time is over.
-const VANISHINGS: [&str; 5] = ["del", "unlink", "expired", "evicted", "rename_from"];
+/// Keyspace events after which a key no longer exists under its name. Redis publishes them for out-of-band deletions, for
+/// ends by this service (the tombstone replaces the session), and for tombstones that expire.
+const KEY_REMOVED_EVENTS: [&str; 5] = ["del", "unlink", "expired", "evicted", "rename_from"];
 
-/// One server of the store, and the partitions that it has.
+/// One Redis server and the partitions it owns.
 #[derive(Clone)]
 pub struct Server {
     pub(super) node: Arc<Node>,
+    /// Partitions that the server owns.
     pub partitions: Vec<Partition>,
 }
 
-/// What the subscriber heard.
-pub enum Heard {
+/// An event on the subscriber connection of a server.
+pub enum ChannelEvent {
+    /// A message on the channel of a partition.
     Message(Message),
-    /// This key is not there any more, whoever took it away; anybody may say so.
-    Vanished(Partition, SessionName),
-    /// The connection is a new one, without subscriptions; nothing was heard for a while.
+    /// A keyspace notification: the key of this session was removed or renamed. Any client with the right to publish can
+    /// forge it.
+    MissingKey(Partition, SessionRef),
+    /// A new connection without subscriptions: messages since the last one are lost.
     Connected,
-    /// Messages were lost here, for they were not taken fast enough.
+    /// Channel messages were dropped because they were not received fast enough.
     Missed,
-    /// The same of what vanished.
-    MissedVanishings,
+    /// Keyspace notifications were dropped because they were not received fast enough.
+    MissedNotifications,
 }
 
-/// What a server's subscriber connection brings, one such connection after the other.
+/// Receiver of the events of one server; continues with the next connection when one breaks.
 pub struct Channels {
     node: Arc<Node>,
     open: Option<Open>,
 }
 
-/// The receiving ends of one connection.
+/// Receivers of one connection.
 struct Open {
     line: Arc<Line>,
     messages: Receiver<Raw>,
@@ -52,36 +55,37 @@ struct Open {
 }
 
 impl Channels {
-    pub async fn next(&mut self, store: &Store) -> Heard {
+    /// Waits for the next event.
+    pub async fn next(&mut self, store: &Store) -> ChannelEvent {
         loop {
             let Some(open) = &mut self.open else {
                 let line = self.node.subscriber.connected().await;
                 let (messages, keyspace) = (line.message_rx(), line.keyspace_event_rx());
                 self.open = Some(Open { line, messages, keyspace });
-                return Heard::Connected;
+                return ChannelEvent::Connected;
             };
-            let heard = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 () = open.line.over() => None,
                 message = open.messages.recv() => match message {
                     Ok(raw) => match store.read_message(raw) {
-                        Some(message) => Some(Heard::Message(message)),
+                        Some(message) => Some(ChannelEvent::Message(message)),
                         None => continue,
                     },
-                    Err(RecvError::Lagged(_)) => Some(Heard::Missed),
+                    Err(RecvError::Lagged(_)) => Some(ChannelEvent::Missed),
                     Err(RecvError::Closed) => None,
                 },
-                event = open.keyspace.recv() => match event {
-                    Ok(event) => match event.key.as_str().and_then(|key| store.keys.session_of_key(key)) {
-                        Some(name) => Some(Heard::Vanished(store.partition_of(&name.id), name)),
+                notification = open.keyspace.recv() => match notification {
+                    Ok(notification) => match notification.key.as_str().and_then(|key| store.keys.session_of_key(key)) {
+                        Some(name) => Some(ChannelEvent::MissingKey(store.partition_of(&name.id), name)),
                         None => continue,
                     },
-                    Err(RecvError::Lagged(_)) => Some(Heard::MissedVanishings),
+                    Err(RecvError::Lagged(_)) => Some(ChannelEvent::MissedNotifications),
                     Err(RecvError::Closed) => None,
                 },
             };
-            match heard {
-                Some(heard) => return heard,
+            match event {
+                Some(event) => return event,
                 None => self.open = None,
             }
         }
@@ -89,24 +93,25 @@ impl Channels {
 }
 
 impl Store {
-    /// Begins to listen to a server; nothing is heard before [`Store::subscribe`].
+    /// Creates a receiver for the events of a server. Messages arrive only after [`Store::subscribe`].
     pub fn listen(&self, server: &Server) -> Channels {
         Channels { node: server.node.clone(), open: None }
     }
 
-    /// Subscribes to the channels of its partitions, and to what vanishes there; to be repeated on every new connection.
+    /// Subscribes to the channels of the server's partitions and to its keyspace notifications. Call it again on every new
+    /// connection.
     pub async fn subscribe(&self, server: &Server) -> Result<(), Error> {
         let sharded = server.partitions.iter().map(|partition| self.keys.channel(*partition).to_owned()).collect();
-        let plain = VANISHINGS.iter().map(|event| format!("__keyevent@{}__:{event}", self.database)).collect();
+        let plain = KEY_REMOVED_EVENTS.iter().map(|event| format!("__keyevent@{}__:{event}", self.database)).collect();
         Ok(server.node.subscribe(sharded, plain).await?)
     }
 
-    /// Fails where the server is not, or not any more, one that has partitions, as the Sentinels or the Cluster tell.
+    /// Fails if the Sentinels or the Cluster do not name this server as the owner of any partition.
     pub async fn confirm(&self, server: &Server) -> Result<(), Error> {
         self.connection.confirm(&server.node).await
     }
 
-    /// Which run of Redis a server is: another one after every restart.
+    /// Returns the run id of a server; it changes with every restart.
     pub async fn run_of(&self, server: &Server, deadline: Instant) -> Result<String, Error> {
         Ok(server.node.run(deadline).await?)
     }

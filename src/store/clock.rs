@@ -1,40 +1,45 @@
-//! What is known of a Redis server's clock.
+//! Estimates the clock of a Redis server.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::time::Instant;
 
-/// An estimate of a server's clock that runs at most a round trip ahead of it. A reading was made between the sending and
-/// the answer, which bounds the estimate on both sides; the latest one wins. Belongs to one connection.
-pub struct Clock {
+/// Estimate of a server's clock, at most one round trip ahead of it. The server read its clock between the request and the
+/// reply, which bounds the estimate on both sides; the latest reading wins. Belongs to one connection.
+pub(super) struct Clock {
     origin: Instant,
-    /// The server's time in us less the time since `origin`.
+    /// Server time minus the time since `origin`, in us; [`UNKNOWN`] before the first reading.
     offset: AtomicI64,
 }
 
 const UNKNOWN: i64 = i64::MIN;
 
 impl Clock {
-    pub fn new() -> Self {
+    /// Creates an estimate without a reading.
+    pub(super) fn new() -> Self {
         Clock { origin: Instant::now(), offset: AtomicI64::new(UNKNOWN) }
     }
 
-    pub fn is_known(&self) -> bool {
+    /// Whether there is a reading.
+    pub(super) fn is_known(&self) -> bool {
         self.offset.load(Ordering::Relaxed) != UNKNOWN
     }
 
-    pub fn note(&self, redis_us: u64, sent: Instant) {
+    /// Adds a reading in us from the reply to a request sent at `sent`.
+    pub(super) fn note(&self, redis_us: u64, sent: Instant) {
         let since = |moment: Instant| moment.saturating_duration_since(self.origin).as_micros() as i64;
         let (least, most) = (redis_us as i64 - since(Instant::now()), redis_us as i64 - since(sent));
         let narrowed = |offset: i64| Some(if offset == UNKNOWN { least } else { offset.clamp(least, most) });
         let _ = self.offset.fetch_update(Ordering::Relaxed, Ordering::Relaxed, narrowed);
     }
 
-    pub fn forget(&self) {
+    /// Drops the estimate.
+    pub(super) fn forget(&self) {
         self.offset.store(UNKNOWN, Ordering::Relaxed);
     }
 
-    pub fn at(&self, moment: Instant) -> u64 {
+    /// Estimated server time in us at a moment. Meaningless if no reading is known.
+    pub(super) fn at(&self, moment: Instant) -> u64 {
         let offset = self.offset.load(Ordering::Relaxed);
         (offset.max(0) as u64).saturating_add(moment.saturating_duration_since(self.origin).as_micros() as u64)
     }
@@ -49,7 +54,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     #[test]
-    fn the_estimate_follows_a_clock_that_steps_back_and_forth() {
+    fn estimate_clock_steps_back_and_forth_follows() {
         let clock = Clock::new();
         for now in [1_000, 2_000, 500, 700].map(|seconds| seconds * SECOND) {
             clock.note(now, Instant::now());
@@ -59,12 +64,12 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_answer_does_not_set_the_estimate_back() {
+    fn estimate_slow_reply_is_not_set_back() {
         let clock = Clock::new();
         let sent = clock.origin;
         clock.note(1_000 * SECOND, sent);
         let before = clock.offset.load(Ordering::Relaxed);
-        // Read by Redis as soon as it was sent, heard of half a second later.
+        // Redis read its clock at once; the reply arrived half a second later.
         clock.note(1_000 * SECOND, sent - Duration::from_millis(500));
         assert_eq!(clock.offset.load(Ordering::Relaxed), before);
     }

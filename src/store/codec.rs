@@ -1,46 +1,51 @@
-//! One stored value: codec byte, checksum, content, compressed where that makes it smaller.
+//! Encodes one stored value: codec byte, checksum, content; compressed if that makes it smaller.
 //!
-//! The codec byte never occurs in UTF-8, so no stored value can be taken for a word of the Redis protocol. The checksum
-//! is over the content: LZ4 decodes most single-bit flips to wrong bytes without an error. The length that stands before
-//! LZ4 is held against the limit before anything is allocated.
-
+//! The codec byte never occurs in UTF-8, so no stored value can be mistaken for a word of the Redis protocol. The checksum
+//! covers the content, because LZ4 decodes most single-bit flips to wrong bytes without an error. The length before the LZ4
+//! block is compared with the limit before memory is allocated.
 //!
-//! Sessions are small, and LZ4 finds little to repeat in a small text: it begins with a dictionary of what sessions hold.
+//! Session values are small and repeat little, so LZ4 starts with a dictionary of text that sessions commonly hold.
 
 use bytes::Bytes;
 use lz4_flex::block;
 
 const RAW: u8 = 0xF0;
-/// Without a dictionary. Read, and not written any more.
+/// LZ4 without a dictionary. Decoded, but no longer written.
 const LZ4: u8 = 0xF1;
-/// With the first dictionary.
+/// LZ4 with the first dictionary.
 const LZ4_DICTIONARY: u8 = 0xF2;
 const HEADER: usize = 5;
 const LZ4_HEADER: usize = 9;
-/// Words that session libraries, frameworks and JSON of web applications use. Part of the storage format: it never changes;
-/// another dictionary would have another codec byte.
+/// Words that session libraries, frameworks and JSON of web applications use. Part of the storage format: it never changes,
+/// and another dictionary gets another codec byte.
 const DICTIONARY: &[u8] = include_bytes!("dictionary.txt");
-/// Smaller values are stored as they are.
+/// Minimum size in bytes of a value that is compressed.
 const COMPRESS_FROM: usize = 32;
-/// No value is larger than a session's payload may ever be, and a little for its protobuf frame.
+/// Maximum size in bytes of a decoded value: the largest payload that a policy allows, plus its protobuf framing.
 const MAX_CONTENT: usize = 1024 * 1024 + 1024;
 
-/// The value cannot be read.
+/// Reason why a stored value cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    #[error("value is cut short")]
+    /// The value is shorter than its header.
+    #[error("value is truncated")]
     Short,
+    /// The first byte is not a known codec.
     #[error("unknown codec")]
     UnknownCodec,
-    #[error("value claims more than a session may hold")]
+    /// The length before the LZ4 block exceeds the limit.
+    #[error("length of the value exceeds the limit")]
     TooLong,
+    /// The LZ4 block cannot be decompressed to its length.
     #[error("LZ4 block is damaged")]
     Lz4,
+    /// The content does not match its checksum.
     #[error("checksum does not match")]
     Checksum,
 }
 
-pub fn encode(content: &[u8]) -> Vec<u8> {
+/// Encodes a value; compresses it if that makes it smaller.
+pub(super) fn encode(content: &[u8]) -> Vec<u8> {
     if content.len() >= COMPRESS_FROM {
         let checksum = crc32fast::hash(content).to_be_bytes();
         let mut stored = vec![0; LZ4_HEADER + block::get_maximum_output_size(content.len())];
@@ -57,8 +62,8 @@ pub fn encode(content: &[u8]) -> Vec<u8> {
     encode_raw(content)
 }
 
-/// Never compressed, so that equal contents are equal values, whatever compressed them.
-pub fn encode_raw(content: &[u8]) -> Vec<u8> {
+/// Encodes a value without compression, so that equal contents are equal stored values in every version.
+pub(super) fn encode_raw(content: &[u8]) -> Vec<u8> {
     let mut stored = Vec::with_capacity(HEADER + content.len());
     stored.push(RAW);
     stored.extend_from_slice(&crc32fast::hash(content).to_be_bytes());
@@ -66,7 +71,8 @@ pub fn encode_raw(content: &[u8]) -> Vec<u8> {
     stored
 }
 
-pub fn decode(stored: &Bytes) -> Result<Bytes, Unreadable> {
+/// Decodes a stored value and verifies its checksum.
+pub(super) fn decode(stored: &Bytes) -> Result<Bytes, Unreadable> {
     let [codec, checksum @ ..] = *stored.first_chunk::<HEADER>().ok_or(Unreadable::Short)?;
     let content = match codec {
         RAW => stored.slice(HEADER..),
@@ -80,7 +86,7 @@ pub fn decode(stored: &Bytes) -> Result<Bytes, Unreadable> {
             let dictionary = if codec == LZ4_DICTIONARY { DICTIONARY } else { &[] };
             let written = block::decompress_into_with_dict(&stored[LZ4_HEADER..], &mut content, dictionary);
             let written = written.map_err(|_| Unreadable::Lz4)?;
-            // Scripts count what a session holds by this length.
+            // Scripts use this length to compute the payload of a session.
             if written != length {
                 return Err(Unreadable::Lz4);
             }
@@ -98,18 +104,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_even_value_gets_smaller_and_a_small_one_stays_raw() {
+    fn encode_large_value_compresses_small_value_stays_raw() {
         assert!(encode(&[b'x'; 1024]).len() < 100);
         assert_eq!(encode(b"x").len(), HEADER + 1);
     }
 
     #[test]
-    fn the_dictionary_never_changes() {
+    fn dictionary_never_changes() {
         assert_eq!((DICTIONARY.len(), crc32fast::hash(DICTIONARY)), (6843, 2_211_299_645));
     }
 
     #[test]
-    fn what_was_written_without_a_dictionary_is_read() {
+    fn decode_lz4_without_dictionary_is_read() {
         let content = b"what was written ".repeat(20);
         let mut stored = vec![LZ4];
         stored.extend(crc32fast::hash(&content).to_be_bytes());
@@ -119,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn a_small_text_of_a_session_gets_smaller() {
+    fn encode_small_session_json_compresses() {
         let content =
             br#"{"user_id":4711,"email":"someone@gmail.com","locale":"en-US","preferences":{"theme":"dark"}}"#;
         assert!(encode(content).len() < content.len() * 3 / 4, "{}", encode(content).len());
     }
 
     #[test]
-    fn a_bomb_is_refused_before_memory_is_taken() {
+    fn decode_huge_length_fails_before_allocation() {
         let mut stored = encode(&[b'x'; 1024]);
         stored[HEADER..LZ4_HEADER].copy_from_slice(&u32::MAX.to_be_bytes());
         assert_eq!(decode(&stored.into()), Err(Unreadable::TooLong));
@@ -134,13 +140,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded(content: Vec<u8>, times in 1..40usize) {
+        fn decode_encoded_value_returns_content(content: Vec<u8>, times in 1..40usize) {
             let content = content.repeat(times);
             prop_assert_eq!(&decode(&encode(&content).into()).unwrap()[..], &content[..]);
         }
 
         #[test]
-        fn no_flipped_bit_goes_unnoticed(content: Vec<u8>, times in 1..40usize, at: prop::sample::Index, bit in 0..8u8) {
+        fn decode_flipped_bit_never_returns_wrong_content(content: Vec<u8>, times in 1..40usize, at: prop::sample::Index, bit in 0..8u8) {
             let content = content.repeat(times);
             let mut stored = encode(&content);
             let at = at.index(stored.len());
@@ -152,7 +158,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_never_aborts(stored: Vec<u8>) {
+        fn decode_garbage_never_panics(stored: Vec<u8>) {
             let _ = decode(&stored.into());
         }
     }

@@ -1,8 +1,7 @@
-//! All servers of the store, and which of them has a partition.
+//! Maps partitions to servers, and routes each call to the server that owns its partition.
 //!
-//! Each server has connections of its own: trouble with one stalls no call to another. Where a server answers that it
-//! does not have a partition, nothing was applied: the call waits for the directory to name another one, and is sent
-//! again while it has time.
+//! Each server has separate connections, so that trouble with one server stalls no call to another. If a server redirects a
+//! call, nothing was applied: the call waits until the directory names another owner, and is sent again before its deadline.
 
 use std::{iter, pin::pin, sync::Arc, time::Duration};
 
@@ -24,103 +23,112 @@ use super::{
     node::{Asking, Node, Opener, name_of},
 };
 
-/// How often the directory is asked, and how soon again where a server said that it is out of date.
+/// Interval between two lookups of the directory.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Minimum time between two lookups, if a server reports that the map is out of date.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Before a call is sent again: at first, and at most.
+/// Pause before a redirected call is sent again for the first time; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// Maximum pause before a redirected call is sent again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Which server has which partition.
-pub struct Map {
-    /// All that are connected to.
+/// Assignment of partitions to servers.
+pub(super) struct Map {
+    /// All servers with open connections.
     pub nodes: Vec<Arc<Node>>,
-    /// Of each partition.
+    /// Owner of each partition.
     of: Vec<Arc<Node>>,
-    /// To which each is on its way, as far as that is known.
+    /// Server to which the slot of each partition migrates. None: it does not migrate, or the target is not connected.
     next: Vec<Option<Arc<Node>>>,
 }
 
 impl Map {
-    pub fn node(&self, partition: Partition) -> &Arc<Node> {
+    /// Owner of a partition.
+    pub(super) fn node(&self, partition: Partition) -> &Arc<Node> {
         &self.of[partition.index()]
     }
 
-    /// The partitions that this server has.
-    pub fn partitions_of(&self, node: &Arc<Node>) -> impl Iterator<Item = Partition> {
+    /// Partitions that this server owns.
+    pub(super) fn partitions_of(&self, node: &Arc<Node>) -> impl Iterator<Item = Partition> {
         let has = move |(index, of): (u16, &Arc<Node>)| Arc::ptr_eq(of, node).then_some(Partition(index));
         (0..).zip(&self.of).filter_map(has)
     }
 
-    /// Whether every partition is where it is in the other one.
-    pub fn has_owners_of(&self, other: &Map) -> bool {
+    /// Whether every partition has the same owner in both maps.
+    pub(super) fn has_owners_of(&self, other: &Map) -> bool {
         self.of.iter().zip(&other.of).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
-    /// Whether every partition is on its way to where it is in the other one.
+    /// Whether every partition migrates to the same server in both maps.
     fn has_ways_of(&self, other: &Map) -> bool {
         let pointers = |map: &Map| map.next.iter().map(|next| next.as_ref().map(Arc::as_ptr)).collect::<Vec<_>>();
         pointers(self) == pointers(other)
     }
 }
 
-pub struct Connection {
+/// Connections to all servers of the store, and the map of partitions.
+pub(super) struct Connection {
     directory: Directory,
     opener: Opener,
-    /// Of each partition.
+    /// Cluster slot of each partition.
     slots: Vec<u16>,
     map: watch::Sender<Arc<Map>>,
     out_of_date: Notify,
 }
 
 impl Connection {
-    /// Connects to every server that has a partition, or says why that failed.
-    pub async fn open(directory: Directory, opener: Opener, slots: Vec<u16>) -> Result<Self, Error> {
+    /// Connects to every server that owns a partition.
+    pub(super) async fn open(directory: Directory, opener: Opener, slots: Vec<u16>) -> Result<Self, Error> {
         let owners = directory.look(&opener, &slots, &[]).await?;
         let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
         let place = |(owner, slot): (&Option<Owner>, _)| Ok(owner.as_ref().ok_or_else(|| unowned(slot))?.place.clone());
         let places = owners.iter().zip(&slots).map(place).collect::<Result<Vec<_>, Error>>()?;
         let nodes = try_join_all(distinct(&places).iter().map(|place| open_node(&opener, place))).await?;
-        let of = places.iter().map(|place| find(&nodes, place).expect("it was opened")).collect();
+        let owner =
+            |place| find(&nodes, place).ok_or_else(|| Error::Unavailable(format!("{}: not open", name_of(place))));
+        let of = places.iter().map(owner).collect::<Result<Vec<_>, Error>>()?;
         let map = watch::Sender::new(Arc::new(Map { nodes, of, next: vec![None; slots.len()] }));
         let connection = Connection { directory, opener, slots, map, out_of_date: Notify::new() };
-        // What is on its way already.
+        // Targets of slot migrations that are already running.
         let next = connection.unknown(&owners);
         let opened = join_all(next.iter().map(|place| open_node(&connection.opener, place))).await;
         connection.arrange(&owners, opened.into_iter().flatten());
         Ok(connection)
     }
 
-    /// The servers, and which partitions they have; told whenever that changes.
-    pub fn map(&self) -> watch::Receiver<Arc<Map>> {
+    /// Returns a receiver that holds the current map and is notified of changes.
+    pub(super) fn map(&self) -> watch::Receiver<Arc<Map>> {
         self.map.subscribe()
     }
 
-    pub fn nodes(&self) -> Vec<Arc<Node>> {
+    /// Returns all servers with open connections.
+    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
         self.map.borrow().nodes.clone()
     }
 
-    pub fn node(&self, partition: Partition) -> Arc<Node> {
+    /// Returns the owner of a partition.
+    pub(super) fn node(&self, partition: Partition) -> Arc<Node> {
         self.map.borrow().node(partition).clone()
     }
 
-    pub async fn close(&self) {
+    /// Closes all connections.
+    pub(super) async fn close(&self) {
         join_all(self.nodes().iter().map(|node| node.close())).await;
     }
 
-    /// Of how many servers how many answer.
-    pub fn up(&self) -> (usize, usize) {
+    /// Returns the number of servers and how many of them answered their last heartbeats.
+    pub(super) fn up(&self) -> (usize, usize) {
         let map = self.map.borrow();
         (map.nodes.len(), map.nodes.iter().filter(|node| node.is_up()).count())
     }
 
-    /// Keeps the connections alive, and follows the directory; for ever.
-    pub async fn keep_alive(&self) {
+    /// Keeps the connections alive and follows the directory; never returns.
+    pub(super) async fn keep_alive(&self) {
         tokio::join!(self.keep_nodes_alive(), self.follow_directory());
     }
 
-    /// Each from when it comes until it leaves, whatever the others do; then its connections are closed.
+    /// Keeps each server alive while it is in the map, independent of the others; then closes its connections.
     async fn keep_nodes_alive(&self) {
         let mut map = self.map.subscribe();
         let (mut keeping, mut kept) = (FuturesUnordered::new(), Vec::<Arc<Node>>::new());
@@ -144,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Asks the directory for ever. Servers that are new are connected to meanwhile: one that hangs holds up no other move.
+    /// Looks up the directory until shutdown. Connects to new servers concurrently, so that one that hangs delays no other.
     async fn follow_directory(&self) {
         if self.directory.is_fixed() {
             return;
@@ -159,7 +167,7 @@ impl Connection {
                     opening.retain(|other| *other != place);
                     match node {
                         Ok(node) => self.arrange(&owners, Some(node)),
-                        Err(error) => tracing::warn!(%error, "a new server cannot be used"),
+                        Err(error) => tracing::warn!(%error, "cannot connect to new Redis node"),
                     }
                 }
                 looked = &mut looking => {
@@ -167,7 +175,7 @@ impl Connection {
                     let was_known = std::mem::replace(&mut is_known, looked.is_ok());
                     match looked {
                         Ok(found) => owners = found,
-                        Err(error) if was_known => tracing::warn!(%error, "where the partitions lie cannot be found out"),
+                        Err(error) if was_known => tracing::warn!(%error, "topology lookup failed"),
                         Err(_) => {}
                     }
                     self.arrange(&owners, None);
@@ -180,7 +188,7 @@ impl Connection {
         }
     }
 
-    /// The servers that have something, or are given it, and are not connected to.
+    /// Addresses of the owners and migration targets that are not in the map yet.
     fn unknown(&self, owners: &[Option<Owner>]) -> Vec<ServerConfig> {
         let places = owners.iter().flatten().flat_map(|owner| iter::once(&owner.place).chain(&owner.next));
         let mut unknown = distinct(places);
@@ -188,25 +196,25 @@ impl Connection {
         unknown
     }
 
-    /// Asks the directory once it is time.
+    /// Looks up the directory after the lookup interval, or earlier if the map is out of date.
     async fn look(&self) -> Result<Vec<Option<Owner>>, Error> {
         sleep(LOOK_AGAIN).await;
         let _ = timeout(LOOK_EVERY, self.out_of_date.notified()).await;
         self.directory.look(&self.opener, &self.slots, &self.nodes()).await
     }
 
-    /// Fails where the directory does not, or not any more, name this server.
-    pub async fn confirm(&self, node: &Node) -> Result<(), Error> {
+    /// Fails if the directory does not name this server as the owner of any partition.
+    pub(super) async fn confirm(&self, node: &Node) -> Result<(), Error> {
         let owners = self.directory.look(&self.opener, &self.slots, &self.nodes()).await?;
         if owners.iter().flatten().any(|owner| owner.place == node.place) {
             return Ok(());
         }
         self.note_out_of_date();
-        Err(Error::Unavailable("its partitions have moved".into()))
+        Err(Error::Unavailable("the partitions of this node moved".into()))
     }
 
-    /// Has partitions asked for where they lie, as far as that is known and a server there too, and takes leave of those that
-    /// have none any more and are given none.
+    /// Publishes a new map. A partition keeps its owner if the new one is unknown or not connected. Stops using servers that
+    /// are neither owner nor migration target of any partition.
     fn arrange(&self, owners: &[Option<Owner>], opened: impl IntoIterator<Item = Arc<Node>>) {
         let before = self.map.borrow().clone();
         let known: Vec<Arc<Node>> = before.nodes.iter().cloned().chain(opened).collect();
@@ -223,14 +231,14 @@ impl Connection {
         }
         if have_moved {
             let servers: Vec<String> = map.nodes.iter().map(|node| node.name()).collect();
-            tracing::info!(?servers, "partitions have moved");
+            tracing::info!(?servers, "partitions moved");
         }
         self.map.send_replace(Arc::new(map));
         left.iter().for_each(|node| node.left.cancel());
     }
 
-    /// Does it at the server that has the partition, and again where that turns out to be another one, or none right now.
-    pub async fn at<T, F>(
+    /// Runs the attempt at the owner of the partition. Runs it again before the deadline if the server redirects it.
+    pub(super) async fn at<T, F>(
         &self,
         partition: Partition,
         deadline: Instant,
@@ -245,11 +253,11 @@ impl Connection {
             let why = match attempt(node, asking).await {
                 Ok(done) => return Ok(done),
                 Err(Failure::Error(error)) => return Err(error),
-                Err(Failure::Elsewhere(why)) => why,
+                Err(Failure::Redirected(why)) => why,
             };
-            let is_on_its_way = asking == Asking::No && why.starts_with("ASK ");
+            let is_ask_redirect = asking == Asking::No && why.starts_with("ASK ");
             let next = self.map.borrow().next[partition.index()].clone();
-            if let Some(next) = next.filter(|_| is_on_its_way) {
+            if let Some(next) = next.filter(|_| is_ask_redirect) {
                 (node, asking) = (next, Asking::Yes);
                 continue;
             }
@@ -270,13 +278,13 @@ impl Connection {
         let _ = timeout(pause, map.changed()).await;
     }
 
-    /// A server said that it has not what the directory says.
-    pub fn note_out_of_date(&self) {
+    /// Triggers a lookup, because a server redirected a call.
+    pub(super) fn note_out_of_date(&self) {
         self.out_of_date.notify_one();
     }
 
-    /// Sends a command that reads, or that may as well be sent again; the answer is a primary's.
-    pub async fn command(
+    /// Sends a command that reads or can be sent twice; the reply is from a primary.
+    pub(super) async fn command(
         &self,
         partition: Partition,
         name: &'static str,
@@ -293,7 +301,7 @@ async fn open_node(opener: &Opener, place: &ServerConfig) -> Result<Arc<Node>, E
     let failed = |what: &str| Error::Unavailable(format!("{}: {what}", name_of(place)));
     match timeout(OPEN_TIMEOUT, opener.open(place)).await {
         Ok(opened) => opened.map(Arc::new).map_err(|error| failed(error.details())),
-        Err(_) => Err(failed("no answer")),
+        Err(_) => Err(failed("no reply")),
     }
 }
 

@@ -1,8 +1,7 @@
-//! Who knows which server has a partition: nobody needs to where there is one server, the Sentinels, or the nodes of a
-//! Cluster.
+//! Finds the server that owns a slot: one fixed server, or the answer of Sentinels or Cluster nodes.
 //!
-//! Several are asked, and the newest answer counts, by the configuration epoch that stands beside it: one that was cut off
-//! from the others tells old news.
+//! It asks several of them and takes the answer with the newest configuration epoch, because one that is partitioned from
+//! the others returns old data.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,82 +23,102 @@ use super::{
     wire::{Line, Making, UNRESPONSIVE_AFTER},
 };
 
+/// Maximum time that one Sentinel or node may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
-/// An epoch that nobody has named for so long counts no more: the Sentinels, or the Cluster, may have been made anew.
+/// Time after which an epoch that no server has returned again is forgotten: the Sentinels or the Cluster may be new.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// Who is asked.
-pub enum Directory {
+/// Source of the topology.
+pub(super) enum Directory {
+    /// One server owns all slots.
     Fixed(ServerConfig),
-    Sentinels { lookouts: Lookouts, service: String },
-    Cluster { lookouts: Lookouts },
+    /// Sentinels name the primary, which owns all slots.
+    Sentinels {
+        /// Connections to the Sentinels.
+        probes: TopologyProbes,
+        /// Name of the primary in the configuration of the Sentinels.
+        service: String,
+    },
+    /// The nodes of a Cluster name the owner of each slot.
+    Cluster {
+        /// Connections to the nodes.
+        probes: TopologyProbes,
+    },
 }
 
-/// Connections to those who are asked, made when they are first needed.
-pub struct Lookouts {
+/// Connections to the Sentinels or nodes that are asked, opened on first use.
+pub(super) struct TopologyProbes {
     seeds: Vec<Server>,
-    /// Of the Sentinels, where they differ from the servers'.
+    /// User and password for Sentinels. None: those of the servers.
     credentials: Option<(Option<String>, Option<String>)>,
     lines: Mutex<HashMap<Server, Arc<Line>>>,
-    /// Of each slot: the newest epoch, and when it was named last.
+    /// Newest epoch of each slot, and the time it was last returned.
     newest: Mutex<HashMap<u16, (u64, Instant)>>,
 }
 
-/// What each of those who were asked answered to each question.
+/// Replies of each server to the questions it was asked, or its error.
 type Answers = Vec<(Server, Result<Vec<Value>, String>)>;
-/// Who has a slot.
+
+/// Owner of a slot.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Owner {
+pub(super) struct Owner {
+    /// Address of the owner.
     pub place: ServerConfig,
-    /// Since when, of all changes.
+    /// Configuration epoch at which it became the owner.
     epoch: u64,
-    /// The server that the slot is on its way to.
+    /// Server to which the slot migrates. None: it does not migrate.
     pub next: Option<ServerConfig>,
 }
 
 impl Directory {
-    /// As the URL says.
-    pub fn of(config: &Config) -> Self {
-        let lookouts = |seeds: &[Server], credentials| Lookouts {
+    /// Creates the directory that the Redis URL describes.
+    pub(super) fn of(config: &Config) -> Self {
+        let probes = |seeds: &[Server], credentials| TopologyProbes {
             seeds: seeds.to_vec(),
             credentials,
             lines: Mutex::default(),
             newest: Mutex::default(),
         };
         match &config.server {
-            ServerConfig::Clustered { hosts, .. } => Directory::Cluster { lookouts: lookouts(hosts, None) },
+            ServerConfig::Clustered { hosts, .. } => Directory::Cluster { probes: probes(hosts, None) },
             ServerConfig::Sentinel { hosts, service_name, username, password } => Directory::Sentinels {
-                lookouts: lookouts(hosts, Some((username.clone(), password.clone()))),
+                probes: probes(hosts, Some((username.clone(), password.clone()))),
                 service: service_name.clone(),
             },
             place => Directory::Fixed(place.clone()),
         }
     }
 
-    /// Whether there is nothing to find out.
-    pub fn is_fixed(&self) -> bool {
+    /// Whether the topology cannot change.
+    pub(super) fn is_fixed(&self) -> bool {
         matches!(self, Directory::Fixed(_))
     }
 
-    pub fn is_cluster(&self) -> bool {
+    /// Whether the servers form a Cluster.
+    pub(super) fn is_cluster(&self) -> bool {
         matches!(self, Directory::Cluster { .. })
     }
 
-    /// Which server has each of these slots; None = nobody has it, or only old news is to be had.
-    pub async fn look(&self, opener: &Opener, slots: &[u16], known: &[Arc<Node>]) -> Result<Vec<Option<Owner>>, Error> {
+    /// Returns the owner of each slot; None = no server owns it, or all answers have an outdated epoch.
+    pub(super) async fn look(
+        &self,
+        opener: &Opener,
+        slots: &[u16],
+        known: &[Arc<Node>],
+    ) -> Result<Vec<Option<Owner>>, Error> {
         match self {
             Directory::Fixed(place) => Ok(vec![Some(Owner::of(place.clone(), 0)); slots.len()]),
-            Directory::Sentinels { lookouts, service } => {
+            Directory::Sentinels { probes, service } => {
                 let questions = ["MASTER", "GET-MASTER-ADDR-BY-NAME"].map(|word| vec![word.into(), service.into()]);
-                let answers = lookouts.ask(opener, "SENTINEL", &questions, &[]).await;
+                let answers = probes.ask(opener, "SENTINEL", &questions, &[]).await;
                 let primary = newest_primary(answers, service)?;
-                Ok(lookouts.not_superseded(slots, vec![Some(primary); slots.len()]))
+                Ok(probes.not_superseded(slots, vec![Some(primary); slots.len()]))
             }
-            Directory::Cluster { lookouts } => {
+            Directory::Cluster { probes } => {
                 let known: Vec<Server> = known.iter().flat_map(|node| node.place.hosts()).collect();
-                let answers = lookouts.ask(opener, "CLUSTER", &[vec!["NODES".into()]], &known).await;
+                let answers = probes.ask(opener, "CLUSTER", &[vec!["NODES".into()]], &known).await;
                 let owners = newest_owners(answers, slots, opener.config.tls.is_some())?;
-                Ok(lookouts.not_superseded(slots, owners))
+                Ok(probes.not_superseded(slots, owners))
             }
         }
     }
@@ -111,8 +130,8 @@ impl Owner {
     }
 }
 
-impl Lookouts {
-    /// Asks all seeds, and these besides.
+impl TopologyProbes {
+    /// Asks all seeds and all known nodes.
     async fn ask(&self, opener: &Opener, command: &'static str, questions: &[Vec<Value>], known: &[Server]) -> Answers {
         let others = known.iter().filter(|server| !self.seeds.contains(server));
         let asked = self.seeds.iter().chain(others).map(|server| async move {
@@ -123,7 +142,7 @@ impl Lookouts {
             };
             let answer = match timeout(ANSWER_WITHIN, answer).await {
                 Ok(answer) => answer.map_err(|error| error.details().to_owned()),
-                Err(_) => Err("no answer".into()),
+                Err(_) => Err("no reply".into()),
             };
             if answer.is_err() {
                 self.lines.lock().remove(server);
@@ -131,13 +150,13 @@ impl Lookouts {
             (server.clone(), answer)
         });
         let answers = join_all(asked).await;
-        // Those who have left are not asked again.
+        // Drop the connections to servers that are no longer known.
         self.lines.lock().retain(|server, _| answers.iter().any(|(asked, _)| asked == server));
         answers
     }
 
-    /// Those of whom nothing newer was told lately: who is cut off from the others tells old news, and may be the only one
-    /// who answers.
+    /// Drops owners with an older epoch than one seen lately. A server that is partitioned from the others returns old data,
+    /// and may be the only one that answers.
     fn not_superseded(&self, slots: &[u16], owners: Vec<Option<Owner>>) -> Vec<Option<Owner>> {
         let (mut newest, now) = (self.newest.lock(), Instant::now());
         let mut is_not_superseded = |slot: &u16, owner: &Owner| {
@@ -167,37 +186,38 @@ impl Lookouts {
     }
 }
 
-/// Why nobody could say it: what each answered.
-fn nobody(answers: &Answers) -> String {
-    let said = |(server, answer): &(Server, Result<Vec<Value>, String>)| match answer {
-        Ok(_) => format!("{server}: cannot be understood"),
+/// Describes the answer of each server, for an error text.
+fn describe(answers: &Answers) -> String {
+    let describe = |(server, answer): &(Server, Result<Vec<Value>, String>)| match answer {
+        Ok(_) => format!("{server}: unreadable reply"),
         Err(error) => format!("{server}: {error}"),
     };
-    answers.iter().map(said).collect::<Vec<_>>().join("; ")
+    answers.iter().map(describe).collect::<Vec<_>>().join("; ")
 }
 
-/// The primary that the Sentinels name, the newest one. The address is asked for by itself: amid a failover the Sentinel
-/// that leads it has the new epoch already, and the old address still, among what else it tells of the primary.
+/// Returns the primary with the newest epoch that a Sentinel names. The address comes from a separate command: during a
+/// failover, SENTINEL MASTER of the leading Sentinel returns the new epoch with the old address.
 fn newest_primary(answers: Answers, service: &str) -> Result<Owner, Error> {
     let named = answers.iter().filter_map(|(_, answer)| {
-        let [told, address] = &answer.as_ref().ok()?[..] else { return None };
-        let fields: HashMap<String, String> = told.clone().convert().ok()?;
+        let [primary, address] = &answer.as_ref().ok()?[..] else { return None };
+        let fields: HashMap<String, String> = primary.clone().convert().ok()?;
         let (host, port): (String, String) = address.clone().convert().ok()?;
         let place = ServerConfig::new_centralized(host, port.parse().ok()?);
         Some(Owner::of(place, fields.get("config-epoch")?.parse().ok()?))
     });
     let newest = named.max_by_key(|owner| owner.epoch);
-    newest
-        .ok_or_else(|| Error::Unavailable(format!("no Sentinel names a primary of {service:?}: {}", nobody(&answers))))
+    newest.ok_or_else(|| {
+        Error::Unavailable(format!("no Sentinel knows a primary named {service:?}: {}", describe(&answers)))
+    })
 }
 
-/// The servers that own the slots, as the nodes of a Cluster tell: of different claims the newest one. Where a slot is on
-/// its way to its owner alone knows.
+/// Returns the owners of the slots from CLUSTER NODES of all nodes: of different claims the newest one. Only the owner of a
+/// slot knows its migration target.
 fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<Option<Owner>>, Error> {
     let mut owners: Vec<Option<Owner>> = vec![None; slots.len()];
     for (server, answer) in &answers {
         let text = answer.as_ref().ok().and_then(|answer| answer.first()?.as_string()).unwrap_or_default();
-        let lines: Vec<NodeLine> = text.lines().filter_map(|line| NodeLine::read(line, server, by_name)).collect();
+        let lines: Vec<NodeRow> = text.lines().filter_map(|line| NodeRow::read(line, server, by_name)).collect();
         let place_of = |id: &str| lines.iter().find(|line| line.id == id).map(|line| line.place.clone());
         for line in lines.iter().filter(|line| line.is_primary) {
             for (slot, owner) in slots.iter().zip(&mut owners) {
@@ -205,7 +225,7 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
                 if is_newer && line.ranges.iter().any(|(first, last)| (first..=last).contains(&slot)) {
                     *owner = Some(Owner::of(line.place.clone(), line.epoch));
                 }
-                let given = line.giving.iter().find(|(given, _)| given == slot);
+                let given = line.migrating.iter().find(|(given, _)| given == slot);
                 if let (Some((_, to)), Some(owner)) = (given, owner.as_mut().filter(|owner| owner.place == line.place))
                 {
                     owner.next = place_of(to);
@@ -214,51 +234,51 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
         }
     }
     if answers.iter().all(|(_, answer)| answer.is_err()) {
-        return Err(Error::Unavailable(nobody(&answers)));
+        return Err(Error::Unavailable(describe(&answers)));
     }
     Ok(owners)
 }
 
-/// What a line of CLUSTER NODES tells of a node.
-struct NodeLine<'a> {
+/// One line of CLUSTER NODES.
+struct NodeRow<'a> {
     id: &'a str,
     place: ServerConfig,
     is_primary: bool,
     epoch: u64,
     ranges: Vec<(u16, u16)>,
-    /// Slots that it gives to the node of this id, and has still.
-    giving: Vec<(u16, &'a str)>,
+    /// Slots that migrate from this node, with the id of the target node.
+    migrating: Vec<(u16, &'a str)>,
 }
 
-impl<'a> NodeLine<'a> {
-    /// id, ip:port@cport[,hostname], flags, primary, ping, pong, epoch, link, slots …
-    fn read(line: &'a str, told_by: &Server, by_name: bool) -> Option<Self> {
+impl<'a> NodeRow<'a> {
+    /// Parses `id ip:port@cport[,hostname] flags primary ping pong epoch link slots…`.
+    fn read(line: &'a str, reported_by: &Server, by_name: bool) -> Option<Self> {
         let mut words = line.split(' ');
         let (id, address, flags) = (words.next()?, words.next()?, words.next()?);
         let epoch = words.nth(3)?.parse().ok()?;
         let (address, name) = address.split_once(',').unwrap_or((address, ""));
         let name = name.split(',').next().unwrap_or("");
         let (ip, port) = address.split_once('@').map_or(address, |(address, _)| address).rsplit_once(':')?;
-        // Certificates are made out to names. A node that does not know its own address has the one it was asked at.
+        // Certificates hold host names. A node that does not know its own address is at the address that was asked.
         let host = match (by_name && !name.is_empty(), ip) {
             (true, _) => name,
-            (false, "") => &told_by.host,
+            (false, "") => &reported_by.host,
             (false, ip) => ip,
         };
         let is_primary = flags.split(',').any(|flag| flag == "master");
         let place = ServerConfig::new_centralized(host, port.parse().ok()?);
-        let (mut ranges, mut giving) = (Vec::new(), Vec::new());
+        let (mut ranges, mut migrating) = (Vec::new(), Vec::new());
         for word in words.skip(1) {
-            // [slot->-id] it gives, [slot-<-id] it is given.
+            // [slot->-id] migrates away, [slot-<-id] is imported.
             let gives = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')?.split_once("->-"));
             let (first, last) = word.split_once('-').unwrap_or((word, word));
             match (gives, first.parse(), last.parse()) {
-                (Some((slot, to)), ..) => giving.extend(slot.parse().ok().map(|slot| (slot, to))),
+                (Some((slot, to)), ..) => migrating.extend(slot.parse().ok().map(|slot| (slot, to))),
                 (None, Ok(first), Ok(last)) => ranges.push((first, last)),
                 _ => {}
             }
         }
-        Some(NodeLine { id, place, is_primary, epoch, ranges, giving })
+        Some(NodeRow { id, place, is_primary, epoch, ranges, migrating })
     }
 }
 
@@ -287,7 +307,7 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
     }
 
     #[test]
-    fn of_different_claims_the_newest_counts() {
+    fn newest_owners_different_epochs_returns_newest() {
         let answers = || vec![answer("10.0.0.1", BEFORE), answer("10.0.0.3", AFTER)];
         let places = newest_owners(answers(), &[7, 5461, 10923], false).unwrap();
         assert_eq!(hosts(places), ["10.0.0.3", "10.0.0.2", "10.0.0.2"]);
@@ -296,13 +316,13 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
     }
 
     #[test]
-    fn a_slot_that_nobody_has_keeps_no_other_from_being_found() {
+    fn newest_owners_unowned_slot_others_are_found() {
         let places = newest_owners(vec![answer("10.0.0.1", BEFORE)], &[7, 16000], false).unwrap();
         assert_eq!(hosts(places), ["10.0.0.1", ""]);
     }
 
     #[test]
-    fn where_a_slot_is_on_its_way_to_its_owner_tells() {
+    fn newest_owners_migrating_slot_returns_target_from_owner() {
         let gives = "\
 aa 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5460 [7->-dd] [9-<-bb]\n\
 bb 10.0.0.2:6379@16379 master - 0 1 2 connected 5461-10922 9\n\
@@ -317,31 +337,31 @@ dd 10.0.0.4:6379@16379,four.example master - 0 1 0 connected\n";
     }
 
     #[test]
-    fn of_several_sentinels_the_newest_word_counts() {
-        // The leader of a failover has the epoch of the new primary, but not its address among the rest.
-        let says = |port: &str, epoch: &str, also: &str| {
+    fn newest_primary_several_sentinels_returns_newest_epoch() {
+        // During a failover the leading Sentinel returns the new epoch with the old address in SENTINEL MASTER.
+        let reply = |port: &str, epoch: &str, also: &str| {
             let fields = [("ip", "10.0.0.9"), ("port", also), ("config-epoch", epoch)];
             let fields: HashMap<String, String> = fields.map(|(name, value)| (name.into(), value.into())).into();
             let address = Value::Array(vec!["10.0.0.9".into(), port.into()]);
             (Server::new("sentinel", 26379), Ok(vec![Value::try_from(fields).unwrap(), address]))
         };
         let down = (Server::new("down", 1), Err("refused".into()));
-        let answers = vec![says("1", "4", "1"), says("2", "5", "2"), says("2", "5", "1"), down];
+        let answers = vec![reply("1", "4", "1"), reply("2", "5", "2"), reply("2", "5", "1"), down];
         let newest = Owner::of(ServerConfig::new_centralized("10.0.0.9", 2), 5);
         assert_eq!(newest_primary(answers, "main").unwrap(), newest);
     }
 
     #[test]
-    fn who_is_cut_off_from_the_others_does_not_bring_back_what_was_superseded() {
-        let lookouts =
-            Lookouts { seeds: Vec::new(), credentials: None, lines: Mutex::default(), newest: Mutex::default() };
-        let told = |epochs: [Option<u64>; 2]| {
+    fn not_superseded_older_epoch_is_ignored() {
+        let probes =
+            TopologyProbes { seeds: Vec::new(), credentials: None, lines: Mutex::default(), newest: Mutex::default() };
+        let accepted = |epochs: [Option<u64>; 2]| {
             let owners = epochs.map(|epoch| Some(Owner::of(ServerConfig::new_centralized("10.0.0.1", 6379), epoch?)));
-            lookouts.not_superseded(&[3, 4], owners.into()).iter().map(Option::is_some).collect::<Vec<_>>()
+            probes.not_superseded(&[3, 4], owners.into()).iter().map(Option::is_some).collect::<Vec<_>>()
         };
-        assert_eq!(told([Some(1), Some(7)]), [true, true]);
-        assert_eq!(told([Some(2), Some(6)]), [true, false]);
-        assert_eq!(told([Some(2), None]), [true, false]);
-        assert_eq!(told([Some(1), Some(7)]), [false, true]);
+        assert_eq!(accepted([Some(1), Some(7)]), [true, true]);
+        assert_eq!(accepted([Some(2), Some(6)]), [true, false]);
+        assert_eq!(accepted([Some(2), None]), [true, false]);
+        assert_eq!(accepted([Some(1), Some(7)]), [false, true]);
     }
 }

@@ -1,4 +1,4 @@
-//! One gated script sent, and its reply: what it may do, by when, on which connection, and what has to hold afterwards.
+//! Sends one gated script and reads its reply: keys, deadline, connection and required replicas.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use super::{
-    Lane, Reserved, Store, StoreId,
+    Lane, Reservation, Store, StoreId,
     error::{Error, Failure},
     keys::Partition,
     msgpack::Arguments,
@@ -15,73 +15,81 @@ use super::{
     random_u64,
     scripts::{self, Outcome, Script},
 };
-use crate::session::{Cause, Durability, Policy, SessionName, Subject};
+use crate::session::{Cause, Durability, Policy, SessionRef, Subject};
 
-/// Whom an answer to a write waits for.
+/// Servers that must have a write before its reply is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// The primary alone.
-    AtOnce(Lane),
-    /// So many replicas, too.
+pub(super) enum WriteConcern {
+    /// The primary, on this connection.
+    Primary(Lane),
+    /// The primary and this number of replicas.
     Replicated(u32),
 }
 
-impl Answer {
-    pub fn of(policy: &Policy) -> Self {
+impl WriteConcern {
+    /// Write concern of a policy.
+    pub(super) fn of(policy: &Policy) -> Self {
         match policy.durability {
-            Durability::Local => Answer::AtOnce(Lane::Calls),
-            Durability::Replicated => Answer::Replicated(policy.replicas),
+            Durability::Local => WriteConcern::Primary(Lane::Calls),
+            Durability::Replicated => WriteConcern::Replicated(policy.replicas),
         }
     }
 }
 
-/// The keys a script is given, and what all scripts on such keys are told.
-pub(super) struct Target {
+/// Keys of a script, and the arguments that all scripts on these keys take.
+pub(super) struct ScriptKeys {
     partition: Partition,
     keys: Vec<Key>,
     common: Arguments,
     store: StoreId,
 }
 
-impl Target {
-    /// Only in the store in which the id was reserved.
-    pub fn in_store(mut self, reserved: Reserved) -> Self {
-        if let Reserved::In { store, .. } = reserved {
+impl ScriptKeys {
+    /// Requires the store in which the id was reserved.
+    pub(super) fn in_store(mut self, reserved: Reservation) -> Self {
+        if let Reservation::Held { store, .. } = reserved {
             self.store = store;
         }
         self
     }
 }
 
-/// A reply of a script: its outcome, and what follows.
+/// Reply of a script: outcome and further values.
 pub(super) struct Reply {
+    /// First element of the reply.
     pub outcome: Outcome,
     rest: std::vec::IntoIter<Value>,
 }
 
 impl Reply {
-    /// The next value, if there is one more.
-    pub fn next(&mut self) -> Option<Value> {
+    /// Takes the next value. None: there is no more.
+    pub(super) fn next(&mut self) -> Option<Value> {
         self.rest.next()
     }
 
-    pub fn number(&mut self) -> Result<u64, Error> {
-        self.rest.next().and_then(|value| value.as_u64()).ok_or_else(|| Error::Unexpected("no number".into()))
+    /// Takes the next value as a number.
+    pub(super) fn number(&mut self) -> Result<u64, Error> {
+        self.rest.next().and_then(|value| value.as_u64()).ok_or_else(|| Error::Unexpected("a number is missing".into()))
     }
 
-    pub fn cause(&mut self) -> Result<Cause, Error> {
+    /// Takes the next value as a cause.
+    pub(super) fn cause(&mut self) -> Result<Cause, Error> {
         let number = self.number()?;
-        Cause::from_number(number as i64).ok_or_else(|| Error::Unexpected(format!("cause {number}")))
+        i64::try_from(number)
+            .ok()
+            .and_then(Cause::from_number)
+            .ok_or_else(|| Error::Unexpected(format!("cause {number}")))
     }
 
-    pub fn bytes(&mut self) -> Result<Bytes, Error> {
-        self.rest.next().and_then(Value::into_bytes).ok_or_else(|| Error::Unexpected("no bytes".into()))
+    /// Takes the next value as bytes.
+    pub(super) fn bytes(&mut self) -> Result<Bytes, Error> {
+        self.rest.next().and_then(Value::into_bytes).ok_or_else(|| Error::Unexpected("a byte string is missing".into()))
     }
 }
 
 impl Store {
-    /// What a script of one session is given.
-    pub(super) fn session_target(&self, name: &SessionName) -> Target {
+    /// Keys and common arguments of the scripts of one session.
+    pub(super) fn session_target(&self, name: &SessionRef) -> ScriptKeys {
         let partition = self.keys.partition_of(&name.id);
         let mut common = Arguments::default();
         common.text("namespace", &name.namespace).text("id", name.id).text("channel", self.keys.channel(partition));
@@ -93,28 +101,28 @@ impl Store {
             self.keys.absent(partition),
             self.keys.meta(partition),
         ];
-        Target { partition, keys, common, store: self.id() }
+        ScriptKeys { partition, keys, common, store: self.id() }
     }
 
-    /// What a script of a subject's index is given.
-    pub(super) fn subject_target(&self, subject: &Subject) -> Target {
+    /// Keys of the scripts of a subject index.
+    pub(super) fn subject_target(&self, subject: &Subject) -> ScriptKeys {
         let partition: Partition = self.keys.partition_of_subject(subject);
         let keys = vec![self.keys.subject(subject), self.keys.meta(partition)];
-        Target { partition, keys, common: Arguments::default(), store: self.id() }
+        ScriptKeys { partition, keys, common: Arguments::default(), store: self.id() }
     }
 
-    /// What a script of the whole store is given.
-    pub(super) fn store_target(&self) -> Target {
+    /// Keys of the scripts of the whole store.
+    pub(super) fn store_target(&self) -> ScriptKeys {
         let partition = Partition(0);
-        Target { partition, keys: vec![self.keys.meta(partition)], common: Arguments::default(), store: self.id() }
+        ScriptKeys { partition, keys: vec![self.keys.meta(partition)], common: Arguments::default(), store: self.id() }
     }
 
-    /// Sends a script that reads.
+    /// Runs a script that reads.
     pub(super) async fn read(
         &self,
         script: &'static Script,
         lane: Lane,
-        target: Target,
+        target: ScriptKeys,
         args: &Arguments,
         deadline: Instant,
     ) -> Result<Reply, Error> {
@@ -125,37 +133,37 @@ impl Store {
             let sent = Instant::now();
             let request = Request::Script { script, keys, args };
             let reply = node.send(lane, request, deadline, Effect::Reads, asking).await?;
-            Ok(self.reply(script, reply, &node, sent)?)
+            Ok(self.reply(script, reply, &node, sent).map_err(Error::of_a_read)?)
         };
         self.connection.at(target.partition, deadline, attempt).await
     }
 
-    /// Sends a script that may write, with the last moment at which it may. Where that was over when it ran, and the call
-    /// still has time, it is sent once more, by the clock that the refusal told.
+    /// Runs a script that may write, with the time after which it must not. If the script ran too late although the call has
+    /// time left, sends it once more, with the server's clock from that reply.
     pub(super) async fn write(
         &self,
         script: &'static Script,
-        answer: Answer,
-        target: Target,
+        concern: WriteConcern,
+        target: ScriptKeys,
         mut args: Arguments,
         deadline: Instant,
     ) -> Result<Reply, Error> {
-        if let Answer::Replicated(_) = answer {
+        if let WriteConcern::Replicated(_) = concern {
             args.flag("durable", true);
         }
         let (target, args) = (&target, &args);
         for _ in 0..2 {
-            let attempt = |node, asking| self.write_at(node, script, answer, target, args, deadline, asking);
+            let attempt = |node, asking| self.write_at(node, script, concern, target, args, deadline, asking);
             let (reply, confirmed) = self.connection.at(target.partition, deadline, attempt).await?;
-            // A delete that finds nothing leaves a tombstone. Other outcomes tell of no write that could be lost.
-            let tells_of_a_write = match reply.outcome {
+            // A delete that finds no session writes a tombstone. No other outcome implies a write that could be lost.
+            let may_have_written = match reply.outcome {
                 Outcome::TooLate => continue,
                 Outcome::Done | Outcome::Ended => true,
                 Outcome::NotFound => script.name == scripts::END.name,
                 _ => false,
             };
-            return match answer {
-                Answer::Replicated(wanted) if tells_of_a_write && confirmed < u64::from(wanted) => {
+            return match concern {
+                WriteConcern::Replicated(wanted) if may_have_written && confirmed < u64::from(wanted) => {
                     Err(Error::NotReplicated { confirmed, wanted })
                 }
                 _ => Ok(reply),
@@ -164,14 +172,15 @@ impl Store {
         Err(Error::Timeout)
     }
 
-    /// By the clock of this server; the reply, and how many replicas have what was written.
-    #[expect(clippy::too_many_arguments, reason = "all of one call")]
+    /// Runs a script at this server, with a deadline by its clock. Returns the reply and the number of replicas that have the
+    /// write.
+    #[expect(clippy::too_many_arguments, reason = "all arguments of one call")]
     async fn write_at(
         &self,
         node: Arc<Node>,
         script: &'static Script,
-        answer: Answer,
-        target: &Target,
+        concern: WriteConcern,
+        target: &ScriptKeys,
         args: &Arguments,
         deadline: Instant,
         asking: Asking,
@@ -181,12 +190,12 @@ impl Store {
         gate.text("store", target.store.to_text()).number("not_after", not_after).text("nonce", random_u64());
         let args = vec![Arguments::join([&gate, &target.common, args])];
         let sent = Instant::now();
-        let (reply, confirmed) = match answer {
-            Answer::AtOnce(lane) => {
+        let (reply, confirmed) = match concern {
+            WriteConcern::Primary(lane) => {
                 let request = Request::Script { script, keys: &target.keys, args: &args };
                 (node.send(lane, request, deadline, Effect::Writes, asking).await?, 0)
             }
-            Answer::Replicated(replicas) => {
+            WriteConcern::Replicated(replicas) => {
                 node.run_replicated(replicas, script, target.keys.clone(), args, deadline).await?
             }
         };
@@ -201,7 +210,10 @@ impl Store {
         let number = rest.next().and_then(|value| value.as_i64());
         let outcome = number.and_then(Outcome::from_number);
         let outcome = outcome.ok_or_else(|| Error::Unexpected(format!("{}: outcome {number:?}", script.name)))?;
-        let now = rest.next().and_then(|value| value.as_u64()).ok_or_else(|| Error::Unexpected("no time".into()))?;
+        let now = rest
+            .next()
+            .and_then(|value| value.as_u64())
+            .ok_or_else(|| Error::Unexpected("the time is missing".into()))?;
         if outcome == Outcome::StoreChanged {
             return Err(Error::StoreChanged);
         }

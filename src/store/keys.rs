@@ -1,12 +1,13 @@
-//! The key schema: every key and channel name is spelled here and nowhere else.
+//! The key schema: the only place that builds or parses key and channel names.
 //!
-//! A session belongs to a virtual partition by a hash of its id. All keys of a partition share a hash tag, so one
-//! script can touch them on a Redis Cluster too; the tags are chosen so that the partitions' slots lie evenly.
+//! A hash of its id assigns a session to a virtual partition. All keys of a partition share a hash tag, so that one script can
+//! access them on a Redis Cluster; the tags are chosen so that the slots of the partitions are spread evenly.
 
 use fred::types::Key;
 
-use crate::session::{ID_BYTES, Namespace, SessionId, SessionName, Subject};
+use crate::session::{ID_BYTES, Namespace, SessionId, SessionRef, Subject};
 
+/// Number of slots of a Redis Cluster.
 const SLOTS: usize = 16_384;
 
 /// Number of a partition, below the number of partitions.
@@ -14,19 +15,20 @@ const SLOTS: usize = 16_384;
 pub struct Partition(pub u16);
 
 impl Partition {
+    /// The number as an index.
     pub fn index(self) -> usize {
-        self.0 as usize
+        usize::from(self.0)
     }
 }
 
 /// Names of all keys of a store.
 #[derive(Clone, Debug)]
-pub struct Keys {
+pub(super) struct Keys {
     prefix: String,
     partitions: Vec<Names>,
 }
 
-/// Names of a partition's keys; copies share their text.
+/// Names of a partition's keys; clones share their text.
 #[derive(Clone, Debug)]
 struct Names {
     /// Key prefix and hash tag.
@@ -54,8 +56,8 @@ impl Names {
 }
 
 impl Keys {
-    /// The number of partitions is a power of two of at most 64.
-    pub fn new(prefix: &str, partitions: u16) -> Self {
+    /// Creates the names for a key prefix and a number of partitions, which is a power of two of at most 64.
+    pub(super) fn new(prefix: &str, partitions: u16) -> Self {
         let names = |index| {
             let tag = tag(index, partitions);
             Names::new(format!("{prefix}{{{tag}}}"), slot(&tag))
@@ -64,41 +66,44 @@ impl Keys {
         Keys { prefix: prefix.to_owned(), partitions }
     }
 
-    pub fn partitions(&self) -> impl ExactSizeIterator<Item = Partition> + use<> {
+    /// Iterates over all partitions.
+    pub(super) fn partitions(&self) -> impl ExactSizeIterator<Item = Partition> + use<> {
         (0..self.partitions.len() as u16).map(Partition)
     }
 
-    pub fn partition_of(&self, id: &SessionId) -> Partition {
+    /// Partition of a session.
+    pub(super) fn partition_of(&self, id: &SessionId) -> Partition {
         const { assert!(ID_BYTES == 16) };
         Partition((crc32fast::hash(id.as_bytes()) as usize & (self.partitions.len() - 1)) as u16)
     }
 
-    /// Hash: one session, or its tombstone.
-    pub fn session(&self, name: &SessionName) -> Key {
+    /// Key of the hash that holds a session or its tombstone.
+    pub(super) fn session(&self, name: &SessionRef) -> Key {
         format!("{}:s:{}:{}", self.partitions[self.partition_of(&name.id).index()].stem, name.namespace, name.id).into()
     }
 
-    /// The session that a key is of, or was; None = it is no such key.
-    pub fn session_of_key(&self, key: &str) -> Option<SessionName> {
+    /// Session of a session key. None: another kind of key.
+    pub(super) fn session_of_key(&self, key: &str) -> Option<SessionRef> {
         let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:s:")?;
         let (namespace, id) = rest.split_once(':')?;
-        let name = SessionName { namespace: namespace.parse().ok()?, id: id.parse().ok()? };
+        let name = SessionRef { namespace: namespace.parse().ok()?, id: id.parse().ok()? };
         (self.session(&name).as_str() == Some(key)).then_some(name)
     }
 
-    pub fn partition_of_subject(&self, subject: &Subject) -> Partition {
+    /// Partition of the index of a subject.
+    pub(super) fn partition_of_subject(&self, subject: &Subject) -> Partition {
         let hash = crc32fast::hash(format!("{}:{}", subject.namespace, subject.name).as_bytes());
         Partition((hash as usize & (self.partitions.len() - 1)) as u16)
     }
 
-    /// Sorted set of a subject's ids by when they were added, in us. In the subject's partition, not the ids'.
-    pub fn subject(&self, subject: &Subject) -> Key {
+    /// Key of the sorted set with a subject's session ids by time added in us. In the subject's partition, not those of the ids.
+    pub(super) fn subject(&self, subject: &Subject) -> Key {
         let stem = &self.partitions[self.partition_of_subject(subject).index()].stem;
         format!("{stem}:u:{}:{}", subject.namespace, subject.name).into()
     }
 
-    /// What matches the keys of all subjects, as a pattern of Redis.
-    pub fn subjects_pattern(&self) -> String {
+    /// Redis pattern that matches the index keys of all subjects.
+    pub(super) fn subjects_pattern(&self) -> String {
         let mut pattern = String::new();
         for letter in self.prefix.chars() {
             if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
@@ -109,62 +114,63 @@ impl Keys {
         pattern + "{ses:*}:u:*"
     }
 
-    /// Whose sessions the key is of; None = it is no such key.
-    pub fn subject_of_key(&self, key: &str) -> Option<Subject> {
+    /// Subject of an index key. None: another kind of key.
+    pub(super) fn subject_of_key(&self, key: &str) -> Option<Subject> {
         let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:u:")?;
         let (namespace, name) = rest.split_once(':')?;
         Some(Subject { namespace: namespace.parse().ok()?, name: name.to_owned() })
     }
 
-    /// Sorted set of the namespace's ids by deadline in ms: timer and list in one.
-    pub fn due(&self, partition: Partition, namespace: &Namespace) -> Key {
+    /// Key of the due set: the namespace's session ids by deadline in ms. It serves expiry and listing.
+    pub(super) fn due(&self, partition: Partition, namespace: &Namespace) -> Key {
         format!("{}:due:{namespace}", self.partitions[partition.index()].stem).into()
     }
 
-    /// Sorted set of namespaces by a lower bound of their earliest deadline in ms.
-    pub fn namespaces(&self, partition: Partition) -> Key {
+    /// Key of the sorted set with namespaces by a lower bound of their earliest deadline in ms.
+    pub(super) fn namespaces(&self, partition: Partition) -> Key {
         self.partitions[partition.index()].namespaces.clone()
     }
 
-    /// Stream: one entry per change.
-    pub fn log(&self, partition: Partition) -> Key {
+    /// Key of the log: a stream with one entry per change.
+    pub(super) fn log(&self, partition: Partition) -> Key {
         self.partitions[partition.index()].log.clone()
     }
 
-    /// Hash: store id, format, number of partitions, last position, bytes in the log.
-    pub fn meta(&self, partition: Partition) -> Key {
+    /// Key of the hash with store id, format, number of partitions, last position and size of the log.
+    pub(super) fn meta(&self, partition: Partition) -> Key {
         self.partitions[partition.index()].meta.clone()
     }
 
-    /// No key at all, ever. Every script of a session declares it, so that Redis refuses the script before it
-    /// begins while the slot is on its way to another server: one that empties a key and fills it again would be stopped
-    /// between the two.
-    pub fn absent(&self, partition: Partition) -> Key {
+    /// Key that never exists. Every session script declares it, so that Redis refuses the script before it begins while the
+    /// slot migrates. Without it Redis would stop a script between emptying a key and filling it again.
+    pub(super) fn absent(&self, partition: Partition) -> Key {
         self.partitions[partition.index()].absent.clone()
     }
 
-    /// Slots of a Cluster, of each partition.
-    pub fn slots(&self) -> Vec<u16> {
+    /// Cluster slot of each partition.
+    pub(super) fn slots(&self) -> Vec<u16> {
         self.partitions.iter().map(|names| names.slot).collect()
     }
 
-    /// Sharded channel: every log entry as it is written.
-    pub fn channel(&self, partition: Partition) -> &str {
+    /// Name of the sharded channel on which every log entry is published.
+    pub(super) fn channel(&self, partition: Partition) -> &str {
         &self.partitions[partition.index()].channel
     }
 
-    pub fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
+    /// Partition of a channel. None: another channel.
+    pub(super) fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
         self.partitions.iter().position(|names| names.channel == channel).map(|index| Partition(index as u16))
     }
 }
 
-/// The hash tag of a partition: the first `ses:<partition>:<n>` whose slot lies in this partition's share of all slots.
+/// Hash tag of a partition: the first `ses:<partition>:<n>` whose slot is in this partition's share of all slots.
+#[expect(clippy::expect_used, reason = "a test finds a tag for every partition of every valid number of partitions")]
 fn tag(index: u16, partitions: u16) -> String {
-    let share = SLOTS / partitions as usize;
+    let share = SLOTS / usize::from(partitions);
     (0..)
         .map(|n| format!("ses:{index:02}:{n}"))
-        .find(|tag| slot(tag) as usize / share == index as usize)
-        .expect("some number leads to every share")
+        .find(|tag| usize::from(slot(tag)) / share == usize::from(index))
+        .expect("every share of the slots has a tag")
 }
 
 fn slot(tag: &str) -> u16 {
@@ -176,16 +182,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tags_of_a_store_never_change() {
+    fn tags_never_change() {
         let keys = Keys::new("sessiond:", 16);
-        let name = SessionName { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
+        let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
         assert_eq!(keys.session(&name).as_str(), Some("sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa"));
     }
 
     #[test]
-    fn the_session_of_a_key_is_read_back() {
+    fn session_of_key_inverts_session() {
         let keys = Keys::new("sessiond:", 16);
-        let name = SessionName { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([7; 16]) };
+        let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([7; 16]) };
         let key = keys.session(&name);
         assert_eq!(keys.session_of_key(key.as_str().unwrap()), Some(name));
         let of_another_partition = key.as_str().unwrap().replacen("{ses:", "{ses:9", 1);
@@ -195,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn every_share_of_the_slots_has_one_partition() {
+    fn tags_every_slot_share_has_one_partition() {
         for partitions in [1, 2, 4, 8, 16, 32, 64] {
             for index in 0..partitions {
                 let share = slot(&tag(index, partitions)) as usize * partitions as usize / SLOTS;

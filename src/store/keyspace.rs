@@ -1,4 +1,4 @@
-//! What Redis says of keys that vanish, and what there is to it.
+//! Keyspace notifications: whether each server publishes them, and whether a missing key needs an end.
 
 use fred::types::Value;
 use futures_util::future::join_all;
@@ -9,25 +9,31 @@ use super::{
     error::Error,
     node::{Lane, Node},
 };
-use crate::session::SessionName;
+use crate::session::SessionRef;
 
-/// Whether a server tells of keys that vanish; the worse ones come first.
+/// Whether a server publishes keyspace notifications for removed keys. Ordered from worst to best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notifications {
+    /// At least one required flag is missing.
     Off,
-    /// It does not let itself be asked.
+    /// The server does not allow `CONFIG GET`.
     Unknown,
+    /// All required flags are set.
     On,
 }
 
-/// The setting, and what has to be in it.
-const FLAGS: &str = "notify-keyspace-events";
-const NEEDED: &str = "Egxe";
+/// Redis setting for keyspace notifications.
+const SETTING: &str = "notify-keyspace-events";
+/// Flags that the setting has to contain.
+const REQUIRED_FLAGS: &str = "Egxe";
 
-/// What a server tells of, in this run of it.
-pub struct Telling {
+/// Keyspace notifications of one server.
+pub struct NotificationStatus {
+    /// Address of the server.
     pub server: String,
+    /// Run id of the server; it changes with every restart.
     pub run: String,
+    /// Whether the server publishes them.
     pub notifications: Notifications,
 }
 
@@ -40,15 +46,15 @@ impl Notifications {
 }
 
 impl Store {
-    /// Whether a session is due at some time; if not, it ended in the way it should.
-    pub async fn is_due(&self, name: &SessionName, deadline: Instant) -> Result<bool, Error> {
+    /// Returns whether the due set contains a session. If it does not, the session was ended by a script.
+    pub async fn is_due(&self, name: &SessionRef, deadline: Instant) -> Result<bool, Error> {
         let partition = self.keys.partition_of(&name.id);
         let args = vec![self.keys.due(partition, &name.namespace).into(), name.id.to_string().into()];
         Ok(!self.connection.command(partition, "ZSCORE", args, deadline).await?.is_null())
     }
 
-    /// Of each server; those that do not answer are left out.
-    pub async fn notifications(&self, deadline: Instant) -> Vec<Telling> {
+    /// Returns the status of each server; omits those that do not answer.
+    pub async fn notifications(&self, deadline: Instant) -> Vec<NotificationStatus> {
         let asks = self.connection.nodes().into_iter().map(async |node| {
             let found = match node.flags(deadline).await {
                 Ok(flags) => Notifications::of_flags(&flags),
@@ -56,17 +62,17 @@ impl Store {
                 Err(_) => return None,
             };
             let run = node.run(deadline).await.ok()?;
-            Some(Telling { server: node.name(), run, notifications: found })
+            Some(NotificationStatus { server: node.name(), run, notifications: found })
         });
         join_all(asks).await.into_iter().flatten().collect()
     }
 
-    /// Has a server tell of keys that vanish, besides what it tells of already; it may refuse.
+    /// Adds the required flags to the setting of a server. Fails if the server does not allow `CONFIG SET`.
     pub async fn switch_on_notifications(&self, server: &str, deadline: Instant) -> Result<(), Error> {
         let nodes = self.connection.nodes();
         let Some(node) = nodes.iter().find(|node| node.name() == server) else { return Ok(()) };
-        let flags = node.flags(deadline).await? + NEEDED;
-        let args = ["SET", FLAGS, &flags].map(Value::from);
+        let flags = node.flags(deadline).await? + REQUIRED_FLAGS;
+        let args = ["SET", SETTING, &flags].map(Value::from);
         node.command(Lane::Bulk, "CONFIG", &args, deadline).await?;
         Ok(())
     }
@@ -74,10 +80,10 @@ impl Store {
 
 impl Node {
     async fn flags(&self, deadline: Instant) -> Result<String, Error> {
-        let args = ["GET", FLAGS].map(Value::from);
+        let args = ["GET", SETTING].map(Value::from);
         let reply = self.command(Lane::Bulk, "CONFIG", &args, deadline).await?;
         let flags = reply.into_map().ok().and_then(|map| map.values().next()?.as_string());
-        flags.ok_or_else(|| Error::Refused("it has no such setting".into()))
+        flags.ok_or_else(|| Error::Refused("it has no setting notify-keyspace-events".into()))
     }
 }
 
@@ -86,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_four_flags_are_needed() {
+    fn notifications_need_all_four_flags() {
         for on in ["Egxe", "AKE", "KEA", "xegE", "AE"] {
             assert_eq!(Notifications::of_flags(on), Notifications::On, "{on}");
         }

@@ -1,10 +1,10 @@
-//! The log of changes, one stream per partition: its entries, positions in it, and what follows a position.
+//! Reads the log of changes, one stream per partition: entries, positions, and the page after a position.
 
 use bytes::Bytes;
 use fred::types::Value;
 use tokio::time::Instant;
 
-use crate::session::{Cause, Change, Event, Revision, Session, SessionName};
+use crate::session::{Cause, Change, Event, Revision, Session, SessionRef};
 
 use super::{
     Server, Store,
@@ -15,10 +15,10 @@ use super::{
     record::{self, Corrupt},
 };
 
-/// Entries in a page: bounds what one reply may hold.
+/// Maximum number of entries in a page; bounds the size of one reply.
 const PAGE: usize = 32;
 
-/// Identity of a store: made when it was first used, lost when it is emptied.
+/// Identity of a store: generated on first use, lost when the store is emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreId(pub [u8; 16]);
 
@@ -32,15 +32,17 @@ impl StoreId {
     }
 }
 
-/// Place of an entry in its partition's log. The nonce tells branches of history apart that gave the same revision.
+/// Position of an entry in its partition's log. The nonce distinguishes branches of history that used the same revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
+    /// Revision of the change.
     pub revision: Revision,
+    /// Random number of the send that made the change.
     pub nonce: u64,
 }
 
 impl Position {
-    /// No revision is as large: Redis would take it for a mistake, not for a place ahead of the log.
+    /// Upper bound of revisions: Lua numbers are exact below it. A position at or above it is malformed.
     pub const BEYOND: u64 = 1 << 53;
 
     fn from_text(text: &[u8]) -> Option<Self> {
@@ -54,12 +56,16 @@ impl Position {
     }
 }
 
-/// One change, its place, and the place of the entry before it: what proves that none is missing between.
+/// One change with its position, and the position of the entry before it, which proves that no entry is missing.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// Partition of the log.
     pub partition: Partition,
+    /// Position of the entry.
     pub position: Position,
+    /// Position of the entry before it.
     pub previous: Position,
+    /// The change.
     pub event: Event,
 }
 
@@ -81,17 +87,17 @@ impl Entry {
             _ => return Err(Corrupt::Meta),
         };
         let namespace = reader.text()?.parse().map_err(|_| Truncated)?;
-        let name = SessionName { namespace, id: reader.text()?.parse().map_err(|_| Truncated)? };
+        let name = SessionRef { namespace, id: reader.text()?.parse().map_err(|_| Truncated)? };
         let fields = reader.bytes()?;
         let changed_attributes = (0..reader.array()?).map(|_| reader.text()).collect::<Result<_, _>>()?;
         let before = reader.bytes()?;
-        let before = if before.is_empty() { None } else { Some(record::decode_facets(before)?) };
-        // A session that cannot be read still has its change told.
+        let before = if before.is_empty() { None } else { Some(record::decode_filter_fields(before)?) };
+        // The event is delivered even if its session cannot be read.
         let session = record::decode(name.clone(), fields).unwrap_or_else(|cause| {
             if change != Change::Ended(Cause::OutOfBand) {
-                tracing::error!(session = %name, %cause, "log entry holds a session that cannot be read");
+                tracing::error!(session = %name, %cause, "log entry has an unreadable session");
             }
-            Session::bare(name)
+            Session::without_state(name)
         });
         Ok(Entry {
             partition,
@@ -102,28 +108,30 @@ impl Entry {
     }
 }
 
-/// Where a log ends, and where it began when its store was made.
+/// Last position of a log, and the position at which its history began.
 #[derive(Clone, Copy, Debug)]
 pub struct Tail {
+    /// Last position.
     pub position: Position,
-    /// None = made by a version that did not note it.
+    /// Position at which the history of the store began. None: written by a version that did not record it.
     pub origin: Option<Position>,
 }
 
-/// Where the logs of a server end.
+/// Tails of the logs of one server.
 pub struct Tails {
-    /// Its time in us before they were read.
+    /// Time in us, Redis clock, before the tails were read.
     pub as_of: u64,
-    /// Of each of its partitions that could be read.
+    /// Tails of the partitions that could be read.
     pub tails: Vec<(Partition, Tail)>,
-    /// Why others could not.
+    /// Error of a partition that could not be read. None: all were read.
     pub unread: Option<Error>,
 }
 
-/// What the channel of a partition brought.
+/// Message on the channel of a partition.
 pub enum Message {
+    /// A log entry.
     Entry(Box<Entry>),
-    /// Too large to travel: it is in the log of this partition, at this position. None = unreadable.
+    /// An entry that is too large to publish: it is in the log at this position. None: the message is unreadable.
     InLog(Partition, Option<Position>),
 }
 
@@ -139,40 +147,40 @@ impl Message {
     }
 }
 
-/// The entries up to the first one that does not follow the one before it: reading on from there tells why.
+/// Keeps the entries up to the first one that does not follow its predecessor; the next read finds the reason.
 fn chained(mut entries: Vec<Entry>) -> Vec<Entry> {
     let follows = entries.windows(2).take_while(|pair| pair[1].previous == pair[0].position).count();
     entries.truncate(follows + 1);
     entries
 }
 
-/// What follows a position.
+/// Result of reading the log after a position.
 pub enum Page {
-    /// At least one, each following the one before it.
+    /// At least one entry; each follows the one before it.
     Entries(Vec<Entry>),
-    /// Nothing: the position is the tail.
+    /// No entry: the position is the tail.
     Tail,
     /// The log no longer reaches back to the position.
     Compacted,
     /// The position is from before the store was emptied.
     Flushed,
-    /// The position is not in this history: it was rewound, or is of another branch.
+    /// The position is not in the current history: it was lost by a rollback, or is of another branch.
     RolledBack,
 }
 
 impl Store {
-    /// Where the log of each partition of this server ends, as the primary tells it; [`Error::StoreChanged`] where it is
-    /// another store.
+    /// Reads the tail of each partition of this server from the primary. Returns [`Error::StoreChanged`] if it is another
+    /// store.
     pub async fn tails(&self, server: &Server, deadline: Instant) -> Result<Tails, Error> {
-        // Redis answers in order: it reads its clock first.
+        // Redis replies in order: it reads its clock first.
         let node = &server.node;
         let as_of = async { Ok(node.time(Lane::Bulk, deadline).await?) };
-        let is_primary = async { node.is_primary(deadline).await.map_err(|failure| self.elsewhere(failure)) };
+        let is_primary = async { node.is_primary(deadline).await.map_err(|failure| self.note_redirect(failure)) };
         let reads = server.partitions.iter().map(async |partition| {
             match node.command(Lane::Bulk, "HMGET", &self.tail_fields(*partition), deadline).await {
                 Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
-                // It is on its way to another server.
-                Err(Failure::Elsewhere(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
+                // Its slot is migrating.
+                Err(Failure::Redirected(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
                 Err(Failure::Error(error)) => Err(error),
             }
         });
@@ -189,13 +197,13 @@ impl Store {
         Ok(Tails { as_of, tails, unread })
     }
 
-    /// Where the log of each partition ends.
+    /// Reads the last position of each partition.
     pub async fn ends(&self, deadline: Instant) -> Result<Vec<Position>, Error> {
         let tails = self.partitions().map(|partition| self.tail(partition, deadline));
         Ok(futures_util::future::try_join_all(tails).await?.into_iter().map(|tail| tail.position).collect())
     }
 
-    /// Where the log of this partition ends.
+    /// Reads the tail of a partition.
     pub async fn tail(&self, partition: Partition, deadline: Instant) -> Result<Tail, Error> {
         let args = self.tail_fields(partition).to_vec();
         self.tail_of(self.connection.command(partition, "HMGET", args, deadline).await?)
@@ -215,7 +223,7 @@ impl Store {
         Ok(Tail { position, origin: origin.and_then(|origin| Position::from_text(&origin)) })
     }
 
-    /// The entries that follow the position, at most a page of them.
+    /// Reads at most one page of entries after a position.
     pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<Page, Error> {
         self.read_page(partition, after, PAGE, deadline).await
     }
@@ -229,15 +237,15 @@ impl Store {
     ) -> Result<Page, Error> {
         let from = format!("({}", after.to_text());
         let follows = |entries: &[Entry]| entries.first().is_some_and(|first| first.previous == after);
-        // Redis answers in order: what is appended after the tail was read can only be among the entries.
+        // Redis replies in order: an entry that is appended after the tail was read can only be among the entries.
         let (tail, entries) = tokio::join!(
             biased;
             self.tail(partition, deadline),
             self.range(partition, &from, most, deadline)
         );
         let entries = match entries {
-            Err(Error::Unexpected(what)) => {
-                tracing::error!(what, "watchers have to resync past it");
+            Err(Error::UnexpectedRead(what)) => {
+                tracing::error!(what, "log entry unreadable; watchers will receive resync");
                 return Ok(Page::Compacted);
             }
             entries => entries?,
@@ -252,15 +260,15 @@ impl Store {
         if tail.origin.is_some_and(|origin| after.revision < origin.revision) {
             return Ok(Page::Flushed);
         }
-        // Where the keys are on their way each is asked for by itself: the tail may have been read after the entries.
+        // During a slot migration each command is redirected separately: the tail may have been read after the entries.
         let entries = self.range(partition, &from, most, deadline).await?;
         if follows(&entries) {
             return Ok(Page::Entries(chained(entries)));
         }
         if entries.is_empty() {
-            // Another server, which took over meanwhile, may not have what the first one told.
+            // After a failover the new primary may lack entries of the old one.
             if self.tail(partition, deadline).await?.position != tail.position {
-                return Err(Error::Unavailable("the log has moved".into()));
+                return Err(Error::Unavailable("the log changed during the read".into()));
             }
             let is_behind = after.revision < tail.position.revision;
             return Ok(if is_behind { Page::Compacted } else { Page::RolledBack });
@@ -270,7 +278,7 @@ impl Store {
         Ok(if first.first().is_none_or(is_below) { Page::Compacted } else { Page::RolledBack })
     }
 
-    /// Whether this position is in the present history of its partition, as far as the log reaches back.
+    /// Returns whether a position is in the current history of its partition. Compacted positions are not.
     pub async fn is_in_history(
         &self,
         partition: Partition,
@@ -290,7 +298,7 @@ impl Store {
         let log = self.keys.log(partition);
         let args = vec![log.clone().into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()];
         let reply = self.connection.command(partition, "XRANGE", args, deadline).await?;
-        let unreadable = |at: &str| Error::Unexpected(format!("entry {at} of {log:?} is in no known format"));
+        let unreadable = |at: &str| Error::UnexpectedRead(format!("entry {at} of {log:?} has an unknown format"));
         let mut entries = Vec::new();
         for entry in reply.into_array() {
             let mut parts = entry.into_array().into_iter();
@@ -309,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_that_is_too_large_is_in_no_position() {
+    fn position_too_large_revision_is_rejected() {
         let last = Position { revision: Revision(Position::BEYOND - 1), nonce: u64::MAX };
         assert_eq!(Position::from_text(last.to_text().as_bytes()), Some(last));
         let beyond = Position { revision: Revision(Position::BEYOND), ..last };

@@ -1,33 +1,36 @@
-//! MessagePack, as Lua's `cmsgpack` reads and writes it: it knows no `bin` type, so bytes travel as `str`.
+//! Reads and writes MessagePack as Lua's `cmsgpack` does: it has no `bin` type, so bytes are encoded as `str`.
 
 use bytes::Bytes;
 use rmp::{decode, encode};
 
-/// The text ends early, or holds something else than was expected.
+/// The input ends early or has an unexpected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncated;
 
-/// Reads one value after the other; byte strings share the memory of the whole.
-pub struct Reader {
+/// Reader of consecutive values. Byte strings share the memory of the input.
+pub(super) struct Reader {
     whole: Bytes,
     at: usize,
 }
 
 impl Reader {
-    pub fn new(whole: Bytes) -> Self {
+    /// Creates a reader at the start of the input.
+    pub(super) fn new(whole: Bytes) -> Self {
         Reader { whole, at: 0 }
     }
 
-    /// Number of elements of the array that begins here.
-    pub fn array(&mut self) -> Result<u32, Truncated> {
+    /// Reads the header of an array and returns its number of elements.
+    pub(super) fn array(&mut self) -> Result<u32, Truncated> {
         self.read(|rest| decode::read_array_len(rest).map_err(|_| Truncated))
     }
 
-    pub fn integer(&mut self) -> Result<i64, Truncated> {
+    /// Reads an integer.
+    pub(super) fn integer(&mut self) -> Result<i64, Truncated> {
         self.read(|rest| decode::read_int(rest).map_err(|_| Truncated))
     }
 
-    pub fn bytes(&mut self) -> Result<Bytes, Truncated> {
+    /// Reads a byte string.
+    pub(super) fn bytes(&mut self) -> Result<Bytes, Truncated> {
         let length = self.read(|rest| decode::read_str_len(rest).map_err(|_| Truncated))? as usize;
         let end = self.at.checked_add(length).filter(|end| *end <= self.whole.len()).ok_or(Truncated)?;
         let bytes = self.whole.slice(self.at..end);
@@ -35,7 +38,8 @@ impl Reader {
         Ok(bytes)
     }
 
-    pub fn text(&mut self) -> Result<String, Truncated> {
+    /// Reads a byte string that is UTF-8.
+    pub(super) fn text(&mut self) -> Result<String, Truncated> {
         String::from_utf8(self.bytes()?.into()).map_err(|_| Truncated)
     }
 
@@ -47,15 +51,16 @@ impl Reader {
     }
 }
 
-/// A map of named arguments for a script.
+/// Map of named arguments for a script.
 #[derive(Default)]
-pub struct Arguments {
+pub(super) struct Arguments {
     count: u32,
     body: Vec<u8>,
 }
 
-const INFALLIBLE: &str = "writing to memory does not fail";
+const INFALLIBLE: &str = "writing to a Vec does not fail";
 
+#[expect(clippy::expect_used, reason = "writing to a Vec does not fail")]
 impl Arguments {
     fn name(&mut self, name: &str) -> &mut Vec<u8> {
         self.count += 1;
@@ -63,35 +68,39 @@ impl Arguments {
         &mut self.body
     }
 
-    pub fn bytes(&mut self, name: &str, value: &[u8]) -> &mut Self {
+    /// Adds a byte string.
+    pub(super) fn bytes(&mut self, name: &str, value: &[u8]) -> &mut Self {
         write_bytes(self.name(name), value);
         self
     }
 
-    pub fn text(&mut self, name: &str, value: impl ToString) -> &mut Self {
+    /// Adds the display form of a value.
+    pub(super) fn text(&mut self, name: &str, value: impl ToString) -> &mut Self {
         self.bytes(name, value.to_string().as_bytes())
     }
 
-    /// Numbers are exact below 2^53.
-    pub fn number(&mut self, name: &str, value: u64) -> &mut Self {
+    /// Adds a number; Lua numbers are exact below 2^53.
+    pub(super) fn number(&mut self, name: &str, value: u64) -> &mut Self {
         encode::write_uint(self.name(name), value).expect(INFALLIBLE);
         self
     }
 
-    pub fn flag(&mut self, name: &str, value: bool) -> &mut Self {
+    /// Adds a boolean.
+    pub(super) fn flag(&mut self, name: &str, value: bool) -> &mut Self {
         encode::write_bool(self.name(name), value).expect(INFALLIBLE);
         self
     }
 
-    pub fn list<'a>(&mut self, name: &str, values: impl ExactSizeIterator<Item = &'a [u8]>) -> &mut Self {
+    /// Adds an array of byte strings.
+    pub(super) fn list<'a>(&mut self, name: &str, values: impl ExactSizeIterator<Item = &'a [u8]>) -> &mut Self {
         let body = self.name(name);
         encode::write_array_len(body, values.len() as u32).expect(INFALLIBLE);
         values.for_each(|value| write_bytes(body, value));
         self
     }
 
-    /// The maps as one text; they share no name.
-    pub fn join<const N: usize>(maps: [&Arguments; N]) -> Bytes {
+    /// Encodes several maps as one; their names must differ.
+    pub(super) fn join<const N: usize>(maps: [&Arguments; N]) -> Bytes {
         let mut whole = Vec::with_capacity(maps.iter().map(|map| map.body.len()).sum::<usize>() + 5);
         encode::write_map_len(&mut whole, maps.iter().map(|map| map.count).sum()).expect(INFALLIBLE);
         maps.iter().for_each(|map| whole.extend_from_slice(&map.body));
@@ -99,6 +108,7 @@ impl Arguments {
     }
 }
 
+#[expect(clippy::expect_used, reason = "writing to a Vec does not fail")]
 fn write_bytes(body: &mut Vec<u8>, value: &[u8]) {
     encode::write_str_len(body, value.len() as u32).expect(INFALLIBLE);
     body.extend_from_slice(value);

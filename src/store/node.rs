@@ -1,10 +1,9 @@
-//! One Redis server: the connections to it, their heartbeat, its clock. With the keys' hash tags, the scripts' loader and
-//! the directory of a Cluster or Sentinel this is all that knows fred.
+//! One Redis server: its connections with their heartbeats, and an estimate of its clock.
 //!
-//! fred is told of single servers alone; which of them has a partition is decided in `connection`. What fred does by
-//! default and must not do here: send a command again after a disconnect (one attempt each), queue without bound, speak
-//! RESP2 (an array that begins with the text `message` is then taken for a push), and wait for ever. Time-outs,
-//! heartbeats and reconnecting are our own: see `wire`.
+//! fred gets single servers only; `connection` decides which of them owns a partition. Some defaults of fred are disabled:
+//! sending a command again after a disconnect (one attempt each), queues without a limit, RESP2 (it mistakes an array that
+//! begins with the text `message` for a push), and waiting without a limit. `wire` implements timeouts, heartbeats and
+//! reconnects.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -32,82 +31,104 @@ use super::{
     wire::{CONNECT_TIMEOUT, Line, Making, UNRESPONSIVE_AFTER, Wire},
 };
 
-/// Messages of a connection that has no subscriptions.
+/// Message buffer of a connection without subscriptions.
 pub(super) const FEW: usize = 32;
-/// How far ahead a script's time may end, however long the call's deadline.
+/// Maximum time between sending a script and its `not_after`, even if the call's deadline is later.
 const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
 
-/// What a command does, which decides what a lost answer means.
+/// Whether a command reads or writes: decides what a lost reply means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub(super) enum Effect {
+    /// A lost reply means that nothing was applied.
     Reads,
+    /// A lost reply means that the outcome is unknown.
     Writes,
 }
 
-/// Which connection a command takes.
+/// Connection that a command uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Calls that somebody waits for.
+    /// Calls of clients.
     Calls,
-    /// Log pages, scans, expiry: nothing large stands before a call.
+    /// Log pages, scans and expiry, so that no large reply delays a client's call.
     Bulk,
 }
 
-/// Whether some answers wait for replicas.
+/// Whether connections for replicated writes are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {
+    /// No policy has replicated durability.
     Never,
+    /// Some policy has replicated durability.
     ForReplicas,
 }
 
-/// Whether the server is asked for a slot that is only about to become its own.
+/// Whether ASKING precedes the command, because the slot is migrating to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asking {
+pub(super) enum Asking {
+    /// The server owns the slot.
     No,
+    /// The slot is migrating to the server.
     Yes,
 }
 
-/// What a server is sent.
+/// Request to a server.
 #[derive(Clone, Copy)]
-pub enum Request<'a> {
-    /// The reply is an array that an integer begins.
-    Script { script: &'static Script, keys: &'a [Key], args: &'a [Bytes] },
-    /// One that reads, or that may as well be sent again.
-    Command { name: &'static str, args: &'a [Value] },
+pub(super) enum Request<'a> {
+    /// A script; the reply is an array that begins with an integer.
+    Script {
+        /// Script to run.
+        script: &'static Script,
+        /// Its KEYS.
+        keys: &'a [Key],
+        /// Its ARGV.
+        args: &'a [Bytes],
+    },
+    /// A command that reads or can be sent twice.
+    Command {
+        /// Name of the command.
+        name: &'static str,
+        /// Its arguments.
+        args: &'a [Value],
+    },
 }
 
 /// One Redis server.
-pub struct Node {
+pub(super) struct Node {
+    /// Address of the server.
     pub place: ServerConfig,
     calls: Wire,
     bulk: Wire,
     pub(super) subscriber: Wire,
     pub(super) replicated: Replicated,
     clock: Clock,
-    /// It has no partition any more.
+    /// Cancelled when the server owns no partition any more.
     pub(super) left: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// How servers are connected to: credentials, TLS, and what the answers wait for. The place in it is none's.
-pub struct Opener {
+/// Settings for connections to any server: credentials, TLS, buffers. The address in `config` is unused.
+pub(super) struct Opener {
+    /// Credentials, TLS and protocol version.
     pub config: Config,
+    /// Whether connections for replicated writes are opened.
     pub waits: Waits,
-    /// Messages waiting for the feed; beyond it they are lost, which the feed notices and makes good from the log.
+    /// Message buffer of the feed. If it overflows, messages are lost; the feed detects that and reads the log.
     pub messages: usize,
+    /// Metrics of the commands.
     pub metrics: Arc<Metrics>,
 }
 
 impl Opener {
-    /// Connects; afterwards it reconnects by itself, for ever.
-    pub async fn open(&self, place: &ServerConfig) -> Result<Node, FredError> {
+    /// Connects to a server. [`Node::keep_alive`] reconnects afterwards.
+    pub(super) async fn open(&self, place: &ServerConfig) -> Result<Node, FredError> {
         let config = Config { server: place.clone(), ..self.config.clone() };
         let making = Making { config, messages: FEW, unresponsive_after: UNRESPONSIVE_AFTER };
-        let hearing = Making { messages: self.messages, ..making.clone() };
+        let for_subscriber = Making { messages: self.messages, ..making.clone() };
         let patient = Making { unresponsive_after: replicated::UNRESPONSIVE_AFTER, ..making.clone() };
         let waiting = if self.waits == Waits::ForReplicas { replicated::CONNECTIONS } else { 0 };
         let waiting = try_join_all((0..waiting).map(|_| Wire::open(patient.clone())));
-        let (calls, bulk, subscriber) = (Wire::open(making.clone()), Wire::open(making), Wire::open(hearing));
+        let (calls, bulk, subscriber) = (Wire::open(making.clone()), Wire::open(making), Wire::open(for_subscriber));
         let (calls, bulk, subscriber, waiting) = tokio::try_join!(calls, bulk, subscriber, waiting)?;
         Ok(Node {
             place: place.clone(),
@@ -127,15 +148,14 @@ impl Node {
         [&self.calls, &self.bulk, &self.subscriber].into_iter().chain(self.replicated.wires())
     }
 
-    /// For good.
-    pub async fn close(&self) {
+    /// Closes all connections permanently.
+    pub(super) async fn close(&self) {
         self.left.cancel();
         join_all(self.wires().map(Wire::close)).await;
     }
 
-    /// Keeps every connection until it is closed for good, and drops the clock's estimate whenever that for calls is a new
-    /// one.
-    pub async fn keep_alive(&self) {
+    /// Keeps every connection alive until [`Node::close`]. Drops the clock's estimate when the connection for calls changes.
+    pub(super) async fn keep_alive(&self) {
         let name = self.name();
         let mut lines = self.calls.lines();
         let forgetting = async {
@@ -151,71 +171,74 @@ impl Node {
         }
     }
 
-    /// Where it is, for logs.
-    pub fn name(&self) -> String {
+    /// Address of the server for logs.
+    pub(super) fn name(&self) -> String {
         name_of(&self.place)
     }
 
-    /// Whether it answered the last ping on every connection.
-    pub fn is_up(&self) -> bool {
+    /// Whether the server answered the last ping on every connection.
+    pub(super) fn is_up(&self) -> bool {
         self.wires().all(Wire::is_up)
     }
 
-    /// The last moment of its clock, in ms, at which a script of this call may write. The estimate of that clock is
-    /// bounded by every answer, so the moment is later than the deadline by a round trip at most.
-    pub async fn not_after(&self, deadline: Instant) -> Result<u64, Failure> {
+    /// Time in ms by the server's clock after which a script of this call must not write. The clock's estimate is at most one
+    /// round trip ahead, so this is at most one round trip after the deadline.
+    pub(super) async fn not_after(&self, deadline: Instant) -> Result<u64, Failure> {
         if !self.clock.is_known() {
             self.time(Lane::Calls, deadline).await?;
         }
         Ok(self.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
     }
 
-    /// What its clock shows now, at the latest known; in microseconds.
-    pub fn now(&self) -> Option<u64> {
+    /// Estimated time in us of the server's clock. None: no reading on this connection.
+    pub(super) fn now(&self) -> Option<u64> {
         self.clock.is_known().then(|| self.clock.at(Instant::now()))
     }
 
-    /// Takes a reading of its clock that came in answer to what was sent then.
-    pub fn note_time(&self, redis_us: u64, sent: Instant) {
+    /// Adds a reading of the server's clock from the reply to a request sent at `sent`.
+    pub(super) fn note_time(&self, redis_us: u64, sent: Instant) {
         self.clock.note(redis_us, sent);
     }
 
-    /// What it says of itself in this section, a `field:value` a line.
-    pub async fn info(&self, section: &'static str, deadline: Instant) -> Result<String, Failure> {
+    /// Returns a section of INFO: one `field:value` per line.
+    pub(super) async fn info(&self, section: &'static str, deadline: Instant) -> Result<String, Failure> {
         let reply = self.command(Lane::Bulk, "INFO", &[section.into()], deadline).await?;
-        reply.into_string().ok_or_else(|| Error::Unexpected("INFO".into()).into())
+        reply.into_string().ok_or_else(|| Error::UnexpectedRead("INFO".into()).into())
     }
 
-    /// Its present run: another one after every restart.
-    pub async fn run(&self, deadline: Instant) -> Result<String, Failure> {
+    /// Returns the run id of the server; it changes with every restart.
+    pub(super) async fn run(&self, deadline: Instant) -> Result<String, Failure> {
         let info = self.info("server", deadline).await?;
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-        run.map(str::to_owned).ok_or_else(|| Error::Unexpected("INFO".into()).into())
+        run.map(str::to_owned).ok_or_else(|| Error::UnexpectedRead("INFO".into()).into())
     }
 
-    /// Reads its clock, in us.
-    pub async fn time(&self, lane: Lane, deadline: Instant) -> Result<u64, Failure> {
+    /// Reads the server's clock in us.
+    pub(super) async fn time(&self, lane: Lane, deadline: Instant) -> Result<u64, Failure> {
         let sent = Instant::now();
         let reply = self.command(lane, "TIME", &[], deadline).await?;
         let mut parts = reply.into_array().into_iter().filter_map(|part| part.as_u64());
         let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
-            return Err(Error::Unexpected("TIME".into()).into());
+            return Err(Error::UnexpectedRead("TIME".into()).into());
         };
         let now = seconds * 1_000_000 + micros;
         self.note_time(now, sent);
         Ok(now)
     }
 
-    /// Fails where it is a replica: what that says of a log's end, or of what is missing from it, may be old.
-    pub async fn is_primary(&self, deadline: Instant) -> Result<(), Failure> {
+    /// Fails if the server is a replica: its data may be old.
+    pub(super) async fn is_primary(&self, deadline: Instant) -> Result<(), Failure> {
         let reply = self.command(Lane::Bulk, "ROLE", &[], deadline).await?;
         let role = reply.into_array().into_iter().next().and_then(|role| role.into_string());
-        if role.as_deref() == Some("master") { Ok(()) } else { Err(Failure::Elsewhere("it is a replica".into())) }
+        if role.as_deref() == Some("master") {
+            Ok(())
+        } else {
+            Err(Failure::Redirected("the node is a replica".into()))
+        }
     }
 
-    /// What a primary answers to a command that reads, or may as well be sent again: a replica lacks what it has not heard
-    /// of yet.
-    pub async fn ask_primary(
+    /// Sends a command that reads or can be sent twice. Fails if the server is a replica, which may lack recent writes.
+    pub(super) async fn ask_primary(
         &self,
         name: &'static str,
         args: &[Value],
@@ -223,11 +246,12 @@ impl Node {
         asking: Asking,
     ) -> Result<Value, Failure> {
         let reply = self.send(Lane::Bulk, Request::Command { name, args }, deadline, Effect::Reads, asking);
-        // Right behind it, on the same connection.
+        // ROLE follows the command on the same connection.
         Ok(tokio::try_join!(biased; reply, self.is_primary(deadline))?.0)
     }
 
-    pub async fn command(
+    /// Sends a command that reads or can be sent twice.
+    pub(super) async fn command(
         &self,
         lane: Lane,
         name: &'static str,
@@ -237,7 +261,8 @@ impl Node {
         self.send(lane, Request::Command { name, args }, deadline, Effect::Reads, Asking::No).await
     }
 
-    pub async fn send(
+    /// Sends a request and waits for its reply, at most until the deadline.
+    pub(super) async fn send(
         &self,
         lane: Lane,
         request: Request<'_>,
@@ -250,7 +275,7 @@ impl Node {
             Lane::Bulk => &self.bulk,
         })?;
         let started = Instant::now();
-        // Boxed: fred's futures take some 30 KB, which whoever calls would have in each of its own.
+        // Boxed: a future of fred takes some 30 KB, which the future of every caller would contain.
         let sending: Pin<Box<dyn Future<Output = _> + Send>> = match asking {
             Asking::No => Box::pin(request.send(&line)),
             Asking::Yes => Box::pin(request.ask(&line)),
@@ -261,22 +286,22 @@ impl Node {
             Err(_) if effect == Effect::Reads => Err(Error::Timeout.into()),
             Err(_) => Err(Error::OutcomeTimeout.into()),
         };
-        self.metrics.redis_call(request.name(), started.elapsed(), answer.is_ok());
+        self.metrics.count_redis_command(request.name(), started.elapsed(), answer.is_ok());
         answer
     }
 
-    /// Where there is none nothing is sent.
+    /// Current connection of a wire; an error if it is reconnecting.
     fn line(&self, wire: &Wire) -> Result<Arc<Line>, Failure> {
         wire.line().ok_or_else(|| match self.left.is_cancelled() {
-            true => Failure::Elsewhere("its partitions have moved".into()),
+            true => Failure::Redirected("the partitions of this node moved".into()),
             false => Error::Unavailable("reconnecting".into()).into(),
         })
     }
 
-    /// Subscribes to sharded channels, one by one for their slots differ, and to plain ones.
-    pub async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
+    /// Subscribes to sharded channels, one at a time because their slots differ, and to plain channels.
+    pub(super) async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
         let line = self.line(&self.subscriber)?;
-        // A slot that it does not have any more keeps nothing else from being heard.
+        // One channel whose slot has moved must not prevent the other subscriptions.
         let subscribing = async {
             let mut outcome = line.subscribe(plain).await;
             for channel in sharded {
@@ -305,7 +330,7 @@ impl Request<'_> {
             Request::Script { script, keys, args } => {
                 let (keys, args) = (keys.to_vec(), args.iter().cloned().map(Value::Bytes).collect::<Vec<_>>());
                 match client.evalsha(script.digest().clone(), keys.clone(), args.clone()).await {
-                    // Nothing ran. Sent in full it runs at once, and is known from then on.
+                    // Redis does not have the script: send its source, which also loads it.
                     Err(error) if error.details().starts_with("NOSCRIPT") => {
                         client.eval(script.source(), keys, args).await
                     }
@@ -316,7 +341,7 @@ impl Request<'_> {
         }
     }
 
-    /// With ASKING before it on the same connection.
+    /// Sends ASKING and the request in one pipeline.
     async fn ask(self, client: &Client) -> Result<Value, FredError> {
         let pipeline = client.pipeline();
         let _: Value = pipeline.custom(custom("ASKING"), Vec::<Value>::new()).await?;
@@ -330,17 +355,17 @@ impl Request<'_> {
             Request::Command { name, args } => pipeline.custom(custom(name), args.to_vec()).await?,
         };
         let answer = pipeline.try_all::<Value>().await.into_iter().nth(1);
-        answer.unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no answer")))
+        answer.unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no reply")))
     }
 }
 
-/// A command by its name; of single servers no slot is asked for.
+/// Creates a command by name. The slot is irrelevant for connections to single servers.
 pub(super) fn custom(name: &'static str) -> CustomCommand {
     CustomCommand::new_static(name, ClusterHash::FirstKey, false)
 }
 
-/// `host:port`, or the path of a socket.
-pub fn name_of(place: &ServerConfig) -> String {
+/// Returns `host:port`, or the path of a socket.
+pub(super) fn name_of(place: &ServerConfig) -> String {
     match place {
         ServerConfig::Unix { path } => path.display().to_string(),
         place => place.hosts().first().map(ToString::to_string).unwrap_or_default(),

@@ -1,127 +1,134 @@
-//! Reading a session: for who presents its token or names its id, and without any consequence.
+//! Reads sessions: for clients, with the effects of presenting a token; and internally, without any effect.
 
 use tokio::time::Instant;
 
 use super::{
-    Found, Get, Lane, Store, Told,
-    calls::{add_proof, add_tombstone, add_touch_interval, unexpected},
+    EndLogged, Found, Get, Lane, Store,
+    calls::{add_credential, add_tombstone, add_touch_interval, unexpected},
     error::Error,
-    exchange::{Answer, Reply},
+    exchange::{Reply, WriteConcern},
     msgpack::Arguments,
     record::Corrupt,
     scripts::{self, Outcome},
 };
-use crate::session::{Millis, Policy, Proof, SessionName, Standing, Use, View};
+use crate::session::{Credential, Millis, Policy, SessionRef, TokenState, Touch, View};
 
-/// What a reading found.
-struct Looked {
+/// Result of a read, with the data that decides what follows.
+struct ReadReply {
     found: Found,
-    /// Of the presented token; None = no end.
-    good_until: Option<Millis>,
-    /// Whether it has to be noted by a script that may write.
-    is_news: bool,
+    /// Time until which the presented token is, or was, accepted. None: no limit.
+    valid_until: Option<Millis>,
+    /// Whether the script that writes has to run: first use of the token, or token reuse.
+    needs_write: bool,
 }
 
 impl Store {
-    /// Reads a session for who presents its token or names its id and, if asked, counts that as a use. The first use of a
-    /// token is noted, and one that comes back after its time has its consequence.
-    pub async fn get(&self, name: &SessionName, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
+    /// Reads a session for a client, and touches it if asked. Records the first use of a token; token reuse ends the session or
+    /// is reported, as the policy says.
+    pub async fn get(&self, name: &SessionRef, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
         let mut args = Arguments::default();
-        add_proof(&mut args, get.proof, policy);
+        add_credential(&mut args, get.credential, policy);
         args.flag("brief", get.view == View::Basic);
-        if get.use_ == Use::DoesNotCount {
+        if get.touch == Touch::No {
             let reply = self.read_session(Lane::Calls, name, &args, deadline).await?;
-            let looked = self.looked(name, reply)?;
-            if !looked.is_news {
-                return Ok(looked.found);
+            let read_reply = self.read_reply(name, reply).map_err(Error::of_a_read)?;
+            if !read_reply.needs_write {
+                return Ok(read_reply.found);
             }
         }
-        args.flag("writes", true).flag("touch", get.use_ == Use::Counts);
+        args.flag("writes", true).flag("touch", get.touch == Touch::Yes);
         add_touch_interval(&mut args, policy);
         add_tombstone(&mut args, policy);
-        let answer = Answer::AtOnce(Lane::Calls);
-        let reply = self.write(&scripts::TOUCH, answer, self.session_target(name), args, deadline).await;
-        // What was to be noted beside a reading is no outcome that the caller could be unsure of.
-        let reply = if get.use_ == Use::Counts { reply } else { reply.map_err(Error::of_a_reading) };
-        Ok(self.looked(name, reply?)?.found)
+        let concern = WriteConcern::Primary(Lane::Calls);
+        let reply = self.write(&scripts::TOUCH, concern, self.session_target(name), args, deadline).await;
+        // Recording the first use does not concern the caller: the read itself has no unknown outcome.
+        let read_reply = reply.and_then(|reply| self.read_reply(name, reply));
+        let read_reply = if get.touch == Touch::Yes { read_reply } else { read_reply.map_err(Error::of_a_read) };
+        Ok(read_reply?.found)
     }
 
-    /// Reads a session without any consequence: nobody presents the token anew.
-    pub async fn look(&self, name: &SessionName, proof: Proof, view: View, deadline: Instant) -> Result<Found, Error> {
-        Ok(self.look_closely(name, proof, view, deadline).await?.found)
-    }
-
-    /// The same for a token, and until when it is, or was, good; None = no end.
-    pub async fn look_after(
+    /// Reads a session without any effect: does not count as presenting the token.
+    pub async fn look(
         &self,
-        name: &SessionName,
-        proof: Proof,
-        deadline: Instant,
-    ) -> Result<(Found, Option<Millis>), Error> {
-        let looked = self.look_closely(name, proof, View::Basic, deadline).await?;
-        Ok((looked.found, looked.good_until))
-    }
-
-    async fn look_closely(
-        &self,
-        name: &SessionName,
-        proof: Proof,
+        name: &SessionRef,
+        credential: Credential,
         view: View,
         deadline: Instant,
-    ) -> Result<Looked, Error> {
-        let mut args = Arguments::default();
-        add_proof(&mut args, proof, &Policy::default());
-        args.flag("brief", view == View::Basic);
-        let reply = self.read_session(Lane::Bulk, name, &args, deadline).await?;
-        self.looked(name, reply)
+    ) -> Result<Found, Error> {
+        Ok(self.read_without_effect(name, credential, view, deadline).await?.found)
     }
 
-    /// As a script that might write: a replica refuses it, which may be behind. A primary that takes no writes now runs it
-    /// as one that does not.
+    /// Reads a session without any effect, and returns the time until which the token is, or was, accepted; None = no limit.
+    pub async fn look_after(
+        &self,
+        name: &SessionRef,
+        credential: Credential,
+        deadline: Instant,
+    ) -> Result<(Found, Option<Millis>), Error> {
+        let read_reply = self.read_without_effect(name, credential, View::Basic, deadline).await?;
+        Ok((read_reply.found, read_reply.valid_until))
+    }
+
+    async fn read_without_effect(
+        &self,
+        name: &SessionRef,
+        credential: Credential,
+        view: View,
+        deadline: Instant,
+    ) -> Result<ReadReply, Error> {
+        let mut args = Arguments::default();
+        add_credential(&mut args, credential, &Policy::default());
+        args.flag("brief", view == View::Basic);
+        let reply = self.read_session(Lane::Bulk, name, &args, deadline).await?;
+        self.read_reply(name, reply).map_err(Error::of_a_read)
+    }
+
+    /// Runs the read as a script that may write, so that a replica, whose data may be old, refuses it. If the primary currently
+    /// refuses writes, runs the read-only variant.
     async fn read_session(
         &self,
         lane: Lane,
-        name: &SessionName,
+        name: &SessionRef,
         args: &Arguments,
         deadline: Instant,
     ) -> Result<Reply, Error> {
-        const TAKES_NO_WRITES: [&str; 2] = ["MISCONF", "NOREPLICAS"];
+        const WRITES_DISABLED: [&str; 2] = ["MISCONF", "NOREPLICAS"];
         match self.read(&scripts::READ, lane, self.session_target(name), args, deadline).await {
-            Err(Error::Unavailable(why)) if TAKES_NO_WRITES.iter().any(|word| why.starts_with(word)) => {
+            Err(Error::Unavailable(why)) if WRITES_DISABLED.iter().any(|word| why.starts_with(word)) => {
                 self.read(&scripts::READ_ONLY, lane, self.session_target(name), args, deadline).await
             }
             reply => reply,
         }
     }
 
-    fn looked(&self, name: &SessionName, mut reply: Reply) -> Result<Looked, Error> {
+    fn read_reply(&self, name: &SessionRef, mut reply: Reply) -> Result<ReadReply, Error> {
         let found = match reply.outcome {
             Outcome::Done => {
                 let session = self.decode(name, reply.bytes()?)?;
-                let standing = match reply.number()? {
-                    0 => Standing::Named,
-                    1 => Standing::Current,
-                    2 => Standing::RotationDue,
-                    3 => Standing::Superseded,
-                    other => return Err(Error::Unexpected(format!("standing {other}"))),
+                let token_state = match reply.number()? {
+                    0 => TokenState::NotPresented,
+                    1 => TokenState::Current,
+                    2 => TokenState::RotationDue,
+                    3 => TokenState::Superseded,
+                    other => return Err(Error::Unexpected(format!("token state {other}"))),
                 };
-                Found::Session(session, standing)
+                Found::Session(session, token_state)
             }
             Outcome::Rotated => Found::Rotated,
             Outcome::NotFound => Found::NotFound,
-            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?, Told::Yes),
+            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?, EndLogged::Yes),
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::READ, other)),
         };
         let mut number = || reply.next().and_then(|value| value.as_u64());
-        let good_until = number().filter(|until| *until > 0).map(Millis);
+        let valid_until = number().filter(|until| *until > 0).map(Millis);
         let last = number();
         Ok(match found {
             Found::Ended(cause, _) if last == Some(0) => {
-                Looked { found: Found::Ended(cause, Told::NotYet), good_until, is_news: false }
+                ReadReply { found: Found::Ended(cause, EndLogged::NotYet), valid_until, needs_write: false }
             }
-            Found::Ended(..) | Found::NotFound => Looked { found, good_until, is_news: false },
-            Found::Session(..) | Found::Rotated => Looked { found, good_until, is_news: last == Some(1) },
+            Found::Ended(..) | Found::NotFound => ReadReply { found, valid_until, needs_write: false },
+            Found::Session(..) | Found::Rotated => ReadReply { found, valid_until, needs_write: last == Some(1) },
         })
     }
 }

@@ -1,36 +1,47 @@
-//! A session as the fields of a Redis hash, and back.
+//! Converts between sessions and the fields of a Redis hash.
 //!
-//! `m` packed meta · `t` token · `g` tokens before it · `r` request ids · `x` tombstone · `o` when it left its subject ·
-//! `a:<name>` attribute · `l:<name>` label · `u` subject · `c` client · `h` authentication. Scripts own those up to `o`;
-//! all others are values of [`codec`](super::codec). A script tells fields as one MessagePack array of names and values,
-//! without `t`, `g`, `r`, `x`, `o`.
+//! `m` packed meta · `t` current token · `g` superseded tokens · `r` request ids · `x` tombstone · `o` revision at which the
+//! session lost its subject · `a:<name>` attribute · `l:<name>` label · `u` subject · `c` client · `h` authentication. Scripts
+//! own the fields up to `o`; all others are values of [`codec`](super::codec). A script replies with one MessagePack array of
+//! field names and values, without `t`, `g`, `r`, `x`, `o`.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::session::{Content, Encoded, Facets, Millis, Patch, Revision, Session, SessionName};
+use crate::session::{Content, Encoded, FilterFields, Millis, Patch, Revision, Session, SessionRef};
 
 use super::{
     codec::{self, Unreadable},
     msgpack::{Reader, Truncated},
 };
 
-pub const FORMAT: u8 = 1;
+/// Storage format that this version reads and writes.
+pub(super) const FORMAT: u8 = 1;
 const META_BYTES: usize = 53;
 
-/// What is wrong with a record.
+/// Reason why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Corrupt {
-    #[error("it is no record of this session in a known format")]
+    /// Its key is not a hash, or seal, format or lengths are wrong.
+    #[error("seal or format is wrong")]
     Seal,
-    #[error("the answer is cut short")]
+    /// The reply or log entry ends early.
+    #[error("data is truncated")]
     Truncated,
+    /// Field `m` is missing, or has the wrong length or format.
     #[error("packed meta has the wrong length or format")]
     Meta,
+    /// The value of a field cannot be decoded.
     #[error("field {field:?}: {cause}")]
-    Value { field: String, cause: Unreadable },
-    #[error("field {0:?} is not text")]
+    Value {
+        /// Name of the field.
+        field: String,
+        /// Reason why its value cannot be decoded.
+        cause: Unreadable,
+    },
+    /// A name or value that has to be UTF-8 is not.
+    #[error("field {0:?} is not UTF-8")]
     NotText(String),
 }
 
@@ -40,11 +51,11 @@ impl From<Truncated> for Corrupt {
     }
 }
 
-/// Stored fields: names and values in turn.
-pub type Fields = Vec<(String, Vec<u8>)>;
+/// Names and stored values of fields.
+pub(super) type Fields = Vec<(String, Vec<u8>)>;
 
-/// The fields of a new session that its caller decides.
-pub fn fields_of(content: &Content) -> Fields {
+/// Fields for the content of a new session.
+pub(super) fn fields_of(content: &Content) -> Fields {
     let mut fields = changes_of_maps(&content.attributes, &content.labels);
     if !content.subject.is_empty() {
         fields.push(("u".to_owned(), stored_subject(&content.subject)));
@@ -54,25 +65,25 @@ pub fn fields_of(content: &Content) -> Fields {
     fields
 }
 
-/// The fields that a patch sets.
-pub fn set_by(patch: &Patch) -> Fields {
+/// Fields that a patch sets, apart from the subject.
+pub(super) fn set_by(patch: &Patch) -> Fields {
     let mut fields = changes_of_maps(&patch.set_attributes, &patch.set_labels);
     fields.extend(optional("h", patch.authentication.as_deref()));
     fields
 }
 
-/// A subject as it is stored; an empty one is not.
-pub fn stored_subject(subject: &str) -> Vec<u8> {
+/// Stored value of a subject; empty for the empty subject.
+pub(super) fn stored_subject(subject: &str) -> Vec<u8> {
     if subject.is_empty() { Vec::new() } else { codec::encode_raw(subject.as_bytes()) }
 }
 
-/// The subject in a stored value; an empty one means none.
-pub fn subject_of(stored: &Bytes) -> Result<String, Corrupt> {
+/// Subject of a stored value; empty for an empty value.
+pub(super) fn subject_of(stored: &Bytes) -> Result<String, Corrupt> {
     if stored.is_empty() { Ok(String::new()) } else { text("u", stored) }
 }
 
-/// The names of the fields that a patch removes.
-pub fn removed_by(patch: &Patch) -> Vec<String> {
+/// Names of the fields that a patch removes.
+pub(super) fn removed_by(patch: &Patch) -> Vec<String> {
     let attributes = patch.remove_attributes.iter().map(|name| format!("a:{name}"));
     attributes.chain(patch.remove_labels.iter().map(|name| format!("l:{name}"))).collect()
 }
@@ -87,11 +98,11 @@ fn optional(name: &str, content: Option<&[u8]>) -> Option<(String, Vec<u8>)> {
     content.map(|content| (name.to_owned(), codec::encode(content)))
 }
 
-/// Reads what a script told of a session.
-pub fn decode(name: SessionName, told: Bytes) -> Result<Session, Corrupt> {
-    let mut session = Session::bare(name);
+/// Decodes a session from packed fields.
+pub(super) fn decode(name: SessionRef, packed: Bytes) -> Result<Session, Corrupt> {
+    let mut session = Session::without_state(name);
     let mut has_meta = false;
-    for_each_field(told, |field, stored| {
+    for_each_field(packed, |field, stored| {
         match field.split_at_checked(2) {
             Some(("a:", attribute)) => {
                 session.attributes.insert(attribute.to_owned(), value(field, &stored)?);
@@ -107,7 +118,7 @@ pub fn decode(name: SessionName, told: Bytes) -> Result<Session, Corrupt> {
                 "u" => session.subject = text(field, &stored)?,
                 "c" => session.client = Some(value(field, &stored)?),
                 "h" => session.authentication = Some(value(field, &stored)?),
-                // Fields of a later minor version.
+                // A field of a later minor version.
                 _ => {}
             },
         }
@@ -116,22 +127,22 @@ pub fn decode(name: SessionName, told: Bytes) -> Result<Session, Corrupt> {
     if has_meta { Ok(session) } else { Err(Corrupt::Meta) }
 }
 
-/// Reads subject and labels alone.
-pub fn decode_facets(told: Bytes) -> Result<Facets, Corrupt> {
-    let mut facets = Facets { subject: String::new(), labels: BTreeMap::new() };
-    for_each_field(told, |field, stored| {
+/// Decodes subject and labels from packed fields.
+pub(super) fn decode_filter_fields(packed: Bytes) -> Result<FilterFields, Corrupt> {
+    let mut filter_fields = FilterFields { subject: String::new(), labels: BTreeMap::new() };
+    for_each_field(packed, |field, stored| {
         if let Some(label) = field.strip_prefix("l:") {
-            facets.labels.insert(label.to_owned(), text(field, &stored)?);
+            filter_fields.labels.insert(label.to_owned(), text(field, &stored)?);
         } else if field == "u" {
-            facets.subject = text(field, &stored)?;
+            filter_fields.subject = text(field, &stored)?;
         }
         Ok(())
     })?;
-    Ok(facets)
+    Ok(filter_fields)
 }
 
-fn for_each_field(told: Bytes, mut take: impl FnMut(&str, Bytes) -> Result<(), Corrupt>) -> Result<(), Corrupt> {
-    let mut reader = Reader::new(told);
+fn for_each_field(packed: Bytes, mut take: impl FnMut(&str, Bytes) -> Result<(), Corrupt>) -> Result<(), Corrupt> {
+    let mut reader = Reader::new(packed);
     let fields = reader.array()? / 2;
     for _ in 0..fields {
         let field = reader.bytes()?;
@@ -150,7 +161,8 @@ fn text(field: &str, stored: &Bytes) -> Result<String, Corrupt> {
     String::from_utf8(value(field, stored)?.into()).map_err(|_| Corrupt::NotText(field.to_owned()))
 }
 
-/// Packed meta, big-endian, the same layout as in record.lua.
+/// Reads packed meta: big-endian, the layout of META_FIELD in record.lua.
+#[expect(clippy::expect_used, reason = "the slices of an array of fixed length have the right length")]
 fn read_meta(stored: &Bytes, session: &mut Session) -> Result<(), Corrupt> {
     let meta = stored.first_chunk::<META_BYTES>().ok_or(Corrupt::Meta)?;
     let number = |at: usize| u64::from_be_bytes(meta[at..at + 8].try_into().expect("eight bytes"));

@@ -1,8 +1,8 @@
-//! Writes that are answered only once replicas have them: script and WAIT back to back on one connection.
+//! Replicated writes: sends a script and WAIT on one connection and replies when replicas have the write.
 //!
-//! WAIT counts from what its own connection wrote last, so it has to follow the script on the same one, and it blocks that
-//! connection. So these are connections of their own, and each has a worker that sends one call at a time: a call that has
-//! to wait for its turn is not sent yet, and one whose caller has gone is not sent at all.
+//! WAIT counts from the last write of its own connection, so it has to follow the script on the same one, and it blocks that
+//! connection. These connections are therefore separate, and each has a worker that sends one call at a time. A call in the
+//! queue is not sent yet; if its caller gives up, it is never sent.
 
 use std::sync::Arc;
 
@@ -27,16 +27,16 @@ use super::{
     wire::{self, Wire},
 };
 
-/// Calls wait for replicas side by side on so many connections.
-pub const CONNECTIONS: usize = 4;
-/// The longest that replicas are waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// A ping waits for what is before it.
-pub const UNRESPONSIVE_AFTER: Duration = PATIENCE.saturating_add(wire::UNRESPONSIVE_AFTER);
-/// Calls waiting for their turn.
+/// Number of connections for replicated writes per server.
+pub(super) const CONNECTIONS: usize = 4;
+/// Maximum time that WAIT waits for replicas.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time after which the connection is unresponsive: a ping waits behind WAIT.
+pub(super) const UNRESPONSIVE_AFTER: Duration = WAIT_TIMEOUT.saturating_add(wire::UNRESPONSIVE_AFTER);
+/// Maximum number of queued calls.
 const QUEUE: usize = 1_024;
 
-/// A script to run, and how many replicas are to have what it writes.
+/// A script to run, and the number of replicas that have to confirm it.
 struct Call {
     script: &'static Script,
     keys: Vec<Key>,
@@ -46,31 +46,33 @@ struct Call {
     answer: oneshot::Sender<Result<Answers, FredError>>,
 }
 
-/// Of the script, and of WAIT.
+/// Replies to the script and to WAIT.
 type Answers = [Result<Value, FredError>; 2];
 
-/// A call until it is sent: whoever takes it out decides.
+/// A queued call. The worker takes it out to send it, the caller to give up.
 type Waiting = Arc<Mutex<Option<Call>>>;
 
-/// The connections on which replicas are waited for.
-pub struct Replicated {
+/// Connections for replicated writes, and their queue.
+pub(super) struct Replicated {
     wires: Vec<Wire>,
     sender: mpsc::Sender<Waiting>,
     receiver: AsyncMutex<mpsc::Receiver<Waiting>>,
 }
 
 impl Replicated {
-    pub fn new(wires: Vec<Wire>) -> Self {
+    /// Creates the queue for these connections; empty = replicated writes are not used.
+    pub(super) fn new(wires: Vec<Wire>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         Replicated { wires, sender, receiver: AsyncMutex::new(receiver) }
     }
 
-    pub fn wires(&self) -> &[Wire] {
+    /// The connections.
+    pub(super) fn wires(&self) -> &[Wire] {
         &self.wires
     }
 
-    /// Sends what is to be sent, for ever.
-    pub async fn work(&self) {
+    /// Sends queued calls on all connections; never returns.
+    pub(super) async fn work(&self) {
         join_all(self.wires.iter().map(|wire| self.work_on(wire))).await;
     }
 
@@ -82,7 +84,7 @@ impl Replicated {
                 () = line.over() => continue,
             };
             let Some(waiting) = waiting else { return };
-            // Taken only to be sent at once: its caller takes it back when its time is over.
+            // Taken out only when it can be sent at once: until then its caller may give up.
             let Some(call) = waiting.lock().take() else { continue };
             if !call.answer.is_closed() {
                 let answers = line.answer(send(&line, &call)).await;
@@ -93,8 +95,9 @@ impl Replicated {
 }
 
 impl Node {
-    /// Runs a script that may write, and waits for so many replicas to have what it wrote; how many have.
-    pub async fn run_replicated(
+    /// Runs a script that may write and waits until `replicas` replicas have the write, at most 1 s. Returns the reply and the
+    /// number of replicas that confirmed.
+    pub(super) async fn run_replicated(
         &self,
         replicas: u32,
         script: &'static Script,
@@ -112,25 +115,25 @@ impl Node {
         self.replicated.sender.try_send(waiting.clone()).map_err(|_| Failure::Error(Error::Overloaded))?;
         let left = async {
             self.left.cancelled().await;
-            // Nobody sends it any more; what was sent is answered.
+            // A queued call is not sent any more; a call in flight still gets its reply.
             if waiting.lock().take().is_none() {
                 std::future::pending::<()>().await;
             }
         };
         let answers = tokio::select! {
             answers = timeout_at(deadline, answered) => answers,
-            () = left => return Err(Failure::Elsewhere("its partitions have moved".into())),
+            () = left => return Err(Failure::Redirected("the partitions of this node moved".into())),
         };
         let Ok(answers) = answers else {
             let was_sent = waiting.lock().take().is_none();
             return Err(if was_sent { Error::OutcomeTimeout } else { Error::Overloaded }.into());
         };
         let answers = answers.unwrap_or_else(|_| Err(FredError::new(ErrorKind::Canceled, "stopped")));
-        self.metrics.redis_call(script.name, started.elapsed(), matches!(&answers, Ok([Ok(_), Ok(_)])));
+        self.metrics.count_redis_command(script.name, started.elapsed(), matches!(&answers, Ok([Ok(_), Ok(_)])));
         let failed = |error: &FredError| failure(error, Effect::Writes);
         let [reply, confirmed] = answers.map_err(|error| failed(&error))?;
         let reply = reply.map_err(|error| failed(&error))?;
-        // What was written stands, whatever became of the waiting.
+        // If WAIT fails the write may still be applied.
         let unknown = |error: FredError| Failure::Error(Error::OutcomeUnknown(error.details().to_owned()));
         let confirmed = confirmed.map_err(unknown)?;
         Ok((reply, confirmed.as_u64().unwrap_or(0)))
@@ -140,7 +143,7 @@ impl Node {
 async fn send(client: &Client, call: &Call) -> Result<Answers, FredError> {
     let answers = pipeline(client, "EVALSHA", call.script.digest().clone().into(), call).await?;
     match &answers[0] {
-        // Nothing ran. Sent in full it runs at once, and is known from then on.
+        // Redis does not have the script: send its source, which also loads it.
         Err(error) if error.details().starts_with("NOSCRIPT") => {
             pipeline(client, "EVAL", call.script.source().into(), call).await
         }
@@ -148,18 +151,18 @@ async fn send(client: &Client, call: &Call) -> Result<Answers, FredError> {
     }
 }
 
-/// The script, and WAIT behind it.
+/// Sends the script and WAIT in one pipeline.
 async fn pipeline(client: &Client, command: &'static str, script: Value, call: &Call) -> Result<Answers, FredError> {
     let mut values = vec![script, Value::from(call.keys.len() as i64)];
     values.extend(call.keys.iter().cloned().map(Value::from));
     values.extend(call.args.iter().cloned().map(Value::Bytes));
-    // WAIT 0 would be for ever.
-    let patience = PATIENCE.min(call.deadline.saturating_duration_since(Instant::now())).as_millis().max(1);
+    // WAIT 0 has no timeout.
+    let wait = WAIT_TIMEOUT.min(call.deadline.saturating_duration_since(Instant::now())).as_millis().max(1);
     let pipeline = client.pipeline();
     let _: Value = pipeline.custom(custom(command), values).await?;
-    let wanted = vec![Value::from(i64::from(call.replicas)), Value::from(patience as i64)];
+    let wanted = vec![Value::from(i64::from(call.replicas)), Value::from(wait as i64)];
     let _: Value = pipeline.custom(custom("WAIT"), wanted).await?;
     let mut answers = pipeline.try_all::<Value>().await.into_iter();
-    let mut next = || answers.next().unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no answer")));
+    let mut next = || answers.next().unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no reply")));
     Ok([next(), next()])
 }

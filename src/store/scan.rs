@@ -1,4 +1,4 @@
-//! Walking through what lives: pages of ids for lists, and the ids that are due.
+//! Iterates over live sessions: pages of ids for lists, and ids whose deadline has passed.
 
 use std::sync::Arc;
 
@@ -16,34 +16,38 @@ use super::{
     scripts::{self, Script},
 };
 
-/// Sets up to this size are read whole and in order; larger ones by a cursor of Redis.
+/// Maximum size of a set that is read whole and in order; larger ones are read with a Redis cursor.
 const READ_WHOLE: u64 = 1_000;
-/// Namespaces looked at in one go.
+/// Maximum number of namespaces read at once.
 const NAMESPACES: i64 = 64;
 
-/// Where a list goes on.
+/// Position at which a list resumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListPosition {
-    /// In this partition, after this id; None = at its start.
+    /// After an id of a partition; None = at the start of the partition.
     After(Partition, Option<SessionId>),
-    /// In this partition, at a cursor of Redis, good for the run of Redis that has this hash.
-    Cursor { partition: Partition, run: u32, cursor: u64 },
-    /// In a subject's index, below what was added then, in us; None = at its newest.
-    AddedBefore(Option<u64>),
+    /// At a Redis cursor of a partition.
+    Cursor {
+        /// Partition of the cursor.
+        partition: Partition,
+        /// Hash of the run id of the server; the cursor is void in another run.
+        run: u32,
+        /// Cursor of ZSCAN.
+        cursor: u64,
+    },
 }
 
 impl ListPosition {
-    /// None = it is in no partition.
-    pub fn partition(&self) -> Option<Partition> {
+    /// Returns the partition of the position.
+    pub fn partition(&self) -> Partition {
         match self {
-            ListPosition::After(partition, _) | ListPosition::Cursor { partition, .. } => Some(*partition),
-            ListPosition::AddedBefore(_) => None,
+            ListPosition::After(partition, _) | ListPosition::Cursor { partition, .. } => *partition,
         }
     }
 }
 
 impl Store {
-    /// Some ids of a namespace from the position on, and where to go on; None = that was all.
+    /// Returns a page of ids of a namespace from a position, and the next position; None = the end.
     pub async fn list(
         &self,
         namespace: &Namespace,
@@ -54,7 +58,6 @@ impl Store {
         let (partition, run_and_cursor, after) = match from {
             ListPosition::After(partition, after) => (partition, None, after),
             ListPosition::Cursor { partition, run, cursor } => (partition, Some((run, cursor)), None),
-            ListPosition::AddedBefore(_) => return Ok((Vec::new(), None)),
         };
         let due = self.keys.due(partition, namespace);
         let count = self.connection.command(partition, "ZCARD", vec![due.clone().into()], deadline).await?;
@@ -74,7 +77,7 @@ impl Store {
             }
             return Ok((ids, next_partition()));
         }
-        // A cursor is void for another run of Redis, and on another server: the partition starts again.
+        // In another run of Redis or on another server the cursor is void: the partition starts again.
         let due = &due;
         let scan = async |node: Arc<Node>, asking| {
             let run = crc32fast::hash(node.run(deadline).await?.as_bytes());
@@ -85,14 +88,14 @@ impl Store {
         let (run, reply) = self.connection.at(partition, deadline, scan).await?;
         let mut reply = reply.into_array().into_iter();
         let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
-        let cursor: u64 = cursor.ok_or_else(|| Error::Unexpected("ZSCAN".into()))?;
+        let cursor: u64 = cursor.ok_or_else(|| Error::UnexpectedRead("ZSCAN".into()))?;
         let members = reply.next().map(Value::into_array).unwrap_or_default();
         let ids = ids(members.into_iter().step_by(2)).collect();
         let next = if cursor == 0 { next_partition() } else { Some(ListPosition::Cursor { partition, run, cursor }) };
         Ok((ids, next))
     }
 
-    /// All namespaces that have sessions in a partition.
+    /// Returns all namespaces that have sessions in a partition.
     pub async fn namespaces(&self, partition: Partition, deadline: Instant) -> Result<Vec<Namespace>, Error> {
         let args = vec![self.keys.namespaces(partition).into(), 0.into(), (-1).into(), "WITHSCORES".into()];
         let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
@@ -100,7 +103,7 @@ impl Store {
         Ok(reply.into_array().into_iter().filter_map(name).collect())
     }
 
-    /// How many sessions of a namespace there are; those that are due and not ended yet included.
+    /// Returns the number of sessions of a namespace, expired ones that have not been ended yet included.
     pub async fn count(&self, namespace: &Namespace, deadline: Instant) -> Result<u64, Error> {
         let counts = self.keys.partitions().map(async |partition| {
             let args = vec![self.keys.due(partition, namespace).into()];
@@ -109,8 +112,8 @@ impl Store {
         Ok(futures_util::future::try_join_all(counts).await?.into_iter().sum())
     }
 
-    /// The namespaces of a partition whose bound is over at `now_ms`, some of them at least, and the bound of the next one:
-    /// `now_ms` where there may be more.
+    /// Returns namespaces of a partition whose bound has passed at `now_ms`, and the bound of the next one in ms. If there may be
+    /// more namespaces, the bound is `now_ms`; None = no other namespace has a deadline.
     pub async fn due_namespaces(
         &self,
         partition: Partition,
@@ -119,7 +122,7 @@ impl Store {
     ) -> Result<(Vec<Namespace>, Option<u64>), Error> {
         let key = self.keys.namespaces(partition);
         let args = vec![key.into(), 0.into(), (NAMESPACES - 1).into(), "WITHSCORES".into()];
-        // With scores the reply is an array of pairs: none that a namespace's name could begin.
+        // With scores the reply is an array of pairs, so it does not begin with the name of a namespace.
         let page = self.connection.command(partition, "ZRANGE", args, deadline).await?.into_array();
         let next = (page.len() as i64 == NAMESPACES).then_some(now_ms);
         let mut due = Vec::new();
@@ -127,7 +130,7 @@ impl Store {
             let mut pair = pair.into_array().into_iter();
             let (name, bound) = (pair.next().unwrap_or(Value::Null), pair.next().and_then(|bound| bound.as_f64()));
             let (Some(namespace), Some(bound)) = (name.as_str().and_then(|name| name.parse().ok()), bound) else {
-                tracing::error!(partition = partition.0, "what is no namespace is dropped from the set of them");
+                tracing::error!(partition = partition.0, "removed invalid namespace from namespace set");
                 let args = vec![self.keys.namespaces(partition).into(), name];
                 self.connection.command(partition, "ZREM", args, deadline).await?;
                 continue;
@@ -140,8 +143,8 @@ impl Store {
         Ok((due, next))
     }
 
-    /// What is due of a namespace, at most so many ids. Where there is none, the namespace's bound is set to its earliest
-    /// deadline.
+    /// Returns at most `limit` ids of a namespace whose deadline has passed. If there is none, sets the namespace's bound to its
+    /// earliest deadline.
     pub async fn due(
         &self,
         partition: Partition,
@@ -159,9 +162,9 @@ impl Store {
         while let (Some(id), Some(score)) = (members.next(), members.next()) {
             match id.as_str().and_then(|id| id.parse().ok()) {
                 Some(id) => ids.push((id, score.as_f64().unwrap_or(0.0) as u64)),
-                // No session of that name can be ended: it would be due for ever.
+                // No script can end such a member: it would stay due.
                 None => {
-                    tracing::error!(partition = partition.0, %namespace, "what is no id is dropped from the due set");
+                    tracing::error!(partition = partition.0, %namespace, "removed invalid id from due set");
                     let args = vec![self.keys.due(partition, namespace).into(), id];
                     self.connection.command(partition, "ZREM", args, deadline).await?;
                 }
@@ -171,7 +174,7 @@ impl Store {
         Ok(Due { ids, next: next.map(|next| next as u64) })
     }
 
-    /// Drops log entries beyond the bounds, at most a batch of them; says how many.
+    /// Drops at most one batch of log entries that exceed the bounds. Returns their number.
     pub async fn trim(&self, partition: Partition, bounds: LogBounds, deadline: Instant) -> Result<u64, Error> {
         let keys = vec![self.keys.log(partition), self.keys.meta(partition)];
         let numbers = [bounds.age_us, bounds.entries, bounds.bytes, bounds.batch];
@@ -182,7 +185,7 @@ impl Store {
 }
 
 impl Store {
-    /// Runs a script of a partition that no gate stands before. Twice does no more than once.
+    /// Runs a script without gate on a partition. The script has to be idempotent.
     pub(super) async fn run(
         &self,
         partition: Partition,
@@ -203,21 +206,24 @@ impl Store {
     }
 }
 
-/// What is due of a namespace.
+/// Ids of a namespace whose deadline has passed.
 pub struct Due {
-    /// With their deadlines in ms.
+    /// Ids with their deadlines in ms, the earliest first.
     pub ids: Vec<(SessionId, u64)>,
-    /// The earliest deadline in ms, where nothing is due; None = there is none.
+    /// Earliest deadline in ms if `ids` is empty. None: there is none.
     pub next: Option<u64>,
 }
 
-/// How long a partition's log may get.
+/// Bounds of the log of a partition.
 #[derive(Clone, Copy, Debug)]
 pub struct LogBounds {
+    /// Maximum age of an entry in us.
     pub age_us: u64,
+    /// Maximum number of entries.
     pub entries: u64,
+    /// Maximum size of all entries in bytes.
     pub bytes: u64,
-    /// Entries dropped in one go.
+    /// Maximum number of entries dropped per call.
     pub batch: u64,
 }
 

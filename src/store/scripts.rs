@@ -1,32 +1,35 @@
-//! The registry of scripts, and the numbers they answer with.
+//! Registry of the Lua scripts, and the outcome numbers of their replies.
 
 use std::sync::OnceLock;
 
 use fred::{bytes_utils::Str, types::scripts::Script as Loaded};
 
-/// One Lua script. Its header names its keys, arguments and replies.
+/// One Lua script. The header of its file documents keys, arguments and replies.
 pub struct Script {
+    /// Name in metrics and errors.
     pub name: &'static str,
-    /// Its file in scripts/.
+    /// Name of its file in scripts/.
     pub file: &'static str,
-    /// What Redis may assume of it: `no-writes` runs where Redis takes no writes, `allow-oom` where it has no memory left.
+    /// Flags for Redis: `no-writes` runs while Redis refuses writes, `allow-oom` while it has no memory left.
     pub flags: &'static str,
     /// Number of keys it declares.
     pub keys: usize,
     body: &'static str,
+    /// Code that precedes its body.
     pub prelude: Prelude,
     loaded: OnceLock<Loaded>,
 }
 
-/// What stands before a script's body.
+/// Shared code that precedes the body of a script.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Prelude {
+    /// No shared code.
     None,
-    /// gate.lua: it may be told to stop.
+    /// gate.lua: checks store id and deadline.
     Gate,
-    /// That, record.lua and token.lua: it reads a session.
+    /// gate.lua, record.lua and token.lua: reads a session.
     Record,
-    /// Those and mutation.lua: it writes one.
+    /// gate.lua, record.lua, token.lua and mutation.lua: writes a session.
     Mutation,
 }
 
@@ -37,7 +40,8 @@ const MUTATION: &str = include_str!("scripts/mutation.lua");
 
 macro_rules! registry {
     ($($constant:ident $name:literal in $file:literal flags $flags:literal keys $keys:literal $prelude:ident;)*) => {
-        $(pub static $constant: Script = Script {
+        $(#[doc = concat!("Script `", $name, "` in `scripts/", $file, "`.")]
+        pub static $constant: Script = Script {
             name: $name,
             file: $file,
             flags: $flags,
@@ -46,7 +50,7 @@ macro_rules! registry {
             prelude: Prelude::$prelude,
             loaded: OnceLock::new(),
         };)*
-        /// All of them.
+        /// All scripts.
         pub static ALL: &[&Script] = &[$(&$constant),*];
     };
 }
@@ -69,7 +73,7 @@ registry! {
 }
 
 impl Script {
-    /// The text that Redis is given.
+    /// Returns the source with its prelude, as sent to Redis.
     pub fn source(&self) -> String {
         let before: &[&str] = match self.prelude {
             Prelude::None => &[],
@@ -80,38 +84,59 @@ impl Script {
         format!("#!lua flags={}\n{}\n{}", self.flags, before.join("\n"), self.body)
     }
 
-    /// The digest that Redis knows it by.
+    /// SHA-1 digest for EVALSHA.
     pub(super) fn digest(&self) -> &Str {
         self.loaded.get_or_init(|| Loaded::from_lua(self.source())).sha1()
     }
 }
 
-/// The first integer of a gated script's reply; gate.lua has the same list.
+/// First integer of the reply of a gated script. The same list is in gate.lua.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// The store has no id or another one.
     StoreChanged = -2,
+    /// The script ran after its deadline.
     TooLate = -1,
+    /// No live session, or a wrong token.
     NotFound = 0,
+    /// The script did what was asked.
     Done = 1,
+    /// The session has ended.
     Ended = 2,
+    /// A live session has the id.
     Exists = 3,
+    /// The record cannot be read.
     Corrupt = 4,
+    /// The current revision is another one.
     RevisionMismatch = 5,
+    /// The request id belongs to another request.
     RequestIdReused = 6,
+    /// The session has another subject.
     SubjectChange = 7,
+    /// The change would exceed the maximum number of attributes.
     TooManyAttributes = 8,
+    /// The change would exceed the maximum number of labels.
     TooManyLabels = 9,
+    /// The change would exceed the maximum payload.
     TooLarge = 10,
+    /// The deadline or period has not passed.
     NotDue = 11,
+    /// The presented token is superseded and not accepted.
     Rotated = 12,
+    /// The successor is, or was, a token of the session.
     TokenKnown = 13,
+    /// The subject index has no valid reservation of the id.
     NotReserved = 14,
+    /// The subject has reached its limit; the caller has to check its newest entries.
     SubjectFull = 15,
+    /// The subject has reached its limit.
     SubjectLimit = 16,
+    /// The session does not meet the condition.
     NotMeant = 17,
 }
 
 impl Outcome {
+    /// All outcomes.
     pub const ALL: [Outcome; 20] = [
         Outcome::StoreChanged,
         Outcome::TooLate,
@@ -135,6 +160,7 @@ impl Outcome {
         Outcome::NotMeant,
     ];
 
+    /// Outcome with this number. None: unknown.
     pub fn from_number(number: i64) -> Option<Self> {
         Outcome::ALL.into_iter().find(|outcome| *outcome as i64 == number)
     }

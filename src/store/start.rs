@@ -1,4 +1,4 @@
-//! The first look at a store: is it one that this server can serve, and which one is it.
+//! Opens a store: connects, checks server and format, and creates or reads the store id.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,58 +19,77 @@ use super::{
 };
 use crate::observe::Metrics;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-/// For partitions that another follower looks after.
-const BRIEFLY: Duration = Duration::from_millis(500);
+/// Maximum time to connect, and to initialise the required partitions.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time to initialise a partition that another follower initialises too.
+const OPTIONAL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Why a store cannot be served; each says what to do about it.
+/// Reason why a store cannot be opened. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot connect to Redis: {0}. Is it running, and is --redis right?")]
+    /// No server, or the topology could not be read.
+    #[error("cannot connect to Redis: {0}. Check that it is running and that --redis is right")]
     Connect(String),
-    #[error("Redis {0} is too old: 7.0 or newer, or Valkey, is needed")]
+    /// The server has this version.
+    #[error("Redis {0} is too old: 7.0 or newer, or Valkey, is required")]
     TooOld(String),
-    #[error("{0} is a replica: name its primary, or the Sentinels that know it (redis-sentinel://)")]
+    /// The server at this address is a replica.
+    #[error("{0} is a replica: set --redis to its primary, or to the Sentinels that know it (redis-sentinel://)")]
     Replica(String),
-    #[error("{0} is a node of a Cluster: begin the URL with redis-cluster://")]
+    /// The server at this address is a Cluster node, but the URL names a single server.
+    #[error("{0} is a node of a Cluster: use a URL that begins with redis-cluster://")]
     Cluster(String),
+    /// The server has this maxmemory-policy.
     #[error(
         "Redis may evict keys (maxmemory-policy {0}), which would end sessions silently. Set maxmemory-policy to \
          noeviction, or start with --allow-eviction"
     )]
     Eviction(String),
-    #[error("the store was made with {found} partitions, the configuration says {wanted}: set partitions = {found}")]
-    Partitions { found: String, wanted: u16 },
-    #[error("the store has format {0}, this version reads format {FORMAT}")]
+    /// The store has another number of partitions.
+    #[error("the store has {found} partitions, the configuration has {wanted}: set partitions = {found}")]
+    Partitions {
+        /// Number of partitions in the store.
+        found: String,
+        /// Number of partitions in the configuration.
+        wanted: u16,
+    },
+    /// The store has this format.
+    #[error("the store has format {0}, this version reads format {FORMAT}: use the version that wrote it")]
     Format(String),
+    /// A command failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
-/// Whether a Redis that may evict keys is taken.
+/// Whether a Redis that may evict keys is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eviction {
+    /// Refuse it.
     Refused,
+    /// Accept it: sessions may end early, some without an event.
     Allowed,
 }
 
-/// Which store, and how it is used.
+/// Arguments of [`Store::open`].
 pub struct Open<'a> {
+    /// URL of the server, Cluster or Sentinels.
     pub url: &'a str,
-    /// Beats one in the URL.
+    /// Password; overrides the one in the URL. None: that of the URL.
     pub password: Option<&'a str>,
-    /// What all keys begin with.
+    /// Prefix of all keys.
     pub prefix: &'a str,
-    /// A power of two of at most 64.
+    /// Number of partitions, a power of two of at most 64.
     pub partitions: u16,
+    /// Whether a Redis that may evict keys is accepted.
     pub eviction: Eviction,
+    /// Whether connections for replicated writes are opened.
     pub waits: Waits,
-    /// Messages that may wait for the feed of a server.
+    /// Maximum number of messages of one server that wait for the feed.
     pub feed_buffer: usize,
 }
 
 impl Store {
-    /// Connects, checks the server and the store, and makes the store where there is none.
+    /// Connects, checks servers and store, and creates the store if there is none.
     pub async fn open(open: Open<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let unreachable = |error: fred::error::Error| StartError::Connect(error.details().to_owned());
         let mut config = Config::from_url(open.url).map_err(unreachable)?;
@@ -78,7 +97,7 @@ impl Store {
         if let Some(password) = open.password {
             config.password = Some(password.to_owned());
         }
-        // Nobody needs the right to select the one that is selected.
+        // Database 0 is already selected: SELECT would need another right.
         config.database = config.database.filter(|database| *database != 0);
         let database = config.database.unwrap_or(0);
         let directory = Directory::of(&config);
@@ -86,11 +105,11 @@ impl Store {
         let keys = Keys::new(open.prefix, open.partitions);
         let opener = Opener { config, waits: open.waits, messages: open.feed_buffer, metrics: metrics.clone() };
         let connection = Connection::open(directory, opener, keys.slots());
-        let connection = match tokio::time::timeout(PATIENCE, connection).await {
+        let connection = match tokio::time::timeout(START_TIMEOUT, connection).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(Error::Unavailable(why))) => return Err(StartError::Connect(why)),
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(StartError::Connect("no answer".into())),
+            Err(_) => return Err(StartError::Connect("no reply".into())),
         };
         for node in connection.nodes() {
             node.check(open.eviction, is_cluster).await?;
@@ -101,16 +120,16 @@ impl Store {
         Ok(store)
     }
 
-    /// Finds the store's id, and gives it one where it has none: at first use, and after it was emptied. The first
-    /// partition names the store, so that of several instances one does; all others take its name. Those that have to,
-    /// now; the rest where their servers answer.
-    pub async fn initialise(&self, have_to: &[Partition]) -> Result<(), StartError> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Reads the store id, or generates one if there is none: on first use, and after the store was emptied. The first
+    /// partition decides the id, so that concurrent instances agree; the other partitions copy it. Fails if a required
+    /// partition cannot be initialised; the others are initialised if their servers answer.
+    pub async fn initialise(&self, required: &[Partition]) -> Result<(), StartError> {
+        let deadline = Instant::now() + START_TIMEOUT;
         let id = self.initialise_partition(Partition(0), StoreId::random(), "names", deadline).await?;
         let joins = self.keys.partitions().skip(1).map(async |partition| {
-            let deadline = if have_to.contains(&partition) { deadline } else { Instant::now() + BRIEFLY };
+            let deadline = if required.contains(&partition) { deadline } else { Instant::now() + OPTIONAL_TIMEOUT };
             let joined = self.initialise_partition(partition, id, "joins", deadline).await;
-            if have_to.contains(&partition) { joined.map(drop) } else { Ok(()) }
+            if required.contains(&partition) { joined.map(drop) } else { Ok(()) }
         });
         futures_util::future::try_join_all(joins).await?;
         *self.id.write() = id;
@@ -124,7 +143,7 @@ impl Store {
         role: &'static str,
         deadline: Instant,
     ) -> Result<StoreId, StartError> {
-        let wanted = self.keys.partitions().len() as u16;
+        let wanted = u16::try_from(self.keys.partitions().len()).unwrap_or(u16::MAX);
         let args = vec![
             id.to_text().into(),
             FORMAT.to_string().into(),
@@ -146,11 +165,11 @@ impl Store {
 }
 
 impl Node {
-    /// Whether a store can be kept there.
+    /// Checks version, role and eviction policy of the server.
     async fn check(&self, eviction: Eviction, is_cluster: bool) -> Result<(), StartError> {
-        let info = self.info("everything", Instant::now() + PATIENCE).await.map_err(Error::from)?;
+        let info = self.info("everything", Instant::now() + START_TIMEOUT).await.map_err(Error::from)?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let version = field("redis_version").unwrap_or("of unknown version");
+        let version = field("redis_version").unwrap_or("of an unknown version");
         let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
         if major < 7 {
             return Err(StartError::TooOld(version.to_owned()));

@@ -1,8 +1,8 @@
-//! The index of each subject's sessions: who is added, who is in it, who is forgotten.
+//! Subject indexes: adds, reads and removes the ids of each subject's sessions.
 //!
-//! It lies in another slot than the sessions, so no script can change both. It is a superset: an id is added before its
-//! session is this subject's, and leaves only when a script in the id's own partition has made sure that it is not, nor
-//! comes to be.
+//! An index is in another slot than the sessions, so that no script can change both. It is a superset of the subject's
+//! sessions: an id is added before its session gets the subject. It is removed only after a script in the id's own partition
+//! has found that the session neither has the subject nor can get it.
 
 use std::time::Duration;
 
@@ -14,41 +14,42 @@ use tokio::{
 };
 
 use super::{
-    Found, Lane, Reserved, Settled, Store,
-    calls::unexpected,
+    Found, Lane, Reservation, Settled, Store,
+    calls::{millis, unexpected},
     error::Error,
-    exchange::Answer,
+    exchange::WriteConcern,
     msgpack::Arguments,
     scripts::{self, Outcome},
 };
-use crate::session::{Policy, Proof, SessionId, SessionLimitPolicy, SessionName, Subject, View};
+use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
 
-/// Entries read or told at once.
+/// Maximum number of index entries per call.
 pub const PAGE: usize = 1_000;
-/// Sessions looked at, at once.
+/// Maximum number of sessions checked concurrently.
 const AT_ONCE: usize = 100;
-/// Ids waiting to be forgotten; those beyond it are found by the next audit.
+/// Maximum number of ids that wait for removal; the next reconciliation finds those that do not fit.
 const WAITING: usize = 65_536;
-/// An entry may be of a session that is still to come for as long as a script may be under way: 10 s, and as much as the
-/// clocks of two Redis hosts may differ.
-pub const JOINING: Duration = Duration::from_secs(15);
+/// Time for which an index entry without a session is a valid reservation: 10 s, the longest time that a script can be in
+/// flight, plus the tolerated difference between the clocks of two Redis hosts.
+pub const RESERVATION_WINDOW: Duration = Duration::from_secs(15);
 
-/// An id in a subject's index.
+/// Entry of a subject index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// Id of the session.
     pub id: SessionId,
-    /// When it was added, in us by the clock of Redis; no two of an index are equal.
+    /// Time added in us, Redis clock; unique within an index.
     pub added: u64,
 }
 
 impl Entry {
-    /// Since when its session may be about to become this subject's, in us; None = that is over.
-    pub fn joining(&self, now_us: u64) -> Option<u64> {
-        (now_us < self.added + JOINING.as_micros() as u64).then_some(self.added)
+    /// Time of the reservation in us, if it is still valid at `now_us`. None: the reservation has expired.
+    pub fn reserved_since(&self, now_us: u64) -> Option<u64> {
+        (now_us < self.added + RESERVATION_WINDOW.as_micros() as u64).then_some(self.added)
     }
 }
 
-/// How far a walk through all subjects has got.
+/// Position in an iteration over all subjects; the default is the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ScanPosition {
     server: usize,
@@ -56,50 +57,61 @@ pub struct ScanPosition {
 }
 
 impl ScanPosition {
-    /// Where the next server begins.
+    /// Position at the start of the next server.
     pub fn next_server(self) -> Self {
         ScanPosition { server: self.server + 1, cursor: 0 }
     }
 }
 
-/// How many sessions a subject may have, and how far that was looked into.
+/// Session limit of a subject.
 pub struct Limit {
-    /// 0 = any number.
+    /// Maximum number of sessions; 0 = unlimited.
     pub sessions: u32,
+    /// What happens when the limit is reached.
     pub beyond: SessionLimitPolicy,
-    /// Whether the newest of the index, as many as the limit, are known to count.
+    /// Whether the caller has checked that the newest entries, as many as the limit, count.
     pub is_checked: bool,
 }
 
 impl Limit {
+    /// No limit.
     pub const NONE: Limit = Limit { sessions: 0, beyond: SessionLimitPolicy::ReplaceOldest, is_checked: false };
 }
 
+/// Outcome of [`Store::admit`].
 pub enum Admitted {
-    /// It has this place, and may be made once these are ended, all but the newest; where they fill a page there may be
+    /// The id is reserved. The session may be created once these oldest entries are ended. If they fill a page there may be
     /// more.
-    InPlaceOf(Vec<Entry>, Reserved),
-    /// These are the newest of the index, as many as the limit, and perhaps its own: do they count?
+    InPlaceOf(Vec<Entry>, Reservation),
+    /// The limit is reached. The caller checks whether these newest entries, possibly with the id itself, still count.
     Full(Vec<Entry>),
+    /// The limit is reached and the policy rejects new sessions.
     LimitReached,
 }
 
-/// A session that is not one of a subject any more.
+/// A session that no longer has its subject.
 pub struct Left {
+    /// Subject that it had.
     pub subject: Subject,
+    /// Id of the session.
     pub id: SessionId,
+    /// Reason.
     pub why: Why,
 }
 
+/// Reason why a session no longer has its subject.
 pub enum Why {
-    /// It has ended, just now.
+    /// The session ended at this time.
     Ended(Instant),
-    /// It lives on. All that the index got up to then, in us, is void.
-    Left { at: u64 },
+    /// The session lives on without the subject.
+    Left {
+        /// Time of the change in us; earlier reservations are void.
+        at: u64,
+    },
 }
 
-/// Who left, for whoever tidies the indexes.
-pub struct Leaving {
+/// Queue of sessions whose ids have to be removed from subject indexes.
+pub(super) struct Leaving {
     sender: mpsc::Sender<Left>,
     receiver: Mutex<mpsc::Receiver<Left>>,
 }
@@ -112,13 +124,13 @@ impl Default for Leaving {
 }
 
 impl Leaving {
-    /// One that does not fit is found by the next audit.
+    /// Queues a session. If the queue is full, the next reconciliation finds it.
     pub(super) fn note(&self, left: Left) {
         let _ = self.sender.try_send(left);
     }
 
-    /// The next ones, at least one.
-    pub async fn next(&self) -> Vec<Left> {
+    /// Waits for queued sessions and takes them out; at least one.
+    pub(super) async fn next(&self) -> Vec<Left> {
         let mut left = Vec::new();
         self.receiver.lock().await.recv_many(&mut left, PAGE).await;
         left
@@ -126,7 +138,7 @@ impl Leaving {
 }
 
 impl Store {
-    /// Adds an id to its subject's index, later than this, in us.
+    /// Adds an id to the index of its subject, with a time later than `after` in us.
     pub async fn admit(
         &self,
         subject: &Subject,
@@ -144,12 +156,12 @@ impl Store {
             args.flag("rejects", true);
         }
         let (target, store) = (self.subject_target(subject), self.id());
-        let target = target.in_store(Reserved::In { store, added: 0 });
-        let mut reply = self.write(&scripts::ADMIT, Answer::AtOnce(Lane::Calls), target, args, deadline).await?;
+        let target = target.in_store(Reservation::Held { store, added: 0 });
+        let mut reply = self.write(&scripts::ADMIT, WriteConcern::Primary(Lane::Calls), target, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
-                let place = Reserved::In { store, added: reply.number()? };
-                Admitted::InPlaceOf(flat_entries(reply.next()), place)
+                let reservation = Reservation::Held { store, added: reply.number()? };
+                Admitted::InPlaceOf(flat_entries(reply.next()), reservation)
             }
             Outcome::SubjectFull => Admitted::Full(flat_entries(reply.next())),
             Outcome::SubjectLimit => Admitted::LimitReached,
@@ -157,7 +169,7 @@ impl Store {
         })
     }
 
-    /// Takes ids out of a subject's index, each if it was added by then, in us; None = whenever.
+    /// Removes ids from a subject index, each if it was added at or before the given time in us; None = any time.
     pub async fn forget(
         &self,
         subject: &Subject,
@@ -172,12 +184,12 @@ impl Store {
             let mut args = Arguments::default();
             args.list("entries", entries.iter().map(String::as_bytes));
             let target = self.subject_target(subject);
-            self.write(&scripts::FORGET, Answer::AtOnce(Lane::Bulk), target, args, deadline).await?;
+            self.write(&scripts::FORGET, WriteConcern::Primary(Lane::Bulk), target, args, deadline).await?;
         }
         Ok(())
     }
 
-    /// The oldest entries of a subject's index that were added after this.
+    /// Returns the oldest entries of a subject index that were added after a time in us.
     pub async fn entries_after(
         &self,
         subject: &Subject,
@@ -189,7 +201,7 @@ impl Store {
         self.entries(subject, bounds, &["BYSCORE"], limit, deadline).await
     }
 
-    /// The newest entries of a subject's index that were added before this; None = of all.
+    /// Returns the newest entries of a subject index that were added before a time in us; None = any time.
     pub async fn entries_before(
         &self,
         subject: &Subject,
@@ -212,7 +224,7 @@ impl Store {
         let mut args: Vec<Value> = vec![self.keys.subject(subject).into(), from.into(), to.into()];
         args.extend(order.iter().map(|word| Value::from(*word)));
         args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
-        // With scores the reply is an array of pairs: none that a stored text could begin.
+        // With scores the reply is an array of pairs, so it does not begin with stored text.
         let partition = self.keys.partition_of_subject(subject);
         let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
         let mut entries = Vec::new();
@@ -221,9 +233,9 @@ impl Store {
             let (Some(id), Some(score)) = (pair.next(), pair.next()) else { continue };
             match entry(id.clone(), score) {
                 Some(entry) => entries.push(entry),
-                // It would stand for a session for ever.
+                // No session can have this id: the entry would stay.
                 None => {
-                    tracing::error!(?subject, "what is no id is dropped from a subject's index");
+                    tracing::error!(?subject, "removed invalid id from subject index");
                     let args = vec![self.keys.subject(subject).into(), id];
                     self.connection.command(partition, "ZREM", args, deadline).await?;
                 }
@@ -232,14 +244,14 @@ impl Store {
         Ok(entries)
     }
 
-    /// When an id was added to a subject's index; None = it is not in it.
+    /// Returns the time in us at which an id was added to a subject index; None = the index does not have it.
     pub async fn added(&self, subject: &Subject, id: SessionId, deadline: Instant) -> Result<Option<u64>, Error> {
         let args = vec![self.keys.subject(subject).into(), id.to_string().into()];
         let score = self.connection.command(self.keys.partition_of_subject(subject), "ZSCORE", args, deadline).await?;
         Ok(score.as_f64().map(|score| score as u64))
     }
 
-    /// Some subjects that have an index, and where to go on; None = that was all. The same one may come again.
+    /// Returns a page of subjects that have an index, and the next position; None = the end. A subject may be returned twice.
     pub async fn subjects(
         &self,
         from: ScanPosition,
@@ -252,7 +264,7 @@ impl Store {
         let args = words.map(Value::from);
         let mut reply = node.command(Lane::Bulk, "SCAN", &args, deadline).await?.into_array().into_iter();
         let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
-        let cursor = cursor.ok_or_else(|| Error::Unexpected("SCAN".into()))?;
+        let cursor = cursor.ok_or_else(|| Error::UnexpectedRead("SCAN".into()))?;
         let keys = reply.next().map(Value::into_array).unwrap_or_default();
         let subject = |key: Value| self.keys.subject_of_key(&key.into_string()?);
         let next = match cursor {
@@ -263,29 +275,30 @@ impl Store {
         Ok((keys.into_iter().filter_map(subject).collect(), next))
     }
 
-    /// Whether an entry of a subject's index still counts. Where it does not, it may be forgotten: nothing of its id can
-    /// become this subject's for a while.
+    /// Returns whether an entry of a subject index counts: its session has the subject, or may get it. If it does not, the entry
+    /// can be removed: a tombstone prevents the id from getting the subject, or the session lives and its reservation is no
+    /// longer valid.
     async fn counts(&self, subject: &Subject, entry: Entry, policy: &Policy, deadline: Instant) -> Result<bool, Error> {
-        let name = SessionName { namespace: subject.namespace.clone(), id: entry.id };
-        let joining = entry.joining(self.clock(deadline).await?);
-        if joining.is_some() {
-            match self.look(&name, Proof::Named, View::Basic, deadline).await {
-                // Not made yet: it must not be kept from that.
+        let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
+        let reserved_since = entry.reserved_since(self.clock(deadline).await?);
+        if reserved_since.is_some() {
+            match self.look(&name, Credential::Id, View::Basic, deadline).await {
+                // The session may be about to be created: a tombstone would prevent that.
                 Ok(Found::NotFound) => return Ok(true),
                 Ok(_) | Err(Error::Corrupt { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        match self.settle(&name, joining, policy, deadline).await {
-            Ok(Settled::Lives { subject: of, is_joining }) => Ok(of == subject.name || is_joining),
+        match self.settle(&name, reserved_since, policy, deadline).await {
+            Ok(Settled::Lives { subject: of, is_reserved }) => Ok(of == subject.name || is_reserved),
             Ok(Settled::Ended) => Ok(false),
-            // It ends by its deadline, or by its id.
+            // It ends at its deadline, or by a delete of its id.
             Err(Error::Corrupt { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// Forgets those entries of a subject's index that do not count any more; how many.
+    /// Removes the entries of a subject index that no longer count. Returns their number.
     pub async fn forget_dead(
         &self,
         subject: &Subject,
@@ -293,32 +306,32 @@ impl Store {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<u64, Error> {
-        let looks = entries.iter().copied();
-        let looks = looks.map(async |entry| (entry, self.counts(subject, entry, policy, deadline).await));
-        let looked: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
-        let dead = looked.iter().filter(|(_, counts)| matches!(counts, Ok(false)));
+        let checks = entries.iter().copied();
+        let checks = checks.map(async |entry| (entry, self.counts(subject, entry, policy, deadline).await));
+        let checked: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
+        let dead = checked.iter().filter(|(_, counts)| matches!(counts, Ok(false)));
         let dead: Vec<_> = dead.map(|(entry, _)| (entry.id, Some(entry.added))).collect();
         self.forget(subject, dead.iter().copied(), deadline).await?;
-        // What is known dead is forgotten, whatever could not be looked at.
-        looked.into_iter().try_for_each(|(_, counts)| counts.map(drop))?;
+        // Entries that do not count are removed even if the check of another entry failed.
+        checked.into_iter().try_for_each(|(_, counts)| counts.map(drop))?;
         Ok(dead.len() as u64)
     }
 
-    /// Whether this instance is to audit the store now: one of all is, once in a period.
+    /// Returns whether this instance runs the index reconciliation: one of all instances does, once per period.
     pub async fn claim_audit(&self, period: Duration, deadline: Instant) -> Result<bool, Error> {
         let mut args = Arguments::default();
-        args.number("period", period.as_millis() as u64);
-        let answer = Answer::AtOnce(Lane::Bulk);
-        let reply = self.write(&scripts::CLAIM, answer, self.store_target(), args, deadline).await?;
+        args.number("period", millis(period));
+        let concern = WriteConcern::Primary(Lane::Bulk);
+        let reply = self.write(&scripts::CLAIM, concern, self.store_target(), args, deadline).await?;
         Ok(reply.outcome == Outcome::Done)
     }
 
-    /// Who left since this was last asked; waits until somebody has.
+    /// Waits for sessions that no longer have their subject, and returns those since the last call; at least one.
     pub async fn left(&self) -> Vec<Left> {
         self.leaving.next().await
     }
 
-    pub(super) fn note_left(&self, name: &SessionName, subject: String, why: Why) {
+    pub(super) fn note_left(&self, name: &SessionRef, subject: String, why: Why) {
         let subject = Subject { namespace: name.namespace.clone(), name: subject };
         self.leaving.note(Left { subject, id: name.id, why });
     }

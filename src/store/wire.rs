@@ -1,8 +1,8 @@
-//! A connection that is kept: one client of fred after the other. One that breaks, or on which nothing is answered any more,
-//! is thrown away, and another one opened; nothing is carried over.
+//! A connection that reconnects: a sequence of fred clients, each with one connection. If a connection breaks or becomes
+//! unresponsive, its client is dropped and a new one is opened; no command is carried over.
 //!
-//! fred would connect anew by itself, but not where its only task waits to write to a server that hangs: then it reads
-//! nothing, hears no request to reconnect, and may end for good once its queue is full.
+//! The reconnect of fred is not used: if its only task waits to write to a server that hangs, it neither reads nor handles a
+//! request to reconnect, and it may end permanently when its queue is full.
 
 use std::{
     ops::Deref,
@@ -26,78 +26,86 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A reply to a ping that takes longer means a server that hangs. With the time to the next ping that is less than 2 s.
-pub const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
+/// Maximum time to open a connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time without a reply to a ping after which a connection is unresponsive; with the ping interval, less than 2 s in total.
+pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
+/// Interval between pings.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Before another attempt to connect: after the first, and at most.
+/// Pause after the first failed attempt to connect; it doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Maximum pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Commands waiting for a connection's writer.
+/// Maximum number of commands queued for a connection.
 const QUEUE: usize = 16_384;
+/// Maximum time that closing a connection may take.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How a connection is made, and when it is given up.
+/// Options of a connection.
 #[derive(Clone)]
-pub struct Making {
+pub(super) struct Making {
+    /// Address, credentials, TLS and protocol version.
     pub config: Config,
-    /// Messages that may wait; beyond it they are lost, which their receiver is told.
+    /// Message buffer. If it overflows, messages are lost and the receiver gets an error.
     pub messages: usize,
+    /// Time without a reply to a ping after which the connection is dropped.
     pub unresponsive_after: Duration,
 }
 
-/// A connection as long as it stands.
-pub struct Line {
+/// One connection, until it breaks.
+pub(super) struct Line {
     client: Client,
     task: Mutex<ConnectHandle>,
-    /// Whether it answered the last ping.
+    /// Whether the server answered the last ping.
     is_up: AtomicBool,
     over: CancellationToken,
 }
 
-/// A connection that is kept.
-pub struct Wire {
+/// A connection that reconnects.
+pub(super) struct Wire {
     making: Making,
     line: watch::Sender<Option<Arc<Line>>>,
 }
 
 impl Line {
-    pub async fn open(making: &Making) -> Result<Self, FredError> {
+    /// Connects.
+    pub(super) async fn open(making: &Making) -> Result<Self, FredError> {
         let client = client(making)?;
         let connect = async {
             let task = Mutex::new(client.connect());
             Line { client: client.clone(), task, is_up: AtomicBool::new(true), over: CancellationToken::new() }
         };
-        // It has to wait before it begins; and dropped amid this, it ends.
+        // Begin to wait before connecting. If this future is dropped, the client is closed.
         let (connected, line) = tokio::join!(biased; client.wait_for_connect(), connect);
         connected.map(|()| line)
     }
 
-    /// The answer; an error as soon as it is known that none comes. (fred would have its callers wait on.)
-    pub async fn answer<T>(&self, asked: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
+    /// Waits for a reply; fails as soon as the connection is dropped. fred itself would keep its callers waiting.
+    pub(super) async fn answer<T>(&self, asked: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
         tokio::select! {
             biased;
             answer = asked => answer,
-            () = self.over() => Err(FredError::new(ErrorKind::Timeout, "Redis hangs")),
+            () = self.over() => Err(FredError::new(ErrorKind::Timeout, "Redis unresponsive")),
         }
     }
 
-    /// Returns once it is given up.
-    pub async fn over(&self) {
+    /// Returns when the connection is dropped.
+    pub(super) async fn over(&self) {
         self.over.cancelled().await;
     }
 
-    pub fn is_over(&self) -> bool {
+    /// Whether the connection is dropped or broken.
+    pub(super) fn is_over(&self) -> bool {
         self.over.is_cancelled() || self.task.try_lock().is_ok_and(|task| task.is_finished())
     }
 
-    /// Has Redis close it.
-    pub async fn close(&self) {
+    /// Closes the connection with QUIT.
+    pub(super) async fn close(&self) {
         let _ = timeout(QUIT_TIMEOUT, self.client.quit()).await;
         self.over.cancel();
     }
 
-    /// Pings it until it breaks or nothing is answered.
+    /// Sends pings until the connection breaks, is unresponsive or is closed. Returns the log line.
     async fn beat(&self, unresponsive_after: Duration) -> &'static str {
         let beating = async {
             let mut tick = interval(HEARTBEAT);
@@ -112,9 +120,9 @@ impl Line {
             let _ = (&mut *self.task.lock().await).await;
         };
         tokio::select! {
-            () = beating => "Redis hangs; connecting anew",
-            () = broken => "the connection to Redis broke; connecting anew",
-            () = self.over() => "it is closed",
+            () = beating => "Redis unresponsive; reconnecting",
+            () = broken => "connection to Redis lost; reconnecting",
+            () = self.over() => "connection to Redis closed",
         }
     }
 }
@@ -135,41 +143,42 @@ impl Drop for Line {
 }
 
 impl Wire {
-    /// Connects, or says why that failed.
-    pub async fn open(making: Making) -> Result<Self, FredError> {
+    /// Connects.
+    pub(super) async fn open(making: Making) -> Result<Self, FredError> {
         let line = watch::Sender::new(Some(Arc::new(Line::open(&making).await?)));
         Ok(Wire { making, line })
     }
 
-    /// The connection; None = there is none right now.
-    pub fn line(&self) -> Option<Arc<Line>> {
+    /// Returns the current connection. None: it is reconnecting.
+    pub(super) fn line(&self) -> Option<Arc<Line>> {
         self.line.borrow().clone()
     }
 
-    /// The same, as soon as there is one.
-    pub async fn connected(&self) -> Arc<Line> {
+    /// Waits until there is a connection, and returns it.
+    #[expect(clippy::expect_used, reason = "the sender is a field of self, and the value was checked")]
+    pub(super) async fn connected(&self) -> Arc<Line> {
         let mut line = self.line.subscribe();
-        let line = line.wait_for(Option::is_some).await.expect("it is our own");
-        line.clone().expect("waited for")
+        let line = line.wait_for(Option::is_some).await.expect("the sender lives as long as self");
+        line.clone().expect("waited until there is one")
     }
 
-    /// Told whenever there is another connection, or none.
-    pub fn lines(&self) -> watch::Receiver<Option<Arc<Line>>> {
+    /// Returns a receiver that is notified when the connection changes or is lost.
+    pub(super) fn lines(&self) -> watch::Receiver<Option<Arc<Line>>> {
         self.line.subscribe()
     }
 
-    /// Whether it answered the last ping.
-    pub fn is_up(&self) -> bool {
+    /// Whether the server answered the last ping on this connection.
+    pub(super) fn is_up(&self) -> bool {
         self.line.borrow().as_ref().is_some_and(|line| line.is_up.load(Ordering::Relaxed))
     }
 
-    /// Keeps it, for ever.
-    pub async fn keep(&self, server: &str) {
+    /// Keeps the connection alive and reconnects; never returns.
+    pub(super) async fn keep(&self, server: &str) {
         let mut pause = Duration::ZERO;
         loop {
             let line = match self.line() {
                 Some(line) => line,
-                None => self.connect_anew(&mut pause).await,
+                None => self.reconnect(&mut pause).await,
             };
             let began = Instant::now();
             let why = line.beat(self.making.unresponsive_after).await;
@@ -178,13 +187,13 @@ impl Wire {
                 pause = Duration::ZERO;
             }
             self.line.send_replace(None);
-            // Who waits for an answer is told that none comes.
+            // Fails all calls that wait for a reply.
             line.over.cancel();
         }
     }
 
-    /// After a pause, which is longer the next time.
-    async fn connect_anew(&self, pause: &mut Duration) -> Arc<Line> {
+    /// Connects after a pause, and again until it succeeds; the pause doubles each time.
+    async fn reconnect(&self, pause: &mut Duration) -> Arc<Line> {
         loop {
             sleep(*pause).await;
             *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -195,13 +204,13 @@ impl Wire {
                     return line;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "cannot connect to Redis"),
-                Err(_) => tracing::debug!("cannot connect to Redis: no answer"),
+                Err(_) => tracing::debug!(error = "no reply", "cannot connect to Redis"),
             }
         }
     }
 
-    /// Has Redis close it.
-    pub async fn close(&self) {
+    /// Closes the current connection with QUIT.
+    pub(super) async fn close(&self) {
         if let Some(line) = self.line.send_replace(None) {
             line.close().await;
         }
@@ -215,10 +224,10 @@ fn client(making: &Making) -> Result<Client, FredError> {
             connection.internal_command_timeout = CONNECT_TIMEOUT;
             connection.max_command_attempts = 1;
             connection.max_command_buffer_len = QUEUE;
-            // The heartbeats are our own.
+            // `Line::beat` detects unresponsive servers.
             connection.unresponsive = UnresponsiveConfig { max_timeout: None, ..UnresponsiveConfig::default() };
             connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
-            // Their text tells the caller that nothing was applied; fred would send the command again.
+            // These errors mean that nothing was applied. fred would send the command again; the caller decides instead.
             connection.reconnect_errors = Vec::new();
         })
         .with_performance_config(|performance| performance.broadcast_channel_capacity = making.messages)

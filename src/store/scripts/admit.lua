@@ -1,17 +1,20 @@
--- Adds an id to its subject's index: before the session is made, or becomes this subject's. What the index holds counts
--- against the limit, sessions that are about to come included.
+-- Adds an id to the index of its subject, before the session is created or gets this subject. Every entry of the index
+-- counts against the limit, entries of sessions that do not exist yet included.
 --
 -- KEYS  1 index  2 meta   (both in the subject's partition)
 -- ARGV  those of gate.lua, and
 --         id
---         after      us: it is added later than that
---         limit      sessions of the subject, 0 = any number
---         checked    true = the newest of the index, as many as the limit, do count; absent = that is to be looked at first
---         rejects    true = beyond the limit nobody is admitted; absent = the oldest make room
---         page       most entries in one reply, count
--- Reply {DONE, now, when it was added, [id, when it was added, …]}: admitted, as soon as those are ended; a whole page of
--- them means that there may be more
---     | {SUBJECT_FULL, now, [id, when it was added, …]}: the newest, perhaps its own among them | {SUBJECT_LIMIT, now}
+--         after      us: the entry gets a later time than this
+--         limit      maximum number of sessions of the subject, 0 = unlimited
+--         checked    true = the caller has checked that the newest entries, as many as the limit, count; absent = it
+--                    has to check them first
+--         rejects    true = reject the id if the limit is reached; absent = the oldest entries make room
+--         page       maximum number of entries in a reply
+-- Reply {DONE, now, time added, [id, time added, …]}: added; the caller ends the listed sessions first. If they fill a
+--       page there may be more
+--     | {SUBJECT_FULL, now, [id, time added, …]}: the newest entries, possibly with this id; the caller checks whether
+--       they count
+--     | {SUBJECT_LIMIT, now}: rejected
 
 local INDEX = KEYS[1]
 assert(#KEYS == 2, 'arity')
@@ -23,7 +26,7 @@ if too_many > 0 and not args.checked then
 end
 if too_many > 0 and args.rejects then return {SUBJECT_LIMIT, now_us} end
 
--- No two entries have one score: lists go on after it.
+-- Scores are unique within an index: a list resumes after a score.
 local newest = redis.call('ZRANGE', INDEX, -1, -1, 'WITHSCORES')
 local added = math.max(now_us, (tonumber(newest[2]) or 0) + 1, args.after + 1)
 redis.call('ZADD', INDEX, string.format('%.0f', added), args.id)

@@ -1,9 +1,9 @@
--- Claims the audit of the store: of several instances one does it, once in a period.
+-- Claims the index reconciliation of the store: one instance runs it per period.
 --
 -- KEYS  1 meta   (of the first partition)
 -- ARGV  those of gate.lua, and
 --         period   ms
--- Reply {DONE, now} | {NOT_DUE, now}
+-- Reply {DONE, now}: claimed | {NOT_DUE, now}: an instance claimed it less than a period ago
 
 assert(#KEYS == 1, 'arity')
 

@@ -1,15 +1,16 @@
--- What all scripts share that may be told to stop: the call, and the gate. Stands before each of them.
+-- Prelude of all scripts that check store id and deadline: unpacks the arguments and returns early if a check fails.
 --
--- KEYS  the partition's meta is the last one
--- ARGV  1 a MessagePack map; every script's header names its fields. Of all:
---         store       store id the caller means
---         not_after   ms of Redis' clock; later this script writes nothing
--- Reply {outcome, now in us, …}: an integer stands first in every reply, whatever a session or an index holds.
+-- KEYS  the last one is the partition's meta
+-- ARGV  1 a MessagePack map; the header of each script names its fields. All of them take:
+--         store       id of the store that the caller expects
+--         not_after   ms, Redis clock; after it the script writes nothing; absent = no limit
+-- Reply {outcome, now in us, …}: the first element is always an integer, so no text from a session or an index begins a
+--       reply.
 
 local META = KEYS[#KEYS]
 assert(#ARGV == 1, 'arity')
 
--- Outcomes; store/scripts.rs has the same list.
+-- Outcomes; the same list is in store/scripts.rs.
 local STORE_CHANGED, TOO_LATE = -2, -1
 local NOT_FOUND, DONE, ENDED, EXISTS, CORRUPT = 0, 1, 2, 3, 4
 local REVISION_MISMATCH, REQUEST_ID_REUSED, SUBJECT_CHANGE = 5, 6, 7
@@ -22,7 +23,7 @@ local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local now = math.floor(now_us / 1000)
 
--- The gate: the store that the caller means, in time.
+-- The gate: the expected store, before the deadline.
 local meta = redis.pcall('HMGET', META, 'store', 'last', 'bytes')
 if meta.err or meta[1] ~= args.store or not meta[2] then return {STORE_CHANGED, now_us} end
 if args.not_after and now > args.not_after then return {TOO_LATE, now_us} end

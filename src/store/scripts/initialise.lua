@@ -1,7 +1,7 @@
--- Makes a partition's meta where it names no store. The first partition names the store; all others take its id over.
+-- Creates the meta of a partition if it has no store id. The first partition decides the store id; all others copy it.
 --
 -- KEYS  1 meta
--- ARGV  1 store id  2 format  3 number of partitions  4 nonce, decimal text  5 "names" = a store id that is there stays
+-- ARGV  1 store id  2 format  3 number of partitions  4 nonce, decimal text  5 "names" = keep an existing store id
 -- Reply {1, store id, format, number of partitions}
 
 assert(#KEYS == 1 and #ARGV == 5, 'arity')

@@ -1,43 +1,42 @@
--- What the scripts of one session share: how a record is read. Stands after gate.lua, before each of them.
+-- Prelude of the scripts of one session: reads and checks the record. Follows gate.lua.
 --
 -- KEYS  1 session  2 due  3 namespaces  4 log  5 absent  6 meta   (all in the session's partition)
---       Nothing is ever at absent: while the slot is on its way to another server Redis refuses the script for it, before it
---       begins; later it would stop it wherever a key has just been emptied.
+--       The key absent never exists. While the slot migrates to another node, Redis refuses a script that declares it
+--       before the script begins. Without it Redis would stop the script in the middle, at a key that was just emptied.
 -- ARGV  those of gate.lua, and
 --         namespace, id
---         proof       16 bytes, hash of the presented secret; absent = the caller names the id
---         grace, renewal   ms: the policy's rotation_grace and renewal_timeout (absent = never); with every proof
---         report      true = a stolen token is reported, absent = it ends the session; with every proof
--- Reply none of its own.
+--         credential  16 bytes, verifier of the presented token; absent = the caller names the id
+--         grace, renewal   ms: the policy's rotation_grace and renewal_timeout (absent = never); with a credential
+--         report      true = token reuse is reported, absent = it ends the session; with a credential
+-- Reply no reply: a prelude
 
 local SESSION, DUE, NAMESPACES, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 assert(#KEYS == 6, 'arity')
 
-
--- Causes; the numbers of sessiond.v1.Cause.
+-- Causes: the numbers of sessiond.v1.Cause.
 local REVOKED, TOKEN_REUSE, IDLE_TIMEOUT, ABSOLUTE_TIMEOUT, OUT_OF_BAND = 2, 4, 5, 6, 7
 
--- How a presented token stands; the first four are the numbers of sessiond.v1.TokenState.
-local NAMED, CURRENT, ROTATION_DUE, SUPERSEDED, REFUSED = 0, 1, 2, 3, 4
+-- States of a presented token; the first four are the numbers of sessiond.v1.TokenState.
+local NOT_PRESENTED, CURRENT, ROTATION_DUE, SUPERSEDED, REFUSED = 0, 1, 2, 3, 4
 
 local FORMAT = 1
 local META_FIELD = '>BI8I8I8I8I8I8I4'
 local TOKEN_FIELD = '>c16I8B'
--- The tokens before the present one, the oldest first: verifier, superseded at, good until, flags.
+-- A superseded token: verifier, superseded at, valid until, flags. Oldest first.
 local OLD_TOKEN, OLD_TOKEN_BYTES, OLD_TOKENS_KEPT = '>c16I6I6B', 29, 16
 local USED, ROTATED_AGAIN, REPORTED = 1, 2, 4
 local TOMBSTONE_FIELD = '>BBI8'
 local REQUEST_BYTES = 31
--- The revision that last took it from its subject: what was reserved before that is void.
+-- Revision at which the session last lost its subject: reservations from before it are void.
 local LEFT_FIELD = '>I8'
 
--- What keeps a record from being cut, altered, or read under another session's key.
+-- Checksum that detects a record that was cut, altered, or copied to the key of another session.
 local function seal(packed, fixed)
   return redis.sha1hex(args.namespace .. ':' .. args.id .. packed .. (fixed.t or '') .. (fixed.g or '')):sub(1, 8)
 end
 
--- Which of a record's tokens has this verifier: 0 = the present one, n = the n-th of the old ones; nil = none.
-local function place_of(verifier, token, old)
+-- Index of the token with this verifier: 0 = the current one, n = the n-th superseded one, nil = none.
+local function token_index_of(verifier, token, old)
   if token:sub(1, 16) == verifier then return 0 end
   for at = 1, #(old or ''), OLD_TOKEN_BYTES do
     if old:sub(at, at + 15) == verifier then return (at - 1) / OLD_TOKEN_BYTES + 1 end
@@ -50,34 +49,36 @@ local function earlier(a, b)
   return math.min(a, b)
 end
 
--- The record at SESSION: {kind = 'none' | 'stranger' | 'live' | 'tombstone' | 'corrupt', flat = all its fields, names and
--- values in turn, fixed = those that are no attribute and no label, by name, and what they say}. Who presents a secret that
--- is none of the session's is a stranger, whether there is a session or not: no more is read, and it takes as long.
+-- Reads the record at SESSION: {kind = 'none' | 'wrong_token' | 'live' | 'tombstone' | 'corrupt', flat = all fields,
+-- names and values in turn, fixed = the fields with a one-letter name, by name, and their unpacked values}. If a
+-- credential matches no token the kind is 'wrong_token' whether or not the session exists: the cost is the same,
+-- nothing more is read.
 local function find()
-  local place
-  if args.proof then
+  local token_index
+  if args.credential then
     local tokens = redis.pcall('HMGET', SESSION, 't', 'g')
-    place = tokens[1] and place_of(args.proof, tokens[1], tokens[2])
-    if not place then return {kind = 'stranger', flat = {}, fixed = {}} end
+    token_index = tokens[1] and token_index_of(args.credential, tokens[1], tokens[2])
+    if not token_index then return {kind = 'wrong_token', flat = {}, fixed = {}} end
   end
   local flat = redis.pcall('HGETALL', SESSION)
   if flat.err then return {kind = 'corrupt', flat = {}, fixed = {}} end
   if #flat == 0 then return {kind = 'none', flat = flat, fixed = {}} end
   local fixed = {}
-  local found = {kind = 'corrupt', flat = flat, fixed = fixed, place = place}
+  local found = {kind = 'corrupt', flat = flat, fixed = fixed, token_index = token_index}
   for i = 1, #flat, 2 do
     local name = flat[i]
     if #name == 1 then fixed[name] = flat[i + 1] end
     if name == 'm' then found.meta_at = i + 1 end
   end
-  -- Request ids that are cut tell nothing, and reading them must not fail once the entry is written.
+  -- Drop truncated request ids: unpacking them must not fail after the log entry is written.
   local requests_are_whole = true
   if fixed.r and (fixed.r == '' or #fixed.r % REQUEST_BYTES ~= 0) then
     fixed.r, requests_are_whole = nil, false
   end
   if fixed.x then
-    local packed, format = fixed.x:sub(1, 10), nil
+    local packed = fixed.x:sub(1, 10)
     if #fixed.x == 18 and requests_are_whole and fixed.x:sub(11) == seal(packed, fixed) then
+      local format
       format, found.cause, found.revision = struct.unpack(TOMBSTONE_FIELD, packed)
       if format == FORMAT and found.cause >= 1 and found.cause <= OUT_OF_BAND then found.kind = 'tombstone' end
     end
@@ -95,7 +96,7 @@ local function find()
   return found
 end
 
-local function is_over(found)
+local function is_expired(found)
   return found.expires > 0 and now >= found.expires
 end
 
@@ -103,13 +104,13 @@ local function timeout_cause(found)
   return found.expires == found.absolute and ABSOLUTE_TIMEOUT or IDLE_TIMEOUT
 end
 
--- Whether a session of no subject may be about to get one whose index has it since this moment, in us; nil = not any more.
-local function is_joining(found, since)
+-- Whether a session without a subject has a valid reservation, made at `since` in us; nil = no reservation.
+local function is_reserved(found, since)
   return since and found.kind == 'live' and not found.fixed.u and since > found.left
 end
 
--- The fields that a reader or watcher is told, as one MessagePack array of names and values. Takes the list apart.
-local function told(flat, without_attributes)
+-- Packs the fields that readers and watchers receive as one MessagePack array of names and values. Modifies `flat`.
+local function pack_fields(flat, without_attributes)
   local i, n = 1, #flat
   while i < n do
     local name = flat[i]

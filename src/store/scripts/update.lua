@@ -1,49 +1,50 @@
--- Changes parts of a session; fields are merged one by one. With a successor: gives it that token in the same step.
+-- Changes parts of a session; fields are merged one by one. With a successor: rotates the token in the same step.
 --
 -- KEYS  session, due, namespaces, log, absent, meta
 -- ARGV  those of mutation.lua, and
 --         if_revision     decimal text; absent = any
---         clear           true = removes all attributes first
+--         clear           true = remove all attributes first
 --         remove          array of field names
 --         set             array of field names and stored values
 --         subject         stored value, empty = none; absent = keep
---         login           true = subject or authentication is given: every grace period ends
---         reserved        us: when the subject's index got the id; absent = it has not
---         successor       16 bytes, hash of the new token's secret; absent = no rotation
---         grace_period    ms for which the old token still works; with a successor
+--         login           true = the call sets subject or authentication: every grace period ends
+--         reserved        us: time at which the subject index got the id; absent = it does not have it
+--         successor       16 bytes, hash of the new token; absent = no rotation
+--         grace_period    ms for which the old token stays accepted; with a successor
 --         idle, absolute  ms, 0 = none; absent = keep
---         touch           true = counts as use
+--         touch           true = touch the session
 --         max_attributes, max_labels   count
 --         max_payload     bytes of all attribute names and values, before compression
---         brief           true = answer without attributes
--- Reply {DONE, now, fields[, subject that it left, when in us]} | {NOT_FOUND, now} | {ENDED, now, cause[, subject]}
---     | {CORRUPT, now} | {ROTATED, now} | {TOKEN_KNOWN, now} | {NOT_RESERVED, now, until when what was reserved is void}
+--         brief           true = reply without attributes
+-- Reply {DONE, now, fields[, subject that the session lost, time in us]} | {NOT_FOUND, now}
+--     | {ENDED, now, cause[, subject]} | {CORRUPT, now} | {ROTATED, now} | {TOKEN_KNOWN, now}
+--     | {NOT_RESERVED, now, reservations up to this us are void}
 --     | {REVISION_MISMATCH, now, revision} | {REQUEST_ID_REUSED, now} | {SUBJECT_CHANGE, now}
 --     | {TOO_MANY_ATTRIBUTES, now, count} | {TOO_MANY_LABELS, now, count} | {TOO_LARGE, now, bytes}
 
 local found = find()
-if found.kind == 'stranger' then return {NOT_FOUND, now_us} end
+if found.kind == 'wrong_token' then return {NOT_FOUND, now_us} end
 local known = known_request(found.fixed.r)
-local over = end_if_over(found)
-if over then return over end
+local ended = end_if_expired(found)
+if ended then return ended end
 if found.kind == 'none' then return {NOT_FOUND, now_us} end
 if found.kind == 'tombstone' then return {ENDED, now_us, found.cause} end
 if found.kind == 'corrupt' then return {CORRUPT, now_us} end
 if known and not known.same then return {REQUEST_ID_REUSED, now_us} end
-if known then return {DONE, now_us, told(found.flat, args.brief)} end
+if known then return {DONE, now_us, pack_fields(found.flat, args.brief)} end
 
 local tokens = tokens_of(found)
 local refused = refuse_token(found, tokens)
 if refused then return refused end
-local presented = found.place and tokens.old[found.place]
--- A superseded token may not log in; nor rotate, except once where the answer that told its successor was lost.
+local presented = found.token_index and tokens.old[found.token_index]
+-- A superseded token may not log in. It may rotate once, if no token after it was ever presented: the reply was lost.
 if presented and args.login then return {ROTATED, now_us} end
 if presented and args.successor then
-  if bit.band(presented.flags, ROTATED_AGAIN) ~= 0 or successor_was_used(tokens, found.place) then
+  if bit.band(presented.flags, ROTATED_AGAIN) ~= 0 or successor_was_used(tokens, found.token_index) then
     return {ROTATED, now_us}
   end
 end
-if args.successor and place_of(args.successor, found.fixed.t, found.fixed.g) then return {TOKEN_KNOWN, now_us} end
+if args.successor and token_index_of(args.successor, found.fixed.t, found.fixed.g) then return {TOKEN_KNOWN, now_us} end
 if args.if_revision and args.if_revision ~= string.format('%.0f', found.revision) then
   return {REVISION_MISMATCH, now_us, found.revision}
 end
@@ -51,7 +52,7 @@ if args.subject and found.fixed.u and args.subject ~= '' and args.subject ~= fou
   return {SUBJECT_CHANGE, now_us}
 end
 
--- The fields after the change, beside those before it.
+-- The fields before and after the change.
 local before, fields = {}, {}
 for i = 1, #found.flat, 2 do
   local name, value = found.flat[i], found.flat[i + 1]
@@ -73,7 +74,7 @@ for name, value in pairs(fields) do
   if name:find('^l:') then labels = labels + 1 end
   if name:find('^a:') then
     attributes = attributes + 1
-    -- Codec byte (raw is 0xF0) and checksum, then the value, or its length and the compressed value.
+    -- Codec byte (0xF0 = raw) and checksum, then the value; if compressed, its length and the block.
     local size = value:byte(1) ~= 0xF0 and #value >= 9 and struct.unpack('>I4', value, 6) or #value - 5
     payload = payload + #name - 2 + size
   end
@@ -102,7 +103,7 @@ end
 if args.successor then
   if presented then presented.flags = bit.bor(presented.flags, ROTATED_AGAIN) end
   tokens.old[#tokens.old + 1] = {
-    verifier = tokens.verifier, superseded = now, good_until = now + args.grace_period,
+    verifier = tokens.verifier, superseded = now, valid_until = now + args.grace_period,
     flags = tokens.used ~= 0 and USED or 0,
   }
   if #tokens.old > OLD_TOKENS_KEPT then table.remove(tokens.old, 1) end
@@ -110,8 +111,8 @@ if args.successor then
 end
 local tokens_changed = args.successor
 for _, old in ipairs(args.login and tokens.old or {}) do
-  if old.good_until > now then
-    old.good_until = now
+  if old.valid_until > now then
+    old.valid_until = now
     tokens_changed = true
   end
 end
@@ -132,7 +133,7 @@ local session = {
 local expires = earlier(session.idle_until, session.absolute)
 
 if not logged and not args.request and session.idle_until == found.idle_until and not used then
-  return {DONE, now_us, told(found.flat, args.brief)}
+  return {DONE, now_us, pack_fields(found.flat, args.brief)}
 end
 fields.m = pack_meta(session)
 local requests = requests_with_this(found.fixed.r, 1)
@@ -141,10 +142,10 @@ for name, value in pairs(fields) do
   flat[#flat + 1] = name
   flat[#flat + 1] = value
 end
-local after = told(flat)
+local after = pack_fields(flat)
 if logged then
-  local before_it = filter_changed and told(found.flat, true) or nil
-  append(args.successor and ROTATING or UPDATED, 0, after, changed, before_it)
+  local fields_before = filter_changed and pack_fields(found.flat, true) or nil
+  append(args.successor and ROTATING or UPDATED, 0, after, changed, fields_before)
 end
 for _, name in ipairs(removed) do redis.call('HDEL', SESSION, name) end
 for _, name in ipairs(written) do redis.call('HSET', SESSION, name, fields[name]) end
@@ -152,4 +153,4 @@ redis.call('HSET', SESSION, 'm', fields.m)
 if tokens_changed then redis.call('HSET', SESSION, 't', found.fixed.t, 'g', found.fixed.g) end
 if requests and requests ~= found.fixed.r then redis.call('HSET', SESSION, 'r', requests) end
 if expires ~= found.expires then schedule(expires) end
-return {DONE, now_us, args.brief and told(flat, true) or after, not fields.u and before.u or nil, revision}
+return {DONE, now_us, args.brief and pack_fields(flat, true) or after, not fields.u and before.u or nil, revision}
