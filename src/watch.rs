@@ -1,31 +1,42 @@
-//! One feed in, many watchers out.
+//! Delivers one feed of changes to many watchers.
 //!
-//! The [`feed`] follows the logs of all partitions into the [`hub`]'s one ring, in order of arrival; beside every entry
-//! stands the resume token after it, encoded once. A [`subscription`] is a cursor into that ring, a [`filter`] and a
-//! wake-up; what it cannot take from the ring any more it reads from the log.
+//! The [`feed`] follows the logs of all partitions and appends their entries to the [`hub`]'s ring, in order of
+//! arrival. Each slot of the ring also holds the resume token after it, encoded once. A [`subscription`] is a cursor
+//! into the ring, a [`filter`] and a wake-up. It reads from the log the entries that have left the ring.
 
-mod behind;
 mod bookmark;
+mod catch_up;
 mod deadlines;
 mod feed;
 mod filter;
 mod hub;
 mod lifetime;
-mod pages;
+mod missing_keys;
+mod page_cache;
 mod registration;
-mod rewind;
+mod response;
+mod resume_token;
 mod ring;
+mod rollback;
 mod snapshot;
 mod subscription;
-mod token;
-mod vanished;
+
+use std::time::Duration;
 
 pub use deadlines::Deadlines;
 pub use feed::feed;
-pub use filter::{Filter, Kind, Scope, Seen};
-pub use hub::{Hub, Limits, Verified, WatchLimitReached};
-pub use lifetime::{Finish, IdsLifetime, Lifetime, TokenLifetime};
-pub use ring::{Entry, Resync};
-pub use subscription::{Batch, Control, Matched, Start, State, Subscription};
-pub use token::{Garbage, ResumeToken};
-pub use vanished::Vanished;
+pub use filter::{Filter, Kind, Scope, Visibility};
+pub use hub::{Hub, TailRead, WatchLimitReached, WatchLimits};
+pub use lifetime::{CloseReason, IdsLifetime, Lifetime, TokenLifetime};
+pub use missing_keys::MissingKeys;
+pub use registration::Registration;
+pub use response::{Batch, Control, MatchedEvent};
+pub use resume_token::{MalformedResumeToken, ResumeToken};
+pub use ring::{ResyncReason, SharedEvent};
+pub use rollback::Rollbacks;
+pub use subscription::{InitialState, Subscription, SubscriptionOptions};
+
+/// Time limit of one read from Redis.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before a failed read from Redis is retried.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);

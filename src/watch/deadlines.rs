@@ -1,7 +1,7 @@
-//! The earliest deadline known of each partition: what wakes its sweeper.
+//! Earliest known session deadline of each partition, which wakes the expiry worker.
 //!
-//! The feed tells of every new or earlier deadline. Touches only move deadlines later, so a moment noted here may turn
-//! out to be nobody's; it is never too late.
+//! The feed notes every new or earlier deadline. A touch only moves a deadline later, so a noted deadline may belong to
+//! no session any more. It is never too late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,40 +9,44 @@ use tokio::sync::Notify;
 
 use crate::store::Partition;
 
+/// Earliest known session deadline of each partition.
 pub struct Deadlines(Vec<Deadline>);
 
 struct Deadline {
-    /// In ms by the clock of Redis; `u64::MAX` = none known.
+    /// Milliseconds since the epoch, Redis clock. `u64::MAX`: none known. 0: the due set must be read.
     earliest: AtomicU64,
+    /// Notified when `earliest` becomes earlier.
     earlier: Notify,
 }
 
 impl Deadlines {
-    /// At first every partition is to be looked at.
+    /// Deadlines that are all 0, so that the due set of every partition is read once.
     pub fn new(partitions: usize) -> Self {
         let deadline = |_| Deadline { earliest: AtomicU64::new(0), earlier: Notify::new() };
         Deadlines((0..partitions).map(deadline).collect())
     }
 
+    /// Notes a deadline in ms since the epoch, Redis clock. 0: the due set must be read at once.
     pub fn note(&self, partition: Partition, deadline_ms: u64) {
-        let own = &self.0[partition.index()];
-        if own.earliest.fetch_min(deadline_ms, Ordering::Relaxed) > deadline_ms {
-            own.earlier.notify_one();
+        let deadline = &self.0[partition.index()];
+        if deadline.earliest.fetch_min(deadline_ms, Ordering::Relaxed) > deadline_ms {
+            deadline.earlier.notify_one();
         }
     }
 
-    /// Before a partition is looked at: what is noted from now on is news.
-    pub fn forget(&self, partition: Partition) {
+    /// Clears the deadline of a partition. Call it before the due set is read, so that deadlines noted during the read
+    /// are kept.
+    pub fn clear(&self, partition: Partition) {
         self.0[partition.index()].earliest.store(u64::MAX, Ordering::Relaxed);
     }
 
-    /// The next moment known.
+    /// Returns the earliest known deadline in ms since the epoch; `u64::MAX` if none is known.
     pub fn next(&self, partition: Partition) -> u64 {
         self.0[partition.index()].earliest.load(Ordering::Relaxed)
     }
 
-    /// Returns when a deadline was noted that is earlier than the one known.
-    pub async fn changed(&self, partition: Partition) {
+    /// Returns when a deadline was noted that is earlier than the earliest known one.
+    pub async fn wait_for_earlier(&self, partition: Partition) {
         self.0[partition.index()].earlier.notified().await;
     }
 }

@@ -1,9 +1,11 @@
-//! Follows the logs into the hub: by the channels where they prove to be complete, by reading the log otherwise.
+//! Follows the logs of all Redis nodes into the hub: by channel messages while they are complete, else by reading the
+//! logs.
 //!
-//! Every server has a follower of its own, so that one that hangs holds up no other. An entry is taken if and only if the
-//! one before it is the last one taken. Anything else, every new connection, lost messages, and once a second anyway, the
-//! tails of the server's partitions are read, and what is missing from the logs. Subscribe first, then read the tails:
-//! nothing falls between.
+//! Each node has its own follower, so that one that hangs delays no other. A follower takes an entry from a channel
+//! only if the entry's `previous` is the last position of its partition. It reads the tails of the node's partitions,
+//! and from the logs the entries that the hub lacks: when entries before a received one are missing, on every new
+//! connection, after lost messages, and once per second in any case. It subscribes before it reads the tails, so that
+//! no entry is missed between the two.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,49 +15,51 @@ use tokio::{
     time::{Instant, MissedTickBehavior, sleep},
 };
 
-use crate::store::{Channels, Error, Heard, Message, Page, Partition, Position, Server, Store, Tails};
+use crate::store::{ChannelEvent, Channels, Error, Message, Page, Partition, Position, Server, Store, Tails};
 
 use super::{
-    hub::{Hub, LOOK_EVERY, Pushed, Verified},
-    rewind::fork,
-    ring::{Lost, Resync},
+    READ_TIMEOUT,
+    hub::{BarrierRequest, EVICTION_INTERVAL, Hub, Pushed, TailRead},
+    ring::{ResyncReason, RolledBack},
+    rollback::find_fork,
 };
 
-const TAIL_EVERY: Duration = Duration::from_secs(1);
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between two reads of the tails when nothing else causes one.
+const TAIL_READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks for the tails to be read.
-type Request = oneshot::Sender<Verified>;
-
-/// Runs for ever.
+/// Follows the logs of all Redis nodes into the hub. Never returns.
 pub async fn feed(store: Arc<Store>, hub: Arc<Hub>) {
-    let (mut requests, mut waiting) = (hub.take_requests(), Vec::new());
+    let (mut requests, mut waiting) = (hub.take_barrier_requests(), Vec::new());
     loop {
-        // Asked first: what moves from now on is told.
+        // Created before the nodes are listed, so that it reports every later move of a partition.
         let moved = store.moved();
         let followers: Vec<Follower> =
             store.servers().into_iter().map(|server| Follower::new(&store, &hub, server)).collect();
         let following = join_all(followers.iter().map(Follower::follow));
         tokio::select! {
-            // First: a server that has nothing any more is not listened to.
+            // In this order: after a move no message of the previous node is processed.
             biased;
-            () = moved => hub.note_rewind(),
+            () = moved => hub.note_rollback(),
             _ = following => {}
-            () = answer(&followers, &mut requests, &mut waiting) => {}
-            () = tidy(&hub) => {}
+            () = serve_barriers(&followers, &mut requests, &mut waiting) => {}
+            () = evict_slow_consumers(&hub) => {}
         }
     }
 }
 
-/// Has every server's tails read for whoever asks, and for those who wait already; for ever. Where one cannot be read
-/// nobody is answered.
-async fn answer(followers: &[Follower], requests: &mut mpsc::UnboundedReceiver<Request>, waiting: &mut Vec<Request>) {
+/// Reads the tails of every node for each read barrier, including the requests in `waiting`. If one node cannot be
+/// read, no request is answered. Never returns.
+async fn serve_barriers(
+    followers: &[Follower],
+    requests: &mut mpsc::UnboundedReceiver<BarrierRequest>,
+    waiting: &mut Vec<BarrierRequest>,
+) {
     while !waiting.is_empty() || requests.recv_many(waiting, usize::MAX).await > 0 {
-        let verified = join_all(followers.iter().map(Follower::verify)).await;
-        if let Some(verified) = verified.into_iter().collect::<Option<Vec<_>>>() {
-            let as_of = verified.iter().map(|verified| verified.as_of).min().unwrap_or(0);
-            for waiting in waiting.drain(..) {
-                let _ = waiting.send(Verified { as_of });
+        let reads = join_all(followers.iter().map(Follower::request_tail_read)).await;
+        if let Some(reads) = reads.into_iter().collect::<Option<Vec<_>>>() {
+            let as_of = reads.iter().map(|read| read.as_of).min().unwrap_or(0);
+            for request in waiting.drain(..) {
+                let _ = request.send(TailRead { as_of });
             }
         }
         waiting.clear();
@@ -63,22 +67,32 @@ async fn answer(followers: &[Follower], requests: &mut mpsc::UnboundedReceiver<R
     std::future::pending().await
 }
 
-/// Takes leave of watchers that read nothing, and forgets old endings; for ever.
-async fn tidy(hub: &Hub) {
+/// Evicts slow consumers and drops old ends of sessions, once per [`EVICTION_INTERVAL`]. Never returns.
+async fn evict_slow_consumers(hub: &Hub) {
     loop {
-        sleep(LOOK_EVERY).await;
-        hub.leave_slow();
-        hub.vanished.turn();
+        sleep(EVICTION_INTERVAL).await;
+        hub.evict_slow();
+        hub.missing_keys.rotate_ends();
     }
 }
 
-/// Follows the logs of one server.
+/// Follows the logs of one Redis node.
 struct Follower {
     store: Arc<Store>,
     hub: Arc<Hub>,
     server: Server,
-    sender: mpsc::UnboundedSender<Request>,
-    requests: Mutex<mpsc::UnboundedReceiver<Request>>,
+    sender: mpsc::UnboundedSender<BarrierRequest>,
+    requests: Mutex<mpsc::UnboundedReceiver<BarrierRequest>>,
+}
+
+/// What the follower does after an event of its channels.
+enum NextStep {
+    /// Waits for the next event.
+    Continue,
+    /// Reads the tails.
+    ReadTails,
+    /// Subscribes to the channels of the new connection, then reads the tails.
+    Subscribe,
 }
 
 impl Follower {
@@ -87,27 +101,28 @@ impl Follower {
         Follower { store: store.clone(), hub: hub.clone(), server, sender, requests: Mutex::new(requests) }
     }
 
-    async fn verify(&self) -> Option<Verified> {
-        let (answer, verified) = oneshot::channel();
-        self.sender.send(answer).ok()?;
-        verified.await.ok()
+    /// Waits until the running follower has read all tails of the node; None if it could not.
+    async fn request_tail_read(&self) -> Option<TailRead> {
+        let (request, read) = oneshot::channel();
+        self.sender.send(request).ok()?;
+        read.await.ok()
     }
 
-    /// For ever.
+    /// Follows the logs of the node. Never returns.
     async fn follow(&self) {
         let mut channels = self.store.listen(&self.server);
         let mut requests = self.requests.lock().await;
         let (mut subscribed, mut is_new, mut run) = (false, true, None::<String>);
-        let mut tick = tokio::time::interval(TAIL_EVERY);
+        let mut tick = tokio::time::interval(TAIL_READ_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let mut waiting: Vec<Request> = Vec::new();
+            let mut waiting: Vec<BarrierRequest> = Vec::new();
             let mut is_tick = false;
             tokio::select! {
-                heard = self.hear(&mut channels) => match heard {
-                    Sign::Nothing => continue,
-                    Sign::Gap => {}
-                    Sign::Connected => (subscribed, is_new) = (false, true),
+                step = self.receive(&mut channels) => match step {
+                    NextStep::Continue => continue,
+                    NextStep::ReadTails => {}
+                    NextStep::Subscribe => (subscribed, is_new) = (false, true),
                 },
                 request = requests.recv() => waiting.extend(request),
                 _ = tick.tick() => is_tick = true,
@@ -118,173 +133,173 @@ impl Follower {
             if !subscribed {
                 subscribed = self.store.subscribe(&self.server).await.is_ok();
             }
-            let before = run.clone();
+            let run_before = run.clone();
             match self.catch_up(&mut run).await {
-                Ok((verified, was_behind)) => {
-                    if subscribed && std::mem::take(&mut is_new) && before.is_some() && before == run {
-                        // While there was no connection. Before we came, and in another run, the next audit finds it.
-                        self.hub.vanished.note_missed();
+                Ok((read, was_behind)) => {
+                    let is_first_read = subscribed && std::mem::take(&mut is_new);
+                    if is_first_read && run_before.is_some() && run_before == run {
+                        // Keyspace notifications were lost while there was no connection. Those from before the first
+                        // connection, or of another run of Redis, are left to the next regular reconciliation.
+                        self.hub.missing_keys.note_lost_notifications();
                     }
-                    for waiting in waiting {
-                        let _ = waiting.send(verified);
+                    for request in waiting {
+                        let _ = request.send(read);
                     }
-                    // What the channels should have brought: the server may have dropped the subscription to a slot that
-                    // was away for a while.
+                    // The channels should have delivered what a tick found: Redis drops the subscription to a slot that
+                    // is migrated away, even if the slot returns. Subscribe again.
                     subscribed = subscribed && !(is_tick && was_behind);
                 }
-                Err(error) => tracing::debug!(%error, "tails could not be read"),
+                Err(error) => tracing::debug!(%error, "tail read failed; retrying"),
             }
             if is_tick {
-                // However long that took: what is heard has its turn.
+                // A full interval until the next tick, even after a slow read, so that messages are processed in
+                // between.
                 tick.reset();
             }
         }
     }
 
-    /// Takes in what comes next.
-    async fn hear(&self, channels: &mut Channels) -> Sign {
+    /// Receives and processes the next event of the channels.
+    async fn receive(&self, channels: &mut Channels) -> NextStep {
         match channels.next(&self.store).await {
-            Heard::Message(Message::Entry(entry)) => {
+            ChannelEvent::Message(Message::Entry(entry)) => {
                 if let Some(now) = self.store.now_at(entry.partition) {
                     let lag = now.saturating_sub(entry.position.revision.0);
                     self.hub.metrics.feed_lag_seconds.observe(lag as f64 / 1e6);
                 }
                 match self.hub.push(*entry) {
-                    Pushed::Taken | Pushed::Stale => return Sign::Nothing,
+                    Pushed::Appended | Pushed::Stale => return NextStep::Continue,
                     Pushed::Gap => {}
                 }
             }
-            Heard::Message(Message::InLog(partition, Some(position))) => {
+            ChannelEvent::Message(Message::InLog(partition, Some(position))) => {
                 match self.read_log(partition, position).await {
-                    Ok(None) => return Sign::Nothing,
+                    Ok(None) => return NextStep::Continue,
                     Ok(Some(_)) => {}
-                    Err(error) => tracing::debug!(%error, "log could not be read"),
+                    Err(error) => tracing::debug!(partition = partition.0, %error, "log read failed; reading tails"),
                 }
             }
-            Heard::Vanished(partition, name) => {
-                self.hub.vanished.note(partition, name);
-                return Sign::Nothing;
+            ChannelEvent::MissingKey(partition, name) => {
+                self.hub.missing_keys.add(partition, name);
+                return NextStep::Continue;
             }
-            Heard::MissedVanishings => {
-                self.hub.vanished.note_missed();
-                return Sign::Nothing;
+            ChannelEvent::MissedNotifications => {
+                self.hub.missing_keys.note_lost_notifications();
+                return NextStep::Continue;
             }
-            Heard::Message(Message::InLog(_, None)) | Heard::Missed => {}
-            Heard::Connected => return Sign::Connected,
+            ChannelEvent::Message(Message::InLog(_, None)) | ChannelEvent::Missed => {}
+            ChannelEvent::Connected => return NextStep::Subscribe,
         }
-        Sign::Gap
+        NextStep::ReadTails
     }
 
-    /// Reads all tails, and from the logs what the hub lacks. Where a log does not lead there everybody is told. What
-    /// another run of Redis has lost may show in no log; which run it is is noted. Also whether the hub lacked something.
-    async fn catch_up(&self, run: &mut Option<String>) -> Result<(Verified, bool), Error> {
+    /// Reads all tails, and from the logs the entries that the hub lacks. Returns the tail read, and whether the hub
+    /// lacked entries. If a log does not continue from the hub's position, watchers receive `resync`. Entries that were
+    /// lost by a restart of Redis may show in no log, so a change of `run` counts as a rollback.
+    async fn catch_up(&self, run: &mut Option<String>) -> Result<(TailRead, bool), Error> {
         let tails = self.tails().await?;
-        // Afterwards: they are of this run, or of one before it.
-        let found = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await?;
-        if run.replace(found.clone()).is_some_and(|before| before != found) {
-            self.hub.note_rewind();
+        // Read after the tails, which are therefore of this run or of an earlier one.
+        let current_run = self.store.run_of(&self.server, Instant::now() + READ_TIMEOUT).await?;
+        if run.replace(current_run.clone()).is_some_and(|before| before != current_run) {
+            self.hub.note_rollback();
         }
-        let mut broken: HashMap<Resync, Vec<(Partition, Position)>> = HashMap::new();
+        let mut gaps: HashMap<ResyncReason, Vec<(Partition, Position)>> = HashMap::new();
         let was_behind = tails.tails.iter().any(|(partition, tail)| self.hub.position(*partition) != tail.position);
-        let mut outcome = tails.unread.map_or(Ok((Verified { as_of: tails.as_of }, was_behind)), Err);
+        let mut outcome = tails.unread.map_or(Ok((TailRead { as_of: tails.as_of }, was_behind)), Err);
         for (partition, tail) in tails.tails {
             match self.read_log(partition, tail.position).await {
                 Ok(None) => {}
-                Ok(Some(why)) => broken.entry(why).or_default().push((partition, tail.position)),
-                // The others are read all the same.
+                Ok(Some(reason)) => gaps.entry(reason).or_default().push((partition, tail.position)),
+                // The other partitions are still read.
                 Err(error) => outcome = Err(error),
             }
         }
-        if broken.is_empty() {
+        if gaps.is_empty() {
             return outcome;
         }
-        for (why, partitions) in broken {
-            self.announce(why, partitions).await?;
+        for (reason, tails) in gaps {
+            self.skip_gap(reason, tails).await?;
         }
-        // On from where history forked.
+        // After a rollback the hub is at the fork: read the new branch from there.
         let tails = self.tails().await?;
         outcome = tails.unread.map_or(outcome, Err);
         for (partition, tail) in tails.tails {
             if self.read_log(partition, tail.position).await?.is_some() {
-                outcome = Err(Error::Unavailable("history was rewound again".into()));
+                let cause = format!("log of partition {} was rolled back again; the feed retries", partition.0);
+                outcome = Err(Error::Unavailable(cause));
             }
         }
         outcome
     }
 
-    /// Tells everybody what was missed, and goes on where that is known, else at the tails.
-    async fn announce(&self, why: Resync, tails: Vec<(Partition, Position)>) -> Result<(), Error> {
-        if why == Resync::RolledBack {
-            let mut lost = Lost { links: Vec::new(), from: Vec::new() };
+    /// Appends a gap to the ring, so that watchers receive `resync`. Continues from the fork of a rollback if the ring
+    /// still has it, else at the tails.
+    async fn skip_gap(&self, reason: ResyncReason, tails: Vec<(Partition, Position)>) -> Result<(), Error> {
+        if reason == ResyncReason::RolledBack {
+            let mut lost = RolledBack { entries: Vec::new(), forks: Vec::new() };
             for (partition, _) in &tails {
-                if let Some((from, links)) = fork(&self.store, *partition, &self.hub.history(*partition)).await? {
-                    lost.from.push((*partition, from));
-                    lost.links.extend(links);
+                let history = self.hub.history(*partition);
+                if let Some((fork, entries)) = find_fork(&self.store, *partition, &history).await? {
+                    lost.forks.push((*partition, fork));
+                    lost.entries.extend(entries);
                 }
             }
-            if lost.from.len() == tails.len() {
-                tracing::warn!(changes = lost.links.len(), "history was rewound; watchers are told what was lost");
-                self.hub.rewind(lost);
+            if lost.forks.len() == tails.len() {
+                tracing::warn!(entries = lost.entries.len(), "log rollback detected; sending resync");
+                self.hub.roll_back(lost);
                 return Ok(());
             }
         }
-        tracing::warn!(?why, "history cannot be followed; watchers are told to resync");
-        self.hub.restart(why, self.store.id(), tails);
+        tracing::warn!(?reason, "log continuity lost; sending resync");
+        self.hub.restart_at(reason, self.store.id(), tails);
         Ok(())
     }
 
-    /// Where the logs end. One that was emptied or exchanged is taken as it is now, or made anew.
+    /// Reads the tails of all logs. If the store was emptied or exchanged, adopts it as it is now, or initialises it.
     async fn tails(&self) -> Result<Tails, Error> {
         match self.store.tails(&self.server, Instant::now() + READ_TIMEOUT).await {
             Err(Error::StoreChanged) => {
-                // A primary of old that comes back empty is not the store.
+                // A former primary that returns empty is not the store.
                 self.store.confirm(&self.server).await?;
-                let made = self.store.initialise(&self.server.partitions).await;
-                made.map_err(|error| Error::Unavailable(error.to_string()))?;
+                let initialised = self.store.initialise(&self.server.partitions).await;
+                initialised.map_err(|error| Error::Unavailable(error.to_string()))?;
                 self.store.tails(&self.server, Instant::now() + READ_TIMEOUT).await
             }
             tails => tails,
         }
     }
 
-    /// Takes from the log what the hub lacks up to this position; why that cannot be.
-    async fn read_log(&self, partition: Partition, until: Position) -> Result<Option<Resync>, Error> {
+    /// Reads from the log the entries that the hub lacks up to `until`. Returns the reason if the log does not continue
+    /// from the hub's position.
+    async fn read_log(&self, partition: Partition, until: Position) -> Result<Option<ResyncReason>, Error> {
         if self.hub.position(partition) != until {
             self.hub.metrics.feed_gaps.inc();
         }
         loop {
-            let at = self.hub.position(partition);
-            if at == until {
+            let before = self.hub.position(partition);
+            if before == until {
                 return Ok(None);
             }
-            match self.store.read_after(partition, at, Instant::now() + READ_TIMEOUT).await? {
+            match self.store.read_after(partition, before, Instant::now() + READ_TIMEOUT).await? {
                 Page::Tail => return Ok(None),
                 Page::Entries(entries) => {
                     for entry in entries {
                         self.hub.push_from_log(entry);
                     }
                     let reached = self.hub.position(partition);
-                    if reached == at {
-                        return Err(Error::Unavailable("the log leads nowhere".into()));
+                    if reached == before {
+                        let cause = format!("log of partition {} makes no progress; the feed retries", partition.0);
+                        return Err(Error::Unavailable(cause));
                     }
-                    // What came later than that is for the channel, or the next reading.
+                    // Later entries arrive by the channel, or with the next tail read.
                     if reached.revision >= until.revision {
                         return Ok(None);
                     }
                 }
-                Page::Compacted => return Ok(Some(Resync::Compacted)),
-                Page::Flushed => return Ok(Some(Resync::Flushed)),
-                Page::RolledBack => return Ok(Some(Resync::RolledBack)),
+                Page::Compacted => return Ok(Some(ResyncReason::Compacted)),
+                Page::Flushed => return Ok(Some(ResyncReason::Flushed)),
+                Page::RolledBack => return Ok(Some(ResyncReason::RolledBack)),
             }
         }
     }
-}
-
-/// What came of something heard.
-enum Sign {
-    Nothing,
-    /// The tails are to be read.
-    Gap,
-    /// The same, once the channels are subscribed to anew.
-    Connected,
 }

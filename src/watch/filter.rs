@@ -1,103 +1,114 @@
-//! Which changes a watcher is told of.
+//! Filter of a watch: which changes the watcher receives, and how it sees them.
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::session::{Change, Event, Namespace, Session, SessionId, SessionName};
+use crate::session::{Change, Event, Namespace, Session, SessionId, SessionRef};
 
-/// What a watch is opened for.
+/// Sessions that a watch is opened for.
 #[derive(Clone, Debug)]
 pub enum Scope {
+    /// All sessions of the namespace.
     Namespace,
+    /// Sessions with these ids.
     Ids(HashSet<SessionId>),
-    /// The sessions that are this subject's before or after the change.
+    /// Sessions that belong to this subject before or after the change.
     Subject(String),
 }
 
-/// What happened, as a watcher sees it.
+/// How a watcher sees an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Visibility {
+    /// As the change itself.
     Change(Change),
-    /// The session lives on, but no longer matches.
+    /// As LEFT: the session lives, but no longer matches the filter.
     Left,
-    /// Nothing happened: it is told as it is.
+    /// As SNAPSHOT: the current state of the session, not a change.
     Present,
 }
 
-/// Kinds of events that may be asked for.
+/// Kind of events that a watch can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
+    /// CREATED events.
     Created,
+    /// UPDATED events.
     Updated,
+    /// ROTATED events.
     Rotated,
+    /// ENDED events.
     Ended,
+    /// TOKEN_REUSED events.
     TokenReused,
+    /// LEFT events.
     Left,
 }
 
-/// Which changes a watcher is told of.
+/// Filter of a watch. All conditions must hold.
 #[derive(Clone, Debug)]
 pub struct Filter {
+    /// Namespace of the sessions.
     pub namespace: Namespace,
+    /// Sessions that the watch is opened for.
     pub scope: Scope,
-    /// All must match, before or after the change.
+    /// Labels that must all match, before or after the change. Empty: any.
     pub labels: BTreeMap<String, String>,
-    /// None = every kind.
+    /// Requested kinds of events. None: all.
     pub kinds: Option<HashSet<Kind>>,
 }
 
 impl Filter {
-    /// How the watcher sees the change; None = not at all.
-    pub fn sees(&self, event: &Event) -> Option<Seen> {
-        let seen = self.concern(event)?;
-        let kind = match seen {
-            Seen::Change(Change::Created) => Kind::Created,
-            Seen::Change(Change::Updated) => Kind::Updated,
-            Seen::Change(Change::Rotated) => Kind::Rotated,
-            Seen::Change(Change::Ended(_)) => Kind::Ended,
-            Seen::Change(Change::TokenReused) => Kind::TokenReused,
-            Seen::Left => Kind::Left,
-            Seen::Present => return Some(seen),
+    /// Returns how the watcher sees the event. None: it does not match, or its kind was not requested.
+    pub fn visibility(&self, event: &Event) -> Option<Visibility> {
+        let visibility = self.visibility_of_any_kind(event)?;
+        let kind = match visibility {
+            Visibility::Change(Change::Created) => Kind::Created,
+            Visibility::Change(Change::Updated) => Kind::Updated,
+            Visibility::Change(Change::Rotated) => Kind::Rotated,
+            Visibility::Change(Change::Ended(_)) => Kind::Ended,
+            Visibility::Change(Change::TokenReused) => Kind::TokenReused,
+            Visibility::Left => Kind::Left,
+            Visibility::Present => return Some(visibility),
         };
-        let asked_for = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind));
-        asked_for.then_some(seen)
+        let is_requested = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind));
+        is_requested.then_some(visibility)
     }
 
-    /// What the change is to the watcher, whether it asked for that kind or not; None = nothing.
-    pub fn concern(&self, event: &Event) -> Option<Seen> {
-        if !self.names(&event.session.name) {
+    /// Returns how the watcher would see the event if it had requested every kind. None: it does not match.
+    pub fn visibility_of_any_kind(&self, event: &Event) -> Option<Visibility> {
+        if !self.may_match(&event.session.name) {
             return None;
         }
         let session = &event.session;
-        let after = self.matches(&session.subject, &session.labels);
-        let before = event.before.as_ref().map_or(after, |facets| self.matches(&facets.subject, &facets.labels));
+        let after = self.matches_fields(&session.subject, &session.labels);
+        let before = event.before.as_ref().map_or(after, |fields| self.matches_fields(&fields.subject, &fields.labels));
         match (after, before) {
-            // It vanished from Redis, or cannot be read: nothing is known but its name.
-            _ if session.is_bare() => Some(Seen::Change(event.change)),
-            (true, _) => Some(Seen::Change(event.change)),
-            (false, true) => Some(Seen::Left),
+            // Deleted out of band, or unreadable: only the name is known, so the filter cannot exclude it.
+            _ if session.lacks_state() => Some(Visibility::Change(event.change)),
+            (true, _) => Some(Visibility::Change(event.change)),
+            (false, true) => Some(Visibility::Left),
             (false, false) => None,
         }
     }
 
-    /// Whether a session of this name may be one that the watch is for.
-    pub fn names(&self, name: &SessionName) -> bool {
-        let may_match = match &self.scope {
+    /// Whether a session with this name can match the filter.
+    pub fn may_match(&self, name: &SessionRef) -> bool {
+        let in_scope = match &self.scope {
             Scope::Namespace | Scope::Subject(_) => true,
             Scope::Ids(ids) => ids.contains(&name.id),
         };
-        name.namespace == self.namespace && may_match
+        name.namespace == self.namespace && in_scope
     }
 
-    /// Whether the session, one of those the watch is for, matches as it is.
-    pub fn holds(&self, session: &Session) -> bool {
-        self.matches(&session.subject, &session.labels)
+    /// Whether the current state of a session matches. Its name must match already.
+    pub fn matches(&self, session: &Session) -> bool {
+        self.matches_fields(&session.subject, &session.labels)
     }
 
-    fn matches(&self, subject: &str, labels: &BTreeMap<String, String>) -> bool {
-        let is_subjects = match &self.scope {
-            Scope::Subject(of) => of == subject,
+    fn matches_fields(&self, subject: &str, labels: &BTreeMap<String, String>) -> bool {
+        let matches_subject = match &self.scope {
+            Scope::Subject(wanted) => wanted == subject,
             Scope::Namespace | Scope::Ids(_) => true,
         };
-        is_subjects && self.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
+        matches_subject && self.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
     }
 }

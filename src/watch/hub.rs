@@ -1,4 +1,4 @@
-//! The ring, who waits for what in it, and how far it is known to be complete.
+//! The ring of recent events, the index of watchers that it wakes, and the position up to which it is complete.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,362 +16,377 @@ use tokio::{
 
 use crate::{
     observe::Metrics,
-    session::{Change, Namespace, SessionId, SessionName},
+    session::{Change, Namespace, SessionId, SessionRef},
     store::{self, Partition, Position, StoreId},
 };
 
 use super::{
     deadlines::Deadlines,
     filter::{Filter, Scope},
-    pages::Pages,
-    registration::{Registration, Shared, Watcher},
-    ring::{Item, Link, Lost, Missed, Resync, Ring},
-    token::ResumeToken,
-    vanished::Vanished,
+    missing_keys::MissingKeys,
+    page_cache::PageCache,
+    registration::{Registration, Watcher, WatcherProgress},
+    resume_token::ResumeToken,
+    ring::{Gap, Item, LogEntry, ResyncReason, Ring, RolledBack},
+    rollback::Rollbacks,
 };
 
-/// Bytes kept for watchers that are a little behind; beyond it they read the log.
+/// Maximum size of the ring. Watchers that need older entries read the log.
 const RING_BYTES: usize = 64 * 1024 * 1024;
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Slots and their bytes that a watcher takes in one go: what a stalled one may hold on to.
+/// Time between two checks for slow consumers.
+pub(super) const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of slots that a watcher takes at once. With [`TAKE_BYTES`] it bounds the memory of a stalled watcher.
 pub(super) const TAKE_SLOTS: usize = 256;
+/// Size in bytes after which a watcher takes no further slot at once.
 pub(super) const TAKE_BYTES: usize = 1024 * 1024;
 
-/// The server has as many watches as it may.
+/// Answered when the tails of all logs have been read. Dropped without an answer if Redis cannot be read.
+pub(super) type BarrierRequest = oneshot::Sender<TailRead>;
+
+/// The server has as many watches as its limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchLimitReached;
 
-/// A reading of all tails: what stood in the logs by then is in the ring.
+/// A completed read of the tails of all logs. Entries that were in the logs before it are in the ring.
 #[derive(Clone, Copy, Debug)]
-pub struct Verified {
-    /// Time of Redis in us when the reading began.
+pub struct TailRead {
+    /// Time in us before the read, Redis clock.
     pub as_of: u64,
 }
 
-/// What became of an entry.
+/// What the hub did with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
-    Taken,
-    /// From before the place where the partition stands: read from the log already, or of another branch, which the
-    /// next reading of the tail finds out.
+    /// Appended to the ring.
+    Appended,
+    /// Ignored, because it is not after the partition's position: it was read from the log already, or it is on another
+    /// branch of history, which the next tail read detects.
     Stale,
-    /// Something is missing before it.
+    /// Not appended, because entries before it are missing.
     Gap,
 }
 
-/// Where a feed's changes meet the watchers.
+/// Passes the events of the feed to the watchers.
 pub struct Hub {
     pub(super) state: Mutex<State>,
-    refreshes: mpsc::UnboundedSender<oneshot::Sender<Verified>>,
-    requests: Mutex<Option<mpsc::UnboundedReceiver<oneshot::Sender<Verified>>>>,
+    barrier_sender: mpsc::UnboundedSender<BarrierRequest>,
+    /// Receiver of the barrier requests. None: the feed has taken it.
+    barrier_receiver: Mutex<Option<mpsc::UnboundedReceiver<BarrierRequest>>>,
+    /// Earliest known session deadline of each partition.
     pub deadlines: Deadlines,
-    pub vanished: Vanished,
-    pub(super) pages: Pages,
-    rewound: watch::Sender<Rewound>,
+    /// Sessions whose keys may have been deleted out of band.
+    pub missing_keys: MissingKeys,
+    pub(super) page_cache: PageCache,
+    rollbacks: watch::Sender<Rollbacks>,
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
-    limits: Limits,
-    made: Instant,
+    limits: WatchLimits,
+    created: Instant,
 }
 
-/// That history was, or may have been, rewound.
+/// Limits of the watches of this instance.
 #[derive(Clone, Copy, Debug)]
-pub struct Rewound {
-    /// What was read while this changed may be of two histories.
-    pub times: u64,
-    /// The last time; at first, when this process began.
-    pub last: Instant,
-}
-
-/// What the watchers may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct WatchLimits {
+    /// Maximum number of open watches.
     pub watches: usize,
-    /// How long one may read nothing.
-    pub patience: Duration,
-    /// Changes kept for those that are a little behind.
+    /// Time without progress after which a watcher is a slow consumer; its bookmark interval is added.
+    pub slow_consumer_timeout: Duration,
+    /// Maximum number of slots in the ring.
     pub ring_slots: usize,
 }
 
+/// State of the hub, behind its lock.
 pub(super) struct State {
     pub ring: Ring,
-    /// Where each partition stands after the last slot.
-    pub at: ResumeToken,
-    pub token: Bytes,
+    /// Position of every partition after the last slot.
+    pub end: ResumeToken,
+    /// `end`, encoded.
+    pub end_token: Bytes,
+    /// Watchers by number, evicted ones excluded.
     pub watchers: HashMap<u64, Watcher>,
-    /// Watches that are open: also those that were left, and whose last word nobody reads.
-    pub open: usize,
+    /// Number of open watches, including evicted ones whose final response is still unread.
+    pub open_watches: usize,
     next_watcher: u64,
-    /// What the last rewind took back.
-    lost: HashSet<(Partition, Position)>,
-    /// When it was last looked who is slow, in ms since the hub was made.
-    looked_at: u64,
-    /// Who waits for a session, who for a namespace, who for a subject of it.
-    by_session: HashMap<SessionName, Vec<u64>>,
+    /// Entries that the last rollback removed from the log.
+    rolled_back: HashSet<(Partition, Position)>,
+    /// Time of the last check for slow consumers, in ms since the hub was created.
+    last_eviction_ms: u64,
+    /// Numbers of the watchers of a session, of a whole namespace, and of a subject.
+    by_session: HashMap<SessionRef, Vec<u64>>,
     by_namespace: HashMap<Namespace, Vec<u64>>,
     by_subject: HashMap<Namespace, HashMap<String, Vec<u64>>>,
 }
 
 impl Hub {
-    pub fn new(store: StoreId, tails: Vec<Position>, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        let (refreshes, requests) = mpsc::unbounded_channel();
+    /// A hub with an empty ring that continues the logs of `store` after these tails.
+    pub fn new(store: StoreId, tails: Vec<Position>, limits: WatchLimits, metrics: Arc<Metrics>) -> Self {
+        let (barrier_sender, barrier_receiver) = mpsc::unbounded_channel();
         let partitions = tails.len();
-        let deadlines = Deadlines::new(partitions);
-        let at = ResumeToken { store, positions: tails };
+        let end = ResumeToken { store, positions: tails };
         let state = State {
             ring: Ring::new(limits.ring_slots, RING_BYTES),
-            token: at.encode(),
-            at,
+            end_token: end.encode(),
+            end,
             watchers: HashMap::new(),
-            open: 0,
+            open_watches: 0,
             next_watcher: 0,
-            lost: HashSet::new(),
-            looked_at: 0,
+            rolled_back: HashSet::new(),
+            last_eviction_ms: 0,
             by_session: HashMap::new(),
             by_namespace: HashMap::new(),
             by_subject: HashMap::new(),
         };
         Hub {
             state: Mutex::new(state),
-            refreshes,
-            requests: Mutex::new(Some(requests)),
-            deadlines,
-            vanished: Vanished::new(partitions),
-            pages: Pages::new(partitions),
-            rewound: watch::Sender::new(Rewound { times: 0, last: Instant::now() }),
+            barrier_sender,
+            barrier_receiver: Mutex::new(Some(barrier_receiver)),
+            deadlines: Deadlines::new(partitions),
+            missing_keys: MissingKeys::new(partitions),
+            page_cache: PageCache::new(partitions),
+            rollbacks: watch::Sender::new(Rollbacks { count: 0, last: Instant::now() }),
             metrics,
             limits,
-            made: Instant::now(),
+            created: Instant::now(),
         }
     }
 
-    /// Waits until everything that stood in the logs when this was called is in the ring; None = Redis does not answer.
-    pub async fn refresh(&self) -> Option<Verified> {
-        self.verify()?.await.ok()
+    /// Waits until every entry that was in the logs before this call is in the ring. None: Redis cannot be read.
+    pub async fn read_barrier(&self) -> Option<TailRead> {
+        self.start_read_barrier()?.await.ok()
     }
 
-    /// The same, told later.
-    pub fn verify(&self) -> Option<oneshot::Receiver<Verified>> {
-        let (answer, verified) = oneshot::channel();
-        self.refreshes.send(answer).ok()?;
-        Some(verified)
+    /// Starts a read barrier without waiting for it. The receiver fails if Redis cannot be read.
+    pub fn start_read_barrier(&self) -> Option<oneshot::Receiver<TailRead>> {
+        let (request, read) = oneshot::channel();
+        self.barrier_sender.send(request).ok()?;
+        Some(read)
     }
 
-    pub(super) fn take_requests(&self) -> mpsc::UnboundedReceiver<oneshot::Sender<Verified>> {
-        self.requests.lock().take().expect("a hub has one feed")
+    /// Takes the receiver of the barrier requests. Only the feed calls it, once.
+    #[expect(clippy::expect_used, reason = "the server starts one feed per hub")]
+    pub(super) fn take_barrier_requests(&self) -> mpsc::UnboundedReceiver<BarrierRequest> {
+        self.barrier_receiver.lock().take().expect("a hub has one feed")
     }
 
-    /// Where a partition stands.
+    /// Position of the last entry of a partition that is in the ring, or was in it.
     pub(super) fn position(&self, partition: Partition) -> Position {
-        self.state.lock().at.positions[partition.index()]
+        self.state.lock().end.positions[partition.index()]
     }
 
-    /// Takes the entry in, if and only if it is the next one of its partition.
+    /// Appends an entry from a channel to the ring, if it directly follows the partition's position.
     pub(super) fn push(&self, entry: store::Entry) -> Pushed {
         let mut state = self.state.lock();
-        if state.lost.contains(&(entry.partition, entry.position)) {
-            // Still under way when it was taken back.
+        if state.rolled_back.contains(&(entry.partition, entry.position)) {
+            // The message was in flight when the rollback was detected.
             return Pushed::Stale;
         }
-        let at = &mut state.at.positions[entry.partition.index()];
-        if entry.previous != *at {
-            let is_stale = entry.position.revision <= at.revision;
-            return if is_stale { Pushed::Stale } else { Pushed::Gap };
+        let position = &mut state.end.positions[entry.partition.index()];
+        if entry.previous != *position {
+            return if entry.position.revision <= position.revision { Pushed::Stale } else { Pushed::Gap };
         }
-        *at = entry.position;
+        *position = entry.position;
         self.metrics.events_received.inc();
         if let Change::Ended(_) = entry.event.change {
-            self.vanished.note_end(entry.partition, &entry.event.session.name);
+            self.missing_keys.note_end(entry.partition, &entry.event.session.name);
         }
         if let Some(deadline) = entry.event.session.expires() {
             self.deadlines.note(entry.partition, deadline.0);
         }
-        state.append(Item::Change(Link::new(entry)));
-        Pushed::Taken
+        state.append(Item::Entry(LogEntry::new(entry)));
+        Pushed::Appended
     }
 
-    /// The same, from the log: what stands there is not lost, or not any more.
+    /// Appends an entry that was read from the log. It is there, so it no longer counts as rolled back.
     pub(super) fn push_from_log(&self, entry: store::Entry) -> Pushed {
-        self.state.lock().lost.remove(&(entry.partition, entry.position));
+        self.state.lock().rolled_back.remove(&(entry.partition, entry.position));
         self.push(entry)
     }
 
-    /// Goes on from these positions, and tells everybody that changes were missed.
-    pub(super) fn restart(&self, reason: Resync, store: StoreId, positions: Vec<(Partition, Position)>) {
+    /// Appends a gap for all watchers, and continues at these positions.
+    pub(super) fn restart_at(&self, reason: ResyncReason, store: StoreId, positions: Vec<(Partition, Position)>) {
         let mut state = self.state.lock();
-        state.at.store = store;
+        state.end.store = store;
         for (partition, position) in positions {
-            self.pages.forget(partition);
-            state.at.positions[partition.index()] = position;
+            self.page_cache.invalidate(partition);
+            state.end.positions[partition.index()] = position;
             self.deadlines.note(partition, 0);
         }
-        state.append(Item::Missed(Arc::new(Missed { reason, lost: None })));
-        if reason != Resync::Compacted {
-            self.note_rewind();
+        state.append(Item::Gap(Arc::new(Gap { reason, rolled_back: None })));
+        if reason != ResyncReason::Compacted {
+            self.note_rollback();
         }
     }
 
-    /// The changes of a partition up to where it stands, the newest first; as far as the ring has them.
-    pub(super) fn history(&self, partition: Partition) -> Vec<Link> {
+    /// Returns the entries of a partition up to its position, newest first. It ends with the oldest entry in the ring.
+    pub(super) fn history(&self, partition: Partition) -> Vec<LogEntry> {
         let state = self.state.lock();
-        state.ring.history(partition, state.at.positions[partition.index()])
+        state.ring.history(partition, state.end.positions[partition.index()])
     }
 
-    /// Goes back to where history forked, and tells those of whom something was lost.
-    pub(super) fn rewind(&self, lost: Lost) {
+    /// Appends a gap for the watchers of the lost entries, and continues at the forks.
+    pub(super) fn roll_back(&self, lost: RolledBack) {
         let mut state = self.state.lock();
-        state.lost = lost.links.iter().map(|link| (link.partition, link.position)).collect();
-        for (partition, position) in &lost.from {
-            self.pages.forget(*partition);
-            state.at.positions[partition.index()] = *position;
+        state.rolled_back = lost.entries.iter().map(|entry| (entry.partition, entry.position)).collect();
+        for (partition, fork) in &lost.forks {
+            self.page_cache.invalidate(*partition);
+            state.end.positions[partition.index()] = *fork;
             self.deadlines.note(*partition, 0);
         }
-        state.append(Item::Missed(Arc::new(Missed { reason: Resync::RolledBack, lost: Some(lost) })));
-        self.note_rewind();
+        state.append(Item::Gap(Arc::new(Gap { reason: ResyncReason::RolledBack, rolled_back: Some(lost) })));
+        self.note_rollback();
     }
 
-    /// What took back the change at this position; None = not known here.
-    pub(super) fn taken_back(&self, partition: Partition, position: Position) -> Option<Arc<Missed>> {
-        self.state.lock().ring.taken_back(partition, position)
+    /// Returns the gap of the rollback that removed the entry at this position. None: the ring has no such gap.
+    pub(super) fn rollback_of(&self, partition: Partition, position: Position) -> Option<Arc<Gap>> {
+        self.state.lock().ring.rollback_of(partition, position)
     }
 
-    /// Also where it may have been, and no log shows it.
-    pub(super) fn note_rewind(&self) {
-        self.rewound.send_modify(|rewound| *rewound = Rewound { times: rewound.times + 1, last: Instant::now() });
+    /// Counts a rollback. Also called when one is possible although no log shows it, such as after a restart of Redis.
+    pub(super) fn note_rollback(&self) {
+        self.rollbacks
+            .send_modify(|rollbacks| *rollbacks = Rollbacks { count: rollbacks.count + 1, last: Instant::now() });
     }
 
-    /// What history has been through; told whenever it is, or may have been, rewound.
-    pub fn rewound(&self) -> watch::Receiver<Rewound> {
-        self.rewound.subscribe()
+    /// Returns a receiver that is notified of every rollback, including possible ones.
+    pub fn rollbacks(&self) -> watch::Receiver<Rollbacks> {
+        self.rollbacks.subscribe()
     }
 
-    pub(super) fn times_rewound(&self) -> u64 {
-        self.rewound.borrow().times
+    pub(super) fn rollback_count(&self) -> u64 {
+        self.rollbacks.borrow().count
     }
 
-    /// To be called every [`LOOK_EVERY`]: takes leave of watchers that have read nothing for too long; their last word
-    /// waits until they read again.
-    pub(super) fn leave_slow(&self) {
-        let now = self.millis();
+    /// Evicts slow consumers. Their final response waits for the client. Called every [`EVICTION_INTERVAL`].
+    pub(super) fn evict_slow(&self) {
+        let now = self.now_ms();
         let mut state = self.state.lock();
-        // Where this process stood still so did they all.
-        if now.saturating_sub(state.looked_at) > 2 * LOOK_EVERY.as_millis() as u64 {
-            state.watchers.values().for_each(|watcher| watcher.shared.went_on.store(now, Ordering::Relaxed));
+        // If the process was paused, no watcher could make progress: the timeouts of all start again.
+        if now.saturating_sub(state.last_eviction_ms) > 2 * millis(EVICTION_INTERVAL) {
+            state.watchers.values().for_each(|watcher| watcher.progress.progress_at.store(now, Ordering::Relaxed));
         }
-        state.looked_at = now;
-        let is_slow = |watcher: &Watcher| {
-            now.saturating_sub(watcher.shared.went_on.load(Ordering::Relaxed)) > watcher.shared.patience
-        };
-        let slow: Vec<u64> = state.watchers.iter().filter(|(_, watcher)| is_slow(watcher)).map(|(id, _)| *id).collect();
+        state.last_eviction_ms = now;
+        let slow = state.watchers.iter().filter(|(_, watcher)| watcher.progress.is_slow(now)).map(|(id, _)| *id);
+        let slow: Vec<u64> = slow.collect();
         for id in slow {
-            self.metrics.slow_watchers.inc();
+            self.metrics.watches_evicted.inc();
             self.remove(&mut state, id);
         }
     }
 
+    /// Removes a watcher from the index. Does nothing if it was evicted.
     pub(super) fn remove(&self, state: &mut State, id: u64) {
         if let Some(watcher) = state.watchers.remove(&id) {
-            watcher.concerns.each(state, |waiting| waiting.retain(|other| *other != id));
-            self.metrics.watchers.dec();
+            watcher.interest.update_index(state, |watchers| watchers.retain(|other| *other != id));
+            self.metrics.watches.dec();
         }
     }
 
-    pub(super) fn millis(&self) -> u64 {
-        self.made.elapsed().as_millis() as u64
+    /// Milliseconds since the hub was created.
+    pub(super) fn now_ms(&self) -> u64 {
+        millis(self.created.elapsed())
     }
 
-    /// Registers a watcher that its reader lets go on once in this interval at least; it is told of what comes after the
-    /// returned token.
+    /// Registers a watcher that makes progress at least once per `interval` while its client reads. The watcher
+    /// receives the events after the returned position.
     pub fn register(
         self: &Arc<Self>,
         filter: &Filter,
         interval: Duration,
     ) -> Result<(Registration, ResumeToken), WatchLimitReached> {
         let mut state = self.state.lock();
-        if state.open >= self.limits.watches {
+        if state.open_watches >= self.limits.watches {
             return Err(WatchLimitReached);
         }
-        state.open += 1;
+        state.open_watches += 1;
         let id = state.next_watcher;
         state.next_watcher += 1;
-        let concerns = match &filter.scope {
-            Scope::Namespace => Concerns::Namespace(filter.namespace.clone()),
-            Scope::Ids(ids) => Concerns::Sessions(filter.namespace.clone(), ids.iter().copied().collect()),
-            Scope::Subject(subject) => Concerns::Subject(filter.namespace.clone(), subject.clone()),
+        let interest = match &filter.scope {
+            Scope::Namespace => Interest::Namespace(filter.namespace.clone()),
+            Scope::Ids(ids) => Interest::Sessions(filter.namespace.clone(), ids.iter().copied().collect()),
+            Scope::Subject(subject) => Interest::Subject(filter.namespace.clone(), subject.clone()),
         };
-        concerns.each(&mut state, |waiting| waiting.push(id));
-        self.metrics.watchers.inc();
-        let patience = (self.limits.patience + interval).as_millis() as u64;
-        let shared = Arc::new(Shared { wake: Notify::new(), went_on: AtomicU64::new(self.millis()), patience });
-        state.watchers.insert(id, Watcher { first: None, concerns, shared: shared.clone() });
-        let at = state.at.clone();
-        Ok((Registration { hub: self.clone(), id, shared }, at))
+        interest.update_index(&mut state, |watchers| watchers.push(id));
+        self.metrics.watches.inc();
+        let progress = Arc::new(WatcherProgress {
+            wake: Notify::new(),
+            progress_at: AtomicU64::new(self.now_ms()),
+            timeout_ms: millis(self.limits.slow_consumer_timeout + interval),
+        });
+        state.watchers.insert(id, Watcher { first_pending: None, interest, progress: progress.clone() });
+        Ok((Registration { hub: self.clone(), id, progress }, state.end.clone()))
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl State {
+    /// Appends an item to the ring and wakes the watchers that it may match. A gap wakes all of them.
     fn append(&mut self, item: Item) {
-        self.token = self.at.encode();
+        self.end_token = self.end.encode();
         let number = self.ring.end();
-        let mut tell = |watcher: &mut Watcher| {
-            watcher.first.get_or_insert(number);
-            watcher.shared.wake.notify_one();
+        let mut wake = |watcher: &mut Watcher| {
+            watcher.first_pending.get_or_insert(number);
+            watcher.progress.wake.notify_one();
         };
         match &item {
-            Item::Missed(_) => self.watchers.values_mut().for_each(&mut tell),
-            Item::Change(link) => {
-                let (session, before) = (&link.entry.event.session, &link.entry.event.before);
+            Item::Gap(_) => self.watchers.values_mut().for_each(&mut wake),
+            Item::Entry(entry) => {
+                let (session, before) = (&entry.shared.event.session, &entry.shared.event.before);
                 let by_session = self.by_session.get(&session.name).into_iter().flatten();
                 let by_namespace = self.by_namespace.get(&session.name.namespace).into_iter().flatten();
                 let subjects = self.by_subject.get(&session.name.namespace);
-                // Whose it was is not known of one that vanished.
-                let all = subjects.filter(|_| session.is_bare()).into_iter().flat_map(HashMap::values);
+                // The subject of a session that was deleted out of band is unknown: wake the watchers of every subject.
+                let all = subjects.filter(|_| session.lacks_state()).into_iter().flat_map(HashMap::values);
                 let after = subjects.and_then(|subjects| subjects.get(&session.subject));
                 let before = before.as_ref().filter(|before| before.subject != session.subject);
                 let before = before.and_then(|before| subjects?.get(&before.subject));
                 let by_subject = all.chain(after).chain(before).flatten();
                 for id in by_session.chain(by_namespace).chain(by_subject) {
-                    self.watchers.get_mut(id).into_iter().for_each(&mut tell);
+                    self.watchers.get_mut(id).into_iter().for_each(&mut wake);
                 }
             }
         }
-        self.ring.push(item, self.token.clone());
+        self.ring.push(item, self.end_token.clone());
     }
 }
 
-/// Which changes wake a watcher.
-pub(super) enum Concerns {
+/// Which entries wake a watcher. They may still not match its filter.
+pub(super) enum Interest {
     Namespace(Namespace),
     Sessions(Namespace, Vec<SessionId>),
     Subject(Namespace, String),
 }
 
-impl Concerns {
-    fn each(&self, state: &mut State, mut change: impl FnMut(&mut Vec<u64>)) {
+impl Interest {
+    /// Applies `change` to each list of watchers in the index that belongs to this interest. Removes empty lists.
+    fn update_index(&self, state: &mut State, mut change: impl FnMut(&mut Vec<u64>)) {
         match self {
-            Concerns::Namespace(namespace) => {
-                let waiting = state.by_namespace.entry(namespace.clone()).or_default();
-                change(waiting);
-                if waiting.is_empty() {
+            Interest::Namespace(namespace) => {
+                let watchers = state.by_namespace.entry(namespace.clone()).or_default();
+                change(watchers);
+                if watchers.is_empty() {
                     state.by_namespace.remove(namespace);
                 }
             }
-            Concerns::Subject(namespace, subject) => {
+            Interest::Subject(namespace, subject) => {
                 let subjects = state.by_subject.entry(namespace.clone()).or_default();
-                let waiting = subjects.entry(subject.clone()).or_default();
-                change(waiting);
-                if waiting.is_empty() {
+                let watchers = subjects.entry(subject.clone()).or_default();
+                change(watchers);
+                if watchers.is_empty() {
                     subjects.remove(subject);
                 }
                 if subjects.is_empty() {
                     state.by_subject.remove(namespace);
                 }
             }
-            Concerns::Sessions(namespace, ids) => {
+            Interest::Sessions(namespace, ids) => {
                 for id in ids {
-                    let name = SessionName { namespace: namespace.clone(), id: *id };
-                    let waiting = state.by_session.entry(name.clone()).or_default();
-                    change(waiting);
-                    if waiting.is_empty() {
+                    let name = SessionRef { namespace: namespace.clone(), id: *id };
+                    let watchers = state.by_session.entry(name.clone()).or_default();
+                    change(watchers);
+                    if watchers.is_empty() {
                         state.by_session.remove(&name);
                     }
                 }

@@ -1,57 +1,59 @@
-//! How long a watch lasts: until the sessions it was opened for have ended.
+//! Lifetime of a watch: it closes when the sessions that it was opened for have ended, or its token is not accepted.
 
 use std::{collections::HashSet, time::Duration};
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::subscription::RETRY;
+use super::{READ_TIMEOUT, RETRY_PAUSE};
 use crate::{
-    session::{Cause, Change, Event, Millis, Namespace, Proof, Revision, SessionId, SessionName, View},
-    store::{Error, Found, Store, Told},
+    session::{Cause, Change, Credential, Event, Millis, Namespace, Revision, SessionId, SessionRef, View},
+    store::{EndLogged, Error, Found, Store},
 };
 
-/// Sessions looked for at once.
-const LOOK_AT_ONCE: usize = 100;
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// A token is looked at so much after its time.
-const A_LITTLE: Duration = Duration::from_millis(1);
+/// Maximum number of sessions read at the same time.
+const CONCURRENT_READS: usize = 100;
+/// Time from the end of a token's validity to the check of the token. Also the first pause between two checks.
+const MIN_RECHECK_PAUSE: Duration = Duration::from_millis(1);
 
-/// Why a watch is over.
+/// Why a watch is closed.
 #[derive(Debug)]
-pub enum Finish {
-    /// All sessions it was opened for have ended.
+pub enum CloseReason {
+    /// All sessions that it was opened for have ended.
     AllEnded,
     /// The session of its token has ended.
     TokenEnded(Cause),
-    /// Its token is superseded, and its time is over.
+    /// Its token is superseded and the grace period is over.
     TokenRotated,
-    /// The session of its token is not there any more.
+    /// The session of its token does not exist any more.
     TokenUnknown,
-    /// The server is being stopped.
+    /// The server is draining.
     Draining,
-    /// Nothing was read from it for too long, or the log no longer reaches back to where it is.
-    TooSlow,
+    /// Its client is a slow consumer: it read nothing for too long, or the log was compacted past its position.
+    SlowConsumer,
+    /// The store failed.
     Store(Error),
 }
 
-/// How long a watch lasts.
+/// How long a watch stays open.
 pub enum Lifetime {
+    /// Until the client cancels it or the server closes it.
     Unlimited,
     /// Until all of these sessions have ended.
     Ids(IdsLifetime),
-    /// Until this token stops being accepted.
+    /// Until this token is not accepted any more.
     Token(TokenLifetime),
 }
 
-/// How long one of these sessions lives, or has its end still to be told.
+/// Lifetime of a watch by ids: until all sessions have ended and their ENDED events were delivered.
 pub struct IdsLifetime {
     ids: HashSet<SessionId>,
-    /// Those that do; None = that is to be looked for.
+    /// Sessions that live, or whose ENDED event is still to come. None: unknown, to be read.
     alive: Option<HashSet<SessionId>>,
 }
 
 impl IdsLifetime {
+    /// A lifetime of these sessions. Call [`Lifetime::refresh`] to read which of them live.
     pub fn new(ids: HashSet<SessionId>) -> Self {
         IdsLifetime { ids, alive: None }
     }
@@ -59,7 +61,7 @@ impl IdsLifetime {
     fn note(&mut self, id: SessionId, change: Change) {
         match (change, &mut self.alive) {
             (Change::Ended(_), Some(alive)) => drop(alive.remove(&id)),
-            // An id may be used again once its tombstone's time is over.
+            // An id can be used again after its tombstone has expired.
             (Change::Created, Some(alive)) if self.ids.contains(&id) => drop(alive.insert(id)),
             (Change::Created | Change::Ended(_), _) => {}
             (Change::Updated | Change::Rotated | Change::TokenReused, _) => {}
@@ -67,54 +69,58 @@ impl IdsLifetime {
     }
 }
 
-/// How long a token is accepted.
+/// Lifetime of a watch by token: until the token is not accepted any more.
 pub struct TokenLifetime {
     id: SessionId,
-    proof: Proof,
-    /// The last that was seen of it: None = that is to be looked for.
-    seen: Option<Seen>,
+    credential: Credential,
+    /// Status at the last check. None: unknown, to be read.
+    status: Option<TokenStatus>,
 }
 
-struct Seen {
-    /// It is, or was, good until then, by the clock of Redis; None = there is no newer one.
-    until: Option<Millis>,
-    /// Why it is not accepted any more.
-    finish: Option<Finish>,
-    looked_at: Instant,
-    /// It is not looked at again before: longer each time that nothing has changed.
-    pause: Duration,
+/// What the last check of a token found.
+struct TokenStatus {
+    /// Time until which the token is or was valid, in ms since the epoch, Redis clock. None: it has no successor.
+    valid_until: Option<Millis>,
+    /// Why the token is not accepted any more. None: it is accepted.
+    close_reason: Option<CloseReason>,
+    checked_at: Instant,
+    /// Minimum time between this check and the next. Doubles while the result stays the same.
+    recheck_pause: Duration,
 }
 
 impl TokenLifetime {
-    pub fn new(id: SessionId, proof: Proof) -> Self {
-        TokenLifetime { id, proof, seen: None }
+    /// A lifetime of the token with this credential. Call [`Lifetime::refresh`] to read whether it is accepted.
+    pub fn new(id: SessionId, credential: Credential) -> Self {
+        TokenLifetime { id, credential, status: None }
     }
 
     fn note(&mut self, change: Change) {
-        match (change, &mut self.seen) {
-            (Change::Created, seen) => *seen = None,
-            // Once it is over, it is so for good.
-            (_, None | Some(Seen { finish: Some(_), .. })) => {}
-            (Change::Ended(cause), Some(seen)) => seen.finish = Some(Finish::TokenEnded(cause)),
-            (Change::Rotated, seen) => *seen = None,
+        match (change, &mut self.status) {
+            (Change::Created, status) => *status = None,
+            // A token that is not accepted stays so.
+            (_, None | Some(TokenStatus { close_reason: Some(_), .. })) => {}
+            (Change::Ended(cause), Some(status)) => status.close_reason = Some(CloseReason::TokenEnded(cause)),
+            (Change::Rotated, status) => *status = None,
             // A login ends every grace period.
-            (Change::Updated, seen) if seen.as_ref().is_some_and(|seen| seen.until.is_some()) => *seen = None,
+            (Change::Updated, status) if status.as_ref().is_some_and(|status| status.valid_until.is_some()) => {
+                *status = None;
+            }
             (Change::Updated | Change::TokenReused, _) => {}
         }
     }
 
-    /// Whether it was good when this happened; None = that is to be looked for.
-    fn was_good_at(&self, revision: Revision) -> Option<bool> {
-        let seen = self.seen.as_ref()?;
-        match seen.until {
-            Some(until) if revision.0 / 1000 >= until.0 => seen.finish.as_ref().map(|_| false),
+    /// Whether the token was valid at this revision. None: unknown, the status must be read first.
+    fn was_valid_at(&self, revision: Revision) -> Option<bool> {
+        let status = self.status.as_ref()?;
+        match status.valid_until {
+            Some(until) if revision.0 / 1000 >= until.0 => status.close_reason.as_ref().map(|_| false),
             _ => Some(true),
         }
     }
 }
 
 impl Lifetime {
-    /// Notes an ending, and a session that is made anew.
+    /// Notes an event of the stream: the end of a session, its creation, or a change of its tokens.
     pub fn note(&mut self, event: &Event, namespace: &Namespace) {
         let name = &event.session.name;
         if name.namespace != *namespace {
@@ -128,126 +134,132 @@ impl Lifetime {
         }
     }
 
-    /// What was seen of the sessions may not be true any more: it is to be looked for again.
-    pub fn forget(&mut self) {
+    /// Discards the result of the last check, so that the sessions are read again.
+    pub fn invalidate(&mut self) {
         match self {
             Lifetime::Unlimited => {}
             Lifetime::Ids(ids) => ids.alive = None,
-            Lifetime::Token(token) => token.seen = None,
+            Lifetime::Token(token) => token.status = None,
         }
     }
 
-    /// Whether the watch goes on.
-    pub fn check(&mut self) -> Result<(), Finish> {
+    /// Fails with the reason if the watch must be closed.
+    pub fn check(&mut self) -> Result<(), CloseReason> {
         match self {
             Lifetime::Unlimited => Ok(()),
-            Lifetime::Ids(ids) if ids.alive.as_ref().is_some_and(HashSet::is_empty) => Err(Finish::AllEnded),
+            Lifetime::Ids(ids) if ids.alive.as_ref().is_some_and(HashSet::is_empty) => Err(CloseReason::AllEnded),
             Lifetime::Ids(_) => Ok(()),
-            Lifetime::Token(token) => token.seen.as_mut().and_then(|seen| seen.finish.take()).map_or(Ok(()), Err),
+            Lifetime::Token(token) => {
+                let close_reason = token.status.as_mut().and_then(|status| status.close_reason.take());
+                close_reason.map_or(Ok(()), Err)
+            }
         }
     }
 
-    /// Whether the watch lasts to this event; false = that is to be looked for first. Nothing that happened after its
-    /// token's time is told.
-    pub fn lasts_to(&mut self, event: &Event) -> Result<bool, Finish> {
+    /// Whether the event may be delivered: events after the end of the token's validity are not. False: unknown, call
+    /// [`Lifetime::refresh`] first.
+    pub fn covers(&mut self, event: &Event) -> Result<bool, CloseReason> {
         match self {
             Lifetime::Unlimited | Lifetime::Ids(_) => Ok(true),
-            Lifetime::Token(token) => match token.was_good_at(event.revision) {
+            Lifetime::Token(token) => match token.was_valid_at(event.revision) {
                 Some(false) => self.check().map(|()| false),
                 known => Ok(known.is_some()),
             },
         }
     }
 
-    /// How soon it is to be looked at again; None = not before something happens.
-    pub fn look_in(&self, store: &Store) -> Option<Duration> {
+    /// Time until [`Lifetime::refresh`] is due. None: not before the next event.
+    pub fn next_check(&self, store: &Store) -> Option<Duration> {
         match self {
             Lifetime::Unlimited => None,
             Lifetime::Ids(ids) => ids.alive.is_none().then_some(Duration::ZERO),
             Lifetime::Token(token) => {
-                let Some(seen) = &token.seen else { return Some(Duration::ZERO) };
-                let until = seen.until?.0 * 1000;
+                let Some(status) = &token.status else { return Some(Duration::ZERO) };
+                let until = status.valid_until?.0 * 1000;
                 let left = match store.now_at(store.partition_of(&token.id)) {
-                    Some(now) => Duration::from_micros(until.saturating_sub(now)) + A_LITTLE,
-                    None => RETRY,
+                    Some(now) => Duration::from_micros(until.saturating_sub(now)) + MIN_RECHECK_PAUSE,
+                    None => RETRY_PAUSE,
                 };
-                Some(left.max(seen.pause.saturating_sub(seen.looked_at.elapsed())))
+                Some(left.max(status.recheck_pause.saturating_sub(status.checked_at.elapsed())))
             }
         }
     }
 
-    /// Whether nothing that it is for has ended, as far as was seen.
-    pub fn is_whole(&self) -> bool {
+    /// Whether no end of a session, or of the token's validity, is known from the last check or an event since then.
+    /// True as well before the first check.
+    pub fn all_alive(&self) -> bool {
         match self {
             Lifetime::Unlimited => true,
             Lifetime::Ids(ids) => ids.alive.as_ref().is_none_or(|alive| alive.len() == ids.ids.len()),
-            Lifetime::Token(_) => self.ended().is_none(),
+            Lifetime::Token(_) => self.token_close_reason().is_none(),
         }
     }
 
-    /// Why its token is not accepted any more; None = it is, or the watch is not by token.
-    pub fn ended(&self) -> Option<&Finish> {
+    /// Why the token is not accepted any more. None: it is accepted, or the watch is not by token.
+    pub fn token_close_reason(&self) -> Option<&CloseReason> {
         match self {
             Lifetime::Unlimited | Lifetime::Ids(_) => None,
-            Lifetime::Token(token) => token.seen.as_ref()?.finish.as_ref(),
+            Lifetime::Token(token) => token.status.as_ref()?.close_reason.as_ref(),
         }
     }
 
-    /// Of the token that it is for; None = it is for ids, or for more.
-    pub fn proof(&self) -> Option<Proof> {
+    /// Credential of the token. None: the watch is not by token.
+    pub fn credential(&self) -> Option<Credential> {
         match self {
             Lifetime::Unlimited | Lifetime::Ids(_) => None,
-            Lifetime::Token(token) => Some(token.proof),
+            Lifetime::Token(token) => Some(token.credential),
         }
     }
 
-    /// Looks which of the sessions live.
-    pub async fn look(&mut self, store: &Store, namespace: &Namespace) -> Result<(), Error> {
+    /// Reads from the store which of the sessions live, or whether the token is accepted.
+    pub async fn refresh(&mut self, store: &Store, namespace: &Namespace) -> Result<(), Error> {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let name_of = |id: SessionId| SessionName { namespace: namespace.clone(), id };
+        let name_of = |id: SessionId| SessionRef { namespace: namespace.clone(), id };
         match self {
             Lifetime::Unlimited => {}
             Lifetime::Ids(ids) => {
-                let looks = ids.ids.clone().into_iter().map(async |id| {
-                    let lives = lives(store, &name_of(id), deadline).await?;
-                    Ok::<_, Error>(lives.then_some(id))
+                let reads = ids.ids.clone().into_iter().map(async |id| {
+                    let is_alive = is_alive(store, &name_of(id), deadline).await?;
+                    Ok::<_, Error>(is_alive.then_some(id))
                 });
-                let mut looks = futures_util::stream::iter(looks).buffer_unordered(LOOK_AT_ONCE);
+                let mut reads = futures_util::stream::iter(reads).buffer_unordered(CONCURRENT_READS);
                 let mut alive = HashSet::new();
-                while let Some(id) = looks.next().await {
+                while let Some(id) = reads.next().await {
                     alive.extend(id?);
                 }
                 ids.alive = Some(alive);
             }
             Lifetime::Token(token) => {
-                let (until, finish) = match store.look_after(&name_of(token.id), token.proof, deadline).await {
+                let found = store.look_after(&name_of(token.id), token.credential, deadline).await;
+                let (valid_until, close_reason) = match found {
                     Ok((Found::Session(..), until)) => (until, None),
-                    // Its end comes by the stream.
-                    Ok((Found::Ended(_, Told::NotYet), until)) => (until, None),
-                    Ok((Found::Ended(cause, Told::Yes), until)) => (until, Some(Finish::TokenEnded(cause))),
-                    Ok((Found::Rotated, until)) => (until, Some(Finish::TokenRotated)),
-                    // It cannot be said since when.
-                    Ok((Found::NotFound, _)) => (Some(Millis(0)), Some(Finish::TokenUnknown)),
+                    // The ENDED event is still to come.
+                    Ok((Found::Ended(_, EndLogged::NotYet), until)) => (until, None),
+                    Ok((Found::Ended(cause, EndLogged::Yes), until)) => (until, Some(CloseReason::TokenEnded(cause))),
+                    Ok((Found::Rotated, until)) => (until, Some(CloseReason::TokenRotated)),
+                    // The time of the end is unknown: no event may be delivered.
+                    Ok((Found::NotFound, _)) => (Some(Millis(0)), Some(CloseReason::TokenUnknown)),
                     Err(Error::Corrupt { .. }) => (None, None),
                     Err(error) => return Err(error),
                 };
-                let pause = match &token.seen {
-                    Some(seen) if seen.until == until => (seen.pause * 2).min(RETRY),
-                    _ => A_LITTLE,
+                let recheck_pause = match &token.status {
+                    Some(status) if status.valid_until == valid_until => (status.recheck_pause * 2).min(RETRY_PAUSE),
+                    _ => MIN_RECHECK_PAUSE,
                 };
-                token.seen = Some(Seen { until, finish, looked_at: Instant::now(), pause });
+                token.status =
+                    Some(TokenStatus { valid_until, close_reason, checked_at: Instant::now(), recheck_pause });
             }
         }
         Ok(())
     }
 }
 
-/// Whether a session lives, or has its end still to be told.
-async fn lives(store: &Store, name: &SessionName, deadline: Instant) -> Result<bool, Error> {
-    match store.look(name, Proof::Named, View::Basic, deadline).await {
-        Ok(Found::Session(..) | Found::Ended(_, Told::NotYet)) | Err(Error::Corrupt { .. }) => Ok(true),
-        Ok(Found::Ended(_, Told::Yes) | Found::Rotated) => Ok(false),
-        // It may have vanished behind our back.
+/// Whether a session lives, or its ENDED event is still to come.
+async fn is_alive(store: &Store, name: &SessionRef, deadline: Instant) -> Result<bool, Error> {
+    match store.look(name, Credential::Id, View::Basic, deadline).await {
+        Ok(Found::Session(..) | Found::Ended(_, EndLogged::NotYet)) | Err(Error::Corrupt { .. }) => Ok(true),
+        Ok(Found::Ended(_, EndLogged::Yes) | Found::Rotated) => Ok(false),
+        // In the due set without a key: deleted out of band, and its ENDED event is still to come.
         Ok(Found::NotFound) => store.is_due(name, deadline).await,
         Err(error) => Err(error),
     }

@@ -1,124 +1,131 @@
-//! A watcher's place in the hub.
+//! Registration of a watcher with the hub: its wake-up, its progress, and its cursor into the ring.
 
 use std::{
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    hub::{Concerns, Hub, TAKE_BYTES, TAKE_SLOTS},
+    hub::{Hub, Interest, TAKE_BYTES, TAKE_SLOTS},
+    resume_token::ResumeToken,
     ring::Slot,
-    token::ResumeToken,
 };
 
-/// What the hub knows of a watcher.
+/// Time in ms that is added to a watcher's timeout while it reads from Redis: enough for several reads in sequence.
+const REDIS_ALLOWANCE_MS: u64 = 10_000;
+
+/// State of a watcher in the hub.
 pub(super) struct Watcher {
-    /// Number of the first slot that concerns it and that it has not taken.
-    pub first: Option<u64>,
-    pub concerns: Concerns,
-    pub shared: Arc<Shared>,
+    /// Number of the first slot of interest that the watcher has not taken. None: there is none before the ring's end.
+    pub first_pending: Option<u64>,
+    /// Which entries wake the watcher.
+    pub interest: Interest,
+    pub progress: Arc<WatcherProgress>,
 }
 
-/// The longest that a watcher waits for Redis in one go: for some reads, one after the other.
-const REDIS_TAKES: Duration = Duration::from_secs(10);
-
-/// What a watcher and the hub tell each other.
-pub(super) struct Shared {
+/// Wake-up and progress of a watcher, shared by the hub and the registration.
+pub(super) struct WatcherProgress {
+    /// Notified when an item of interest is appended to the ring.
     pub wake: Notify,
-    /// When its reader last let it go on, in ms since the hub was made; later than now while it may wait for Redis. One
-    /// whose reader reads gets there with every bookmark.
-    pub went_on: AtomicU64,
-    /// The longest that it may stand, in ms.
-    pub patience: u64,
+    /// Time of the watcher's last progress, in ms since the hub was created. In the future while it reads from Redis. A
+    /// watcher whose client reads makes progress with every bookmark.
+    pub progress_at: AtomicU64,
+    /// Maximum time without progress in ms. After it the hub evicts the watcher.
+    pub timeout_ms: u64,
 }
 
-/// What a watcher takes from the ring.
-pub enum Taken {
-    /// Slots in order, the first and perhaps later ones of its concern; and the number of the first one.
+impl WatcherProgress {
+    /// Whether the watcher has made no progress for longer than its timeout, at `now_ms` since the hub was created.
+    pub(super) fn is_slow(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.progress_at.load(Ordering::Relaxed)) > self.timeout_ms
+    }
+}
+
+/// What a watcher gets from the ring.
+pub enum Poll {
+    /// Number of the first slot, and slots in order. The first is of interest to the watcher, the others may be.
     Slots(u64, Vec<Slot>),
-    /// Nothing that concerns it, up to this token, before the slot of this number.
-    Nothing(Bytes, u64),
-    /// It fell off the ring: what it has not taken is in the log.
-    FellOff,
-    /// The hub has taken leave of it, for it read nothing for too long.
-    TooSlow,
+    /// Nothing of interest before the ring's end: the resume token of the end, and the number of the next slot.
+    AtEnd(Bytes, u64),
+    /// The ring has dropped slots that the watcher has not taken. They are in the log.
+    Overrun,
+    /// The hub has evicted the watcher as a slow consumer.
+    Evicted,
 }
 
-/// A watcher's place in the hub; leaves it when dropped.
+/// Registration of a watcher with the hub. Dropping it removes the watcher.
 pub struct Registration {
     pub(super) hub: Arc<Hub>,
     pub(super) id: u64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) progress: Arc<WatcherProgress>,
 }
 
 impl Registration {
+    /// Hub that the watcher is registered with.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
 
-    /// Returns when something that concerns the watcher may have come.
+    /// Returns when an item of interest may have been appended to the ring.
     pub async fn woken(&self) {
-        self.shared.wake.notified().await;
+        self.progress.wake.notified().await;
     }
 
-    /// The reader lets it go on.
-    pub fn go_on(&self) {
-        self.shared.went_on.store(self.hub.millis(), Ordering::Relaxed);
+    /// Marks progress: the stream was polled, so the client reads.
+    pub fn mark_progress(&self) {
+        self.progress.progress_at.store(self.hub.now_ms(), Ordering::Relaxed);
     }
 
-    /// The reader lets it go on, and from here on it may be Redis that it waits for.
-    pub fn go_on_with_redis(&self) {
-        let until = self.hub.millis() + REDIS_TAKES.as_millis() as u64;
-        self.shared.went_on.store(until, Ordering::Relaxed);
+    /// Marks progress before reads from Redis, whose time does not count against the client.
+    pub fn mark_progress_before_reads(&self) {
+        self.progress.progress_at.store(self.hub.now_ms() + REDIS_ALLOWANCE_MS, Ordering::Relaxed);
     }
 
-    /// Some of the next slots, from the first that concerns the watcher on. Where there is none the watcher stands at the
-    /// ring's end.
-    pub fn take(&self) -> Taken {
+    /// Takes some slots of the ring, from the first slot of interest on.
+    pub fn poll(&self) -> Poll {
         let mut guard = self.hub.state.lock();
         let state = &mut *guard;
-        let Some(watcher) = state.watchers.get_mut(&self.id) else { return Taken::TooSlow };
-        let Some(first) = watcher.first else {
-            return Taken::Nothing(state.token.clone(), state.ring.end());
+        let Some(watcher) = state.watchers.get_mut(&self.id) else { return Poll::Evicted };
+        let Some(first) = watcher.first_pending else {
+            return Poll::AtEnd(state.end_token.clone(), state.ring.end());
         };
         if first < state.ring.first() {
-            return Taken::FellOff;
+            return Poll::Overrun;
         }
         let mut bytes = 0;
         let fits = |slot: &&Slot| {
-            let first_or_fits = bytes < TAKE_BYTES;
+            let is_below_limit = bytes < TAKE_BYTES;
             bytes += slot.bytes;
-            first_or_fits
+            is_below_limit
         };
         let slots: Vec<Slot> = state.ring.from(first).take(TAKE_SLOTS).take_while(fits).cloned().collect();
         let next = first + slots.len() as u64;
-        watcher.first = (next < state.ring.end()).then_some(next);
-        Taken::Slots(first, slots)
+        watcher.first_pending = (next < state.ring.end()).then_some(next);
+        Poll::Slots(first, slots)
     }
 
-    /// Gives back what was taken from this number on.
-    pub fn give_back(&self, number: u64) {
+    /// Returns the slots from this number on, so that the next [`Registration::poll`] takes them again.
+    pub fn return_slots(&self, number: u64) {
         if let Some(watcher) = self.hub.state.lock().watchers.get_mut(&self.id) {
-            watcher.first = Some(number);
+            watcher.first_pending = Some(number);
         }
     }
 
-    /// Number that the ring's next slot will have.
+    /// Number that the next slot of the ring will have.
     pub fn end(&self) -> u64 {
         self.hub.state.lock().ring.end()
     }
 
-    /// Moves the watcher to the ring's end, and says where that is: what stands before it is in the log.
+    /// Moves the watcher to the ring's end and returns its position. Entries before it are in the log.
     pub fn skip_to_end(&self) -> ResumeToken {
         let mut state = self.hub.state.lock();
         if let Some(watcher) = state.watchers.get_mut(&self.id) {
-            watcher.first = None;
+            watcher.first_pending = None;
         }
-        state.at.clone()
+        state.end.clone()
     }
 }
 
@@ -126,6 +133,6 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let mut state = self.hub.state.lock();
         self.hub.remove(&mut state, self.id);
-        state.open -= 1;
+        state.open_watches -= 1;
     }
 }

@@ -1,4 +1,4 @@
-//! The latest changes of all partitions in order of arrival, and the resume token after each.
+//! Ring of the latest log entries of all partitions in order of arrival, each with the resume token after it.
 
 use std::{collections::VecDeque, sync::Arc, sync::OnceLock};
 
@@ -9,94 +9,109 @@ use crate::{
     store::{self, Partition, Position},
 };
 
-/// Why changes were missed.
+/// Why a watcher missed events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Resync {
-    /// The log no longer reaches back.
+pub enum ResyncReason {
+    /// The log no longer reaches back to the position.
     Compacted,
-    /// History was rewound.
+    /// A failover lost history.
     RolledBack,
     /// The store was emptied or exchanged.
     Flushed,
-    /// The watcher was too slow; the only one that ends a watch.
+    /// The client is a slow consumer. The only reason that ends the watch.
     SlowConsumer,
 }
 
-/// What everybody missed, at one place of the ring.
-pub struct Missed {
-    pub reason: Resync,
-    /// None = it cannot be said.
-    pub lost: Option<Lost>,
+/// A gap in the ring: events before it may be missing.
+pub struct Gap {
+    /// Reason that the watchers receive.
+    pub reason: ResyncReason,
+    /// Entries that a rollback removed. None: unknown, every session is affected.
+    pub rolled_back: Option<RolledBack>,
 }
 
-/// What a rewind took back.
-pub struct Lost {
-    pub links: Vec<Link>,
-    /// Where history forked, of each partition concerned.
-    pub from: Vec<(Partition, Position)>,
+/// Entries of the ring that a rollback removed from the logs.
+pub struct RolledBack {
+    /// Removed entries.
+    pub entries: Vec<LogEntry>,
+    /// Last common position of both branches, for each affected partition.
+    pub forks: Vec<(Partition, Position)>,
 }
 
-impl Lost {
-    /// Where history forked, if this is a position of what was lost.
-    pub fn fork_below(&self, partition: Partition, position: Position) -> Option<Position> {
-        let is_it = |link: &&Link| link.partition == partition && link.position == position;
-        self.links.iter().find(is_it)?;
-        self.from.iter().find(|(of, _)| *of == partition).map(|(_, from)| *from)
+impl RolledBack {
+    /// Returns the fork of the partition if the entry at this position was removed.
+    pub fn fork_before(&self, partition: Partition, position: Position) -> Option<Position> {
+        let is_at = |entry: &&LogEntry| entry.partition == partition && entry.position == position;
+        self.entries.iter().find(is_at)?;
+        self.forks.iter().find(|(of, _)| *of == partition).map(|(_, fork)| *fork)
     }
 }
 
-/// One change, and the bytes it was rendered to: by whom it is delivered first, for all others too.
-pub struct Entry {
+/// An event and its encoded forms, shared by all watchers that receive it.
+pub struct SharedEvent {
+    /// The event.
     pub event: Event,
+    /// Encoded event of each view, filled by the first watcher that delivers it.
     rendered: [OnceLock<Bytes>; 2],
 }
 
-impl Entry {
+impl SharedEvent {
+    /// An event that is not encoded yet.
     pub fn new(event: Event) -> Self {
-        Entry { event, rendered: Default::default() }
+        SharedEvent { event, rendered: Default::default() }
     }
 
-    /// The bytes of this event in this view, rendered once.
+    /// Returns the encoded event in this view. Calls `render` only the first time.
     pub fn rendered(&self, view: View, render: impl FnOnce(&Event) -> Bytes) -> &Bytes {
         self.rendered[view as usize].get_or_init(|| render(&self.event))
     }
 }
 
-/// A change, its place in its partition's log, and the place before it.
+/// A log entry with its event ready for sharing.
 #[derive(Clone)]
-pub struct Link {
+pub struct LogEntry {
+    /// Partition of the log.
     pub partition: Partition,
+    /// Position of the entry.
     pub position: Position,
+    /// Position of the entry before it in the same partition.
     pub previous: Position,
-    pub entry: Arc<Entry>,
+    /// Event of the entry.
+    pub shared: Arc<SharedEvent>,
 }
 
-impl Link {
+impl LogEntry {
+    /// Wraps the event of a stored entry for sharing.
     pub fn new(entry: store::Entry) -> Self {
         let store::Entry { partition, position, previous, event } = entry;
-        Link { partition, position, previous, entry: Arc::new(Entry::new(event)) }
+        LogEntry { partition, position, previous, shared: Arc::new(SharedEvent::new(event)) }
     }
 }
 
-/// What stands at one place of the ring.
+/// Content of a slot.
 #[derive(Clone)]
 pub enum Item {
-    Change(Link),
-    Missed(Arc<Missed>),
+    /// A log entry.
+    Entry(LogEntry),
+    /// A gap.
+    Gap(Arc<Gap>),
 }
 
-/// An item, and the resume token after it.
+/// Slot of the ring.
 #[derive(Clone)]
 pub struct Slot {
+    /// Content.
     pub item: Item,
+    /// Resume token after the item.
     pub token: Bytes,
+    /// Approximate size in memory.
     pub bytes: usize,
 }
 
-/// The slots by their number, which counts from the start of the process.
-pub struct Ring {
+/// The latest slots. They are numbered from the start of the process.
+pub(super) struct Ring {
     slots: VecDeque<Slot>,
-    /// Number of the first slot kept.
+    /// Number of the oldest slot.
     first: u64,
     bytes: usize,
     max_slots: usize,
@@ -104,56 +119,62 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub fn new(max_slots: usize, max_bytes: usize) -> Self {
+    /// An empty ring that drops its oldest slots beyond these limits. It keeps the last slot even if that is larger
+    /// than `max_bytes`.
+    pub(super) fn new(max_slots: usize, max_bytes: usize) -> Self {
         Ring { slots: VecDeque::new(), first: 0, bytes: 0, max_slots, max_bytes }
     }
 
-    /// Number of the first slot kept.
-    pub fn first(&self) -> u64 {
+    /// Number of the oldest slot.
+    pub(super) fn first(&self) -> u64 {
         self.first
     }
 
     /// Number that the next slot will have.
-    pub fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
 
-    /// The slots from this number on; it must not be before the first.
-    pub fn from(&self, number: u64) -> impl Iterator<Item = &Slot> {
-        self.slots.range((number - self.first) as usize..)
+    /// Returns the slots from this number on. The number must not be below [`Ring::first`].
+    pub(super) fn from(&self, number: u64) -> impl Iterator<Item = &Slot> {
+        let skipped = usize::try_from(number - self.first).unwrap_or(usize::MAX).min(self.slots.len());
+        self.slots.range(skipped..)
     }
 
-    /// The changes of a partition that led to this position, the newest first; as far as they are here.
-    pub fn history(&self, partition: Partition, position: Position) -> Vec<Link> {
-        let mut at = position;
-        let changes = self.slots.iter().rev().filter_map(|slot| match &slot.item {
-            Item::Change(link) if link.partition == partition => Some(link),
-            Item::Change(_) | Item::Missed(_) => None,
+    /// Returns the chain of entries of a partition that ends at this position, newest first. It ends with the oldest
+    /// entry in the ring.
+    pub(super) fn history(&self, partition: Partition, position: Position) -> Vec<LogEntry> {
+        let mut expected = position;
+        let entries = self.slots.iter().rev().filter_map(|slot| match &slot.item {
+            Item::Entry(entry) if entry.partition == partition => Some(entry),
+            Item::Entry(_) | Item::Gap(_) => None,
         });
         let mut history = Vec::new();
-        for link in changes {
-            if link.position == at {
-                at = link.previous;
-                history.push(link.clone());
+        for entry in entries {
+            if entry.position == expected {
+                expected = entry.previous;
+                history.push(entry.clone());
             }
         }
         history
     }
 
-    /// What took back the change at this position; None = not known here.
-    pub fn taken_back(&self, partition: Partition, position: Position) -> Option<Arc<Missed>> {
+    /// Returns the gap of the latest rollback that removed the entry at this position. None: the ring has no such gap.
+    pub(super) fn rollback_of(&self, partition: Partition, position: Position) -> Option<Arc<Gap>> {
         self.slots.iter().rev().find_map(|slot| {
-            let Item::Missed(missed) = &slot.item else { return None };
-            missed.lost.as_ref()?.fork_below(partition, position).map(|_| missed.clone())
+            let Item::Gap(gap) = &slot.item else { return None };
+            gap.rolled_back.as_ref()?.fork_before(partition, position).map(|_| gap.clone())
         })
     }
 
-    pub fn push(&mut self, item: Item, token: Bytes) {
-        let bytes = token.len() + item.weight();
+    /// Appends an item with the resume token after it, and drops the oldest slots beyond the limits.
+    pub(super) fn push(&mut self, item: Item, token: Bytes) {
+        let bytes = token.len() + item.bytes();
         self.bytes += bytes;
         self.slots.push_back(Slot { item, token, bytes });
-        while self.slots.len() > self.max_slots || self.bytes > self.max_bytes && self.slots.len() > 1 {
-            let dropped = self.slots.pop_front().expect("it is not empty");
+        while (self.slots.len() > self.max_slots || self.bytes > self.max_bytes && self.slots.len() > 1)
+            && let Some(dropped) = self.slots.pop_front()
+        {
             self.bytes -= dropped.bytes;
             self.first += 1;
         }
@@ -161,11 +182,11 @@ impl Ring {
 }
 
 impl Item {
-    /// About what it takes in memory: the event, and as much again for each rendering.
-    fn weight(&self) -> usize {
+    /// Approximate size in memory: that of the event, and as much again for each of its two encoded forms.
+    fn bytes(&self) -> usize {
         match self {
-            Item::Missed(missed) => 64 * (1 + missed.lost.as_ref().map_or(0, |lost| lost.links.len())),
-            Item::Change(link) => 3 * link.entry.event.size(),
+            Item::Gap(gap) => 64 * (1 + gap.rolled_back.as_ref().map_or(0, |lost| lost.entries.len())),
+            Item::Entry(entry) => 3 * entry.shared.event.size(),
         }
     }
 }
@@ -175,11 +196,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_ring_drops_its_oldest() {
+    fn ring_full_drops_oldest_slots() {
         let mut ring = Ring::new(3, usize::MAX);
         for n in 0..5u8 {
-            let missed = Missed { reason: Resync::Flushed, lost: None };
-            ring.push(Item::Missed(Arc::new(missed)), Bytes::from(vec![n]));
+            let gap = Gap { reason: ResyncReason::Flushed, rolled_back: None };
+            ring.push(Item::Gap(Arc::new(gap)), Bytes::from(vec![n]));
         }
         assert_eq!((ring.first(), ring.end()), (2, 5));
         assert_eq!(ring.from(3).map(|slot| slot.token[0]).collect::<Vec<_>>(), [3, 4]);

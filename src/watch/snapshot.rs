@@ -1,8 +1,9 @@
-//! The state that a watch begins with, and begins again with after a resync.
+//! Snapshot of the matching sessions, which a watch with `initial_state` sends at its start and after every resync.
 //!
-//! The positions are noted, then the sessions are listed and read, while changes go on; then the changes since the noted
-//! positions are told, but for those that the state told has already. Where the ring ended when the last session was read
-//! the state is complete: it is what was true at exactly that position.
+//! The subscription notes the positions of the logs, then lists and reads the sessions while changes continue. It then
+//! delivers the changes after the noted positions, except those that a sent session includes already. The snapshot is
+//! complete at the position that the ring's end had after the last session was read: it is the state at exactly that
+//! position.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -13,132 +14,134 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    session::{Change, Event, Proof, Revision, Session, SessionId, SessionName, Subject, View},
+    session::{Change, Credential, Event, Revision, Session, SessionId, SessionRef, Subject, View},
     store::{Error, Found, ListPosition, Partition},
 };
 
 use super::{
-    feed::READ_TIMEOUT,
-    filter::{Filter, Scope, Seen},
-    lifetime::Finish,
-    ring::Entry,
-    subscription::{BATCH_BYTES, Batch, Matched, RETRY, Subscription},
-    token::ResumeToken,
+    READ_TIMEOUT, RETRY_PAUSE,
+    filter::{Filter, Scope, Visibility},
+    lifetime::CloseReason,
+    response::{BATCH_BYTES, Batch, MatchedEvent},
+    resume_token::ResumeToken,
+    ring::SharedEvent,
+    subscription::Subscription,
 };
 
-/// Sessions read at once, and kept until they are told; fewer where they come with all that is in them.
-const AT_ONCE: usize = 100;
-const WHOLE_AT_ONCE: usize = 16;
+/// Number of sessions that are read at once and held until they are sent.
+const PAGE_SIZE: usize = 100;
+/// Number of sessions that are read at once in the FULL view, whose sessions are larger.
+const FULL_PAGE_SIZE: usize = 16;
 
-/// A state that is being told.
-pub struct Snapshot {
-    listing: Listing,
+/// A snapshot that is being sent.
+pub(super) struct Snapshot {
+    unread: Listing,
     view: View,
-    /// Read and not told yet.
-    ready: VecDeque<Matched>,
-    /// Where the log was before anything was read.
-    noted: ResumeToken,
-    /// How often history had been rewound by then.
-    times_rewound: u64,
-    /// Sessions told as they were after that: what happened to them up to then is told with them.
-    newer: HashMap<SessionId, Newer>,
-    /// Where the ring ended when everything was read; None = that is still to come.
+    /// Sessions that were read and not sent yet.
+    ready: VecDeque<MatchedEvent>,
+    /// Positions of the logs before the first read.
+    start: ResumeToken,
+    /// Number of rollbacks before the first read.
+    rollback_count: u64,
+    /// Sessions that were read at a revision after `start`. Their changes up to that revision are not delivered again.
+    ahead: HashMap<SessionId, ReadAhead>,
+    /// Number of the ring's next slot after the last read. None: sessions are still to be read.
     complete_at: Option<u64>,
 }
 
-/// A session that was told newer than where the log was.
-struct Newer {
+/// A session that was read at a revision after the start of the snapshot.
+struct ReadAhead {
     revision: Revision,
-    /// Whether the change that it was told with has come: until then a failover may have taken it back.
-    is_proven: bool,
+    /// Whether the feed has delivered the change with this revision. Before that, a failover may have lost it.
+    is_confirmed: bool,
 }
 
-/// What is still to be read.
+/// Sessions that are still to be read.
 enum Listing {
     Ids(VecDeque<SessionId>),
     Namespace(ListPosition),
-    /// What a subject's index got after this, in us.
+    /// Entries of a subject index that were added after this time in us.
     Subject(Subject, u64),
 }
 
 impl Snapshot {
-    /// Of everything that matches.
-    pub fn of_all(filter: &Filter, view: View, noted: ResumeToken, times_rewound: u64) -> Self {
-        let listing = match &filter.scope {
+    /// A snapshot of all sessions that match the filter.
+    pub(super) fn of_all(filter: &Filter, view: View, start: ResumeToken, rollback_count: u64) -> Self {
+        let unread = match &filter.scope {
             Scope::Ids(ids) => Listing::Ids(ids.iter().copied().collect()),
             Scope::Namespace => Listing::Namespace(ListPosition::After(Partition(0), None)),
             Scope::Subject(name) => {
                 Listing::Subject(Subject { namespace: filter.namespace.clone(), name: name.clone() }, 0)
             }
         };
-        Snapshot { listing, ..Snapshot::of_ids([], view, noted, times_rewound) }
+        Snapshot { unread, ..Snapshot::of_ids([], view, start, rollback_count) }
     }
 
-    /// Of these, where they match.
-    pub fn of_ids(
+    /// A snapshot of those sessions with these ids that match the filter.
+    pub(super) fn of_ids(
         ids: impl IntoIterator<Item = SessionId>,
         view: View,
-        noted: ResumeToken,
-        times_rewound: u64,
+        start: ResumeToken,
+        rollback_count: u64,
     ) -> Self {
-        let listing = Listing::Ids(ids.into_iter().collect());
+        let unread = Listing::Ids(ids.into_iter().collect());
         Snapshot {
-            listing,
+            unread,
             view,
             ready: VecDeque::new(),
-            noted,
-            times_rewound,
-            newer: HashMap::new(),
+            start,
+            rollback_count,
+            ahead: HashMap::new(),
             complete_at: None,
         }
     }
 
-    /// Whether all of it was read and told, but for the changes meanwhile.
-    pub fn is_read(&self) -> bool {
+    /// Whether all sessions were read and sent. Changes during the reads may still be undelivered.
+    pub(super) fn is_sent(&self) -> bool {
         self.complete_at.is_some()
     }
 
-    /// Whether it is complete before the slot of this number.
-    pub fn is_complete_at(&self, number: u64) -> bool {
-        self.complete_at.is_some_and(|at| number >= at)
+    /// Whether the snapshot is complete before the slot with this number.
+    pub(super) fn is_complete_at(&self, number: u64) -> bool {
+        self.complete_at.is_some_and(|complete_at| number >= complete_at)
     }
 
-    /// Whether the state told has this change already.
-    pub fn covers(&mut self, event: &Event) -> bool {
-        let Some(newer) = self.newer.get_mut(&event.session.name.id) else { return false };
-        newer.is_proven |= newer.revision == event.revision;
-        newer.revision >= event.revision
+    /// Whether a session of the snapshot includes this change. Also confirms the session's revision.
+    pub(super) fn includes(&mut self, event: &Event) -> bool {
+        let Some(ahead) = self.ahead.get_mut(&event.session.name.id) else { return false };
+        ahead.is_confirmed |= ahead.revision == event.revision;
+        ahead.revision >= event.revision
     }
 
-    /// Whether all of it was read from one history: else it says of none that it is not there.
-    pub fn is_of_one_history(&self, times_rewound: u64) -> bool {
-        self.times_rewound == times_rewound
+    /// Whether all sessions were read from one history. If not, a session that was not found may exist.
+    pub(super) fn is_of_one_history(&self, rollback_count: u64) -> bool {
+        self.rollback_count == rollback_count
     }
 
-    /// Sessions told as they never were, as far as the log tells: a failover took back what they were told with.
-    pub fn unproven(&self) -> Vec<SessionId> {
-        self.newer.iter().filter(|(_, newer)| !newer.is_proven).map(|(id, _)| *id).collect()
+    /// Sessions that were sent at a revision that the log does not contain, because a failover lost it.
+    pub(super) fn unconfirmed(&self) -> Vec<SessionId> {
+        self.ahead.iter().filter(|(_, ahead)| !ahead.is_confirmed).map(|(id, _)| *id).collect()
     }
 }
 
 impl Subscription {
-    /// Tells some of the state; None = go on.
-    pub(super) async fn tell_state(&mut self) -> Result<Option<Batch>, Finish> {
+    /// Sends a part of the snapshot. None: nothing to send yet; call again.
+    pub(super) async fn send_snapshot(&mut self) -> Result<Option<Batch>, CloseReason> {
         let Some(mut snapshot) = self.snapshot.take() else { return Ok(None) };
         if snapshot.ready.is_empty() {
-            match self.read_some(&mut snapshot).await {
+            match self.read_sessions(&mut snapshot).await {
                 Ok(true) => {}
-                // What happened while it was read is in the ring by then.
-                Ok(false) if self.registration.hub().refresh().await.is_some() => {
+                // After the barrier, the changes during the reads are in the ring.
+                Ok(false) if self.registration.hub().read_barrier().await.is_some() => {
                     snapshot.complete_at = Some(self.registration.end());
                 }
-                // Silence tells the reader that another instance may be better.
-                answer => {
-                    if let Err(error) = answer {
-                        tracing::debug!(%error, "a watch waits for the state");
+                // Nothing is sent while Redis fails: a silent stream makes the client try another instance.
+                outcome => {
+                    if let Err(error) = outcome {
+                        tracing::debug!(%error, "snapshot read failed; retrying");
                     }
                     self.snapshot = Some(snapshot);
-                    sleep(RETRY).await;
+                    sleep(RETRY_PAUSE).await;
                     return Ok(None);
                 }
             }
@@ -147,22 +150,23 @@ impl Subscription {
         while bytes < BATCH_BYTES
             && let Some(matched) = snapshot.ready.pop_front()
         {
-            bytes += matched.entry.event.size();
+            bytes += matched.shared.event.size();
             events.push(matched);
         }
         self.snapshot = Some(snapshot);
-        Ok(self.batch_or_silence(events))
+        Ok(self.batch_unless_silent(events))
     }
 
-    /// Reads some sessions; false = that was all. Nothing is lost of what could not be read: it is tried again.
-    async fn read_some(&self, snapshot: &mut Snapshot) -> Result<bool, Error> {
+    /// Reads the next page of sessions; false if all were read. A page that cannot be read is read again by the next
+    /// call.
+    async fn read_sessions(&self, snapshot: &mut Snapshot) -> Result<bool, Error> {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let limit = if snapshot.view == View::Full { WHOLE_AT_ONCE } else { AT_ONCE };
-        let (ids, rest) = match &snapshot.listing {
+        let limit = if snapshot.view == View::Full { FULL_PAGE_SIZE } else { PAGE_SIZE };
+        let (ids, unread) = match &snapshot.unread {
             Listing::Ids(ids) if ids.is_empty() => return Ok(false),
             Listing::Ids(ids) => {
-                let rest = ids.iter().skip(limit).copied().collect();
-                (ids.iter().take(limit).copied().collect(), Listing::Ids(rest))
+                let unread = ids.iter().skip(limit).copied().collect();
+                (ids.iter().take(limit).copied().collect(), Listing::Ids(unread))
             }
             Listing::Namespace(from) => {
                 let page = self.store.list(&self.filter.namespace, from.clone(), limit, deadline).await?;
@@ -170,42 +174,43 @@ impl Subscription {
             }
             Listing::Subject(subject, after) => {
                 let entries = self.store.entries_after(subject, *after, limit, deadline).await?;
-                let rest = entries.last().map(|last| Listing::Subject(subject.clone(), last.added));
-                (entries.iter().map(|entry| entry.id).collect(), rest.unwrap_or(Listing::Ids(VecDeque::new())))
+                let unread = entries.last().map(|last| Listing::Subject(subject.clone(), last.added));
+                (entries.iter().map(|entry| entry.id).collect(), unread.unwrap_or(Listing::Ids(VecDeque::new())))
             }
         };
-        let found = self.read_sessions(&ids, snapshot.view).await?;
-        snapshot.listing = rest;
-        for session in found.into_iter().filter(|session| self.filter.holds(session)) {
+        let sessions = self.read_live(&ids, snapshot.view).await?;
+        snapshot.unread = unread;
+        for session in sessions.into_iter().filter(|session| self.filter.matches(session)) {
             let (id, revision) = (session.name.id, session.revision);
-            let noted = snapshot.noted.positions[self.store.partition_of(&id).index()];
-            if revision > noted.revision {
-                let told = snapshot.newer.entry(id).or_insert(Newer { revision, is_proven: false });
-                if revision > told.revision {
-                    *told = Newer { revision, is_proven: false };
+            let start = snapshot.start.positions[self.store.partition_of(&id).index()];
+            if revision > start.revision {
+                let ahead = snapshot.ahead.entry(id).or_insert(ReadAhead { revision, is_confirmed: false });
+                if revision > ahead.revision {
+                    *ahead = ReadAhead { revision, is_confirmed: false };
                 }
             }
             let event =
                 Event { change: Change::Updated, revision, session, changed_attributes: Vec::new(), before: None };
-            snapshot.ready.push_back(Matched { entry: Arc::new(Entry::new(event)), seen: Seen::Present });
+            let shared = Arc::new(SharedEvent::new(event));
+            snapshot.ready.push_back(MatchedEvent { shared, visibility: Visibility::Present });
         }
         Ok(true)
     }
 
-    /// Those that live.
-    async fn read_sessions(&self, ids: &[SessionId], view: View) -> Result<Vec<Session>, Error> {
-        let proof = self.lifetime.proof().unwrap_or(Proof::Named);
-        // A list may have an id twice.
+    /// Reads those of the sessions that live.
+    async fn read_live(&self, ids: &[SessionId], view: View) -> Result<Vec<Session>, Error> {
+        let credential = self.lifetime.credential().unwrap_or(Credential::Id);
+        // A listing may return an id twice.
         let ids: HashSet<SessionId> = ids.iter().copied().collect();
-        let looks = ids.into_iter().map(async |id| {
-            let name = SessionName { namespace: self.filter.namespace.clone(), id };
-            match self.store.look(&name, proof, view, Instant::now() + READ_TIMEOUT).await {
+        let reads = ids.into_iter().map(async |id| {
+            let name = SessionRef { namespace: self.filter.namespace.clone(), id };
+            match self.store.look(&name, credential, view, Instant::now() + READ_TIMEOUT).await {
                 Ok(Found::Session(session, _)) => Ok(Some(session)),
                 Ok(Found::NotFound | Found::Ended(..) | Found::Rotated) | Err(Error::Corrupt { .. }) => Ok(None),
                 Err(error) => Err(error),
             }
         });
-        let found: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+        let found: Vec<_> = stream::iter(reads).buffer_unordered(PAGE_SIZE).collect().await;
         found.into_iter().filter_map(Result::transpose).collect()
     }
 }

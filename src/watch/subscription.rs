@@ -1,4 +1,5 @@
-//! One watcher: a cursor into the ring, a filter, a wake-up.
+//! Subscription of one watcher: a cursor into the ring, a filter and a wake-up, which yield the responses of the
+//! stream.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,240 +13,227 @@ use crate::{
 };
 
 use super::{
-    behind::Behind,
+    RETRY_PAUSE,
     bookmark::Bookmarks,
-    filter::{Filter, Seen},
-    lifetime::{Finish, Lifetime},
-    registration::{Registration, Taken},
-    ring::{Entry, Item, Missed, Resync, Slot},
+    catch_up::CatchUp,
+    filter::Filter,
+    lifetime::{CloseReason, Lifetime},
+    registration::{Poll, Registration},
+    response::{BATCH_BYTES, Batch, Control, Events, MatchedEvent},
+    resume_token::ResumeToken,
+    ring::{Gap, Item, ResyncReason, SharedEvent, Slot},
     snapshot::Snapshot,
-    token::ResumeToken,
 };
 
-/// Of the events in one batch, but for the last event.
-pub(super) const BATCH_BYTES: usize = 512 * 1024;
-/// How soon Redis is asked again that did not answer.
-pub(super) const RETRY: Duration = Duration::from_millis(250);
-
-/// An event that the watcher is told of.
-pub struct Matched {
-    pub entry: Arc<Entry>,
-    pub seen: Seen,
-}
-
-/// What comes after the events of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Control {
-    /// Nothing is missing up to this time of Redis, in us.
-    Bookmark { as_of: u64 },
-    /// The state that was asked for is complete.
-    Synced,
-    /// Changes of these sessions were missed; empty = of any.
-    Resync { reason: Resync, ids: Vec<SessionId> },
-}
-
-/// What the watcher is told in one response.
-pub struct Batch {
-    pub events: Vec<Matched>,
-    pub control: Option<Control>,
-    /// The position after it.
-    pub token: Bytes,
-}
-
+/// Where the subscription reads its events.
 pub(super) enum Phase {
-    /// Reads the log up to where the ring goes on.
-    Behind(Behind),
+    /// From the log, up to the position at which the ring continues.
+    CatchingUp(CatchUp),
+    /// From the ring.
     Live,
-    /// The last response was sent.
-    Over,
+    /// Nowhere: the final response was sent.
+    Closed,
 }
 
-/// Whether a watch tells the state first, and after every resync.
+/// Whether a watch sends a snapshot at its start and after every resync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    NotAsked,
-    Asked(View),
+pub enum InitialState {
+    /// It sends no snapshot.
+    NotRequested,
+    /// It sends a snapshot in this view.
+    Requested(View),
 }
 
-/// What a subscription starts with.
-pub struct Start {
+/// Options of a new subscription.
+pub struct SubscriptionOptions {
+    /// Which events are delivered.
     pub filter: Filter,
+    /// When the watch closes.
     pub lifetime: Lifetime,
+    /// Maximum time between two responses of a healthy stream.
     pub bookmark_interval: Duration,
-    /// None = from the ring's end on.
+    /// Position after which events are delivered. None: the ring's end at registration.
     pub resume: Option<ResumeToken>,
-    pub state: State,
-    /// Time of Redis in us at which the ring's end was the log's.
+    /// Whether a snapshot is sent.
+    pub initial_state: InitialState,
+    /// Time in us of the tail read before the registration, Redis clock. The first bookmark has it.
     pub as_of: u64,
 }
 
-/// One watcher.
+/// Subscription of one watcher.
 pub struct Subscription {
     pub(super) store: Arc<Store>,
     pub(super) registration: Registration,
     pub(super) filter: Filter,
     pub(super) lifetime: Lifetime,
-    /// Why it is over, as soon as what came before is told.
-    pub(super) finish: Option<Finish>,
+    /// Why the stream closes after the events that were collected. None: it stays open.
+    pub(super) close_reason: Option<CloseReason>,
     pub(super) phase: Phase,
-    state: State,
-    /// The state that is being told.
+    initial_state: InitialState,
+    /// Snapshot that is being sent. None: not requested, or complete.
     pub(super) snapshot: Option<Snapshot>,
-    /// Position after what was looked at.
+    /// Resume token after the last processed entry.
     pub(super) token: Bytes,
-    /// Position after the last batch: where to go on, should the watch end.
-    told: Bytes,
-    told_at: Instant,
+    /// Resume token of the last response. The final response repeats it.
+    sent_token: Bytes,
+    /// Time of the last response.
+    sent_at: Instant,
     bookmarks: Bookmarks,
     draining: CancellationToken,
 }
 
 impl Subscription {
-    /// Goes on from where the hub registered it.
+    /// A subscription with the registration and position that [`super::Hub::register`] returned. It closes when
+    /// `draining` is cancelled.
     pub fn new(
         store: Arc<Store>,
         (registration, end): (Registration, ResumeToken),
-        start: Start,
+        options: SubscriptionOptions,
         draining: CancellationToken,
     ) -> Self {
-        let token = start.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
-        let snapshot = match (&start.resume, start.state) {
-            (None, State::Asked(view)) => {
-                Some(Snapshot::of_all(&start.filter, view, end.clone(), registration.hub().times_rewound()))
+        let token = options.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
+        let snapshot = match (&options.resume, options.initial_state) {
+            (None, InitialState::Requested(view)) => {
+                Some(Snapshot::of_all(&options.filter, view, end.clone(), registration.hub().rollback_count()))
             }
-            (Some(_), _) | (None, State::NotAsked) => None,
+            (Some(_), _) | (None, InitialState::NotRequested) => None,
         };
-        // What stands before the state is told by it.
-        let mut bookmarks = Bookmarks::new(start.bookmark_interval);
+        // The stream starts with a bookmark, or with a snapshot, which `synced` completes.
+        let mut bookmarks = Bookmarks::new(options.bookmark_interval);
         if snapshot.is_none() {
-            bookmarks.note(start.as_of, &registration);
+            bookmarks.set_due(options.as_of, &registration);
         }
-        let phase = match start.resume {
-            Some(at) => Phase::Behind(Behind::resumed(at, end)),
+        let phase = match options.resume {
+            Some(resume) => Phase::CatchingUp(CatchUp::resumed(resume, end)),
             None => Phase::Live,
         };
         Subscription {
             store,
             registration,
-            filter: start.filter,
-            lifetime: start.lifetime,
-            finish: None,
+            filter: options.filter,
+            lifetime: options.lifetime,
+            close_reason: None,
             phase,
-            state: start.state,
+            initial_state: options.initial_state,
             snapshot,
-            told: token.clone(),
-            told_at: Instant::now(),
+            sent_token: token.clone(),
+            sent_at: Instant::now(),
             token,
             bookmarks,
             draining,
         }
     }
 
-    /// The next response, or why there is none any more.
-    pub async fn next(&mut self) -> Result<Batch, Finish> {
+    /// Returns the next response, or the reason why the stream is closed.
+    pub async fn next(&mut self) -> Result<Batch, CloseReason> {
         let draining = self.draining.clone();
         let batch = tokio::select! {
             biased;
-            () = draining.cancelled() => self.last_words()?,
+            () = draining.cancelled() => self.final_batch()?,
             batch = self.advance() => batch?,
         };
-        self.told = batch.token.clone();
-        self.told_at = Instant::now();
+        self.sent_token = batch.token.clone();
+        self.sent_at = Instant::now();
         Ok(batch)
     }
 
-    /// Tells where to go on elsewhere, then ends. What was taken but not told yet is not behind that.
-    fn last_words(&mut self) -> Result<Batch, Finish> {
-        match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Over => Err(Finish::Draining),
-            Phase::Behind(_) | Phase::Live => Ok(Batch { events: Vec::new(), control: None, token: self.told.clone() }),
+    /// Returns the final response, which repeats the last resume token, then fails. Entries that were taken and not
+    /// sent are after that token.
+    fn final_batch(&mut self) -> Result<Batch, CloseReason> {
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Closed => Err(CloseReason::Draining),
+            Phase::CatchingUp(_) | Phase::Live => {
+                Ok(Batch { events: Vec::new(), control: None, token: self.sent_token.clone() })
+            }
         }
     }
 
-    async fn advance(&mut self) -> Result<Batch, Finish> {
+    async fn advance(&mut self) -> Result<Batch, CloseReason> {
         loop {
-            self.registration.go_on();
-            if let Some(finish) = self.finish.take() {
-                return Err(finish);
+            self.registration.mark_progress();
+            if let Some(reason) = self.close_reason.take() {
+                return Err(reason);
             }
-            let told = match (&self.phase, &self.snapshot) {
-                (Phase::Over, _) => return Err(Finish::Draining),
-                // Boxed: seldom needed, and large.
-                (_, Some(snapshot)) if !snapshot.is_read() => {
-                    self.registration.go_on_with_redis();
-                    Box::pin(self.tell_state()).await?
+            let batch = match (&self.phase, &self.snapshot) {
+                (Phase::Closed, _) => return Err(CloseReason::Draining),
+                // Boxed: rarely used, and large.
+                (_, Some(snapshot)) if !snapshot.is_sent() => {
+                    self.registration.mark_progress_before_reads();
+                    Box::pin(self.send_snapshot()).await?
                 }
-                (Phase::Behind(_), _) => {
-                    self.registration.go_on_with_redis();
+                (Phase::CatchingUp(_), _) => {
+                    self.registration.mark_progress_before_reads();
                     Box::pin(self.catch_up()).await?
                 }
-                (Phase::Live, _) => self.live().await?,
+                (Phase::Live, _) => self.read_ring().await?,
             };
-            if let Some(batch) = told {
-                self.registration.go_on();
+            if let Some(batch) = batch {
+                self.registration.mark_progress();
                 return Ok(batch);
             }
         }
     }
 
-    pub(super) fn batch(&self, events: Vec<Matched>, control: Option<Control>) -> Batch {
+    /// Builds a response at the current position and counts its events.
+    pub(super) fn batch(&self, events: Vec<MatchedEvent>, control: Option<Control>) -> Batch {
         self.registration.hub().metrics.events_delivered.inc_by(events.len() as u64);
         Batch { events, control, token: self.token.clone() }
     }
 
-    /// The same, unless there is nothing to tell and the reader has heard of us lately.
-    pub(super) fn batch_or_silence(&self, events: Vec<Matched>) -> Option<Batch> {
-        let is_silent = events.is_empty() && self.told_at.elapsed() < self.bookmarks.interval;
+    /// Builds a response if there are events, or if the last response is older than the bookmark interval.
+    pub(super) fn batch_unless_silent(&self, events: Vec<MatchedEvent>) -> Option<Batch> {
+        let is_silent = events.is_empty() && self.sent_at.elapsed() < self.bookmarks.interval;
         (!is_silent).then(|| self.batch(events, None))
     }
 
-    /// The last response: where to go on. Nothing is to be forgotten.
-    pub(super) fn too_slow(&mut self) -> Batch {
-        self.finish = Some(Finish::TooSlow);
-        self.batch(Vec::new(), Some(Control::Resync { reason: Resync::SlowConsumer, ids: Vec::new() }))
+    /// Builds the final response of a slow consumer: the client keeps its state and resumes with the token.
+    pub(super) fn slow_consumer_batch(&mut self) -> Batch {
+        self.close_reason = Some(CloseReason::SlowConsumer);
+        self.batch(Vec::new(), Some(Control::Resync { reason: ResyncReason::SlowConsumer, ids: Vec::new() }))
     }
 
-    async fn live(&mut self) -> Result<Option<Batch>, Finish> {
-        let (first, slots) = match self.registration.take() {
-            Taken::Slots(first, slots) => (first, slots),
-            Taken::Nothing(token, end) => {
+    /// Reads slots from the ring. None: nothing to send yet; call again.
+    async fn read_ring(&mut self) -> Result<Option<Batch>, CloseReason> {
+        let (first, slots) = match self.registration.poll() {
+            Poll::Slots(first, slots) => (first, slots),
+            Poll::AtEnd(token, end) => {
                 self.token = token;
                 if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(end)) {
                     return Ok(Some(self.synced(Events::default())));
                 }
-                return self.rest().await;
+                return self.wait_at_end().await;
             }
-            Taken::FellOff => {
-                let at = ResumeToken::decode(&self.token).expect("a token of our own");
-                self.phase = Phase::Behind(Behind::fell_off(at, self.registration.skip_to_end()));
+            Poll::Overrun => {
+                let reached = self.position();
+                self.phase = Phase::CatchingUp(CatchUp::overrun(reached, self.registration.skip_to_end()));
                 return Ok(None);
             }
-            Taken::TooSlow => return Ok(Some(self.too_slow())),
+            Poll::Evicted => return Ok(Some(self.slow_consumer_batch())),
         };
-        // A reader that always has something to take does not rest.
-        self.bookmarks.look(&self.registration);
+        // A watcher that always finds slots never waits at the ring's end, so its bookmarks advance here.
+        self.bookmarks.advance_now(&self.registration);
         let (mut events, mut reached) = (Events::default(), first);
         for (number, Slot { item, token, .. }) in (first..).zip(slots) {
             if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(number)) {
-                self.registration.give_back(number);
+                self.registration.return_slots(number);
                 return Ok(Some(self.synced(events)));
             }
             match item {
-                Item::Change(link) => self.consider(link.entry, &mut events).await,
-                Item::Missed(missed) => {
-                    if let Some(ids) = self.concerned(&missed) {
-                        self.registration.give_back(number + 1);
+                Item::Entry(entry) => self.collect(entry.shared, &mut events).await,
+                Item::Gap(gap) => {
+                    if let Some(ids) = self.affected_ids(&gap) {
+                        self.registration.return_slots(number + 1);
                         self.token = token;
-                        return Ok(Some(self.resync(missed.reason, ids, events)));
+                        return Ok(Some(self.resync(gap.reason, ids, events)));
                     }
                 }
             }
-            if self.finish.is_some() {
+            if self.close_reason.is_some() {
                 break;
             }
             (self.token, reached) = (token, number + 1);
             if events.bytes >= BATCH_BYTES {
-                self.registration.give_back(number + 1);
+                self.registration.return_slots(number + 1);
                 break;
             }
         }
@@ -256,117 +244,120 @@ impl Subscription {
         Ok(Some(self.batch(events.list, bookmark)))
     }
 
-    /// Amid a state nothing is complete.
+    /// Takes the bookmark that is due before this slot. There is none during a snapshot, which is not complete yet.
     fn bookmark_before(&mut self, number: u64) -> Option<Control> {
-        if self.snapshot.is_some() { None } else { self.bookmarks.before(number) }
+        if self.snapshot.is_some() { None } else { self.bookmarks.take_due(number) }
     }
 
-    /// The state is complete here, unless a part of it was taken back before it was told as a change, or history may have
-    /// been rewound while it was read: then what was read as gone may be there.
+    /// Completes the snapshot with `synced`, or with `resync` if it is not the state of one history: a rollback lost a
+    /// change that a sent session includes, or happened during the reads, so that a session that was not found may
+    /// exist.
     fn synced(&mut self, events: Events) -> Batch {
-        let times_rewound = self.registration.hub().times_rewound();
+        let rollback_count = self.registration.hub().rollback_count();
         let snapshot = self.snapshot.take();
-        let is_of_one = snapshot.as_ref().is_none_or(|snapshot| snapshot.is_of_one_history(times_rewound));
-        let unproven = snapshot.filter(|_| is_of_one).map(|snapshot| snapshot.unproven()).unwrap_or_default();
-        if is_of_one && unproven.is_empty() {
+        let is_of_one = snapshot.as_ref().is_none_or(|snapshot| snapshot.is_of_one_history(rollback_count));
+        let unconfirmed = snapshot.filter(|_| is_of_one).map(|snapshot| snapshot.unconfirmed()).unwrap_or_default();
+        if is_of_one && unconfirmed.is_empty() {
             return self.batch(events.list, Some(Control::Synced));
         }
-        self.resync(Resync::RolledBack, unproven, events)
+        self.resync(ResyncReason::RolledBack, unconfirmed, events)
     }
 
-    /// At the ring's end: a bookmark if one is due, the end if the watch is over, else waits for what comes first.
-    async fn rest(&mut self) -> Result<Option<Batch>, Finish> {
+    /// Sends a due bookmark, fails if the watch must be closed, or waits for the next event, bookmark or lifetime
+    /// check.
+    async fn wait_at_end(&mut self) -> Result<Option<Batch>, CloseReason> {
         if let Some(bookmark) = self.bookmark_before(u64::MAX) {
             return Ok(Some(self.batch(Vec::new(), Some(bookmark))));
         }
         self.lifetime.check()?;
-        let look_in = self.lifetime.look_in(&self.store);
+        let next_check = self.lifetime.next_check(&self.store);
         tokio::select! {
             () = self.registration.woken() => {}
-            () = sleep(look_in.unwrap_or_default()), if look_in.is_some() => self.look().await,
+            () = sleep(next_check.unwrap_or_default()), if next_check.is_some() => self.refresh_lifetime().await,
             () = self.bookmarks.advance(&self.registration) => {}
         }
         Ok(None)
     }
 
-    /// Looks which sessions the watch goes on for. What it was to tell of those that have ended is in the ring by then.
-    async fn look(&mut self) {
-        self.registration.go_on_with_redis();
-        // Boxed: seldom needed, and large.
-        match Box::pin(self.lifetime.look(&self.store, &self.filter.namespace)).await {
-            Ok(()) if !self.lifetime.is_whole() => {
-                while self.registration.hub().refresh().await.is_none() {
-                    self.registration.go_on_with_redis();
-                    sleep(RETRY).await;
+    /// Reads which sessions live. If one has ended, waits until the events before its end are in the ring.
+    async fn refresh_lifetime(&mut self) {
+        self.registration.mark_progress_before_reads();
+        // Boxed: rarely used, and large.
+        match Box::pin(self.lifetime.refresh(&self.store, &self.filter.namespace)).await {
+            Ok(()) if !self.lifetime.all_alive() => {
+                while self.registration.hub().read_barrier().await.is_none() {
+                    self.registration.mark_progress_before_reads();
+                    sleep(RETRY_PAUSE).await;
                 }
             }
             Ok(()) => {}
             Err(error) => {
-                tracing::debug!(%error, "a watch looks for its sessions again");
-                sleep(RETRY).await;
+                tracing::debug!(%error, "watch lifetime check failed; retrying");
+                sleep(RETRY_PAUSE).await;
             }
         }
     }
 
-    /// Takes a change in, unless the watch is over before it.
-    pub(super) async fn consider(&mut self, entry: Arc<Entry>, events: &mut Events) {
-        self.lifetime.note(&entry.event, &self.filter.namespace);
-        if self.snapshot.as_mut().is_some_and(|snapshot| snapshot.covers(&entry.event)) {
+    /// Adds an event to the batch if it matches and the snapshot does not include it. Sets the close reason if the
+    /// watch closes before the event.
+    pub(super) async fn collect(&mut self, shared: Arc<SharedEvent>, events: &mut Events) {
+        self.lifetime.note(&shared.event, &self.filter.namespace);
+        if self.snapshot.as_mut().is_some_and(|snapshot| snapshot.includes(&shared.event)) {
             return;
         }
-        let Some(seen) = self.filter.sees(&entry.event) else { return };
+        let Some(visibility) = self.filter.visibility(&shared.event) else { return };
         loop {
-            match self.lifetime.lasts_to(&entry.event) {
+            match self.lifetime.covers(&shared.event) {
                 Ok(true) => break,
                 Ok(false) => {
-                    sleep(self.lifetime.look_in(&self.store).unwrap_or_default().min(RETRY)).await;
-                    self.look().await;
+                    sleep(self.lifetime.next_check(&self.store).unwrap_or_default().min(RETRY_PAUSE)).await;
+                    self.refresh_lifetime().await;
                 }
-                Err(finish) => return self.finish = Some(finish),
+                Err(reason) => return self.close_reason = Some(reason),
             }
         }
-        events.bytes += entry.event.size();
-        events.list.push(Matched { entry, seen });
+        events.bytes += shared.event.size();
+        events.list.push(MatchedEvent { shared, visibility });
     }
 
-    /// The sessions of which this watcher missed something, empty = any; None = it missed nothing.
-    pub(super) fn concerned(&mut self, missed: &Missed) -> Option<Vec<SessionId>> {
-        let Some(lost) = &missed.lost else { return Some(Vec::new()) };
-        // An ending may be among it, told or not.
-        if lost.links.iter().any(|link| self.filter.names(&link.entry.event.session.name)) {
-            self.lifetime.forget();
+    /// Sessions of this watcher that a gap affects; empty if all. None: the gap does not affect the watcher.
+    pub(super) fn affected_ids(&mut self, gap: &Gap) -> Option<Vec<SessionId>> {
+        let Some(lost) = &gap.rolled_back else { return Some(Vec::new()) };
+        // A lost entry may be an end, delivered or not.
+        if lost.entries.iter().any(|entry| self.filter.may_match(&entry.shared.event.session.name)) {
+            self.lifetime.invalidate();
         }
-        let concerns = lost.links.iter().filter(|link| self.filter.concern(&link.entry.event).is_some());
-        let mut ids: Vec<SessionId> = concerns.map(|link| link.entry.event.session.name.id).collect();
+        let affected =
+            lost.entries.iter().filter(|entry| self.filter.visibility_of_any_kind(&entry.shared.event).is_some());
+        let mut ids: Vec<SessionId> = affected.map(|entry| entry.shared.event.session.name.id).collect();
         ids.sort_unstable();
         ids.dedup();
         (!ids.is_empty()).then_some(ids)
     }
 
-    /// Tells that changes were missed; the present state follows where it was asked for. Endings may be among what was
-    /// missed.
-    pub(super) fn resync(&mut self, reason: Resync, mut ids: Vec<SessionId>, events: Events) -> Batch {
+    /// Builds a `resync` response and starts a new snapshot if one was requested. A missed event may be an end, so the
+    /// lifetime is checked again.
+    pub(super) fn resync(&mut self, reason: ResyncReason, mut ids: Vec<SessionId>, events: Events) -> Batch {
         self.registration.hub().metrics.resyncs.inc();
-        self.lifetime.forget();
-        if let State::Asked(view) = self.state {
+        self.lifetime.invalidate();
+        if let InitialState::Requested(view) = self.initial_state {
             if self.snapshot.is_some() {
-                // It is not complete: all of it is told again.
+                // The current snapshot is incomplete: send all of it again.
                 ids.clear();
             }
-            let noted = ResumeToken::decode(&self.token).expect("a token of our own");
-            let times_rewound = self.registration.hub().times_rewound();
+            let start = self.position();
+            let rollback_count = self.registration.hub().rollback_count();
             self.snapshot = Some(match ids.is_empty() {
-                true => Snapshot::of_all(&self.filter, view, noted, times_rewound),
-                false => Snapshot::of_ids(ids.iter().copied(), view, noted, times_rewound),
+                true => Snapshot::of_all(&self.filter, view, start, rollback_count),
+                false => Snapshot::of_ids(ids.iter().copied(), view, start, rollback_count),
             });
         }
         self.batch(events.list, Some(Control::Resync { reason, ids }))
     }
-}
 
-/// Events of a batch, and about how many bytes they are.
-#[derive(Default)]
-pub(super) struct Events {
-    pub list: Vec<Matched>,
-    pub bytes: usize,
+    /// Position after the last processed entry.
+    #[expect(clippy::expect_used, reason = "the token was encoded by this process")]
+    fn position(&self) -> ResumeToken {
+        ResumeToken::decode(&self.token).expect("the token was encoded by this process")
+    }
 }
