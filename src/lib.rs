@@ -1,26 +1,43 @@
-//! sessiond keeps login sessions in Redis for services written in any language, and tells every change to whoever
-//! watches.
+//! sessiond is a gRPC service that stores login sessions in Redis and streams every change to watchers.
 //!
-//! # The way of a call
+//! # Path of a request
 //!
-//! [`server`] accepts it; the guard in [`grpc`] reads its message and sets its deadline; `grpc::parse` turns it into
-//! plain types of [`session`]; [`service`] applies the namespace's policy and turns tokens into hashes; [`store`] runs
-//! one Lua script, which decides and writes; its reply becomes a session again, and `grpc::render` puts it on the wire.
+//! 1. [`server`] accepts the connection and applies its limits.
+//! 2. The layers of [`grpc`] read the one message of the call, set its deadline and count its result.
+//! 3. `grpc::parse` converts the message to the types of [`session`], or rejects it with every invalid field.
+//! 4. [`service`] applies the policy of the namespace, and converts tokens to verifiers.
+//! 5. [`store`] runs one Lua script for a mutation. The script checks, appends to the log of the partition, publishes the
+//!    entry on the channel of the partition, and writes the session.
+//! 6. `grpc::render` converts the result to the response; `grpc::status` converts errors to gRPC statuses.
 //!
-//! # The way of a change
+//! # Path of an event
 //!
-//! A script appends it to its partition's log and publishes it on the partition's channel. The feed in [`watch`] proves
-//! by each entry's `prev` that none is missing, reads the log where that fails, and puts the entry into one ring; every
-//! subscription takes from the ring what its filter matches; `grpc::watch_stream` sends the bytes.
+//! 1. The script appends an entry to the log of its partition and publishes it.
+//! 2. The feed in [`watch`] receives it from the channel. If its `previous` is not the last position received, an entry
+//!    is missing, and the feed reads the log.
+//! 3. The feed adds the entry to the ring of recent events, which all watches share, and wakes the watches of its
+//!    session, its subject and its namespace.
+//! 4. Each subscription takes the entries that match its filter from the ring. One that is behind the ring reads the log.
+//! 5. `grpc::watch_stream` sends them; an event is encoded once per view.
 //!
 //! # Reading order
 //!
-//! [`session`] → [`store`] → [`watch`], [`sweeper`], [`auditor`], [`bridge`] → [`service`] → [`grpc`] → [`server`]; imports go the
-//! other way only. [`config`], [`observe`], [`embedded`], [`tasks`] and [`pb`] are leaves. [`cli`] stands beside all of it:
-//! a client like any other, which knows the service by its proto files alone.
+//! [`session`] → [`store`] → [`watch`] → [`workers`] and [`service`] → [`grpc`] → [`server`]. Each module imports only
+//! modules to its left. [`config`], [`observe`], [`embedded`], [`tasks`] and [`pb`] are leaves: the process around the
+//! service. [`cli`] is a client; it depends on the proto files and the Rust client only.
 
-pub mod auditor;
-pub mod bridge;
+#![warn(unreachable_pub)]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+    )
+)]
+
 pub mod cli;
 pub mod config;
 pub mod embedded;
@@ -31,6 +48,6 @@ pub mod server;
 pub mod service;
 pub mod session;
 pub mod store;
-pub mod sweeper;
 pub mod tasks;
 pub mod watch;
+pub mod workers;

@@ -1,4 +1,4 @@
-//! Reads the command line, runs the server or a client's call, turns its end into an exit code.
+//! Parses the command line, runs the server or a client command, and returns the exit code.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Keeps login sessions in Redis for services written in any language, and tells every change to whoever watches.
+/// Stores login sessions in Redis for services written in any language, and streams every change to watchers.
 #[derive(Parser)]
 #[command(version)]
 struct CommandLine {
@@ -32,14 +32,14 @@ enum Command {
     Client(cli::Command),
 }
 
-// The main thread runs the server: what it starts is told when that thread ends.
+// `server::run` runs on the main thread: the embedded Redis is stopped when the thread that started it ends.
 #[tokio::main]
 async fn main() -> ExitCode {
-    let line = match CommandLine::try_parse() {
-        Ok(line) => line,
-        Err(error) => return cli::refuse(&error, std::env::args_os()),
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => return cli::report_usage(&error, std::env::args_os()),
     };
-    match line.command {
+    match command_line.command {
         Command::Serve(flags) => match load(&flags) {
             Ok(config) => serve(config).await,
             Err(code) => code,
@@ -57,7 +57,7 @@ async fn main() -> ExitCode {
 
 fn load(flags: &Flags) -> Result<Config, ExitCode> {
     Config::load(flags).map_err(|problems| {
-        eprintln!("the configuration has problems:\n{problems}");
+        eprintln!("invalid configuration:\n{problems}");
         ExitCode::from(2)
     })
 }
@@ -75,7 +75,7 @@ async fn serve(config: Config) -> ExitCode {
     let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
-            eprintln!("signals cannot be received: {error}");
+            eprintln!("cannot install signal handlers: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -84,7 +84,7 @@ async fn serve(config: Config) -> ExitCode {
             ended = &mut running => return match ended {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!(%error, "stopped");
+                    tracing::error!(%error, "server failed");
                     ExitCode::FAILURE
                 }
             },
@@ -92,7 +92,7 @@ async fn serve(config: Config) -> ExitCode {
             _ = interrupt.recv() => {}
         }
         if shutdown.is_cancelled() {
-            // A second signal does not wait for the drain.
+            // The second signal: exit without waiting for the drain.
             return ExitCode::FAILURE;
         }
         shutdown.cancel();

@@ -1,4 +1,4 @@
-//! Logs and metrics. No metric carries an id, a subject, or a namespace that the configuration does not list.
+//! Logs and metrics. No metric has a label with an id, a subject, or a namespace that the configuration does not list.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -9,15 +9,17 @@ use prometheus_client::{
 };
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+/// Format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// One line of text per event, for people.
     Text,
+    /// One JSON object per line.
     Json,
 }
 
-/// Sends logs to standard error. The level takes the directives of `tracing`'s EnvFilter, `info` or `sessiond=debug`.
+/// Starts logging to standard error. `level` takes the directives of `tracing`'s EnvFilter, such as `info` or
+/// `sessiond=debug`. Fails if the level is malformed or logging has started already.
 pub fn start_logs(format: LogFormat, level: &str) -> Result<(), String> {
     let filter = EnvFilter::try_new(level).map_err(|error| format!("log_level: {error}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
@@ -30,81 +32,73 @@ pub fn start_logs(format: LogFormat, level: &str) -> Result<(), String> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
+struct RequestLabels {
     method: &'static str,
     code: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Method {
+struct MethodLabel {
     method: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RedisCall {
+struct CommandLabels {
     command: &'static str,
     result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Sessions {
+struct NamespaceLabel {
     namespace: String,
 }
 
-type Histograms = Family<Method, Histogram, fn() -> Histogram>;
-
-/// Of what happens to our keys behind our back.
-#[derive(Default)]
-pub struct Keyspace {
-    /// Sessions found gone from Redis.
-    pub vanished_sessions: Counter,
-    /// 1 = every server tells of keys that vanish, 0 = one does not, -1 = one does not say.
-    pub notifications: Gauge,
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FormLabel {
+    form: &'static str,
 }
 
-impl Keyspace {
-    fn register(&self, r: &mut Registry) {
-        const NOTIFICATIONS: &str =
-            "1 = every Redis tells of keys that vanish, 0 = one does not, -1 = one does not say";
-        self.notifications.set(-1);
-        r.register("keyspace_notifications", NOTIFICATIONS, self.notifications.clone());
-        let vanished = "Sessions found deleted or evicted behind our back";
-        r.register("vanished_sessions", vanished, self.vanished_sessions.clone());
-    }
-}
+type Histograms = Family<MethodLabel, Histogram, fn() -> Histogram>;
 
-/// Every metric of the service.
+/// Every metric of the service. Names have the prefix `sessiond_`; docs/operating lists them.
 pub struct Metrics {
     registry: Registry,
-    calls: Family<Call, Counter>,
-    call_seconds: Histograms,
-    redis_calls: Family<RedisCall, Counter>,
-    redis_seconds: Histogram,
-    /// 1 = Redis answered the last heartbeat.
-    pub store_up: Gauge,
-    pub connections: Gauge,
-    pub watchers: Gauge,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Histograms,
+    redis_commands: Family<CommandLabels, Counter>,
+    redis_command_seconds: Histogram,
+    attribute_bytes: Family<FormLabel, Counter>,
+    sessions: Family<NamespaceLabel, Gauge>,
+    /// 1 if every Redis node answered its last heartbeat, else 0.
+    pub redis_up: Gauge,
+    /// Open gRPC connections.
+    pub grpc_connections: Gauge,
+    /// Open watches.
+    pub watches: Gauge,
+    /// Log entries that the feed received.
     pub events_received: Counter,
+    /// Events delivered to watches.
     pub events_delivered: Counter,
-    /// Times the live path was left for the log: a message lost, late, or too large to travel.
+    /// Times the feed read the log because a channel message was lost, late or too large to publish.
     pub feed_gaps: Counter,
+    /// Resync responses sent to watches.
     pub resyncs: Counter,
-    /// Watches ended because nothing was read from them for too long, or they fell off the log.
-    pub slow_watchers: Counter,
-    pub keyspace: Keyspace,
-    /// From the change in Redis to its arrival here.
+    /// Watches evicted because their client read nothing for too long. Those whose position was compacted do not count.
+    pub watches_evicted: Counter,
+    /// Sessions ended because their key was deleted or evicted directly in Redis.
+    pub sessions_deleted_out_of_band: Counter,
+    /// Keyspace notifications: 1 if every node publishes them, 0 if one does not, -1 if that is unknown.
+    pub keyspace_notifications: Gauge,
+    /// Time from a change in Redis to its arrival at this instance.
     pub feed_lag_seconds: Histogram,
+    /// Sessions ended by this instance at their deadline.
     pub sessions_expired: Counter,
-    /// From a session's deadline to its end.
+    /// Time from the deadline of a session to its end.
     pub expiry_lag_seconds: Histogram,
-    /// Bytes of values before compression.
-    pub value_bytes: Counter,
-    /// Bytes of values as they are stored.
-    pub stored_bytes: Counter,
+    /// Records that could not be read.
     pub corrupt_records: Counter,
-    /// Entries of subjects' indexes that an audit added or took out.
+    /// Subject index entries that a reconciliation added or removed.
     pub index_repairs: Counter,
-    sessions: Family<Sessions, Gauge>,
 }
 
 fn latency() -> Histogram {
@@ -114,90 +108,115 @@ fn latency() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("sessiond");
         let metrics = Metrics {
-            calls: Family::default(),
-            call_seconds: Family::new_with_constructor(latency as fn() -> Histogram),
-            redis_calls: Family::default(),
-            redis_seconds: latency(),
-            store_up: Gauge::default(),
-            connections: Gauge::default(),
-            watchers: Gauge::default(),
+            registry: Registry::with_prefix("sessiond"),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(latency as fn() -> Histogram),
+            redis_commands: Family::default(),
+            redis_command_seconds: latency(),
+            attribute_bytes: Family::default(),
+            sessions: Family::default(),
+            redis_up: Gauge::default(),
+            grpc_connections: Gauge::default(),
+            watches: Gauge::default(),
             events_received: Counter::default(),
             events_delivered: Counter::default(),
             feed_gaps: Counter::default(),
             resyncs: Counter::default(),
-            slow_watchers: Counter::default(),
-            keyspace: Keyspace::default(),
+            watches_evicted: Counter::default(),
+            sessions_deleted_out_of_band: Counter::default(),
+            keyspace_notifications: Gauge::default(),
             feed_lag_seconds: latency(),
             sessions_expired: Counter::default(),
             expiry_lag_seconds: latency(),
-            value_bytes: Counter::default(),
-            stored_bytes: Counter::default(),
             corrupt_records: Counter::default(),
             index_repairs: Counter::default(),
-            sessions: Family::default(),
-            registry: Registry::default(),
         };
-        let r = &mut registry;
-        r.register("calls", "Calls by method and status code", metrics.calls.clone());
-        let seconds = |r: &mut Registry, name: &str, help: &str, histogram: &Histogram| {
-            r.register_with_unit(name, help, Unit::Seconds, histogram.clone());
-        };
-        r.register_with_unit("call_duration", "Time to answer a call", Unit::Seconds, metrics.call_seconds.clone());
-        r.register("redis_calls", "Commands and scripts sent to Redis", metrics.redis_calls.clone());
-        seconds(r, "redis_call_duration", "Time to an answer of Redis", &metrics.redis_seconds);
-        r.register("store_up", "1 = Redis answered the last heartbeat", metrics.store_up.clone());
-        r.register("connections", "Open gRPC connections", metrics.connections.clone());
-        r.register("watchers", "Open watches", metrics.watchers.clone());
-        r.register("events_received", "Changes received from Redis", metrics.events_received.clone());
-        r.register("events_delivered", "Events handed to watches", metrics.events_delivered.clone());
-        r.register(
-            "feed_gaps",
-            "Times the log had to be read for what the channel did not bring",
-            metrics.feed_gaps.clone(),
-        );
-        r.register("slow_watchers", "Watches ended for they were too slow", metrics.slow_watchers.clone());
-        metrics.keyspace.register(r);
-        r.register("resyncs", "Resync controls sent to watches", metrics.resyncs.clone());
-        seconds(r, "feed_lag", "Time from a change in Redis to its arrival", &metrics.feed_lag_seconds);
-        r.register(
-            "sessions_expired",
-            "Sessions ended by this instance at their deadline",
-            metrics.sessions_expired.clone(),
-        );
-        seconds(r, "expiry_lag", "Time from a deadline to the session's end", &metrics.expiry_lag_seconds);
-        r.register_with_unit("values", "Values before compression", Unit::Bytes, metrics.value_bytes.clone());
-        r.register_with_unit("stored_values", "Values as stored", Unit::Bytes, metrics.stored_bytes.clone());
-        r.register("corrupt_records", "Records that could not be read", metrics.corrupt_records.clone());
-        r.register("index_repairs", "Entries of subjects' indexes repaired by audits", metrics.index_repairs.clone());
-        r.register("sessions", "Live sessions of a namespace that the configuration lists", metrics.sessions.clone());
-        Metrics { registry, ..metrics }
+        metrics.keyspace_notifications.set(-1);
+        metrics.count_attribute_bytes(0, 0);
+        metrics.register_all()
     }
 }
 
 impl Metrics {
-    /// One answered call, by the name of its method and of its status code.
-    pub fn call(&self, method: &'static str, code: &'static str, took: Duration) {
-        self.calls.get_or_create(&Call { method, code }).inc();
-        self.call_seconds.get_or_create(&Method { method }).observe(took.as_secs_f64());
+    fn register_all(mut self) -> Self {
+        let mut registry = std::mem::take(&mut self.registry);
+        let r = &mut registry;
+        r.register("grpc_requests", "Requests answered, by method and status code", self.requests.clone());
+        let seconds = |r: &mut Registry, name: &str, help: &str, histogram: &Histogram| {
+            r.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        };
+        let help = "Time until a request ends, for Watch the life of the stream; a rise with redis_command_duration points to Redis";
+        r.register_with_unit("grpc_request_duration", help, Unit::Seconds, self.request_seconds.clone());
+        r.register("grpc_connections", "Open gRPC connections", self.grpc_connections.clone());
+        r.register("redis_commands", "Commands and scripts sent to Redis, by result", self.redis_commands.clone());
+        seconds(r, "redis_command_duration", "Time until Redis answers a command", &self.redis_command_seconds);
+        let help = "1 if every Redis node answered its last heartbeat, else 0";
+        r.register("redis_up", help, self.redis_up.clone());
+        r.register("watches", "Open watches", self.watches.clone());
+        let help =
+            "Watches evicted because their client read nothing; a rise means that clients do not read their streams";
+        r.register("watches_evicted", help, self.watches_evicted.clone());
+        r.register("events_received", "Log entries received from Redis", self.events_received.clone());
+        r.register("events_delivered", "Events delivered to watches", self.events_delivered.clone());
+        let help = "Reads of the log because channel messages were missing; a rise means lost connections or a backlog";
+        r.register("feed_gaps", help, self.feed_gaps.clone());
+        let help = "Time from a change in Redis to its arrival here; a rise means that this instance is behind";
+        seconds(r, "feed_lag", help, &self.feed_lag_seconds);
+        r.register(
+            "resyncs",
+            "Resync responses sent to watches; a rise means failovers, restarts, or watchers that are behind the log",
+            self.resyncs.clone(),
+        );
+        let help = "Sessions ended because their key was deleted or evicted directly in Redis";
+        r.register("sessions_deleted_out_of_band", help, self.sessions_deleted_out_of_band.clone());
+        let help = "Keyspace notifications: 1 if every node publishes them, 0 if one does not, -1 if unknown";
+        r.register("keyspace_notifications", help, self.keyspace_notifications.clone());
+        let help = "Sessions ended by this instance at their deadline";
+        r.register("sessions_expired", help, self.sessions_expired.clone());
+        let help = "Time from the deadline of a session to its end; a rise means that expiry is behind";
+        seconds(r, "expiry_lag", help, &self.expiry_lag_seconds);
+        let help = "Bytes of attribute values written, before (plain) and after (stored) compression";
+        r.register_with_unit("attribute", help, Unit::Bytes, self.attribute_bytes.clone());
+        let help = "Records that could not be read; any rise means damaged data in Redis";
+        r.register("corrupt_records", help, self.corrupt_records.clone());
+        let help = "Subject index entries added or removed by a reconciliation; a rise follows crashes and failovers";
+        r.register("index_repairs", help, self.index_repairs.clone());
+        r.register("sessions", "Live sessions of each namespace that the configuration lists", self.sessions.clone());
+        Metrics { registry, ..self }
     }
 
-    pub fn redis_call(&self, command: &'static str, took: Duration, answered: bool) {
+    /// Counts one answered request.
+    pub fn count_request(&self, method: &'static str, code: &'static str, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { method, code }).inc();
+        self.request_seconds.get_or_create(&MethodLabel { method }).observe(took.as_secs_f64());
+    }
+
+    /// Counts one Redis command or script. `answered` is false if Redis failed or did not answer.
+    pub fn count_redis_command(&self, command: &'static str, took: Duration, answered: bool) {
         let result = if answered { "ok" } else { "failed" };
-        self.redis_calls.get_or_create(&RedisCall { command, result }).inc();
-        self.redis_seconds.observe(took.as_secs_f64());
+        self.redis_commands.get_or_create(&CommandLabels { command, result }).inc();
+        self.redis_command_seconds.observe(took.as_secs_f64());
     }
 
-    /// How many sessions of a namespace live. Only for namespaces that the configuration lists: they are few.
-    pub fn sessions(&self, namespace: &str, count: u64) {
-        self.sessions.get_or_create(&Sessions { namespace: namespace.to_owned() }).set(count as i64);
+    /// Counts the bytes of all attribute values of one write, before and after compression.
+    pub fn count_attribute_bytes(&self, plain: usize, stored: usize) {
+        for (form, bytes) in [("plain", plain), ("stored", stored)] {
+            self.attribute_bytes.get_or_create(&FormLabel { form }).inc_by(bytes as u64);
+        }
     }
 
-    /// The text that Prometheus reads.
+    /// Sets the number of live sessions of a namespace that the configuration lists.
+    pub fn set_sessions(&self, namespace: &str, count: u64) {
+        let labels = NamespaceLabel { namespace: namespace.to_owned() };
+        self.sessions.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Returns all metrics in the OpenMetrics text format.
+    #[expect(clippy::expect_used, reason = "a String accepts every write")]
     pub fn render(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        encode(&mut text, &self.registry).expect("a String accepts every write");
         text
     }
 }

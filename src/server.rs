@@ -1,9 +1,9 @@
-//! Bind, run, drain: in one visible order.
+//! Starts, runs and drains the server: [`run`] shows the whole order.
 
+mod admin;
 mod connections;
-mod monitoring;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -15,109 +15,107 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    auditor::Auditor,
-    bridge::Bridge,
     config::{Config, Limits},
     embedded::Embedded,
-    grpc::{Grpc, Guard, MAX_MESSAGE, MAX_MESSAGES},
+    grpc::{CallService, Grpc, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES},
     observe::Metrics,
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
-    session::Durability,
+    session::{Durability, Policies},
     store::{Eviction, LogBounds, Open, StartError, Store, Waits},
-    sweeper::Sweeper,
     tasks::Tasks,
     watch::{self, Hub, feed},
+    workers::{ExpiryWorker, IndexReconciler, KeyspaceReconciler, LogTrimmer},
 };
 use connections::Connections;
 
+/// Name of the service in the gRPC health service.
 const NAME: &str = "sessiond.v1.SessionService";
-/// Entries per partition's log, whatever their age and size.
+/// Maximum number of entries in the log of a partition, of any age and size.
 const LOG_ENTRIES: u64 = 1_000_000;
+/// Maximum number of entries that one trim removes from a log.
 const TRIM_BATCH: u64 = 1_000;
-const HEALTH_EVERY: Duration = Duration::from_millis(250);
+/// Time between two checks whether Redis answers.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Why the server could not be started, or stopped by itself.
+/// Failure of the server at start, or while it ran.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A listening address cannot be used.
     #[error("cannot listen on {address}: {cause}")]
-    Bind { address: SocketAddr, cause: std::io::Error },
+    Bind {
+        /// Configured address.
+        address: SocketAddr,
+        /// Error of the operating system.
+        cause: std::io::Error,
+    },
+    /// The embedded Redis did not start.
     #[error(transparent)]
     Embedded(#[from] crate::embedded::Error),
+    /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StartError),
+    /// A task that must run until shutdown ended; with its name.
     #[error("{0} ended unexpectedly")]
     Task(&'static str),
 }
 
-/// What the server answers on.
+/// Listening sockets of the server.
 pub struct Listeners {
+    /// Socket of the gRPC server.
     pub grpc: TcpListener,
+    /// Socket of the admin port.
     pub metrics: TcpListener,
 }
 
 impl Listeners {
+    /// Binds both addresses of the configuration.
     pub async fn bind(config: &Config) -> Result<Self, Error> {
         let bind = async |address| TcpListener::bind(address).await.map_err(|cause| Error::Bind { address, cause });
         Ok(Listeners { grpc: bind(config.listen).await?, metrics: bind(config.metrics_listen).await? })
     }
 }
 
-/// Runs until `shutdown` is cancelled, then drains.
+/// Runs the server until `shutdown` is cancelled, then drains it. Fails if a part of it fails.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::default());
+    let address = listeners.grpc.local_addr().unwrap_or(config.listen);
     let metrics_address = listeners.metrics.local_addr().unwrap_or(config.metrics_listen);
     let ready = channel::Sender::new(false);
     let mut tasks = Tasks::default();
-    tasks.spawn("metrics", monitoring::serve(listeners.metrics, metrics.clone(), ready.subscribe()));
+    tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), ready.subscribe()));
 
-    // Start: what the service stands on, from below.
+    // Start: the embedded Redis, the store, the hub, the workers.
     let started = tokio::select! {
         started = start(&config, &metrics) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let Started { mut embedded, store, hub } = started;
-    let policies = Arc::new(config.policies.clone());
+    let Backend { mut embedded, store, hub } = started;
+    let policies = Arc::new(config.policies());
     let draining = CancellationToken::new();
     let service = Service { store: store.clone(), hub: hub.clone(), policies: policies.clone(), draining };
-    let sweeper = Arc::new(Sweeper { store: store.clone(), hub: hub.clone(), policies: policies.clone() });
-    let auditor = Auditor::new(store.clone(), hub.clone(), policies.clone(), metrics.clone(), config.audit_interval);
-    let auditor = Arc::new(auditor);
-    let tidier = auditor.clone();
-    let bridge = Arc::new(Bridge {
-        store: store.clone(),
-        hub: hub.clone(),
-        policies: policies.clone(),
-        metrics: metrics.clone(),
-    });
-    let looking = bridge.clone();
-    let (keeper, sweeping, trimming, bounds) = (store.clone(), sweeper.clone(), sweeper, bounds(&config));
-    tasks.spawn("keep-alive", async move { keeper.keep_alive().await });
+    spawn_workers(&mut tasks, &config, store.clone(), hub.clone(), &policies, &metrics);
+    let kept_alive = store.clone();
+    tasks.spawn("keep-alive", async move { kept_alive.keep_alive().await });
     tasks.spawn("feed", feed(store.clone(), hub));
-    tasks.spawn("sweeper", async move { sweeping.run().await });
-    tasks.spawn("keyspace bridge", async move { bridge.run().await });
-    tasks.spawn("keyspace notifications", async move { looking.look_after_notifications().await });
-    tasks.spawn("log trimmer", async move { trimming.trim(bounds).await });
-    tasks.spawn("tidier", async move { tidier.tidy().await });
-    tasks.spawn("auditor", async move { auditor.run().await });
-    tasks.spawn("session counter", monitoring::count_sessions(store.clone(), policies, metrics.clone()));
+    tasks.spawn("session counter", admin::count_sessions(store.clone(), policies, metrics.clone()));
 
     // Serve.
     let (health, health_service) = tonic_health::server::health_reporter();
     let routes = routes(service.clone(), health_service, &config.limits, metrics.clone());
-    let connections = Connections::new(listeners.grpc, routes, config.limits.clone(), metrics);
-    tracing::info!(address = %connections.address(), metrics = %metrics_address, "listening");
+    let connections = Connections { listener: listeners.grpc, routes, limits: config.limits.clone(), metrics };
+    tracing::info!(%address, metrics = %metrics_address, "listening");
     let stop_accepting = CancellationToken::new();
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
     let failed = tokio::select! {
         () = shutdown.cancelled() => None,
-        name = tasks.first_end() => Some(name),
-        name = &mut serving => Some(name),
-        name = ended(&mut embedded) => Some(name),
-        name = report_health(&health, &ready, &store) => Some(name),
+        name = tasks.first_ended() => Some(name),
+        () = &mut serving => Some("accept loop"),
+        () = ended(&mut embedded) => Some("embedded Redis"),
+        never = report_health(&health, &ready, &store) => match never {},
     };
 
-    // Drain: no new calls, the watches end with their token, the others have their time; then what they stood on.
+    // Drain: stop accepting, end the watches with their resume tokens, wait for open calls. Then stop in reverse order.
     tracing::info!("draining");
     set_health(&health, &ready, ServingStatus::NotServing).await;
     service.draining.cancel();
@@ -134,14 +132,41 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     failed.map_or(Ok(()), |name| Err(Error::Task(name)))
 }
 
-/// What the service stands on.
-struct Started {
+fn spawn_workers(
+    tasks: &mut Tasks,
+    config: &Config,
+    store: Arc<Store>,
+    hub: Arc<Hub>,
+    policies: &Arc<Policies>,
+    metrics: &Arc<Metrics>,
+) {
+    let expiry = ExpiryWorker { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
+    let trimmer = LogTrimmer { store: store.clone(), bounds: bounds(config) };
+    let index = Arc::new(IndexReconciler {
+        store: store.clone(),
+        hub: hub.clone(),
+        policies: policies.clone(),
+        metrics: metrics.clone(),
+        interval: config.reconcile_interval,
+    });
+    let keyspace = Arc::new(KeyspaceReconciler { store, hub, policies: policies.clone(), metrics: metrics.clone() });
+    let (removal, settings) = (index.clone(), keyspace.clone());
+    tasks.spawn("expiry", async move { expiry.run().await });
+    tasks.spawn("log trimmer", async move { trimmer.run().await });
+    tasks.spawn("index removal", async move { removal.remove_ended().await });
+    tasks.spawn("index reconciler", async move { index.run().await });
+    tasks.spawn("keyspace reconciler", async move { keyspace.run().await });
+    tasks.spawn("notification settings", async move { settings.watch_notification_settings().await });
+}
+
+/// Components that the service depends on.
+struct Backend {
     embedded: Option<Embedded>,
     store: Arc<Store>,
     hub: Arc<Hub>,
 }
 
-async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error> {
+async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Backend, Error> {
     let embedded = match &config.redis {
         Some(_) => None,
         None => Some(Embedded::start(&config.data_dir).await?),
@@ -149,7 +174,7 @@ async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error
     let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
     let eviction = if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused };
     let password = config.redis_password.as_deref();
-    let replicated = config.policies.all().any(|policy| policy.durability == Durability::Replicated);
+    let replicated = config.policies().all().any(|policy| policy.durability == Durability::Replicated);
     let open = Open {
         url: &url,
         password,
@@ -161,38 +186,39 @@ async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Started, Error
     };
     let store = Arc::new(Store::open(open, metrics.clone()).await?);
     let ends = store.ends(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
-    let limits = watch::Limits {
+    let limits = watch::WatchLimits {
         watches: config.limits.watches,
-        patience: config.limits.slow_consumer_timeout,
+        slow_consumer_timeout: config.limits.slow_consumer_timeout,
         ring_slots: config.limits.ring_slots,
     };
     let hub = Arc::new(Hub::new(store.id(), ends, limits, metrics.clone()));
-    Ok(Started { embedded, store, hub })
+    Ok(Backend { embedded, store, hub })
 }
 
-async fn ended(embedded: &mut Option<Embedded>) -> &'static str {
+/// Waits until the embedded Redis has ended. Never returns without one.
+async fn ended(embedded: &mut Option<Embedded>) {
     match embedded {
         Some(embedded) => embedded.ended().await,
         None => std::future::pending().await,
     }
-    "embedded Redis"
 }
 
 fn bounds(config: &Config) -> LogBounds {
     LogBounds {
-        age_us: config.log_max_age.as_micros() as u64,
+        age_us: config.log_max_age.as_micros().try_into().unwrap_or(u64::MAX),
         entries: LOG_ENTRIES,
         bytes: config.log_max_bytes,
         batch: TRIM_BATCH,
     }
 }
 
+#[expect(clippy::expect_used, reason = "the descriptors are generated by the build script")]
 fn routes<H>(service: Service, health: H, limits: &Limits, metrics: Arc<Metrics>) -> Routes
 where
     H: tower::Service<
             http::Request<tonic::body::Body>,
             Response = http::Response<tonic::body::Body>,
-            Error = std::convert::Infallible,
+            Error = Infallible,
         > + tonic::server::NamedService
         + Clone
         + Send
@@ -200,22 +226,22 @@ where
         + 'static,
     H::Future: Send,
 {
-    // The guard has held the message against its limit before it is decoded.
-    let inner = SessionServiceServer::new(Grpc { service }).max_decoding_message_size(MAX_MESSAGE);
+    // `CallService` checks the size of the message first: tonic would answer OUT_OF_RANGE.
+    let inner = SessionServiceServer::new(Grpc { service }).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    const VALID: &str = "the descriptors are generated";
+    const VALID: &str = "generated descriptors are valid";
     let mut routes = Routes::builder();
     routes
-        .add_service(Guard {
+        .add_service(CallService {
             inner,
             metrics,
             call_timeout: limits.call_timeout,
-            room: Arc::new(Semaphore::new(MAX_MESSAGES)),
+            message_budget: Arc::new(Semaphore::new(MAX_TOTAL_MESSAGE_BYTES)),
         })
         .add_service(health)
         .add_service(reflection().build_v1().expect(VALID))
@@ -223,17 +249,17 @@ where
     routes.routes()
 }
 
-/// SERVING only while Redis answers; never ends.
-async fn report_health(health: &HealthReporter, ready: &channel::Sender<bool>, store: &Store) -> &'static str {
-    let mut tick = tokio::time::interval(HEALTH_EVERY);
-    let mut told = None;
+/// Reports SERVING while Redis answers and NOT_SERVING otherwise.
+async fn report_health(health: &HealthReporter, ready: &channel::Sender<bool>, store: &Store) -> Infallible {
+    let mut tick = tokio::time::interval(HEALTH_INTERVAL);
+    let mut reported = None;
     loop {
         tick.tick().await;
         let status = if store.is_up() { ServingStatus::Serving } else { ServingStatus::NotServing };
-        if told != Some(status) {
+        if reported != Some(status) {
             tracing::info!(%status, "health");
             set_health(health, ready, status).await;
-            told = Some(status);
+            reported = Some(status);
         }
     }
 }

@@ -1,16 +1,16 @@
-//! The only place that spawns. Every task is owned and has a name; where one ends that should not, the process stops.
+//! Owns every task: the only module that spawns. A task of the process that ends before shutdown stops the process.
 
 use std::future::Future;
 
 use tokio::{task::JoinSet, time::Instant};
 
-/// The tasks of the process.
+/// Tasks that run until the process stops, each with a name.
 #[derive(Default)]
 pub struct Tasks(JoinSet<&'static str>);
 
 impl Tasks {
-    /// Runs until the process ends; its own end is told by [`Tasks::first_end`].
-    #[expect(clippy::disallowed_methods, reason = "the one place")]
+    /// Starts a task. [`Tasks::first_ended`] reports its end.
+    #[expect(clippy::disallowed_methods, reason = "this module owns all tasks")]
     pub fn spawn<T>(&mut self, name: &'static str, task: impl Future<Output = T> + Send + 'static) {
         self.0.spawn(async move {
             task.await;
@@ -18,8 +18,8 @@ impl Tasks {
         });
     }
 
-    /// Returns the name of a task that ended or panicked.
-    pub async fn first_end(&mut self) -> &'static str {
+    /// Waits until a task has ended or panicked, and returns its name.
+    pub async fn first_ended(&mut self) -> &'static str {
         match self.0.join_next().await {
             Some(Ok(name)) => name,
             Some(Err(_)) => "a task that panicked",
@@ -27,36 +27,39 @@ impl Tasks {
         }
     }
 
+    /// Aborts all tasks and waits for their ends.
     pub async fn stop(mut self) {
         self.0.shutdown().await;
     }
 }
 
-/// The tasks of open connections.
+/// Tasks of open connections, one per connection.
 #[derive(Default)]
-pub struct Connected(JoinSet<()>);
+pub struct ConnectionTasks(JoinSet<()>);
 
-impl Connected {
-    #[expect(clippy::disallowed_methods, reason = "the one place")]
+impl ConnectionTasks {
+    /// Starts the task of a connection.
+    #[expect(clippy::disallowed_methods, reason = "this module owns all tasks")]
     pub fn spawn(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(connection);
     }
 
+    /// Returns the number of open connections.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns when one has ended; never where there is none.
-    pub async fn one_ended(&mut self) {
+    /// Waits until one connection has ended. Never returns while none is open.
+    pub async fn wait_for_one(&mut self) {
         if self.0.join_next().await.is_none() {
             std::future::pending().await
         }
     }
 
-    /// Waits for all; at the deadline cuts those that are left, and answers false.
-    pub async fn all_ended(&mut self, deadline: Instant) -> bool {
-        let all = async { while self.0.join_next().await.is_some() {} };
-        let in_time = tokio::time::timeout_at(deadline, all).await.is_ok();
+    /// Waits until all connections have ended. At the deadline it aborts the remaining ones and returns false.
+    pub async fn drain(&mut self, deadline: Instant) -> bool {
+        let all_ended = async { while self.0.join_next().await.is_some() {} };
+        let in_time = tokio::time::timeout_at(deadline, all_ended).await.is_ok();
         self.0.shutdown().await;
         in_time
     }

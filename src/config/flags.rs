@@ -1,84 +1,103 @@
-//! The server's flags and their environment.
+//! The flags of the server with their environment variables, derived from the declared settings.
 
-use clap::Parser;
+use std::path::PathBuf;
 
-/// Every flag is also a key of the TOML file, with `_` for `-`.
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser};
+use toml::{Table, Value};
+
+use super::{
+    schema::Config,
+    setting::{Section, Setting, Source},
+};
+
+/// Flags of `sessiond serve` and `sessiond config`, or their environment variables.
 #[derive(Parser)]
 pub struct Flags {
-    /// Address and port to serve gRPC on; port 0 picks one [default: 127.0.0.1:50051].
-    #[arg(long, env = "SESSIOND_LISTEN")]
-    listen: Option<String>,
-    /// Address and port of /metrics, /healthz and /readyz [default: 127.0.0.1:9464].
-    #[arg(long, env = "SESSIOND_METRICS_LISTEN")]
-    metrics_listen: Option<String>,
-    /// redis://[user:password@]host:port[/db], rediss:// by TLS, redis+unix:///path, redis-cluster://host:port or
-    /// redis-sentinel://host:port?sentinelServiceName=NAME [default: a private one is started].
-    #[arg(long, env = "SESSIOND_REDIS", hide_env_values = true)]
-    redis: Option<String>,
-    /// What the keys begin with, so that a Redis can be shared [default: sessiond:].
-    #[arg(long, env = "SESSIOND_KEY_PREFIX")]
-    key_prefix: Option<String>,
-    /// Directory of the private Redis [default: sessiond-data].
-    #[arg(long, env = "SESSIOND_DATA_DIR")]
-    data_dir: Option<String>,
-    /// TOML file.
+    /// Path of the TOML file [default: none].
     #[arg(long, env = "SESSIOND_CONFIG")]
-    config: Option<String>,
-    /// text or json [default: text].
-    #[arg(long, env = "SESSIOND_LOG_FORMAT")]
-    log_format: Option<String>,
-    /// error, warn, info, debug, trace, or directives such as sessiond=debug [default: info].
-    #[arg(long, env = "SESSIOND_LOG_LEVEL")]
-    log_level: Option<String>,
-    /// Origins that gRPC-Web is served to, exact, with commas between; refused in this version [default: none].
-    #[arg(long, env = "SESSIOND_GRPC_WEB_ORIGINS")]
-    grpc_web_origins: Option<String>,
-    /// How long calls under way may take when the server is stopped [default: 10s].
-    #[arg(long, env = "SESSIOND_DRAIN_TIMEOUT")]
-    drain_timeout: Option<String>,
-    /// Serves other addresses than loopback without TLS.
-    #[arg(long, env = "SESSIOND_INSECURE", num_args = 0..=1, default_missing_value = "true")]
-    insecure: Option<String>,
-    /// Takes a Redis that may evict keys: sessions may then end silently.
-    #[arg(long, env = "SESSIOND_ALLOW_EVICTION", num_args = 0..=1, default_missing_value = "true")]
-    allow_eviction: Option<String>,
-    /// Of Redis; beats one in the URL.
-    #[arg(env = "SESSIOND_REDIS_PASSWORD", long, hide = true, hide_env_values = true)]
-    redis_password: Option<String>,
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
 }
 
-impl Flags {
-    pub(super) fn redis_password(&self) -> Option<String> {
-        self.redis_password.clone()
-    }
+/// Settings that were given as flags or in the environment, as texts.
+struct Given(Table);
 
-    /// The file's table with the flags laid over it.
-    pub(super) fn table(&self) -> Result<toml::Table, String> {
-        let mut table = match &self.config {
-            None => toml::Table::new(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| format!("config: {path}: {error}"))?;
-                text.parse().map_err(|error: toml::de::Error| format!("config: {path}: {error}"))?
+impl Flags {
+    /// Returns the table of the file with the given flags over it. Adds a problem if the file is unreadable; the table is empty then.
+    pub(super) fn over_file(&self, problems: &mut Vec<String>) -> Table {
+        let mut table = match self.file() {
+            Ok(table) => table,
+            Err(problem) => {
+                // Without the file, checks of the flags against its settings would report false problems.
+                problems.push(problem);
+                return Table::new();
             }
         };
-        let given = [
-            ("listen", &self.listen),
-            ("metrics_listen", &self.metrics_listen),
-            ("redis", &self.redis),
-            ("key_prefix", &self.key_prefix),
-            ("data_dir", &self.data_dir),
-            ("log_format", &self.log_format),
-            ("log_level", &self.log_level),
-            ("grpc_web_origins", &self.grpc_web_origins),
-            ("drain_timeout", &self.drain_timeout),
-            ("insecure", &self.insecure),
-            ("allow_eviction", &self.allow_eviction),
-        ];
-        for (key, text) in given {
-            if let Some(text) = text {
-                table.insert(key.to_owned(), text.clone().into());
+        for setting in Config::SETTINGS.iter().filter(|setting| setting.source == Source::Environment) {
+            if table.remove(setting.key).is_some() {
+                problems.push(format!("{}: is not read from the file; set {}", setting.key, variable(setting)));
             }
         }
-        Ok(table)
+        table.extend(self.given.0.clone());
+        table
     }
+
+    fn file(&self) -> Result<Table, String> {
+        let Some(path) = &self.config else { return Ok(Table::new()) };
+        let named = |problem: &dyn std::fmt::Display| format!("config: {}: {problem}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+        text.parse().map_err(|error: toml::de::Error| {
+            // The message without the line that it is about, which may contain a password.
+            let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
+            named(&format_args!("line {line}: {}", error.message()))
+        })
+    }
+}
+
+impl Args for Given {
+    fn augment_args(command: Command) -> Command {
+        command.args(settings().map(argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Given(Table::new());
+        given.update_from_arg_matches(matches)?;
+        Ok(given)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let given = settings().filter_map(|setting| Some((setting.key, matches.get_one::<String>(setting.key)?)));
+        self.0.extend(given.map(|(key, text)| (key.to_owned(), Value::from(text.clone()))));
+        Ok(())
+    }
+}
+
+fn settings() -> impl Iterator<Item = &'static Setting<Config>> {
+    Config::SETTINGS.iter().filter(|setting| setting.source != Source::Key)
+}
+
+/// Returns the name of the setting's environment variable.
+fn variable(setting: &Setting<Config>) -> String {
+    format!("SESSIOND_{}", setting.key.to_uppercase())
+}
+
+fn argument(setting: &Setting<Config>) -> Arg {
+    let about = (setting.about)();
+    // The default is part of the text only: a value that clap fills in would replace the one in the file.
+    let help = format!("{} [default: {}]", setting.meaning(), (setting.to_text)(&Config::default()));
+    let argument = Arg::new(setting.key)
+        .long(setting.key.replace('_', "-"))
+        .env(variable(setting))
+        .hide(setting.source == Source::Environment)
+        .hide_env_values(about.is_secret)
+        .value_name(setting.key.to_uppercase())
+        .help(help);
+    if about.is_switch { argument.num_args(0..=1).default_missing_value("true") } else { argument }
 }

@@ -1,6 +1,6 @@
-//! Accepts connections, bounds what each may take, and lets them go.
+//! Accepts gRPC connections, applies the limits of each, and drains them at shutdown.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -13,65 +13,70 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::{config::Limits, observe::Metrics, tasks::Connected};
+use crate::{config::Limits, observe::Metrics, tasks::ConnectionTasks};
 
-/// What a client sends first: a connection that has not sent it by then is dropped.
+/// First bytes that an HTTP/2 client sends.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Time after which a connection that has not sent the whole preface is closed.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two checks of an incomplete preface.
+const PREFACE_POLL: Duration = Duration::from_millis(10);
+/// Pause after a failed accept. The most likely reason is a lack of file descriptors, which closed connections return.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Maximum size of the headers of a request.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// Bytes in flight for one stream before it waits for its reader.
+/// Bytes of one stream that may be unsent before the stream waits for its reader.
 const SEND_BUFFER: usize = 256 * 1024;
+/// Flow-control window of one stream; that of a connection has four times the size.
 const WINDOW: u32 = 1024 * 1024;
-/// Streams that a peer may reset, or break, before its connection is closed.
+/// Number of streams that a peer may reset, or break, before its connection is closed.
 const MAX_RESET_STREAMS: usize = 100;
 
-pub struct Connections {
-    listener: TcpListener,
-    routes: Routes,
-    limits: Limits,
-    metrics: Arc<Metrics>,
+/// Accepts and serves the gRPC connections of one listener.
+pub(super) struct Connections {
+    /// Listening socket.
+    pub listener: TcpListener,
+    /// Services that every connection offers.
+    pub routes: Routes,
+    /// Limits of the process.
+    pub limits: Limits,
+    /// Metrics with the gauge of open connections.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Connections {
-    pub fn new(listener: TcpListener, routes: Routes, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        Connections { listener, routes, limits, metrics }
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.listener.local_addr().expect("it is bound")
-    }
-
-    /// Accepts until told to stop; then waits for the calls under way, but no longer than the drain time-out.
-    pub async fn serve(self, stop: CancellationToken, drain_timeout: Duration) -> &'static str {
-        let mut connected = Connected::default();
+    /// Accepts connections until `stop` is cancelled, then waits until their calls have ended, at most for
+    /// `drain_timeout`.
+    pub(super) async fn serve(self, stop: CancellationToken, drain_timeout: Duration) {
+        let mut tasks = ConnectionTasks::default();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                () = connected.one_ended() => continue,
+                () = tasks.wait_for_one() => continue,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                // Closed at once: the peer sees why in its own log, and can try another instance.
-                Ok(_) if connected.count() >= self.limits.connections => {
-                    tracing::warn!(limit = self.limits.connections, "connection refused: limits.connections");
+                // Closed at once, so that the client can try another instance.
+                Ok(_) if tasks.count() >= self.limits.connections => {
+                    tracing::warn!(
+                        limit = self.limits.connections,
+                        "connection limit reached; closing a new connection"
+                    );
                 }
-                Ok((stream, _)) => connected.spawn(self.connection(stream, stop.clone())),
+                Ok((stream, _)) => tasks.spawn(self.connection(stream, stop.clone())),
                 Err(error) => {
-                    // Out of file descriptors, most likely: give the others time to close.
                     tracing::warn!(%error, "accept failed");
-                    sleep(Duration::from_millis(100)).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         drop(self.listener);
-        let deadline = Instant::now() + drain_timeout;
-        if !connected.all_ended(deadline).await {
-            tracing::warn!("connections were cut: the drain time-out is over");
+        if !tasks.drain(Instant::now() + drain_timeout).await {
+            tracing::warn!("drain timeout reached; remaining connections closed");
         }
-        "accepting"
     }
 
-    /// Serves one connection, and finishes its calls once told to stop.
+    /// Serves one connection. After `stop` is cancelled it accepts no new calls and ends with the last open call.
     fn connection(&self, stream: TcpStream, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         builder
@@ -88,7 +93,7 @@ impl Connections {
         let service = TowerToHyperService::new(self.routes.clone().prepare());
         let metrics = self.metrics.clone();
         async move {
-            let _counted = Counted::new(metrics);
+            let _gauge = ConnectionGauge::new(metrics);
             let _ = stream.set_nodelay(true);
             if timeout(PREFACE_TIMEOUT, preface(&stream)).await.is_err() {
                 return;
@@ -103,36 +108,36 @@ impl Connections {
                 }
             };
             if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended");
+                tracing::debug!(%error, "connection failed");
             }
         }
     }
 }
 
-/// Returns when the whole preface is there, or the peer has closed.
+/// Returns when the whole preface has arrived, when other bytes have arrived, or when the peer has closed.
 async fn preface(stream: &TcpStream) {
-    let mut seen = [0; PREFACE.len()];
+    let mut buffer = [0; PREFACE.len()];
     loop {
-        match stream.peek(&mut seen).await {
+        match stream.peek(&mut buffer).await {
             Ok(0) | Err(_) => return,
-            Ok(count) if count >= PREFACE.len() || !PREFACE.starts_with(&seen[..count]) => return,
-            Ok(_) => sleep(Duration::from_millis(10)).await,
+            Ok(count) if count >= PREFACE.len() || !PREFACE.starts_with(&buffer[..count]) => return,
+            Ok(_) => sleep(PREFACE_POLL).await,
         }
     }
 }
 
-/// Keeps the gauge of connections true however a connection ends.
-struct Counted(Arc<Metrics>);
+/// Counts an open connection in the metrics until it is dropped.
+struct ConnectionGauge(Arc<Metrics>);
 
-impl Counted {
+impl ConnectionGauge {
     fn new(metrics: Arc<Metrics>) -> Self {
-        metrics.connections.inc();
-        Counted(metrics)
+        metrics.grpc_connections.inc();
+        ConnectionGauge(metrics)
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGauge {
     fn drop(&mut self) {
-        self.0.connections.dec();
+        self.0.grpc_connections.dec();
     }
 }

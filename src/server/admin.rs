@@ -1,0 +1,53 @@
+//! The admin port (`/metrics`, `/healthz`, `/readyz`), and the periodic count of live sessions.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, http::StatusCode, http::header::CONTENT_TYPE, routing::get};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{observe::Metrics, session::Policies, store::Store};
+
+/// Time between two counts of the sessions.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// Time limit of the count of one namespace.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves the admin port until the future is dropped. `/healthz` answers as long as the process runs, `/readyz` reports
+/// the value of `ready`.
+pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, ready: watch::Receiver<bool>) {
+    let notifications = metrics.keyspace_notifications.clone();
+    let readiness = move || {
+        let response = match (*ready.borrow(), notifications.get()) {
+            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            (true, 0) => (StatusCode::OK, "ready; Redis publishes no keyspace notifications\n"),
+            (true, _) => (StatusCode::OK, "ready\n"),
+        };
+        std::future::ready(response)
+    };
+    let router = Router::new()
+        .route("/metrics", get(move || std::future::ready(([(CONTENT_TYPE, OPENMETRICS)], metrics.render()))))
+        .route("/healthz", get(|| std::future::ready("alive\n")))
+        .route("/readyz", get(readiness));
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "admin port failed");
+    }
+}
+
+/// Counts the live sessions of every listed namespace periodically; never returns. Namespaces that are not listed are
+/// not counted, because their number is not bounded.
+pub(super) async fn count_sessions(store: Arc<Store>, policies: Arc<Policies>, metrics: Arc<Metrics>) {
+    loop {
+        for namespace in policies.listed.keys() {
+            match store.count(namespace, Instant::now() + COUNT_TIMEOUT).await {
+                Ok(count) => metrics.set_sessions(namespace.as_str(), count),
+                Err(error) => tracing::debug!(%namespace, %error, "counting sessions failed"),
+            }
+        }
+        sleep(COUNT_INTERVAL).await;
+    }
+}
