@@ -1,49 +1,53 @@
-//! The service's client on the command line: `sessiond create`, `get`, `watch` and so on.
+//! Command-line client: `sessiond create`, `get`, `list`, `watch`, `update`, `touch`, `rotate`, `delete`.
 //!
-//! It speaks to a server over gRPC, by the stubs that every Rust program uses. Tokens come from files or standard input,
-//! never from the command line, where every process of the machine may read them.
+//! It calls any server over gRPC, with the generated stubs that every Rust client uses. Tokens are read from a file or from
+//! standard input, never from the command line, because every process of the machine can read command lines.
 
 mod arguments;
 mod connection;
-mod detail;
-mod endings;
+mod create;
+mod delete;
 mod failure;
+mod fields;
+mod get;
 mod json;
-mod listing;
+mod list;
 mod output;
-mod rotation;
-mod secrets;
-mod sessions;
+mod rotate;
 mod table;
-mod watching;
+mod token_file;
+mod touch;
+mod update;
+mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Subcommand;
 
+/// One command of the client, with its arguments.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Makes a session, and prints it with its token.
-    Create(sessions::Create),
+    /// Creates a session and prints it with its token.
+    Create(create::Create),
     /// Prints a session.
-    Get(sessions::Get),
+    Get(get::Get),
     /// Prints the live sessions of a namespace or of a subject.
-    List(listing::List),
-    /// Prints every change as it happens, across reconnects, until it is interrupted.
-    Watch(watching::Watch),
-    /// Changes parts of a session, and prints it.
-    Update(sessions::Update),
-    /// Counts as a use of a session, and prints its new deadline.
-    Touch(sessions::Touch),
-    /// Gives a session a new token, and prints both.
-    Rotate(rotation::Rotate),
-    /// Ends sessions, and prints how many there were.
-    Delete(endings::Delete),
+    List(list::List),
+    /// Prints every change as it happens, reconnecting as needed, until interrupted.
+    Watch(watch::Watch),
+    /// Changes parts of a session and prints it.
+    Update(update::Update),
+    /// Extends the idle deadline of a session and prints the new deadline.
+    Touch(touch::Touch),
+    /// Replaces the token of a session and prints the session with the new token.
+    Rotate(rotate::Rotate),
+    /// Ends sessions and prints their number.
+    Delete(delete::Delete),
 }
 
-/// Runs the command. Exit codes: 0 = done, 1 = the call failed, 2 = bad usage, and nothing was sent.
+/// Runs the command. Exit codes: 0 = success, 1 = the call failed, 2 = wrong usage and nothing was sent.
 pub async fn run(command: Command) -> ExitCode {
-    let ended = match command {
+    let result = match command {
         Command::Create(create) => create.run().await,
         Command::Get(get) => get.run().await,
         Command::List(list) => list.run().await,
@@ -53,7 +57,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Rotate(rotate) => rotate.run().await,
         Command::Delete(delete) => delete.run().await,
     };
-    match ended {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(text) = failure.text() {
@@ -64,13 +68,13 @@ pub async fn run(command: Command) -> ExitCode {
     }
 }
 
-/// Says why the command line cannot be read (or prints the help that it asks for), and answers the exit code.
-pub fn refuse(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    if secrets::would_repeat_one(error, arguments) {
-        eprintln!("an argument is not expected here, and is not repeated: it may be a token; {}", secrets::HOW);
+/// Prints why the command line is wrong, or the help that it requests, and returns the exit code.
+pub fn report_usage(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    if token_file::may_contain_token(error, arguments) {
+        eprintln!("unexpected argument (not shown, because it may be a token); {}", token_file::USAGE);
         return ExitCode::from(2);
     }
-    // Nobody is left to be told that nobody reads.
+    // A failed write means that the reader closed the output: an error message would not be read either.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }

@@ -1,4 +1,4 @@
-//! The connection to a server, and the deadline of every call.
+//! Connection to a server, and the deadline of every call.
 
 use std::time::Duration;
 
@@ -11,47 +11,60 @@ use tonic::{
 
 use super::{arguments::duration, failure::Failure, output::Format};
 
-pub type Client = SessionServiceClient<Channel>;
+/// Stub of the service on one connection.
+pub(super) type Client = SessionServiceClient<Channel>;
 
-/// What every command takes.
+/// Arguments of every command.
 #[derive(Args)]
-pub struct Common {
-    /// The server.
+pub(super) struct Common {
+    /// URL of the server.
     #[arg(long, env = "SESSIOND_ENDPOINT", default_value = "http://127.0.0.1:50051", value_name = "URL")]
     endpoint: String,
-    /// One application or tenant.
+    /// Namespace of the sessions: one application or tenant.
     #[arg(short, long, env = "SESSIOND_NAMESPACE")]
     pub namespace: String,
-    /// How answers are printed.
+    /// Output format.
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     pub output: Format,
-    /// How long a call, and connecting, may take.
-    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = limited)]
+    /// Time limit for connecting, and again for each call.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = call_timeout)]
     pub timeout: Duration,
 }
 
-/// The server gives no call more than 10 s; connecting may take longer.
-fn limited(text: &str) -> Result<Duration, String> {
-    const LONGEST: Duration = Duration::from_secs(60 * 60);
+/// Parses --timeout. The server ends a call after 10 s at most; connecting may take longer.
+fn call_timeout(text: &str) -> Result<Duration, String> {
+    const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
     let timeout = duration(text)?;
-    if timeout > LONGEST { Err("must be at most 1h".to_owned()) } else { Ok(timeout) }
+    if timeout > MAX_TIMEOUT { Err("must be at most 1h".to_owned()) } else { Ok(timeout) }
 }
 
 impl Common {
-    pub async fn connect(&self) -> Result<Client, Failure> {
-        let url = match self.endpoint.split_once("://") {
-            None => format!("http://{}", self.endpoint),
-            Some(("http", _)) => self.endpoint.clone(),
-            Some(_) => return Err(Failure::Usage("--endpoint: only http:// is available in this version".to_owned())),
-        };
+    /// URL of the server, with its scheme.
+    pub(super) fn url(&self) -> Result<String, Failure> {
+        match self.endpoint.split_once("://") {
+            None => Ok(format!("http://{}", self.endpoint)),
+            Some(("http", _)) => Ok(self.endpoint.clone()),
+            Some(_) => Err(Failure::Usage("--endpoint: this version supports only http://".to_owned())),
+        }
+    }
+
+    /// Returns the endpoint of the server, not connected.
+    pub(super) fn endpoint(&self) -> Result<Endpoint, Failure> {
+        let url = self.url()?;
         let endpoint = Endpoint::from_shared(url.clone());
         let endpoint = endpoint.map_err(|error| Failure::Usage(format!("--endpoint: {url}: {error}")))?;
-        let connected = endpoint.connect_timeout(self.timeout).connect().await;
+        Ok(endpoint.connect_timeout(self.timeout))
+    }
+
+    /// Connects to the server.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        let connected = self.endpoint()?.connect().await;
+        let url = self.url()?;
         Ok(Client::new(connected.map_err(|error| Failure::unreachable(&url, &error))?))
     }
 
-    /// The message with the call's deadline.
-    pub fn request<T>(&self, message: T) -> Request<T> {
+    /// Returns the request with the deadline of the call.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
         request

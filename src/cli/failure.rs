@@ -1,4 +1,4 @@
-//! What can go wrong: as text for people and as an exit code.
+//! Failures of a command, as text for people and as an exit code.
 
 use std::{error::Error, io, process::ExitCode};
 
@@ -7,16 +7,22 @@ use tonic_types::StatusExt;
 
 use super::table::printable;
 
+/// Reason why a command failed.
 pub enum Failure {
-    /// The command line asks for what cannot be; nothing was sent.
+    /// The arguments are invalid; nothing was sent.
     Usage(String),
-    /// There is no connection to the server.
-    Unreachable { endpoint: String, cause: String },
-    /// The server answered with an error, or the connection broke.
+    /// No connection to the server.
+    Unreachable {
+        /// URL of the server.
+        endpoint: String,
+        /// Error of the operating system or of the transport.
+        cause: String,
+    },
+    /// The server returned an error, or the connection broke during the call.
     Call(Box<Status>),
-    /// A watch is over, though there is more to tell.
+    /// The stream of a watch was lost before its first response.
     Interrupted(String),
-    /// The answer cannot be written.
+    /// The output cannot be written.
     Output(io::Error),
 }
 
@@ -33,24 +39,26 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
+    /// Returns the failure to connect to this URL.
     pub fn unreachable(endpoint: &str, error: &(dyn Error + 'static)) -> Self {
-        Failure::Unreachable { endpoint: endpoint.to_owned(), cause: root(error).to_string() }
+        Failure::Unreachable { endpoint: endpoint.to_owned(), cause: root_cause(error).to_string() }
     }
 
-    /// None = nobody is there to read it: the reader of our output has gone.
+    /// Returns the text to print. None: the reader of the output has closed it, and no message is needed.
     pub fn text(&self) -> Option<String> {
         match self {
             Failure::Usage(text) | Failure::Interrupted(text) => Some(text.clone()),
             Failure::Unreachable { endpoint, cause } => {
-                let remedy = "start a server with `sessiond serve`, or name another by --endpoint or SESSIOND_ENDPOINT";
+                let remedy = "start a server with `sessiond serve`, or set --endpoint or SESSIOND_ENDPOINT";
                 Some(format!("no connection to {endpoint}: {cause}; {remedy}"))
             }
-            Failure::Call(status) => Some(of_status(status)),
+            Failure::Call(status) => Some(status_text(status)),
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
-            Failure::Output(error) => Some(format!("the answer cannot be written: {error}")),
+            Failure::Output(error) => Some(format!("cannot write the output: {error}")),
         }
     }
 
+    /// Returns the exit code: 2 for wrong usage, else 1.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Usage(_) => ExitCode::from(2),
@@ -59,34 +67,22 @@ impl Failure {
             }
         }
     }
-
-    /// Whether a watch may be opened again after it.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Failure::Unreachable { .. } | Failure::Interrupted(_) => true,
-            Failure::Call(status) => {
-                let is_of_the_connection = status.source().is_some();
-                let may_be_repeated = status.get_details_retry_info().is_some();
-                status.code() == Code::Unavailable || is_of_the_connection || may_be_repeated
-            }
-            Failure::Usage(_) | Failure::Output(_) => false,
-        }
-    }
 }
 
-/// `NOT_FOUND SESSION_ENDED: the session has ended: LOGOUT (cause=LOGOUT)`, and a line for each bad field.
-fn of_status(status: &Status) -> String {
-    if status.source().is_some_and(|source| root(source).is::<TimeoutExpired>()) {
-        return "DEADLINE_EXCEEDED: no answer before --timeout had passed; a write may have been applied".to_owned();
+/// Formats a status as `NOT_FOUND SESSION_ENDED: the session has ended: LOGOUT (cause=LOGOUT)`, plus one line per invalid
+/// field.
+fn status_text(status: &Status) -> String {
+    if status.source().is_some_and(|source| root_cause(source).is::<TimeoutExpired>()) {
+        return "DEADLINE_EXCEEDED: no response within --timeout; a write may have been applied".to_owned();
     }
-    let mut text = code(status.code());
+    let mut text = code_name(status.code());
     let details = status.get_error_details();
     if let Some(info) = details.error_info() {
         text += &format!(" {}", printable(&info.reason));
     }
     let fields = details.bad_request().map(|bad| &bad.field_violations[..]).unwrap_or_default();
     if !fields.is_empty() {
-        text += ": the request is refused";
+        text += ": invalid request";
         for field in fields {
             let path = if field.field.is_empty() { "" } else { &format!("{}: ", printable(&field.field)) };
             text += &format!("\n  {path}{}", printable(&field.description));
@@ -95,7 +91,7 @@ fn of_status(status: &Status) -> String {
     }
     text += &format!(": {}", printable(status.message()));
     if let Some(source) = status.source() {
-        text += &format!(" ({})", root(source));
+        text += &format!(" ({})", root_cause(source));
     }
     let metadata = details.error_info().map(|info| info.metadata.iter()).into_iter().flatten();
     let mut metadata: Vec<_> = metadata.map(|(name, value)| printable(&format!("{name}={value}"))).collect();
@@ -106,8 +102,8 @@ fn of_status(status: &Status) -> String {
     text
 }
 
-/// `NotFound` as `NOT_FOUND`.
-fn code(code: Code) -> String {
+/// Returns the gRPC name of a code: `NotFound` as `NOT_FOUND`.
+fn code_name(code: Code) -> String {
     let mut name = String::new();
     for letter in format!("{code:?}").chars() {
         if letter.is_uppercase() && !name.is_empty() {
@@ -118,8 +114,8 @@ fn code(code: Code) -> String {
     name
 }
 
-/// What stands at the end of the chain of causes.
-fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+/// Returns the last error in the chain of sources.
+fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -132,8 +128,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_have_their_names_in_grpc() {
-        let names = [Code::NotFound, Code::Cancelled, Code::DataLoss, Code::FailedPrecondition].map(code);
+    fn code_name_is_the_name_in_grpc() {
+        let names = [Code::NotFound, Code::Cancelled, Code::DataLoss, Code::FailedPrecondition].map(code_name);
         assert_eq!(names, ["NOT_FOUND", "CANCELLED", "DATA_LOSS", "FAILED_PRECONDITION"]);
     }
 }

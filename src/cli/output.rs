@@ -1,4 +1,4 @@
-//! Where answers go: standard output, as a table or as JSON.
+//! Output formats, and writing to standard output.
 
 use std::io::{self, Write};
 
@@ -7,17 +7,18 @@ use prost::Message;
 
 use super::{failure::Failure, json};
 
+/// Output format of a command.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
+pub(super) enum Format {
+    /// Columns for people.
     Table,
-    /// Canonical proto3 JSON, one response a line.
+    /// Canonical proto3 JSON, one response per line.
     Json,
 }
 
 impl Format {
-    /// Prints the response: its JSON by its message's name, or the lines that are made of it.
-    pub fn print<M: Message>(
+    /// Prints a response: as JSON of the message with this name, or the lines that `lines` makes of it.
+    pub(super) fn print<M: Message>(
         self,
         name: &str,
         response: &M,
@@ -30,7 +31,8 @@ impl Format {
     }
 }
 
-pub fn print(lines: &[String]) -> Result<(), Failure> {
+/// Writes the lines to standard output and flushes it.
+pub(super) fn print(lines: &[String]) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     for line in lines {
         writeln!(output, "{line}")?;

@@ -1,7 +1,7 @@
-//! Columns that line up, and texts that do nothing to a terminal.
+//! Aligned columns, with control characters escaped.
 
-/// What came from elsewhere, without control characters: they would break the line, or give a terminal orders.
-pub fn printable(text: &str) -> String {
+/// Escapes control and formatting characters, which could break a line or send commands to the terminal.
+pub(super) fn printable(text: &str) -> String {
     let is_hidden = |letter: char| {
         letter.is_control()
             || matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -13,23 +13,24 @@ pub fn printable(text: &str) -> String {
     printable
 }
 
-/// A table that grows: every column is as wide as the widest cell so far.
-pub struct Table<const N: usize> {
+/// Table that is printed while rows arrive: each column is as wide as its widest cell so far.
+pub(super) struct Table<const N: usize> {
     widths: [usize; N],
-    /// Until it has been printed.
+    /// None: the header has been printed.
     header: Option<[&'static str; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    /// With these columns, at least so wide each.
-    pub fn new(header: [&'static str; N], widths: [usize; N]) -> Self {
-        Table { widths, header: Some(header) }
+    /// Returns an empty table with these column names and minimum widths.
+    pub(super) fn new(header: [&'static str; N], min_widths: [usize; N]) -> Self {
+        Table { widths: min_widths, header: Some(header) }
     }
 
-    /// The lines of these rows, before the first of all that of the header.
-    pub fn lines(&mut self, rows: Vec<[String; N]>) -> Vec<String> {
+    /// Returns the lines of these rows, preceded by the header on the first call.
+    pub(super) fn lines(&mut self, rows: Vec<[String; N]>) -> Vec<String> {
         let header = self.header.take().map(|header| header.map(str::to_owned));
-        let rows: Vec<_> = header.into_iter().chain(rows.into_iter().map(|row| row.map(|cell| shown(&cell)))).collect();
+        let rows = rows.into_iter().map(|row| row.map(|cell| cell_text(&cell)));
+        let rows: Vec<_> = header.into_iter().chain(rows).collect();
         for row in &rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
                 *width = cell.chars().count().max(*width);
@@ -39,15 +40,15 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// Names and values in two columns.
-pub fn pairs(pairs: &[(String, String)]) -> Vec<String> {
-    let shown: Vec<_> = pairs.iter().map(|(name, value)| [printable(name), printable(value)]).collect();
-    let width = shown.iter().map(|[name, _]| name.chars().count()).max().unwrap_or_default();
-    shown.iter().map(|pair| line(&[width, 0], pair)).collect()
+/// Returns names and values in two columns.
+pub(super) fn pairs(pairs: &[(String, String)]) -> Vec<String> {
+    let rows: Vec<_> = pairs.iter().map(|(name, value)| [printable(name), printable(value)]).collect();
+    let width = rows.iter().map(|[name, _]| name.chars().count()).max().unwrap_or_default();
+    rows.iter().map(|row| line(&[width, 0], row)).collect()
 }
 
-/// An empty cell has a sign of its own, so that programs can count columns.
-fn shown(cell: &str) -> String {
+/// Returns `-` for an empty cell, so that programs can split lines at whitespace.
+fn cell_text(cell: &str) -> String {
     if cell.is_empty() { "-".to_owned() } else { printable(cell) }
 }
 
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_grow() {
+    fn columns_are_aligned_and_grow() {
         let mut table = Table::new(["A", "B"], [3, 0]);
         let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
         assert_eq!(table.lines(vec![row("1", ""), row("22", "x")]), ["A    B", "1    -", "22   x"]);
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_gets_no_orders() {
+    fn printable_escapes_control_characters() {
         assert_eq!(printable("a\u{1b}[2Jb\nc\u{202e}é"), "a\\u{1b}[2Jb\\nc\\u{202e}é");
     }
 }

@@ -1,4 +1,4 @@
-//! The end of one session, of several, or of all of a subject's.
+//! `sessiond delete`: ends sessions by id, by token or by subject.
 
 use std::path::PathBuf;
 
@@ -7,37 +7,38 @@ use prost_types::Timestamp;
 use sessiond_client::v1::{DeleteSessionRequest, DeleteSubjectSessionsRequest, SessionKey};
 
 use super::{
-    arguments::{Cause, by_id, by_token, checked_id},
+    arguments::{Cause, id_key, token_key, valid_id},
     connection::Common,
     failure::Failure,
     output::{self, Format},
 };
 
+/// Arguments of `sessiond delete`.
 #[derive(Args)]
 pub struct Delete {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    which: Which,
-    /// With --subject: the id of the one to keep.
+    target: Target,
+    /// With --subject: id of the session to keep.
     #[arg(long, value_name = "ID", requires = "subject")]
     except: Option<String>,
-    /// With --subject: only sessions made before this instant, in RFC 3339.
+    /// With --subject: ends only sessions created before this time (RFC 3339).
     #[arg(long, value_name = "TIME", requires = "subject", value_parser = instant)]
     created_before: Option<Timestamp>,
-    /// Why they end [default: logout; with --subject: revoked].
+    /// Cause recorded for the sessions [default: logout; with --subject: revoked].
     #[arg(long)]
     cause: Option<Cause>,
 }
 
-/// Exactly one of these.
+/// Sessions to end: exactly one of ids, token file and subject.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
-struct Which {
-    /// Public ids.
+struct Target {
+    /// Public ids of the sessions.
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// File with a session's token in its first line; - = standard input.
+    /// File with the session's token in its first line; - = standard input.
     #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,
     /// Ends all sessions of this subject.
@@ -50,18 +51,19 @@ fn instant(text: &str) -> Result<Timestamp, String> {
 }
 
 impl Delete {
+    /// Calls DeleteSession for each key, or DeleteSubjectSessions, and prints the number of ended sessions.
     pub async fn run(self) -> Result<(), Failure> {
-        match &self.which {
-            Which { subject: Some(subject), .. } => self.all_of(subject).await,
-            Which { token_file: Some(path), .. } => self.each(vec![by_token(path)?]).await,
-            Which { ids, .. } => self.each(ids.iter().map(|id| by_id(id)).collect::<Result<_, _>>()?).await,
+        match &self.target {
+            Target { subject: Some(subject), .. } => self.delete_subject(subject).await,
+            Target { token_file: Some(path), .. } => self.delete_each(vec![token_key(path)?]).await,
+            Target { ids, .. } => self.delete_each(ids.iter().map(|id| id_key(id)).collect::<Result<_, _>>()?).await,
         }
     }
 
-    async fn each(&self, keys: Vec<SessionKey>) -> Result<(), Failure> {
+    async fn delete_each(&self, keys: Vec<SessionKey>) -> Result<(), Failure> {
         let mut client = self.common.connect().await?;
         let mut deleted = 0;
-        let mut ended = Ok(());
+        let mut result = Ok(());
         for key in keys {
             let request = DeleteSessionRequest {
                 namespace: self.common.namespace.clone(),
@@ -76,23 +78,23 @@ impl Delete {
                     self.common.output.print("DeleteSessionResponse", &response, |_| Vec::new())?;
                 }
                 Err(status) => {
-                    ended = Err(status.into());
+                    result = Err(status.into());
                     break;
                 }
             }
         }
-        // Those before the one that failed are ended all the same.
-        if self.common.output == Format::Table && (ended.is_ok() || deleted > 0) {
-            output::print(&[told(deleted)])?;
+        // After a failure too: the sessions before the failed one have ended.
+        if self.common.output == Format::Table && (result.is_ok() || deleted > 0) {
+            output::print(&[count_line(deleted)])?;
         }
-        ended
+        result
     }
 
-    async fn all_of(&self, subject: &str) -> Result<(), Failure> {
+    async fn delete_subject(&self, subject: &str) -> Result<(), Failure> {
         let request = DeleteSubjectSessionsRequest {
             namespace: self.common.namespace.clone(),
             subject: subject.to_owned(),
-            except_id: self.except.as_deref().map(checked_id).transpose()?.unwrap_or_default(),
+            except_id: self.except.as_deref().map(valid_id).transpose()?.unwrap_or_default(),
             cause: Cause::number(self.cause),
             created_before: self.created_before,
         };
@@ -100,10 +102,10 @@ impl Delete {
         let response = client.delete_subject_sessions(self.common.request(request)).await?.into_inner();
         self.common
             .output
-            .print("DeleteSubjectSessionsResponse", &response, |response| vec![told(response.deleted_count)])
+            .print("DeleteSubjectSessionsResponse", &response, |response| vec![count_line(response.deleted_count)])
     }
 }
 
-fn told(count: i32) -> String {
+fn count_line(count: i32) -> String {
     format!("{count} deleted")
 }

@@ -1,4 +1,4 @@
-//! A new token for a session.
+//! `sessiond rotate`.
 
 use std::path::PathBuf;
 
@@ -9,45 +9,46 @@ use super::{
     arguments::{ChangeAttributes, proto_duration},
     connection::Common,
     failure::Failure,
-    secrets,
-    sessions::with_token,
+    fields, token_file,
 };
 
+/// Arguments of `sessiond rotate`.
 #[derive(Args)]
 pub struct Rotate {
     #[command(flatten)]
     common: Common,
-    /// File with the session's current token in its first line; - = standard input. An id never yields a token.
+    /// File with the session's current token in its first line; - = standard input. An id cannot be rotated.
     #[arg(long, value_name = "PATH")]
     token_file: PathBuf,
-    /// File with a successor of the caller's own: ses_<same id>_<new secret> [default: the server makes one].
+    /// File with a client-generated successor: ses_<same id>_<new secret> [default: the server generates one].
     #[arg(long, value_name = "PATH")]
     new_token_file: Option<PathBuf>,
-    /// Whose session it becomes, from or to nobody's.
+    /// New subject of an anonymous session; empty makes the session anonymous.
     #[arg(long)]
     subject: Option<String>,
-    /// How long the old token still works [default: the policy's, or 0s with --subject].
+    /// Time for which the old token stays valid [default: the policy's, or 0s with --subject].
     #[arg(long, value_name = "DURATION", value_parser = proto_duration)]
     grace: Option<prost_types::Duration>,
     #[command(flatten)]
     attributes: ChangeAttributes,
-    /// Only if the session's revision is this.
+    /// Fails unless the session has this revision.
     #[arg(long, value_name = "REVISION")]
     if_revision: Option<i64>,
-    /// Makes a repeat safe; needs --new-token-file.
+    /// Request id, which makes a retry safe; needs --new-token-file.
     #[arg(long, requires = "new_token_file")]
     request_id: Option<String>,
 }
 
 impl Rotate {
+    /// Calls RotateSession and prints the response.
     pub async fn run(self) -> Result<(), Failure> {
         let files = [Some(&self.token_file), self.new_token_file.as_ref()];
-        if files.iter().flatten().filter(|path| secrets::is_standard_input(path)).count() > 1 {
+        if files.iter().flatten().filter(|path| token_file::is_standard_input(path)).count() > 1 {
             let text = "--token-file and --new-token-file cannot both be standard input";
             return Err(Failure::Usage(text.to_owned()));
         }
-        let token = secrets::read("--token-file", &self.token_file)?;
-        let new = self.new_token_file.as_deref().map(|path| secrets::read("--new-token-file", path)).transpose()?;
+        let token = token_file::read("--token-file", &self.token_file)?;
+        let new = self.new_token_file.as_deref().map(|path| token_file::read("--new-token-file", path)).transpose()?;
         let request = RotateSessionRequest {
             namespace: self.common.namespace.clone(),
             token: token.as_str().to_owned(),
@@ -64,7 +65,7 @@ impl Rotate {
         let mut client = self.common.connect().await?;
         let response = client.rotate_session(self.common.request(request)).await?.into_inner();
         self.common.output.print("RotateSessionResponse", &response, |response| {
-            with_token(response.session.as_ref(), &response.token)
+            fields::lines_with_token(response.session.as_ref(), &response.token)
         })
     }
 }

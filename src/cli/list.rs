@@ -1,4 +1,4 @@
-//! Many sessions, page by page.
+//! `sessiond list`: reads all pages.
 
 use std::collections::HashSet;
 
@@ -8,49 +8,51 @@ use sessiond_client::v1::{ListSessionsRequest, ListSessionsResponse, Session};
 use super::{
     arguments::{labels, pair},
     connection::Common,
-    detail::{deadline, time},
     failure::Failure,
+    fields::{deadline, time},
     output::{self, Format},
     table::Table,
 };
 
-/// The most that a page may hold.
-const PAGE: u64 = 1_000;
+/// Largest page size that a server accepts.
+const MAX_PAGE_SIZE: u64 = 1_000;
 const COLUMNS: [&str; 6] = ["ID", "SUBJECT", "CREATED", "ACCESSED", "EXPIRES", "LABELS"];
-const WIDTHS: [usize; 6] = [26, 8, 24, 24, 24, 0];
+const MIN_WIDTHS: [usize; 6] = [26, 8, 24, 24, 24, 0];
 
+/// Arguments of `sessiond list`.
 #[derive(Args)]
 pub struct List {
     #[command(flatten)]
     common: Common,
-    /// Only sessions of this subject, newest first.
+    /// Lists only the sessions of this subject, newest first.
     #[arg(long)]
     subject: Option<String>,
-    /// Only sessions with this label; all that are given must match.
+    /// Lists only sessions with this label; repeated: with all of them.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
-    /// At most so many.
+    /// Maximum number of sessions [default: unlimited].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Prints their number alone.
+    /// Prints only the number of sessions.
     #[arg(long)]
     count: bool,
 }
 
 impl List {
+    /// Calls ListSessions until the last page, or the limit, and prints the sessions.
     pub async fn run(self) -> Result<(), Failure> {
         let limit = self.limit.unwrap_or(u64::MAX);
         let mut request = ListSessionsRequest {
             namespace: self.common.namespace.clone(),
             subject: self.subject,
             labels: labels(&self.label)?,
-            page_size: limit.min(PAGE) as i32,
+            page_size: limit.min(MAX_PAGE_SIZE) as i32,
             ..Default::default()
         };
         let mut client = self.common.connect().await?;
-        let mut table = Table::new(COLUMNS, WIDTHS);
+        let mut table = Table::new(COLUMNS, MIN_WIDTHS);
         let mut all = ListSessionsResponse::default();
-        // A session may come on two pages.
+        // Two pages may contain the same session.
         let mut ids = HashSet::new();
         loop {
             let page = client.list_sessions(self.common.request(request.clone())).await?.into_inner();

@@ -1,4 +1,4 @@
-//! Tokens: read from a file or standard input, and kept out of everything that is printed.
+//! Tokens: read from a file or standard input, and never printed in an error.
 
 use std::{
     ffi::OsString,
@@ -13,18 +13,19 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 
-/// How a token is handed over.
-pub const HOW: &str =
-    "tokens are read from --token-file PATH, or from standard input with --token-file -, never from the command line";
+/// How to pass a token, as a part of error texts.
+pub(super) const USAGE: &str = "pass tokens with --token-file PATH, or on standard input with --token-file -, \
+    never on the command line";
 const STANDARD_INPUT: &str = "-";
-const SERVER_FORM: &str = "ses_";
-/// Longer than any token, and a line's end.
+/// Prefix of tokens in the server's form.
+const TOKEN_PREFIX: &str = "ses_";
+/// Maximum length of the first line, in bytes: more than a token and a line ending need.
 const MAX_LINE: usize = 1_024;
 
-/// The first line of the file that this flag names, `-` = of standard input.
+/// Returns the first line of the file; `-` is standard input.
 ///
-/// Errors name the flag and not the path, which may be a token in the wrong place.
-pub fn read(flag: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
+/// Errors contain the flag but not the path, because the path may be a token in the wrong place.
+pub(super) fn read(flag: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     let line = open(path).and_then(first_line).map_err(|error| Failure::Usage(format!("{flag}: {error}")))?;
     if line.is_empty() {
         return Err(Failure::Usage(format!("{flag}: the first line is empty")));
@@ -34,19 +35,21 @@ pub fn read(flag: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-pub fn is_standard_input(path: &Path) -> bool {
+/// Returns whether the path is `-`.
+pub(super) fn is_standard_input(path: &Path) -> bool {
     path.as_os_str() == STANDARD_INPUT
 }
 
 fn open(path: &Path) -> io::Result<File> {
     if is_standard_input(path) {
-        // The descriptor itself: the standard library's buffer would keep what went through it.
+        // Not `io::stdin()` itself: its buffer would keep a copy of the token.
         return Ok(io::stdin().as_fd().try_clone_to_owned()?.into());
     }
     File::open(path)
 }
 
-/// Without its end. Read byte by byte into one buffer that never grows, so that no copy of it stays anywhere.
+/// Returns the first line without its ending. The buffer has its final size from the start, because growing it would leave
+/// copies of the token in freed memory.
 fn first_line(mut file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_LINE));
     let mut byte = Zeroizing::new([0]);
@@ -62,13 +65,13 @@ fn first_line(mut file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(line)
 }
 
-/// Whether the text that clap made for this error may have a token in it.
-pub fn would_repeat_one(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> bool {
+/// Returns whether clap's text of this error may contain a token.
+pub(super) fn may_contain_token(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> bool {
     let is_stray = error.kind() == ErrorKind::UnknownArgument
         && matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(text)) if !text.starts_with('-'));
-    error.use_stderr() && (is_stray || arguments.any(|argument| looks_like_one(&argument.to_string_lossy())))
+    error.use_stderr() && (is_stray || arguments.any(|argument| looks_like_token(&argument.to_string_lossy())))
 }
 
-fn looks_like_one(argument: &str) -> bool {
-    argument.starts_with(SERVER_FORM) || argument.contains("=ses_")
+fn looks_like_token(argument: &str) -> bool {
+    argument.starts_with(TOKEN_PREFIX) || argument.contains("=ses_")
 }
