@@ -1,7 +1,7 @@
-//! What a call costs: CPU of the server, CPU of Redis, calls a second; beside two bare tonic servers in the same run.
+//! Cost of a call: CPU of the server, CPU of Redis and calls per second, compared with two bare tonic servers.
 //!
-//! Every round gives every row a short slice in turn, and begins with another row than the round before. Figures are
-//! medians and quartiles over the rounds; ratios are taken within a round. docs/benchmarks.md says what the rows are.
+//! A round runs each row for a short slice and starts with a different row than the previous round. Figures are medians
+//! and quartiles over the rounds; ratios are computed within a round. docs/benchmarks.md describes the rows.
 
 mod support;
 
@@ -12,11 +12,11 @@ use std::{
 
 use clap::Parser;
 
+use harness::{Redis, client::id_of, process::Process};
 use support::{
     baseline::{self, Baseline},
     cpu,
     figures::{Quartiles, print_table},
-    harness::{Redis, client::id_of, process::Process},
     load::{self, Client},
     start_redis,
 };
@@ -24,22 +24,22 @@ use support::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures what calls cost.
+/// Measures the cost of calls.
 #[derive(Parser)]
 struct Arguments {
-    /// Slices of each row.
+    /// Number of rounds: slices of each row.
     #[arg(long, default_value_t = 24)]
     rounds: usize,
     /// Length of a slice, in ms.
     #[arg(long, default_value_t = 800)]
     slice: u64,
-    /// Sessions that are read and changed.
+    /// Number of sessions that are read and updated.
     #[arg(long, default_value_t = 10_000)]
     sessions: u64,
-    /// Only the row whose title begins so.
+    /// Runs only the rows whose title starts with this text.
     #[arg(long, default_value = "")]
     only: String,
-    /// Given by cargo.
+    /// Cargo passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
@@ -48,8 +48,8 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Row {
-    Nothing,
-    Get,
+    ConstantReply,
+    OneGet,
     GetSession,
     GetSessionAndTouch,
     UpdateSession,
@@ -57,13 +57,13 @@ enum Row {
 }
 
 const ROWS: [Row; 6] =
-    [Row::Nothing, Row::Get, Row::GetSession, Row::GetSessionAndTouch, Row::UpdateSession, Row::CreateSession];
+    [Row::ConstantReply, Row::OneGet, Row::GetSession, Row::GetSessionAndTouch, Row::UpdateSession, Row::CreateSession];
 
 impl Row {
     fn title(self) -> &'static str {
         match self {
-            Row::Nothing => "(a) tonic, nothing",
-            Row::Get => "(b) tonic, one GET",
+            Row::ConstantReply => "(a) tonic, constant reply",
+            Row::OneGet => "(b) tonic, one GET",
             Row::GetSession => "GetSession by token",
             Row::GetSessionAndTouch => "GetSession by token, touch",
             Row::UpdateSession => "UpdateSession, one attribute",
@@ -73,7 +73,7 @@ impl Row {
 
     async fn call(self, client: &mut Client, token: &str, number: u64) -> Result<(), tonic::Status> {
         match self {
-            Row::Nothing | Row::Get | Row::GetSession => client.get_session(load::get(token)).await.map(drop),
+            Row::ConstantReply | Row::OneGet | Row::GetSession => client.get_session(load::get(token)).await.map(drop),
             Row::GetSessionAndTouch => {
                 let mut request = load::get(token);
                 request.touch = true;
@@ -85,7 +85,7 @@ impl Row {
     }
 }
 
-/// A server, the Redis behind it, and connections to it.
+/// A server process, its Redis process, and clients of the server.
 struct Target {
     pid: u32,
     redis: Option<u32>,
@@ -98,13 +98,14 @@ impl Target {
     }
 }
 
-/// What one slice showed.
+/// Figures of one slice.
 #[derive(Clone, Copy)]
 struct Slice {
-    /// µs of CPU a call.
+    /// CPU of the server per call, in µs.
     server: f64,
+    /// CPU of Redis per call, in µs.
     redis: f64,
-    /// Calls a second.
+    /// Calls per second.
     rate: f64,
 }
 
@@ -118,10 +119,10 @@ impl Slice {
             async move {
                 let mut calls = 0;
                 while Instant::now() < end {
-                    // Spread over all sessions, each worker on its own way, another value every time.
+                    // A different session sequence for each worker, and a different value each time.
                     let number = started.elapsed().as_nanos() as u64 ^ worker << 56;
-                    let place = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-                    let token = &tokens[place as usize % tokens.len()];
+                    let index = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+                    let token = &tokens[index as usize % tokens.len()];
                     row.call(&mut client, token, number >> 1).await.expect("the call succeeds");
                     calls += 1;
                 }
@@ -151,33 +152,33 @@ async fn main() {
     let sessiond = Target::new(process.pid(), Some(&redis), &process.address).await;
     let tokens: Arc<[String]> = load::populate(&sessiond.clients, arguments.sessions).await.into();
 
-    let bytes = load::bytes_of_answer(&sessiond.clients[0], &tokens[0]).await;
+    let bytes = load::response_bytes(&sessiond.clients[0], &tokens[0]).await;
     for token in tokens.iter() {
         plain_redis.command(&["SET", &id_of(token), &"x".repeat(bytes - baseline::FRAME)]);
     }
-    let does_nothing = baseline::Process::start(&Baseline::Nothing { bytes });
-    let gets = baseline::Process::start(&Baseline::Get { redis: plain_redis.unrestricted_url() });
-    let nothing = Target::new(does_nothing.pid(), None, &does_nothing.address).await;
-    let get = Target::new(gets.pid(), Some(&plain_redis), &gets.address).await;
-    for target in [&nothing, &get] {
-        assert_eq!(load::bytes_of_answer(&target.clients[0], &tokens[0]).await, bytes, "baseline::FRAME is off");
+    let constant_process = baseline::Process::start(&Baseline::Constant { bytes });
+    let get_process = baseline::Process::start(&Baseline::Get { redis: plain_redis.unrestricted_url() });
+    let constant = Target::new(constant_process.pid(), None, &constant_process.address).await;
+    let get = Target::new(get_process.pid(), Some(&plain_redis), &get_process.address).await;
+    for target in [&constant, &get] {
+        assert_eq!(load::response_bytes(&target.clients[0], &tokens[0]).await, bytes, "baseline::FRAME is wrong");
     }
-    println!("{} rounds of {} ms; an answer of GetSession has {bytes} bytes\n", arguments.rounds, arguments.slice);
+    println!("{} rounds of {} ms; a GetSession response has {bytes} bytes\n", arguments.rounds, arguments.slice);
 
     let rows: Vec<Row> = ROWS.into_iter().filter(|row| row.title().starts_with(&arguments.only)).collect();
     let mut slices: Vec<Vec<Slice>> = vec![Vec::new(); rows.len()];
-    // One round more than told: the first is to warm up.
+    // The additional first round is a warm-up.
     for round in 0..=arguments.rounds {
         for turn in 0..rows.len() {
-            let place = (turn + round) % rows.len();
-            let target = match rows[place] {
-                Row::Nothing => &nothing,
-                Row::Get => &get,
+            let index = (turn + round) % rows.len();
+            let target = match rows[index] {
+                Row::ConstantReply => &constant,
+                Row::OneGet => &get,
                 _ => &sessiond,
             };
-            let slice = Slice::run(rows[place], target, &tokens, Duration::from_millis(arguments.slice)).await;
+            let slice = Slice::run(rows[index], target, &tokens, Duration::from_millis(arguments.slice)).await;
             if round > 0 {
-                slices[place].push(slice);
+                slices[index].push(slice);
             }
         }
     }
@@ -189,34 +190,38 @@ async fn main() {
 
 fn print_figures(rows: &[Row], slices: &[Vec<Slice>]) {
     let line = |(row, slices): (&Row, &Vec<Slice>)| {
-        let over = |figure: fn(&Slice) -> f64| Quartiles::of(slices.iter().map(figure));
-        let redis = if *row == Row::Nothing { "–".to_owned() } else { format!("{:.3}", over(|slice| slice.redis)) };
-        let server = over(|slice| slice.server);
-        vec![row.title().to_owned(), format!("{server:.3}"), redis, format!("{:.3}", over(|slice| slice.rate))]
+        let quartiles = |figure: fn(&Slice) -> f64| Quartiles::of(slices.iter().map(figure));
+        let redis = if *row == Row::ConstantReply {
+            "–".to_owned()
+        } else {
+            format!("{:.3}", quartiles(|slice| slice.redis))
+        };
+        let server = quartiles(|slice| slice.server);
+        vec![row.title().to_owned(), format!("{server:.3}"), redis, format!("{:.3}", quartiles(|slice| slice.rate))]
     };
     let lines: Vec<_> = rows.iter().zip(slices).map(line).collect();
-    print_table(&["", "server CPU, µs a call", "Redis CPU, µs a call", "calls a second"], &lines);
+    print_table(&["", "server CPU, µs per call", "Redis CPU, µs per call", "calls per second"], &lines);
 }
 
 fn print_ratios(rows: &[Row], slices: &[Vec<Slice>]) {
-    let slices_of = |row: Row| &slices[rows.iter().position(|other| *other == row).expect("it has run")];
+    let slices_of = |row: Row| &slices[rows.iter().position(|other| *other == row).expect("all rows have run")];
     let lines: Vec<_> = rows
         .iter()
         .zip(slices)
         .map(|(row, slices)| {
-            let to = |reference: Row, figure: fn(&Slice) -> f64| {
+            let ratio_to = |reference: Row, figure: fn(&Slice) -> f64| {
                 let pairs = slices.iter().zip(slices_of(reference));
-                format!("{:.3}", Quartiles::of(pairs.map(|(own, reference)| figure(own) / figure(reference))))
+                format!("{:.3}", Quartiles::of(pairs.map(|(slice, reference)| figure(slice) / figure(reference))))
             };
-            let redis = |text: String| if *row == Row::Nothing { "–".to_owned() } else { text };
+            let redis_cell = |text: String| if *row == Row::ConstantReply { "–".to_owned() } else { text };
             vec![
                 row.title().to_owned(),
-                to(Row::Nothing, |slice| slice.server),
-                to(Row::Get, |slice| slice.server),
-                redis(to(Row::Get, |slice| slice.redis)),
-                to(Row::Get, |slice| slice.server + slice.redis),
-                to(Row::Nothing, |slice| slice.rate),
-                to(Row::Get, |slice| slice.rate),
+                ratio_to(Row::ConstantReply, |slice| slice.server),
+                ratio_to(Row::OneGet, |slice| slice.server),
+                redis_cell(ratio_to(Row::OneGet, |slice| slice.redis)),
+                ratio_to(Row::OneGet, |slice| slice.server + slice.redis),
+                ratio_to(Row::ConstantReply, |slice| slice.rate),
+                ratio_to(Row::OneGet, |slice| slice.rate),
             ]
         })
         .collect();
@@ -226,8 +231,8 @@ fn print_ratios(rows: &[Row], slices: &[Vec<Slice>]) {
         "server CPU to (b)",
         "Redis CPU to (b)",
         "server and Redis CPU to (b)",
-        "calls a second to (a)",
-        "calls a second to (b)",
+        "calls per second to (a)",
+        "calls per second to (b)",
     ];
     print_table(&head, &lines);
 }

@@ -1,7 +1,7 @@
-//! What the hanging of one node of a Cluster does to calls and events of the others, and how soon it is noticed.
+//! Effect of one unresponsive Cluster node on calls to the other nodes and on their events, and the time to detect it.
 //!
-//! The load is the same before and meanwhile: changes to sessions of all nodes at a fixed pace. How late an event comes is
-//! the moment of its arrival less the time in it, both by the one clock of this machine.
+//! The load is the same before and during the hang: updates of sessions on all nodes at a fixed rate. The delay of an
+//! event is its time of arrival minus its event_time, both by the clock of this machine.
 
 mod support;
 
@@ -17,68 +17,70 @@ use hdrhistogram::Histogram;
 use sessiond_client::v1::Session;
 use tokio::{sync::watch, time::interval};
 
-use support::{
-    figures::{Quartiles, now_us, print_table},
-    harness::{
-        Client, Redis, Watching,
-        client::{by_id, text},
-        cluster::{Cluster, many, on},
-        process::Process,
-        servers::aside,
-    },
+use harness::{
+    Client, Redis, WatchReader,
+    client::{by_id, text},
+    cluster::{Cluster, create_many, sessions_on},
+    process::Process,
+    servers::run_blocking,
 };
+use support::figures::{Quartiles, now_us, print_table};
 
-/// Measures what the hanging of one node does to the others.
+/// Measures the effect of one unresponsive Cluster node on the others.
 #[derive(Parser)]
 struct Arguments {
+    /// Number of rounds.
     #[arg(long, default_value_t = 8)]
     rounds: usize,
-    /// Seconds before, and as many while it hangs.
+    /// Length of each phase, before and during the hang, in seconds.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Given by cargo.
+    /// Cargo passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// Calls in flight at most, to the hanging node and to the others together.
+/// Maximum number of calls in flight to all nodes. Half of the workers use the node that hangs.
 const WORKERS: usize = 24;
-/// Between two calls of a worker.
-const PACE: Duration = Duration::from_millis(20);
-/// Of a server there are so many, and each is noticed by itself: for calls, for bulk, and of the subscriber.
+/// Minimum time between two calls of a worker.
+const CALL_INTERVAL: Duration = Duration::from_millis(20);
+/// Number of connections to a node: interactive, background and subscriber. Each detects the hang separately.
 const CONNECTIONS: usize = 3;
-const PATIENT: [&str; 4] = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
+/// Settings with which the Cluster does not react to the hang.
+const NO_FAILOVER: [&str; 4] = ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "60000"];
 
-type Lateness = Histogram<u64>;
+type Delays = Histogram<u64>;
 
-/// In us, before and while the node hangs.
-type Both = [Lateness; 2];
+/// Delays in µs before and during the hang.
+type BeforeAndDuring = [Delays; 2];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum Phase {
     Before,
-    Meanwhile,
-    Over,
+    During,
+    After,
 }
 
 struct Round {
-    /// Of calls to the other nodes.
-    calls: Both,
-    /// Of their events.
-    events: Both,
-    /// Of calls to the one that hangs.
-    hurt: Both,
-    noticed: Duration,
-    back: Duration,
+    /// Durations of calls to the other nodes.
+    calls: BeforeAndDuring,
+    /// Delays of events of the other nodes.
+    events: BeforeAndDuring,
+    /// Durations of calls to the node that hangs.
+    unresponsive: BeforeAndDuring,
+    /// Time until the last connection detected the hang.
+    detected: Duration,
+    /// Time from the resume until the first successful update.
+    recovered: Duration,
 }
 
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
-    let cluster = aside(|| Cluster::start_with(0, &PATIENT)).await;
+    let cluster = run_blocking(|| Cluster::start_with(0, &NO_FAILOVER)).await;
     let server = Process::start(&[format!("--redis={}", cluster.url())]);
     let client = server.client().await;
-    let sessions = many(&client).await;
+    let sessions = create_many(&client).await;
     let mut rounds = Vec::new();
     for number in 0..arguments.rounds {
         let nodes = cluster.primaries();
@@ -88,53 +90,53 @@ async fn main() {
     report(&rounds);
 }
 
-async fn round(server: &Process, client: &Client, node: &Redis, sessions: &[Session], lasts: Duration) -> Round {
-    let hurt = on(node, sessions);
-    let others: Vec<Session> = sessions.iter().filter(|session| !hurt.contains(session)).cloned().collect();
-    let (sender, stage) = watch::channel(Stage::Before);
-    let hearing = hear(client.watch_all().await, &others, stage.clone());
+async fn round(server: &Process, client: &Client, node: &Redis, sessions: &[Session], length: Duration) -> Round {
+    let unresponsive = sessions_on(node, sessions);
+    let others: Vec<Session> = sessions.iter().filter(|session| !unresponsive.contains(session)).cloned().collect();
+    let (sender, phase) = watch::channel(Phase::Before);
+    let receiving = receive(client.watch_all().await, &others, phase.clone());
     let calling = |sessions: Vec<Session>| {
         let sessions = Arc::<[Session]>::from(sessions);
-        join_all((0..WORKERS / 2).map(|worker| call(client.clone(), sessions.clone(), worker, stage.clone())))
+        join_all((0..WORKERS / 2).map(|worker| call(client.clone(), sessions.clone(), worker, phase.clone())))
     };
     let hanging = async {
-        tokio::time::sleep(lasts).await;
+        tokio::time::sleep(length).await;
         let logged = warnings(server);
         node.pause();
-        sender.send_replace(Stage::Meanwhile);
+        sender.send_replace(Phase::During);
         let paused = Instant::now();
         while warnings(server) < logged + CONNECTIONS {
-            assert!(paused.elapsed() < lasts, "it is noticed while it lasts");
+            assert!(paused.elapsed() < length, "the hang is detected within the phase");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let noticed = paused.elapsed();
-        tokio::time::sleep(lasts.saturating_sub(noticed)).await;
-        sender.send_replace(Stage::Over);
-        noticed
+        let detected = paused.elapsed();
+        tokio::time::sleep(length.saturating_sub(detected)).await;
+        sender.send_replace(Phase::After);
+        detected
     };
-    let (events, of_hurt, of_others, noticed) =
-        tokio::join!(hearing, calling(hurt.clone()), calling(others.clone()), hanging);
+    let (events, unresponsive_calls, other_calls, detected) =
+        tokio::join!(receiving, calling(unresponsive.clone()), calling(others.clone()), hanging);
     node.resume();
     let resumed = Instant::now();
-    while change(client, &hurt[0]).await.is_err() {
+    while change(client, &unresponsive[0]).await.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let back = resumed.elapsed();
-    // All connections are, and what waited is told.
+    let recovered = resumed.elapsed();
+    // Wait until all connections are restored and delayed events are delivered.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    Round { calls: sum(of_others), events, hurt: sum(of_hurt), noticed, back }
+    Round { calls: sum(other_calls), events, unresponsive: sum(unresponsive_calls), detected, recovered }
 }
 
-/// How often it was logged that a connection hangs.
+/// Returns the number of log lines about an unresponsive connection.
 fn warnings(server: &Process) -> usize {
-    server.log.lock().unwrap().matches("Redis hangs").count()
+    server.log.lock().unwrap().matches("Redis unresponsive; reconnecting").count()
 }
 
-fn empty() -> Both {
-    [(); 2].map(|()| Histogram::new(3).expect("three digits"))
+fn empty() -> BeforeAndDuring {
+    [(); 2].map(|()| Histogram::new(3).expect("three significant digits are valid"))
 }
 
-fn sum(all: Vec<Both>) -> Both {
+fn sum(all: Vec<BeforeAndDuring>) -> BeforeAndDuring {
     let mut sum = empty();
     for both in all {
         sum.iter_mut().zip(both).for_each(|(sum, one)| *sum += one);
@@ -146,63 +148,73 @@ async fn change(client: &Client, session: &Session) -> Result<Session, tonic::St
     client.set(by_id(&session.id), &[("at", text(&now_us().to_string()))]).await
 }
 
-/// Changes one session after the other until it is over; how long each call took.
-async fn call(client: Client, sessions: Arc<[Session]>, worker: usize, stage: watch::Receiver<Stage>) -> Both {
-    let (mut took, mut pace) = (empty(), interval(PACE));
+/// Updates the sessions in turn until the round ends; returns the duration of each call.
+async fn call(
+    client: Client,
+    sessions: Arc<[Session]>,
+    worker: usize,
+    phase: watch::Receiver<Phase>,
+) -> BeforeAndDuring {
+    let (mut durations, mut pace) = (empty(), interval(CALL_INTERVAL));
     for session in sessions.iter().cycle().skip(worker) {
         pace.tick().await;
-        if *stage.borrow() == Stage::Over {
+        if *phase.borrow() == Phase::After {
             break;
         }
         let started = Instant::now();
-        // Refused or not: how long it took is asked.
+        // The duration counts, whether the call succeeds or fails.
         let _ = change(&client, session).await;
-        let at = if *stage.borrow() == Stage::Before { Stage::Before } else { Stage::Meanwhile };
-        took[at as usize].record(started.elapsed().as_micros() as u64).expect("it fits");
+        let at = if *phase.borrow() == Phase::Before { Phase::Before } else { Phase::During };
+        durations[at as usize].record(started.elapsed().as_micros() as u64).expect("the histogram resizes itself");
     }
-    took
+    durations
 }
 
-/// How late the events of these come.
-async fn hear(mut watching: Watching, of: &[Session], mut stage: watch::Receiver<Stage>) -> Both {
-    let of: HashSet<&String> = of.iter().map(|session| &session.id).collect();
-    let (mut late, mut until) = (empty(), stage.clone());
+/// Receives events; returns the delays of those of these sessions.
+async fn receive(
+    mut watching: WatchReader,
+    sessions: &[Session],
+    mut phase: watch::Receiver<Phase>,
+) -> BeforeAndDuring {
+    let ids: HashSet<&String> = sessions.iter().map(|session| &session.id).collect();
+    let (mut delays, mut until) = (empty(), phase.clone());
     loop {
         let event = tokio::select! {
             event = watching.event() => event,
-            _ = until.wait_for(|stage| *stage == Stage::Over) => return late,
+            _ = until.wait_for(|phase| *phase == Phase::After) => return delays,
         };
-        let time = event.event_time.expect("every event has one");
-        let at = *stage.borrow_and_update();
-        if of.contains(&event.id) && at != Stage::Over {
+        let time = event.event_time.expect("every event has a time");
+        let at = *phase.borrow_and_update();
+        if ids.contains(&event.id) && at != Phase::After {
             let time = time.seconds as u64 * 1_000_000 + time.nanos as u64 / 1_000;
-            late[at as usize].record(now_us().saturating_sub(time)).expect("it fits");
+            delays[at as usize].record(now_us().saturating_sub(time)).expect("the histogram resizes itself");
         }
     }
 }
 
 fn report(rounds: &[Round]) {
-    let line = |title: &str, of: &dyn Fn(&Round) -> &Both, quantile: f64| {
-        let at = |stage: Stage| rounds.iter().map(move |round| of(round)[stage as usize].value_at_quantile(quantile));
-        let ms = |stage| Quartiles::of(at(stage).map(|us| us as f64 / 1e3));
-        let ratio =
-            at(Stage::Before).zip(at(Stage::Meanwhile)).map(|(before, meanwhile)| meanwhile as f64 / before as f64);
-        let figures = [ms(Stage::Before), ms(Stage::Meanwhile), Quartiles::of(ratio)];
-        [title.to_owned()].into_iter().chain(figures.map(|figure| figure.to_string())).collect::<Vec<_>>()
+    let line = |title: &str, figure: &dyn Fn(&Round) -> &BeforeAndDuring, quantile: f64| {
+        let at =
+            |phase: Phase| rounds.iter().map(move |round| figure(round)[phase as usize].value_at_quantile(quantile));
+        let ms = |phase| Quartiles::of(at(phase).map(|us| us as f64 / 1e3));
+        let ratio = at(Phase::Before).zip(at(Phase::During)).map(|(before, during)| during as f64 / before as f64);
+        let figures = [ms(Phase::Before), ms(Phase::During), Quartiles::of(ratio)];
+        [title.to_owned()].into_iter().chain(figures.map(|quartiles| quartiles.to_string())).collect::<Vec<_>>()
     };
     print_table(
-        &["ms", "before", "while a node hangs", "ratio"],
+        &["ms", "before", "during the hang", "ratio"],
         &[
             line("calls to the other nodes, p50", &|round| &round.calls, 0.5),
             line("calls to the other nodes, p99", &|round| &round.calls, 0.99),
             line("calls to the other nodes, longest", &|round| &round.calls, 1.0),
             line("events of the other nodes, p50", &|round| &round.events, 0.5),
             line("events of the other nodes, p99", &|round| &round.events, 0.99),
-            line("events of the other nodes, latest", &|round| &round.events, 1.0),
-            line("calls to the node that hangs, longest", &|round| &round.hurt, 1.0),
+            line("events of the other nodes, longest", &|round| &round.events, 1.0),
+            line("calls to the unresponsive node, longest", &|round| &round.unresponsive, 1.0),
         ],
     );
-    let seconds = |of: fn(&Round) -> Duration| Quartiles::of(rounds.iter().map(move |round| of(round).as_secs_f64()));
-    println!("noticed on the last of its {CONNECTIONS} connections after {} s", seconds(|round| round.noticed));
-    println!("the first change at it {} s after it went on", seconds(|round| round.back));
+    let seconds =
+        |figure: fn(&Round) -> Duration| Quartiles::of(rounds.iter().map(move |round| figure(round).as_secs_f64()));
+    println!("the last of its {CONNECTIONS} connections detected the hang after {} s", seconds(|round| round.detected));
+    println!("first successful update {} s after the node resumed", seconds(|round| round.recovered));
 }

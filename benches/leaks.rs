@@ -1,4 +1,4 @@
-//! Whether anything is left in Redis of very many sessions, once the tombstones' time is over.
+//! Checks that many sessions leave no keys in Redis after the lifetime of their tombstones.
 
 mod support;
 
@@ -6,26 +6,22 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use support::{
-    figures::print_table,
-    harness::{Client, World, leaks, process::Process},
-    load::CONNECTIONS,
-    start_redis,
-};
+use harness::{Client, World, leaks, process::Process};
+use support::{figures::print_table, load::CONNECTIONS, start_redis};
 
-/// Lets sessions live and end in every way, many at a time, and counts the keys that are left.
+/// Creates and ends sessions in every way, concurrently, and counts the keys that remain.
 #[derive(Parser)]
 struct Arguments {
-    /// Lives, some of more than one session.
+    /// Number of cycles. A cycle creates and ends one or more sessions.
     #[arg(long, env = "SESSIOND_BENCH_CYCLES", default_value_t = 100_000)]
     cycles: u64,
-    /// At a time.
+    /// Number of cycles that run at once.
     #[arg(long, default_value_t = 128)]
     workers: u64,
-    /// Seconds until the last tombstone must be gone.
+    /// Maximum wait until the last tombstone has expired, in seconds.
     #[arg(long, default_value_t = 120)]
     patience: u64,
-    /// Given by cargo.
+    /// Cargo passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -35,7 +31,7 @@ async fn main() {
     let arguments = Arguments::parse();
     let world = World { redis: start_redis(), prefix: "sessiond:".into() };
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(file.path(), leaks::POLICY).expect("it is written");
+    std::fs::write(file.path(), leaks::POLICY).expect("the file is written");
     let server =
         Process::start(&[format!("--redis={}", world.redis.url()), format!("--config={}", file.path().display())]);
     let mut clients = Vec::new();
@@ -53,7 +49,7 @@ async fn main() {
         #[expect(clippy::disallowed_methods, reason = "awaited below")]
         workers.push(tokio::spawn(async move {
             for cycle in 0..cycles {
-                leaks::live(&client, worker, cycle).await.expect("no call fails");
+                leaks::run_cycle(&client, worker, cycle).await.expect("no call fails");
             }
         }));
     }
@@ -61,9 +57,9 @@ async fn main() {
         worker.await.expect("no worker panics");
     }
     let took = started.elapsed();
-    let at_the_end = keys();
+    let keys_after_calls = keys();
 
-    // The logs stay: one of each partition.
+    // The meta key and the log of each partition remain.
     let ended = Instant::now();
     while keys() > 2 * partitions && ended.elapsed() < Duration::from_secs(arguments.patience) {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -73,18 +69,18 @@ async fn main() {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or("0").to_owned()
     };
-    let left = keys() - 2 * partitions;
+    let remaining = keys() - 2 * partitions;
     print_table(
         &["", "count"],
         &[
             vec!["cycles".into(), arguments.cycles.to_string()],
             vec!["seconds".into(), format!("{:.0}", took.as_secs_f64())],
             vec!["expired".into(), metric("sessiond_sessions_expired_total")],
-            vec!["keys after the last call".into(), at_the_end.to_string()],
-            vec!["entries repaired by audits".into(), metric("sessiond_index_repairs_total")],
-            vec!["seconds until nothing was left".into(), format!("{:.0}", ended.elapsed().as_secs_f64())],
-            vec!["keys left but for meta and logs".into(), left.to_string()],
+            vec!["keys after the last call".into(), keys_after_calls.to_string()],
+            vec!["index entries repaired".into(), metric("sessiond_index_repairs_total")],
+            vec!["seconds until no key remained".into(), format!("{:.0}", ended.elapsed().as_secs_f64())],
+            vec!["remaining keys except meta and logs".into(), remaining.to_string()],
         ],
     );
-    assert_eq!(left, 0, "{:?}", world.leaks());
+    assert_eq!(remaining, 0, "{:?}", world.leaked_keys());
 }

@@ -1,8 +1,8 @@
-//! What a session takes in Redis, all keys but the log; beside the same content as one JSON string with a time to live.
+//! Memory of a session in Redis without the log, compared with the same content as one JSON string with a TTL.
 //!
-//! Bytes are the difference of `used_memory` to the empty Redis, once every session is made, the server has gone and the
-//! logs are deleted, divided by the sessions: names, dictionaries and what the allocator rounds up to are in it.
-//! docs/benchmarks.md says what the rows are.
+//! Bytes are the difference of `used_memory` to the empty Redis, after all sessions are created, the server has stopped
+//! and the logs are deleted, divided by the number of sessions. They include key names, dictionaries and allocator
+//! overhead. docs/benchmarks.md describes the rows.
 
 mod support;
 
@@ -11,42 +11,44 @@ use std::collections::BTreeMap;
 use clap::Parser;
 use sessiond_client::v1::CreateSessionRequest;
 
+use harness::{Redis, client::NAMESPACE, process::Process};
 use support::{
     content::{Content, Kind},
     figures::print_table,
-    harness::{Redis, client::NAMESPACE, process::Process},
     load, memory,
 };
 
-/// Measures what sessions take in Redis.
+/// Measures the memory of sessions in Redis.
 #[derive(Parser)]
 struct Arguments {
-    /// Sessions of each row, and strings beside them.
+    /// Number of sessions of each row, and of JSON strings.
     #[arg(long, default_value_t = 100_000)]
     sessions: u64,
-    /// Only the rows whose content begins so.
+    /// Runs only the rows whose title starts with this text.
     #[arg(long, default_value = "")]
     only: String,
-    /// Given by cargo.
+    /// Cargo passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 const IN_FLIGHT: usize = 32;
+/// Recommended value of `hash-max-listpack-value`.
 const RECOMMENDED: &str = "1024";
+/// Default value of Redis.
 const REDIS_DEFAULT: &str = "64";
 
 #[derive(Clone, Copy)]
 enum Layout {
     OneAttribute,
-    AnAttributeForEachField,
+    AttributePerField,
 }
 
-/// What is to be reached.
+/// Upper limit of the memory of a session.
 #[derive(Clone, Copy)]
 enum Goal {
     None,
-    /// At most so many times the JSON string.
+    /// Maximum ratio to the JSON string.
     Ratio(f64),
     Bytes(f64),
 }
@@ -56,14 +58,14 @@ struct Row {
     title: &'static str,
     content: Kind,
     layout: Layout,
-    /// Of Redis: `hash-max-listpack-value`.
+    /// `hash-max-listpack-value` of Redis.
     listpack_value: &'static str,
     goal: Goal,
 }
 
 const ROWS: [Row; 6] = [
     Row {
-        title: "nothing",
+        title: "no content",
         content: Kind::Nothing,
         layout: Layout::OneAttribute,
         listpack_value: RECOMMENDED,
@@ -79,14 +81,14 @@ const ROWS: [Row; 6] = [
     Row {
         title: "1 KiB, ten attributes",
         content: Kind::Session,
-        layout: Layout::AnAttributeForEachField,
+        layout: Layout::AttributePerField,
         listpack_value: RECOMMENDED,
         goal: Goal::Ratio(1.4),
     },
     Row {
-        title: "1 KiB, ten attributes, Redis' default",
+        title: "1 KiB, ten attributes, default of Redis",
         content: Kind::Session,
-        layout: Layout::AnAttributeForEachField,
+        layout: Layout::AttributePerField,
         listpack_value: REDIS_DEFAULT,
         goal: Goal::None,
     },
@@ -114,7 +116,7 @@ impl Row {
             subject: if with_subject { format!("user-{number:07}") } else { String::new() },
             attributes: match self.layout {
                 Layout::OneAttribute => content.as_one_attribute(),
-                Layout::AnAttributeForEachField => content.as_attributes(),
+                Layout::AttributePerField => content.as_attributes(),
             },
             ..Default::default()
         }
@@ -125,7 +127,7 @@ impl Row {
     }
 }
 
-/// Bytes for each session.
+/// Bytes per session, event and kind of key.
 struct Figures {
     all: f64,
     event: f64,
@@ -141,7 +143,7 @@ async fn main() {
         for with_subject in [false, true] {
             let figures = measure(row, with_subject, sessions).await;
             let subject = if with_subject { "yes" } else { "no" };
-            let [goal, met] = judged(row.goal, &figures, string);
+            let [goal, met] = compare_with_goal(row.goal, &figures, string);
             bytes.push(vec![
                 row.title.to_owned(),
                 subject.to_owned(),
@@ -152,26 +154,25 @@ async fn main() {
                 met,
                 format!("{:.0}", figures.event),
             ]);
-            let known = ["s", "due"].map(|kind| figures.kinds.get(kind).copied().unwrap_or_default());
-            let others = figures.kinds.values().sum::<f64>() - known.iter().sum::<f64>();
-            let rest = figures.all - figures.kinds.values().sum::<f64>();
-            let cells = [known[0], known[1], others, rest].map(|bytes| format!("{bytes:.0}"));
+            let session_and_due = ["s", "due"].map(|kind| figures.kinds.get(kind).copied().unwrap_or_default());
+            let others = figures.kinds.values().sum::<f64>() - session_and_due.iter().sum::<f64>();
+            let overhead = figures.all - figures.kinds.values().sum::<f64>();
+            let cells = [session_and_due[0], session_and_due[1], others, overhead].map(|bytes| format!("{bytes:.0}"));
             parts.push([row.title.to_owned(), subject.to_owned()].into_iter().chain(cells).collect());
         }
     }
-    let beside =
-        ["session's content", "subject", "bytes a session", "JSON string", "ratio", "goal", "met", "event in the log"];
-    print_table(&beside, &bytes);
-    print_table(&["session's content", "subject", "its own key", "entry in `due`", "other keys", "the rest"], &parts);
+    let columns = ["content", "subject", "bytes per session", "JSON string", "ratio", "goal", "met", "log entry"];
+    print_table(&columns, &bytes);
+    print_table(&["content", "subject", "session key", "entry in `due`", "other keys", "overhead"], &parts);
     print_contents(sessions);
 }
 
-fn judged(goal: Goal, figures: &Figures, string: f64) -> [String; 2] {
-    let said = |met: bool| if met { "yes" } else { "**no**" }.to_owned();
+fn compare_with_goal(goal: Goal, figures: &Figures, string: f64) -> [String; 2] {
+    let verdict = |met: bool| if met { "yes" } else { "**no**" }.to_owned();
     match goal {
         Goal::None => ["", ""].map(str::to_owned),
-        Goal::Ratio(most) => [format!("ratio ≤ {most:.2}"), said(figures.all <= most * string)],
-        Goal::Bytes(most) => [format!("≤ {most:.0} bytes"), said(figures.all <= most)],
+        Goal::Ratio(max) => [format!("ratio ≤ {max:.2}"), verdict(figures.all <= max * string)],
+        Goal::Bytes(max) => [format!("≤ {max:.0} bytes"), verdict(figures.all <= max)],
     }
 }
 
@@ -187,20 +188,20 @@ async fn measure(row: Row, with_subject: bool, sessions: u64) -> Figures {
     Figures { all: each(all - empty), event: (with_logs - all) as f64 / events as f64, kinds }
 }
 
-/// Makes the sessions through a server of their own, which is gone when this returns.
+/// Creates the sessions through a separate server, which has stopped when this returns.
 async fn create(redis: &Redis, row: Row, with_subject: bool, sessions: u64) {
     let server = Process::start(&[format!("--redis={}", redis.url())]);
     let clients = load::connect(&server.address).await;
     let workers = (clients.len() * IN_FLIGHT) as u64;
     load::with_workers(&clients, IN_FLIGHT, |mut client, worker| async move {
         for number in (worker..sessions).step_by(workers as usize) {
-            client.create_session(row.request(number, with_subject)).await.expect("a session is made");
+            client.create_session(row.request(number, with_subject)).await.expect("the session is created");
         }
     })
     .await;
 }
 
-/// Bytes for each JSON string.
+/// Returns the bytes per JSON string.
 fn as_strings(row: Row, sessions: u64) -> f64 {
     let redis = row.start_redis();
     let empty = memory::used(&redis);
@@ -208,7 +209,7 @@ fn as_strings(row: Row, sessions: u64) -> f64 {
     (memory::used(&redis) - empty) as f64 / sessions as f64
 }
 
-/// How long the contents are, and what LZ4 makes of them.
+/// Prints the sizes of the contents and their LZ4 ratios.
 fn print_contents(sessions: u64) {
     let kinds = [("1 KiB", Kind::Session), ("4 KiB", Kind::LongSession), ("random letters", Kind::RandomLetters)];
     let rows = kinds.map(|(title, kind)| {
@@ -223,6 +224,6 @@ fn print_contents(sessions: u64) {
             format!("{:.2}", compressed as f64 / all as f64),
         ]
     });
-    print_table(&["content", "bytes of JSON", "from–to", "LZ4"], &rows);
+    print_table(&["content", "bytes of JSON", "min–max", "LZ4 ratio"], &rows);
     println!("{}\n", Content::new(Kind::Session, 1).to_json());
 }

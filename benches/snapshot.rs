@@ -1,7 +1,6 @@
-//! The state that a watch tells first: how long it takes, what it costs in memory, and that it is the truth, while writes go
-//! on.
+//! Initial snapshot of a watch under writes: its duration, the memory of the server, and its correctness.
 //!
-//! Memory is the server's peak of resident memory while the state was told, beside what it had before.
+//! Memory is the resident memory of the server before the snapshot and its peak during the snapshot.
 
 mod support;
 
@@ -20,27 +19,27 @@ use sessiond_client::v1::{
     UpdateSessionRequest, WatchRequest, watch_response::Control,
 };
 
+use harness::{
+    WatchReader,
+    client::{NAMESPACE, by_id, seconds, text, whole_namespace},
+    process::Process,
+};
 use support::{
     figures::{now_us, print_table},
-    harness::{
-        Watching,
-        client::{NAMESPACE, by_id, seconds, text, whole_namespace},
-        process::Process,
-    },
     load::{self, Client},
     start_redis,
 };
 
-/// Measures the state that a watch tells first.
+/// Measures the initial snapshot of a watch.
 #[derive(Parser)]
 struct Arguments {
-    /// Sessions of each row.
+    /// Number of sessions of each row.
     #[arg(long, value_delimiter = ',', default_values_t = [50_000, 500_000])]
     sessions: Vec<u64>,
-    /// Changes a second meanwhile.
+    /// Changes per second during the snapshot.
     #[arg(long, default_value_t = 500)]
     rate: u64,
-    /// Given by cargo.
+    /// Cargo passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -53,26 +52,26 @@ async fn main() {
     let redis = start_redis();
     let server = Process::start(&[format!("--redis={}", redis.url())]);
     let clients = load::connect(&server.address).await;
-    let (mut rows, mut made) = (Vec::new(), 0);
+    let (mut rows, mut created) = (Vec::new(), 0);
     for sessions in arguments.sessions {
-        create(&clients, sessions - made).await;
-        made = sessions;
+        create(&clients, sessions - created).await;
+        created = sessions;
         rows.push(measure(&server, &clients, sessions, arguments.rate).await);
     }
     print_table(
-        &["sessions", "changes meanwhile", "told", "s until synced", "sessions/s", "MiB before", "MiB at most"],
+        &["sessions", "changes during", "events", "s until synced", "events/s", "MiB before", "MiB peak"],
         &rows,
     );
 }
 
-/// Makes sessions of some 100 bytes.
+/// Creates sessions of about 100 bytes.
 async fn create(clients: &[Client], sessions: u64) {
     let left = Arc::new(AtomicU64::new(sessions));
     load::with_workers(clients, IN_FLIGHT, |mut client, _| {
         let left = left.clone();
         async move {
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-                client.create_session(request()).await.expect("a session is made");
+                client.create_session(request()).await.expect("the session is created");
             }
         }
     })
@@ -92,20 +91,20 @@ async fn measure(server: &Process, clients: &[Client], sessions: u64, rate: u64)
     let stop = Arc::new(AtomicBool::new(false));
     let changing = change(clients[1].clone(), rate, stop.clone());
     let watching = async {
-        // What they do first is not told as a change of the state.
+        // The first changes happen before the snapshot.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let before = memory(server, "VmRSS");
-        forget_peak(server);
+        reset_peak(server);
         let started = Instant::now();
         let (namespace, view) = (NAMESPACE.to_owned(), SessionView::Basic.into());
         let request = WatchRequest { namespace, initial_state: true, view, ..whole_namespace() };
-        let mut watching = Watching::new(clients[0].clone().watch(request).await.expect("it opens").into_inner());
+        let mut watching = WatchReader::new(clients[0].clone().watch(request).await.expect("it opens").into_inner());
         let mut held = BTreeMap::new();
-        let mut told = 0;
+        let mut count = 0;
         loop {
             let response = watching.response().await.expect("the watch is open").expect("the watch is open");
-            told += response.events.len();
-            take(&mut held, response.events);
+            count += response.events.len();
+            apply(&mut held, response.events);
             match response.control {
                 Some(Control::Synced(_)) => break,
                 None => {}
@@ -115,42 +114,43 @@ async fn measure(server: &Process, clients: &[Client], sessions: u64, rate: u64)
         let took = started.elapsed();
         let peak = memory(server, "VmHWM");
         stop.store(true, Ordering::Relaxed);
-        (watching, held, told, took, before, peak)
+        (watching, held, count, took, before, peak)
     };
-    let (changes, (mut watching, mut held, told, took, before, peak)) = tokio::join!(changing, watching);
-    until_now(&mut watching, &mut held).await;
-    assert_eq!(held, truth(&clients[0]).await, "state and changes together are not the truth");
+    let (changes, (mut watching, mut held, count, took, before, peak)) = tokio::join!(changing, watching);
+    read_until_now(&mut watching, &mut held).await;
+    assert_eq!(held, list_all(&clients[0]).await, "snapshot and events differ from ListSessions");
     let mib = |kib: u64| format!("{:.0}", kib as f64 / 1024.0);
     vec![
         sessions.to_string(),
         changes.to_string(),
-        told.to_string(),
+        count.to_string(),
         format!("{:.1}", took.as_secs_f64()),
-        format!("{:.0}", told as f64 / took.as_secs_f64()),
+        format!("{:.0}", count as f64 / took.as_secs_f64()),
         mib(before),
         mib(peak),
     ]
 }
 
-/// Makes, changes and ends sessions at about this rate until told to stop; how many changes.
+/// Creates, updates and deletes sessions at about this rate until `stop` is set; returns the number of changes.
 async fn change(mut client: Client, rate: u64, stop: Arc<AtomicBool>) -> u64 {
     let mut tick = tokio::time::interval(Duration::from_micros(3_000_000 / rate));
     let mut changes = 0;
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
-        let made = client.create_session(request()).await.expect("made").into_inner().session.unwrap();
+        let created = client.create_session(request()).await.expect("created").into_inner().session.unwrap();
         let set_attributes = [("name".to_owned(), text("changed"))].into();
-        let (namespace, key) = (NAMESPACE.to_owned(), by_id(&made.id));
+        let (namespace, key) = (NAMESPACE.to_owned(), by_id(&created.id));
         let update = UpdateSessionRequest { namespace, key, set_attributes, ..Default::default() };
-        client.update_session(update).await.expect("changed");
-        let delete = DeleteSessionRequest { namespace: NAMESPACE.into(), key: by_id(&made.id), ..Default::default() };
-        client.delete_session(delete).await.expect("ended");
+        client.update_session(update).await.expect("updated");
+        let delete =
+            DeleteSessionRequest { namespace: NAMESPACE.into(), key: by_id(&created.id), ..Default::default() };
+        client.delete_session(delete).await.expect("deleted");
         changes += 3;
     }
     changes
 }
 
-fn take(held: &mut BTreeMap<String, i64>, events: Vec<SessionEvent>) {
+fn apply(held: &mut BTreeMap<String, i64>, events: Vec<SessionEvent>) {
     for event in events {
         match event.r#type() {
             EventType::Ended => drop(held.remove(&event.id)),
@@ -159,11 +159,11 @@ fn take(held: &mut BTreeMap<String, i64>, events: Vec<SessionEvent>) {
     }
 }
 
-async fn until_now(watching: &mut Watching, held: &mut BTreeMap<String, i64>) {
+async fn read_until_now(watching: &mut WatchReader, held: &mut BTreeMap<String, i64>) {
     let now = now_us();
     loop {
         let response = watching.response().await.expect("the watch is open").expect("the watch is open");
-        take(held, response.events);
+        apply(held, response.events);
         if let Some(Control::Bookmark(bookmark)) = response.control {
             let as_of = bookmark.as_of.unwrap();
             if as_of.seconds as u64 * 1_000_000 + as_of.nanos as u64 / 1_000 > now {
@@ -173,7 +173,7 @@ async fn until_now(watching: &mut Watching, held: &mut BTreeMap<String, i64>) {
     }
 }
 
-async fn truth(client: &Client) -> BTreeMap<String, i64> {
+async fn list_all(client: &Client) -> BTreeMap<String, i64> {
     let (mut all, mut page_token) = (BTreeMap::new(), String::new());
     loop {
         let namespace = NAMESPACE.to_owned();
@@ -187,13 +187,14 @@ async fn truth(client: &Client) -> BTreeMap<String, i64> {
     }
 }
 
-/// A field of the process's status, in KiB.
+/// Returns a field of `/proc/<pid>/status`, in KiB.
 fn memory(server: &Process, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("Linux tells");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the process runs");
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the status has the field");
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn forget_peak(server: &Process) {
-    std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").expect("it is our own process");
+fn reset_peak(server: &Process) {
+    std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").expect("the process belongs to this user");
 }

@@ -1,6 +1,4 @@
-//! The client on the command line, as people and scripts meet it.
-
-mod harness;
+//! The command-line client: output, exit codes, and what it never prints.
 
 use std::{os::unix::process::ExitStatusExt, path::PathBuf};
 
@@ -15,14 +13,14 @@ use serde_json::Value;
 use sessiond_client::v1::{CreateSessionRequest, EventType};
 use tempfile::TempDir;
 
-/// A client of a server; the world goes on until it is dropped.
+/// Returns a client and its server. The server stops when it or the world is dropped.
 async fn cli_and_server() -> (Cli, Server, World) {
     let world = World::shared();
     let server = world.server().await;
-    (Cli::of(&server.address), server, world)
+    (Cli::new(&server.address), server, world)
 }
 
-/// A file with this token in it.
+/// Writes this token to a file; returns the directory, which deletes it when dropped, and the path.
 fn token_file(token: &str) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token");
@@ -30,111 +28,112 @@ fn token_file(token: &str) -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// The value that stands beside this name.
+/// Returns the value of the field with this name.
 #[track_caller]
-fn beside<'a>(name: &str, output: &'a str) -> &'a str {
+fn field<'a>(name: &str, output: &'a str) -> &'a str {
     let line = output.lines().find(|line| line.split_whitespace().next() == Some(name));
     line.unwrap_or_else(|| panic!("no {name} in:\n{output}"))[name.len()..].trim()
 }
 
 #[tokio::test]
-async fn a_session_is_made_read_changed_used_and_ended() {
+async fn session_is_created_read_changed_touched_and_ended() {
     let (cli, _server, _world) = cli_and_server().await;
     let create = ["create", "--subject", "1", "--set", "name=Bob", "--set-json", "cart=[1, 2]", "--label", "on=web"];
-    let made = cli.run(&[&create[..], &["--idle-timeout", "20m", "--absolute-timeout", "0s"]].concat()).await.good();
-    let (id, token) = (beside("id", &made), beside("token", &made));
+    let created =
+        cli.run(&[&create[..], &["--idle-timeout", "20m", "--absolute-timeout", "0s"]].concat()).await.succeeded();
+    let (id, token) = (field("id", &created), field("token", &created));
     assert_eq!(id_of(token), id);
-    assert_eq!((beside("idle_timeout", &made), beside("absolute_expire_time", &made)), ("20m", "never"));
+    assert_eq!((field("idle_timeout", &created), field("absolute_expire_time", &created)), ("20m", "never"));
 
-    let read = cli.run(&["get", id]).await.good();
-    assert_eq!((beside("subject", &read), beside("label.on", &read)), ("1", "web"));
+    let read = cli.run(&["get", id]).await.succeeded();
+    assert_eq!((field("subject", &read), field("label.on", &read)), ("1", "web"));
     assert_eq!(
-        (beside("attribute.name", &read), beside("attribute.cart", &read)),
+        (field("attribute.name", &read), field("attribute.cart", &read)),
         ("string     Bob", "json       [1, 2]")
     );
     assert!(!read.contains("token_state") && !read.contains(token), "{read}");
 
     let change = ["--set", "name=Al=ice", "--remove", "cart", "--label", "a=b", "--remove-label", "on", "--touch"];
-    let revision = beside("revision", &read);
-    let changed = cli.run(&[&["update", id, "--if-revision", revision][..], &change].concat()).await.good();
-    assert_eq!((beside("attribute.name", &changed), beside("label.a", &changed)), ("string     Al=ice", "b"));
+    let revision = field("revision", &read);
+    let changed = cli.run(&[&["update", id, "--if-revision", revision][..], &change].concat()).await.succeeded();
+    assert_eq!((field("attribute.name", &changed), field("label.a", &changed)), ("string     Al=ice", "b"));
     assert!(!changed.contains("cart") && !changed.contains("label.on"), "{changed}");
 
-    let used = cli.run(&["touch", id]).await.good();
-    assert_eq!(used.trim(), beside("expire_time", &cli.run(&["get", id]).await.good()));
+    let touched = cli.run(&["touch", id]).await.succeeded();
+    assert_eq!(touched.trim(), field("expire_time", &cli.run(&["get", id]).await.succeeded()));
 
-    assert_eq!(cli.run(&["delete", id, "--cause", "revoked"]).await.good(), "1 deleted\n");
-    assert_eq!(cli.run(&["delete", id]).await.good(), "0 deleted\n");
+    assert_eq!(cli.run(&["delete", id, "--cause", "revoked"]).await.succeeded(), "1 deleted\n");
+    assert_eq!(cli.run(&["delete", id]).await.succeeded(), "0 deleted\n");
     let ended = cli.run(&["get", id]).await.failed(1);
     assert_eq!(ended, "NOT_FOUND SESSION_ENDED: the session has ended: REVOKED (cause=REVOKED)\n");
 }
 
 #[tokio::test]
-async fn json_is_that_of_proto3() {
+async fn json_output_is_canonical_proto3() {
     let (cli, _server, _world) = cli_and_server().await;
-    let made = cli.run(&["create", "-o", "json", "--set", "a=b", "--set-json", "j={\"x\": 1.0}"]).await.json();
-    let session = &made["session"];
+    let created = cli.run(&["create", "-o", "json", "--set", "a=b", "--set-json", "j={\"x\": 1.0}"]).await.json();
+    let session = &created["session"];
     assert_eq!(session["attributes"]["a"]["stringValue"], "b");
     assert_eq!(session["attributes"]["j"]["jsonValue"], "{\"x\": 1.0}");
-    assert!(session["revision"].as_str().unwrap().parse::<i64>().is_ok(), "64 bits are a text: {session}");
+    assert!(session["revision"].as_str().unwrap().parse::<i64>().is_ok(), "64-bit integers are strings: {session}");
     assert!(session["expireTime"].as_str().unwrap().ends_with('Z'));
     assert_eq!(session["idleTimeout"], "1800s");
     assert_eq!(session["tokenGeneration"], 1);
-    assert!(session.get("subject").is_none(), "what is empty is left out");
-    let (id, token) = (session["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    assert!(session.get("subject").is_none(), "empty fields are omitted");
+    let (id, token) = (session["id"].as_str().unwrap(), created["token"].as_str().unwrap());
 
     let read = cli.run_with(&["get", "-o", "json", "--token-file", "-"], token).await.json();
     assert_eq!((&read["session"], read["tokenState"].as_str()), (session, Some("TOKEN_STATE_CURRENT")));
     assert_eq!(cli.run(&["update", id, "-o", "json"]).await.json()["session"], *session);
-    let used = cli.run(&["touch", id, "-o", "json"]).await.json();
-    assert_eq!(used["expireTime"], session["expireTime"]);
+    let touched = cli.run(&["touch", id, "-o", "json"]).await.json();
+    assert_eq!(touched["expireTime"], session["expireTime"]);
     assert_eq!(cli.run(&["list", "-o", "json"]).await.json()["sessions"][0]["id"], id);
-    let deleted = cli.run(&["delete", "-o", "json", id, id]).await.good();
-    assert_eq!(deleted, "{\"deleted\":true}\n{}\n", "one response a line");
+    let deleted = cli.run(&["delete", "-o", "json", id, id]).await.succeeded();
+    assert_eq!(deleted, "{\"deleted\":true}\n{}\n", "one response per line");
 }
 
 #[tokio::test]
-async fn a_token_is_read_from_the_first_line_of_a_file_or_of_standard_input() {
+async fn token_is_read_from_the_first_line_of_a_file_or_stdin() {
     let (cli, _server, _world) = cli_and_server().await;
     let token = new_token();
     let (_directory, path) = token_file(&token);
     let path = path.to_str().unwrap();
 
-    let made = cli.run(&["create", "--token-file", path, "--request-id", "0123456789abcdef"]).await.good();
-    assert_eq!(beside("id", &made), id_of(&token));
-    assert!(!made.contains(&token), "who made a token is not told it");
+    let created = cli.run(&["create", "--token-file", path, "--request-id", "0123456789abcdef"]).await.succeeded();
+    assert_eq!(field("id", &created), id_of(&token));
+    assert!(!created.contains(&token), "a client-generated token is not printed");
 
-    let read = cli.run(&["get", "--token-file", path, "--touch"]).await.good();
-    assert_eq!(beside("token_state", &read), "CURRENT");
+    let read = cli.run(&["get", "--token-file", path, "--touch"]).await.succeeded();
+    assert_eq!(field("token_state", &read), "CURRENT");
     for input in [token.clone(), format!("{token}\n"), format!("{token}\r\nmore\n")] {
-        cli.run_with(&["touch", "--token-file", "-"], &input).await.good();
+        cli.run_with(&["touch", "--token-file", "-"], &input).await.succeeded();
     }
-    let changed = cli.run_with(&["update", "--token-file", "-", "--set", "a=b"], &token).await.good();
-    assert_eq!(beside("attribute.a", &changed), "string     b");
-    assert_eq!(cli.run(&["delete", "--token-file", path]).await.good(), "1 deleted\n");
+    let changed = cli.run_with(&["update", "--token-file", "-", "--set", "a=b"], &token).await.succeeded();
+    assert_eq!(field("attribute.a", &changed), "string     b");
+    assert_eq!(cli.run(&["delete", "--token-file", path]).await.succeeded(), "1 deleted\n");
     let ended = cli.run(&["get", "--token-file", path]).await.failed(1);
     assert!(ended.contains("SESSION_ENDED") && !ended.contains(&token), "{ended}");
 }
 
 #[tokio::test]
-async fn what_holds_no_token_is_refused_before_anything_is_sent() {
-    let nowhere = Cli::of("127.0.0.1:1");
-    for (input, says) in [("", "is empty"), ("\nx", "is empty"), (&"x".repeat(2_000)[..], "is too long")] {
-        let refused = nowhere.run_with(&["get", "--token-file", "-"], input).await.failed(2);
-        assert!(refused.contains(says) && refused.contains("--token-file"), "{refused}");
+async fn token_file_without_a_token_fails_before_any_call() {
+    let unreachable = Cli::new("127.0.0.1:1");
+    for (input, reason) in [("", "is empty"), ("\nx", "is empty"), (&"x".repeat(2_000)[..], "is too long")] {
+        let refused = unreachable.run_with(&["get", "--token-file", "-"], input).await.failed(2);
+        assert!(refused.contains(reason) && refused.contains("--token-file"), "{refused}");
     }
-    let missing = nowhere.run(&["get", "--token-file", "/nowhere/at-all"]).await.failed(2);
+    let missing = unreachable.run(&["get", "--token-file", "/nowhere/at-all"]).await.failed(2);
     assert!(missing.contains("No such file") && !missing.contains("at-all"), "{missing}");
-    let both = nowhere.run(&["rotate", "--token-file", "-", "--new-token-file", "-"]).await.failed(2);
+    let both = unreachable.run(&["rotate", "--token-file", "-", "--new-token-file", "-"]).await.failed(2);
     assert!(both.contains("cannot both be standard input"), "{both}");
 }
 
 #[tokio::test]
-async fn a_token_on_the_command_line_is_refused_and_not_repeated() {
-    // Nobody listens there: what is refused before has another exit code.
-    let nowhere = Cli::of("127.0.0.1:1");
-    let (server_form, foreign) = (new_token(), "a-framework-made-this-0123456789".to_owned());
-    for token in [&server_form[..], &foreign] {
+async fn token_on_the_command_line_is_refused_and_not_printed() {
+    // No server listens on this port: exit code 2 shows that the client refused before it connected.
+    let unreachable = Cli::new("127.0.0.1:1");
+    let (server_form, client_token) = (new_token(), "a-framework-made-this-0123456789".to_owned());
+    for token in [&server_form[..], &client_token] {
         let mistakes: [&[&str]; 13] = [
             &["get", token],
             &["touch", token],
@@ -151,46 +150,46 @@ async fn a_token_on_the_command_line_is_refused_and_not_repeated() {
             &["get", &server_form[4..30], token],
         ];
         for arguments in mistakes {
-            let refused = nowhere.run(arguments).await.failed(2);
+            let refused = unreachable.run(arguments).await.failed(2);
             assert!(!refused.contains(token) && refused.contains("--token-file"), "{arguments:?}: {refused}");
         }
     }
     let tokens = [format!("--cause={server_form}"), format!("--limit={server_form}")];
     for (name, mistake) in [("delete", &tokens[0]), ("list", &tokens[1]), (&server_form[..], &server_form)] {
-        let refused = nowhere.run(&[name, mistake]).await.failed(2);
+        let refused = unreachable.run(&[name, mistake]).await.failed(2);
         assert!(!refused.contains(&server_form), "{refused}");
     }
 }
 
 #[tokio::test]
-async fn errors_say_what_is_wrong_and_what_to_do() {
-    let world = World::own();
+async fn errors_name_code_reason_and_fields() {
+    let world = World::dedicated();
     let server = world.server().await;
-    let cli = Cli::of(&server.address);
+    let cli = Cli::new(&server.address);
     let (session, _) = server.client().await.create(&[]).await;
-    let told = cli.run(&["update", &session.id, "--set", "a=b", "--if-revision", "1"]).await.failed(1);
+    let error = cli.run(&["update", &session.id, "--set", "a=b", "--if-revision", "1"]).await.failed(1);
     let revision = session.revision;
-    assert!(told.starts_with("ABORTED REVISION_MISMATCH: ") && told.lines().count() == 1, "{told}");
-    assert!(told.contains(&format!("(current_revision={revision})")), "{told}");
+    assert!(error.starts_with("ABORTED REVISION_MISMATCH: ") && error.lines().count() == 1, "{error}");
+    assert!(error.contains(&format!("(current_revision={revision})")), "{error}");
 
-    let told = cli.run(&["create", "--label", "A=b", "--idle-timeout", "500d"]).await.failed(1);
-    let lines: Vec<_> = told.lines().collect();
-    assert_eq!(lines[0], "INVALID_ARGUMENT FIELD_INVALID: the request is refused");
-    assert!(lines[1].starts_with("  labels[\"A\"]: ") && lines[2].starts_with("  idle_timeout: "), "{told}");
+    let error = cli.run(&["create", "--label", "A=b", "--idle-timeout", "500d"]).await.failed(1);
+    let lines: Vec<_> = error.lines().collect();
+    assert_eq!(lines[0], "INVALID_ARGUMENT FIELD_INVALID: invalid request");
+    assert!(lines[1].starts_with("  labels[\"A\"]: ") && lines[2].starts_with("  idle_timeout: "), "{error}");
 
-    let told = cli.run(&["get", "aaaaaaaaaaaaaaaaaaaaaaaaaa"]).await.failed(1);
-    assert_eq!(told, "NOT_FOUND SESSION_NOT_FOUND: no live session for this key\n");
-    let told = cli.run(&["get", "--token-file", "-"]).await.failed(2);
-    assert!(told.contains("is empty"), "{told}");
+    let error = cli.run(&["get", "aaaaaaaaaaaaaaaaaaaaaaaaaa"]).await.failed(1);
+    assert_eq!(error, "NOT_FOUND SESSION_NOT_FOUND: no live session for this key\n");
+    let error = cli.run(&["get", "--token-file", "-"]).await.failed(2);
+    assert!(error.contains("is empty"), "{error}");
     world.redis.pause();
-    let told = cli.run(&["get", &session.id, "--timeout", "200ms"]).await.failed(1);
-    assert!(told.starts_with("DEADLINE_EXCEEDED"), "{told}");
+    let error = cli.run(&["get", &session.id, "--timeout", "200ms"]).await.failed(1);
+    assert!(error.starts_with("DEADLINE_EXCEEDED"), "{error}");
     world.redis.resume();
 
     let twice = [["--set", "a=b", "--set-json", "a=1"], ["--label", "a=b", "--label", "a=b"]];
     for twice in twice {
-        let told = cli.run(&[&["create"][..], &twice].concat()).await.failed(2);
-        assert!(told.ends_with(" \"a\" is given twice\n"), "{told}");
+        let error = cli.run(&[&["create"][..], &twice].concat()).await.failed(2);
+        assert!(error.ends_with(" \"a\" is set twice\n"), "{error}");
     }
     for usage in [&["get"][..], &["create", "--set", "a"], &["list", "--timeout", "2h"], &["watch", "--type", "x"]] {
         cli.run(usage).await.failed(2);
@@ -198,19 +197,19 @@ async fn errors_say_what_is_wrong_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn where_no_server_is_the_endpoint_is_named() {
-    let nowhere = Cli::of("127.0.0.1:1");
+async fn refused_connection_names_the_endpoint() {
+    let unreachable = Cli::new("127.0.0.1:1");
     for arguments in [&["list"][..], &["create"], &["watch"]] {
-        let told = nowhere.run(arguments).await.failed(1);
-        let says = ["http://127.0.0.1:1", "Connection refused", "--endpoint", "SESSIOND_ENDPOINT"];
-        assert!(says.iter().all(|text| told.contains(text)) && told.lines().count() == 1, "{told}");
+        let error = unreachable.run(arguments).await.failed(1);
+        let parts = ["http://127.0.0.1:1", "Connection refused", "--endpoint", "SESSIOND_ENDPOINT"];
+        assert!(parts.iter().all(|text| error.contains(text)) && error.lines().count() == 1, "{error}");
     }
-    let told = run(command(&["list", "-n", "web", "--endpoint", "https://127.0.0.1:1"]), "").await.failed(2);
-    assert!(told.contains("only http://"), "{told}");
+    let error = run(command(&["list", "-n", "web", "--endpoint", "https://127.0.0.1:1"]), "").await.failed(2);
+    assert!(error.contains("only http://"), "{error}");
 }
 
 #[tokio::test]
-async fn endpoint_and_namespace_come_from_the_environment_too() {
+async fn endpoint_and_namespace_are_read_from_the_environment() {
     let (_, server, _world) = cli_and_server().await;
     let (session, _) = server.client().await.create(&[]).await;
     let mut list = command(&["list", "-o", "json"]);
@@ -222,20 +221,20 @@ async fn endpoint_and_namespace_come_from_the_environment_too() {
 }
 
 #[tokio::test]
-async fn a_list_follows_all_pages() {
+async fn list_reads_all_pages() {
     const SESSIONS: usize = 1_030;
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;
     for number in 0..SESSIONS {
         let labels = labels(&[("half", if number % 2 == 0 { "even" } else { "odd" })]);
-        client.create_as(CreateSessionRequest { labels, ..Default::default() }).await.unwrap();
+        client.create_with(CreateSessionRequest { labels, ..Default::default() }).await.unwrap();
     }
-    assert_eq!(cli.run(&["list", "--count"]).await.good(), format!("{SESSIONS}\n"));
-    assert_eq!(cli.run(&["list", "--count", "--label", "half=odd"]).await.good(), format!("{}\n", SESSIONS / 2));
-    let table = cli.run(&["list"]).await.good();
+    assert_eq!(cli.run(&["list", "--count"]).await.succeeded(), format!("{SESSIONS}\n"));
+    assert_eq!(cli.run(&["list", "--count", "--label", "half=odd"]).await.succeeded(), format!("{}\n", SESSIONS / 2));
+    let table = cli.run(&["list"]).await.succeeded();
     assert_eq!(table.lines().count(), 1 + SESSIONS);
     let starts: Vec<_> = table.lines().map(|line| line.find("half=").or(line.find("LABELS")).unwrap()).collect();
-    assert!(starts.iter().all(|start| *start == starts[0]), "columns line up");
+    assert!(starts.iter().all(|start| *start == starts[0]), "columns are aligned");
     for limit in [1, 1_010] {
         let some = cli.run(&["list", "-o", "json", "--limit", &limit.to_string()]).await.json();
         assert_eq!(some["sessions"].as_array().unwrap().len(), limit);
@@ -244,23 +243,23 @@ async fn a_list_follows_all_pages() {
 }
 
 #[tokio::test]
-async fn a_table_gives_the_terminal_no_orders() {
+async fn table_escapes_control_characters() {
     let (cli, server, _world) = cli_and_server().await;
     let request = CreateSessionRequest { subject: "a\u{1b}[2J\nb".into(), ..Default::default() };
-    let (session, _) = server.client().await.create_as(request).await.unwrap();
+    let (session, _) = server.client().await.create_with(request).await.unwrap();
     for arguments in [&["get", &session.id][..], &["list"]] {
-        let table = cli.run(arguments).await.good();
+        let table = cli.run(arguments).await.succeeded();
         assert!(table.contains("a\\u{1b}[2J\\nb") && !table.contains('\u{1b}'), "{table}");
     }
 }
 
 #[tokio::test]
-async fn a_watch_prints_a_line_for_each_change() {
+async fn watch_prints_a_line_for_each_event() {
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;
     let (mut table, mut full) =
         (cli.start(&["watch"], ""), cli.start(&["watch", "--full", "--type", "created", "--type", "updated"], ""));
-    assert!(table.line_with("REVISION").await.starts_with("TIME"), "the header says that the watch is open");
+    assert!(table.line_with("REVISION").await.starts_with("TIME"), "the header is printed when the watch is open");
     full.line_with("REVISION").await;
 
     let (session, token) = client.create(&[("cart", text("1"))]).await;
@@ -276,7 +275,7 @@ async fn a_watch_prints_a_line_for_each_change() {
     assert!(table.line_with("ENDED").await.contains("LOGOUT"));
 }
 
-/// The events in a line of JSON.
+/// Returns the events in a line of JSON.
 fn events(line: &str) -> Vec<Value> {
     let response: Value = serde_json::from_str(line).unwrap();
     assert!(response["resumeToken"].is_string(), "{response}");
@@ -284,10 +283,10 @@ fn events(line: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_watch_tells_what_lives_first_where_that_is_asked_for() {
+async fn watch_with_initial_state_prints_a_snapshot_first() {
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;
-    let (session, _) = client.create_of("anna").await;
+    let (session, _) = client.create_for("anna").await;
     let mut watch = cli.start(&["watch", "--initial-state"], "");
     let row = watch.line_with("SNAPSHOT").await;
     assert!(row.contains(&session.id) && row.contains("anna"), "{row}");
@@ -297,7 +296,7 @@ async fn a_watch_tells_what_lives_first_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_from_a_resume_token() {
+async fn watch_with_a_resume_token_continues_after_it() {
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;
     let mut first = cli.start(&["watch", "-o", "json"], "");
@@ -306,13 +305,13 @@ async fn a_watch_goes_on_from_a_resume_token() {
     let (session, _) = client.create(&[]).await;
     let mut second = cli.start(&["watch", "-o", "json", "--resume-token", position], "");
     let line = second.line_with("\"events\"").await;
-    let told = &events(&line)[0];
-    assert_eq!((told["type"].as_str(), told["id"].as_str()), (Some("EVENT_TYPE_CREATED"), Some(&session.id[..])));
+    let event = &events(&line)[0];
+    assert_eq!((event["type"].as_str(), event["id"].as_str()), (Some("EVENT_TYPE_CREATED"), Some(&session.id[..])));
     assert!(cli.run(&["watch", "--resume-token", "?"]).await.failed(2).contains("base64"));
 }
 
 #[tokio::test]
-async fn a_watch_ends_with_what_it_watches() {
+async fn watch_by_ids_or_token_ends_with_the_sessions() {
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;
     let ((session, token), (other, _)) = (client.create(&[]).await, client.create(&[]).await);
@@ -325,57 +324,57 @@ async fn a_watch_ends_with_what_it_watches() {
         by_ids.line_with(id).await;
     }
     assert_eq!(by_ids.line().await, None);
-    let (status, said) = by_ids.end().await;
-    assert_eq!((status.code(), &said[..]), (Some(0), ""));
+    let (status, errors) = by_ids.end().await;
+    assert_eq!((status.code(), &errors[..]), (Some(0), ""));
 
     by_its_token.line_with("ENDED").await;
-    let (status, said) = by_its_token.end().await;
+    let (status, errors) = by_its_token.end().await;
     assert_eq!(status.code(), Some(1));
-    assert!(said.starts_with("NOT_FOUND SESSION_ENDED: ") && !said.contains(&token), "{said}");
+    assert!(errors.starts_with("NOT_FOUND SESSION_ENDED: ") && !errors.contains(&token), "{errors}");
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_where_it_was_after_its_server_has_gone() {
+async fn watch_resumes_after_its_server_is_lost() {
     let world = World::shared();
     let (mut first, second) = (world.server().await, world.server().await);
     let relay = Relay::start(&first.address).await;
-    let mut watch = Cli::of(&relay.address).start(&["watch", "-o", "json"], "");
+    let mut watch = Cli::new(&relay.address).start(&["watch", "-o", "json"], "");
     watch.line().await.unwrap();
     let client = second.client().await;
     let (before, _) = client.create(&[]).await;
-    let mut told = events(&watch.line_with("\"events\"").await);
+    let mut received = events(&watch.line_with("\"events\"").await);
 
-    // It is cut off: nobody answers, until a server does that knows nothing of it.
+    // Cut off: no connection succeeds until the relay leads to another server.
     relay.cut();
-    watch.error_with("; the watch is opened again in ").await;
+    watch.error_with("; reopening the watch in ").await;
     let (between, _) = client.create(&[]).await;
-    relay.turn_to(&second.address);
-    told.extend(events(&watch.line_with("\"events\"").await));
+    relay.set_target(&second.address);
+    received.extend(events(&watch.line_with("\"events\"").await));
 
-    // It is sent away by a server that stops.
+    // Ended by a server that is being stopped.
     relay.cut();
-    relay.turn_to(&first.address);
-    eventually("it is with the first server again", async || {
-        (first.metric("sessiond_watchers").await == 1.0).then_some(())
+    relay.set_target(&first.address);
+    eventually("the watch is open on the first server", async || {
+        (first.metric("sessiond_watches").await == 1.0).then_some(())
     })
     .await;
-    relay.turn_to(&second.address);
+    relay.set_target(&second.address);
     first.stop().await;
-    let sent_away = watch.error_with("DRAINING").await;
-    assert!(sent_away.starts_with("UNAVAILABLE DRAINING: "), "{sent_away}");
+    let draining = watch.error_with("DRAINING").await;
+    assert!(draining.starts_with("UNAVAILABLE DRAINING: "), "{draining}");
     let (after, _) = client.create(&[]).await;
-    while told.len() < 3 {
-        told.extend(events(&watch.line().await.unwrap()));
+    while received.len() < 3 {
+        received.extend(events(&watch.line().await.unwrap()));
     }
-    let ids: Vec<_> = told.iter().map(|event| event["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, [&before.id, &between.id, &after.id], "each once, none missing");
+    let ids: Vec<_> = received.iter().map(|event| event["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, [&before.id, &between.id, &after.id], "every event exactly once");
 }
 
 #[tokio::test]
-async fn a_watch_shows_that_changes_were_missed() {
-    let world = World::own();
+async fn watch_prints_a_resync() {
+    let world = World::dedicated();
     let server = world.server().await;
-    let mut watch = Cli::of(&server.address).start(&["watch"], "");
+    let mut watch = Cli::new(&server.address).start(&["watch"], "");
     watch.line_with("TIME").await;
     world.redis.command(&["FLUSHALL"]);
     let line = watch.line_with("RESYNC").await;
@@ -383,62 +382,62 @@ async fn a_watch_shows_that_changes_were_missed() {
 }
 
 #[tokio::test]
-async fn a_watch_of_which_nothing_is_heard_is_opened_again() {
+async fn watch_reconnects_after_silence() {
     let (_, server, _world) = cli_and_server().await;
     let relay = Relay::start(&server.address).await;
-    let mut watch = Cli::of(&relay.address).start(&["watch", "--bookmark-interval", "500ms"], "");
+    let mut watch = Cli::new(&relay.address).start(&["watch", "--bookmark-interval", "500ms"], "");
     watch.line_with("TIME").await;
-    relay.silence();
-    watch.error_with("nothing has come for 1s, two bookmark intervals; ").await;
+    relay.stall_connections();
+    watch.error_with("no response for 1s (two bookmark intervals); ").await;
     let (session, _) = server.client().await.create(&[]).await;
     watch.line_with(&session.id).await;
 }
 
 #[tokio::test]
-async fn a_watch_ends_when_it_is_interrupted_or_nobody_reads_it() {
+async fn watch_ends_on_interrupt_or_closed_output() {
     let (cli, server, _world) = cli_and_server().await;
     let (mut interrupted, mut unread) = (cli.start(&["watch"], ""), cli.start(&["watch"], ""));
     interrupted.line_with("TIME").await;
     unread.line_with("TIME").await;
     kill_process(Pid::from_raw(interrupted.pid() as i32).unwrap(), Signal::INT).unwrap();
     assert_eq!(interrupted.end().await.0.signal(), Some(2));
-    unread.stop_reading();
+    unread.close_output();
     server.client().await.create(&[]).await;
     assert_eq!(unread.end().await.1, "");
 }
 
-/// So many sessions of this subject.
+/// Creates this number of sessions of the subject; returns their ids.
 async fn sessions_of(client: &Client, subject: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let request = CreateSessionRequest { subject: subject.into(), ..Default::default() };
-        ids.push(client.create_as(request).await.unwrap().0.id);
+        ids.push(client.create_with(request).await.unwrap().0.id);
     }
     ids
 }
 
 #[tokio::test]
-async fn subject_sessions_are_listed_counted_and_ended() {
+async fn sessions_of_a_subject_are_listed_counted_and_ended() {
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;
     let (ids, others) = (sessions_of(&client, "1", 3).await, sessions_of(&client, "2", 2).await);
     let listed = cli.run(&["list", "--subject", "1", "-o", "json"]).await.json();
     let listed: Vec<_> = listed["sessions"].as_array().unwrap().iter().map(|session| session["id"].clone()).collect();
     assert_eq!(listed, [&ids[2][..], &ids[1], &ids[0]], "newest first");
-    assert_eq!(cli.run(&["list", "--subject", "1", "--count"]).await.good(), "3\n");
+    assert_eq!(cli.run(&["list", "--subject", "1", "--count"]).await.succeeded(), "3\n");
 
     let long_ago = ["delete", "--subject", "1", "--created-before", "2020-01-01T00:00:00Z"];
-    assert_eq!(cli.run(&long_ago).await.good(), "0 deleted\n");
-    assert_eq!(cli.run(&["delete", "--subject", "1", "--except", &ids[1]]).await.good(), "2 deleted\n");
+    assert_eq!(cli.run(&long_ago).await.succeeded(), "0 deleted\n");
+    assert_eq!(cli.run(&["delete", "--subject", "1", "--except", &ids[1]]).await.succeeded(), "2 deleted\n");
     let deleted = cli.run(&["delete", "--subject", "1", "--cause", "logout", "-o", "json"]).await.json();
     assert_eq!(deleted["deletedCount"], 1);
-    assert_eq!(cli.run(&["list", "--count"]).await.good(), format!("{}\n", others.len()));
+    assert_eq!(cli.run(&["list", "--count"]).await.succeeded(), format!("{}\n", others.len()));
     let ended = cli.run(&["get", &ids[0]]).await.failed(1);
     assert!(ended.contains("cause=REVOKED"), "{ended}");
 }
 
 #[tokio::test]
-async fn subject_changes_are_watched() {
+async fn watch_by_subject_prints_only_its_events() {
     let (cli, server, _world) = cli_and_server().await;
     let client = server.client().await;
     let mut watch = cli.start(&["watch", "--subject", "1"], "");
@@ -456,20 +455,20 @@ async fn rotate_prints_the_session_with_its_new_token() {
     let mut watch = server.client().await.watch_all().await;
     let (session, old) = server.client().await.create(&[]).await;
     let rotate = ["rotate", "--token-file", "-", "--grace", "10s", "--set", "a=b"];
-    let rotated = cli.run_with(&rotate, &old).await.good();
-    let new = beside("token", &rotated);
-    assert_eq!((beside("id", &rotated), beside("token_generation", &rotated)), (&session.id[..], "2"));
-    assert_eq!(beside("attribute.a", &rotated), "string     b");
+    let rotated = cli.run_with(&rotate, &old).await.succeeded();
+    let new = field("token", &rotated);
+    assert_eq!((field("id", &rotated), field("token_generation", &rotated)), (&session.id[..], "2"));
+    assert_eq!(field("attribute.a", &rotated), "string     b");
     assert!(new != old && id_of(new) == session.id);
     watch.wait_for(EventType::Rotated, &session.id).await;
-    let read = cli.run_with(&["get", "--token-file", "-"], &old).await.good();
-    assert_eq!(beside("token_state", &read), "SUPERSEDED");
-    let read = cli.run_with(&["get", "--token-file", "-"], new).await.good();
-    assert_eq!(beside("token_state", &read), "CURRENT");
+    let read = cli.run_with(&["get", "--token-file", "-"], &old).await.succeeded();
+    assert_eq!(field("token_state", &read), "SUPERSEDED");
+    let read = cli.run_with(&["get", "--token-file", "-"], new).await.succeeded();
+    assert_eq!(field("token_state", &read), "CURRENT");
 }
 
 #[tokio::test]
-async fn rotate_takes_a_successor_that_the_caller_made_and_does_not_repeat_it() {
+async fn rotate_accepts_a_client_generated_token_without_printing_it() {
     let (cli, server, _world) = cli_and_server().await;
     let (session, old) = server.client().await.create(&[]).await;
     let new = format!("ses_{}_{}", session.id, &new_token()[31..]);
@@ -480,5 +479,5 @@ async fn rotate_takes_a_successor_that_the_caller_made_and_does_not_repeat_it() 
     assert_eq!((rotated["session"]["subject"].as_str(), rotated.get("token")), (Some("1"), None));
     let gone = cli.run_with(&["get", "--token-file", "-"], &old).await.failed(1);
     assert!(gone.starts_with("NOT_FOUND TOKEN_ROTATED") && !gone.contains(&old), "{gone}");
-    cli.run(&["get", "--token-file", path.to_str().unwrap()]).await.good();
+    cli.run(&["get", "--token-file", path.to_str().unwrap()]).await.succeeded();
 }

@@ -1,56 +1,54 @@
-//! Replicas of a Redis Cluster take the place of their primaries: killed ones, hanging ones, and such as are well.
-
-mod harness;
+//! Failovers in a Redis Cluster: of killed, hanging and healthy primaries.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use harness::{
     Client, Redis, Server,
     client::*,
-    cluster::{Cluster, MANY, PREFIX, Promotion, many, on},
+    cluster::{Cluster, MANY, PREFIX, Promotion, create_many, sessions_on},
     eventually,
-    servers::aside,
-    writers::{assert_reliable, many_are_acknowledged, now, write_to},
+    servers::run_blocking,
+    writers::{assert_complete_in_order, now, wait_for_many_writes, write_sessions_during},
 };
 use sessiond_client::v1::{EventType, GetSessionRequest, ResyncReason, Session};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_is_killed_and_its_replica_goes_on_with_all_that_was_confirmed() {
+async fn failover_after_a_primary_is_killed_keeps_confirmed_writes() {
     const REPLICATED: &str = "[default_policy]\ndurability = 'replicated'\nreplicas = 1\n";
-    let cluster = aside(|| Cluster::start(1)).await;
+    let cluster = run_blocking(|| Cluster::start(1)).await;
     let servers = [
         Server::start(&cluster.url(), PREFIX, REPLICATED).await,
         Server::start(&cluster.url(), PREFIX, REPLICATED).await,
     ];
     let clients = [servers[0].client().await, servers[1].client().await];
-    let sessions = many(&clients[0]).await;
+    let sessions = create_many(&clients[0]).await;
     let primary = cluster.primaries().remove(1);
-    let hurt = on(&primary, &sessions);
+    let hurt = sessions_on(&primary, &sessions);
     assert!(!hurt.is_empty());
     let (mut from, mut until) = (0, 0);
     let fault = async {
-        many_are_acknowledged(&servers).await;
+        wait_for_many_writes(&servers).await;
         let replica = cluster.replicas_of(&primary).remove(0);
         from = now();
         let of = cluster.clone();
-        aside(move || {
+        run_blocking(move || {
             primary.kill();
             of.wait_for_primary(&replica);
-            // Else what follows has nobody to confirm it.
+            // Without a replica the writes that follow could not be confirmed.
             primary.restart();
-            of.wait_until_well();
+            of.wait_until_healthy();
         })
         .await;
         let (client, id) = (&clients[1], &hurt[0].id);
-        eventually("it is served again", async || client.set(by_id(id), &[("z", text("1"))]).await.ok()).await;
+        eventually("the session is served again", async || client.set(by_id(id), &[("z", text("1"))]).await.ok()).await;
         until = now();
-        many_are_acknowledged(&servers).await;
+        wait_for_many_writes(&servers).await;
     };
-    let written = write_to(&clients, &sessions, 0, fault).await;
-    assert!(!written.refused.is_empty(), "the primary went while it was written to");
-    written.assert_many_around(&hurt, from, until);
-    written.assert_kept(&clients[0]).await;
-    // Watches over the new primary go on.
+    let written = write_sessions_during(&clients, &sessions, 0, fault).await;
+    assert!(!written.errors.is_empty(), "no write failed: the primary was killed outside the load");
+    written.assert_writes_around(&hurt, from, until);
+    written.assert_acknowledged_kept(&clients[0]).await;
+    // A watch receives events of the new primary.
     let mut watching = clients[0].watch_all().await;
     for session in &hurt {
         clients[1].delete(by_id(&session.id)).await.unwrap();
@@ -59,31 +57,31 @@ async fn a_primary_is_killed_and_its_replica_goes_on_with_all_that_was_confirmed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w9_a_history_that_was_rewound_on_one_node_is_told_and_the_others_go_on() {
-    let cluster = aside(|| Cluster::start(1)).await;
+async fn w9_rollback_on_one_node_sends_resync_for_its_sessions_only() {
+    let cluster = run_blocking(|| Cluster::start(1)).await;
     let server = Server::start(&cluster.url(), PREFIX, "").await;
     let client = server.client().await;
-    let sessions = many(&client).await;
+    let sessions = create_many(&client).await;
     let primary = cluster.primaries().remove(2);
     let replica = cluster.replicas_of(&primary).remove(0);
-    let (hurt, others) = (on(&primary, &sessions), on(&cluster.primaries()[0], &sessions));
+    let (hurt, others) = (sessions_on(&primary, &sessions), sessions_on(&cluster.primaries()[0], &sessions));
     let (mut open, mut left) = (client.watch_all().await, client.watch_all().await);
     primary.wait_for(&replica);
-    primary.lose_touch_with(&replica);
+    primary.isolate_replica(&replica);
     for session in &hurt {
         client.set(by_id(&session.id), &[("lost", text("1"))]).await.unwrap();
     }
     left.events(hurt.len()).await;
     let token = left.token.clone();
     drop(left);
-    // So short that no connection of the server is given up: it hears the new branch where it heard the old one.
+    // The pause is too short for the server to close a connection: the subscription stays on the old primary.
     let of = cluster.clone();
-    aside(move || {
+    run_blocking(move || {
         primary.pause();
         replica.resume();
-        of.promote(&replica, Promotion::TakenOver);
+        of.promote(&replica, Promotion::Takeover);
         primary.resume();
-        of.wait_until_well();
+        of.wait_until_healthy();
     })
     .await;
     let mut named = BTreeSet::new();
@@ -95,43 +93,43 @@ async fn w9_a_history_that_was_rewound_on_one_node_is_told_and_the_others_go_on(
         }
         named.extend(resync.ids);
     }
-    assert!(others.iter().all(|session| !named.contains(&session.id)), "nothing of theirs was lost");
+    assert!(others.iter().all(|session| !named.contains(&session.id)), "a session that lost nothing is named");
     assert_eq!(client.resume(&token).await.resync().await.reason(), ResyncReason::Rollback);
     for session in hurt.iter().chain(&others) {
         let now = client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
-        assert!(!now.attributes.contains_key("lost"), "it was lost with its primary");
+        assert!(!now.attributes.contains_key("lost"), "a lost write is back");
         assert!(now.revision > session.revision);
         open.wait_for(EventType::Updated, &session.id).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn primary_and_replica_change_places_under_load_and_nothing_is_lost() {
-    let cluster = aside(|| Cluster::start(1)).await;
+async fn planned_failovers_under_load_lose_no_write() {
+    let cluster = run_blocking(|| Cluster::start(1)).await;
     let (a, b) = (Server::start(&cluster.url(), PREFIX, "").await, Server::start(&cluster.url(), PREFIX, "").await);
     let clients = [a.client().await, b.client().await];
     let mut watching = clients[1].watch_all().await;
-    let sessions = many(&clients[0]).await;
+    let sessions = create_many(&clients[0]).await;
     let fault = {
         let cluster = cluster.clone();
-        aside(move || {
+        run_blocking(move || {
             for primary in cluster.primaries() {
                 let replica = cluster.replicas_of(&primary).remove(0);
-                cluster.promote(&replica, Promotion::Agreed);
-                cluster.wait_until_well();
+                cluster.promote(&replica, Promotion::Coordinated);
+                cluster.wait_until_healthy();
             }
         })
     };
-    let written = write_to(&clients, &sessions, 0, fault).await;
-    written.assert_kept(&clients[0]).await;
-    assert_reliable(&watching.everything_so_far().await, &written.acknowledged);
+    let written = write_sessions_during(&clients, &sessions, 0, fault).await;
+    written.assert_acknowledged_kept(&clients[0]).await;
+    assert_complete_in_order(&watching.events_until_now().await, &written.acknowledged);
     for session in &sessions {
         assert!(clients[0].delete(by_id(&session.id)).await.unwrap());
     }
-    assert_eq!(watching.everything_so_far().await.len(), MANY);
+    assert_eq!(watching.events_until_now().await.len(), MANY);
 }
 
-/// Writes each of them; all that is read from then on has it.
+/// Writes the attribute `mark` of each session; later reads must return it.
 async fn mark(client: &Client, sessions: &[Session], mark: &str) {
     for session in sessions {
         client.set(by_id(&session.id), &[("mark", text(mark))]).await.unwrap();
@@ -139,31 +137,32 @@ async fn mark(client: &Client, sessions: &[Session], mark: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_primary_says_that_hung_and_was_replaced_counts_for_nothing() {
-    let cluster = aside(|| Cluster::start(1)).await;
+async fn replaced_primary_that_resumes_is_never_read_from() {
+    let cluster = run_blocking(|| Cluster::start(1)).await;
     let server = Server::start(&cluster.url(), PREFIX, "").await;
     let client = server.client().await;
-    let sessions = many(&client).await;
+    let sessions = create_many(&client).await;
     let old = cluster.primaries().remove(1);
     let replica = cluster.replicas_of(&old).remove(0);
-    let hurt = on(&old, &sessions);
+    let hurt = sessions_on(&old, &sessions);
     mark(&client, &sessions, "before").await;
     old.wait_for(&replica);
     old.pause();
     let of = cluster.clone();
-    aside(move || of.wait_for_primary(&replica)).await;
-    eventually("it is served again", async || client.set(by_id(&hurt[0].id), &[("z", text("1"))]).await.ok()).await;
+    run_blocking(move || of.wait_for_primary(&replica)).await;
+    eventually("the session is served again", async || client.set(by_id(&hurt[0].id), &[("z", text("1"))]).await.ok())
+        .await;
     let mut watching = client.watch_all().await;
     mark(&client, &hurt, "after").await;
     watching.events(hurt.len()).await;
-    // It wakes, and takes itself for the primary until it hears otherwise.
+    // The old primary considers itself the primary until it learns of the failover.
     old.resume();
     let of = cluster.clone();
-    let mut well = std::pin::pin!(aside(move || of.wait_until_well()));
+    let mut recovery = std::pin::pin!(run_blocking(move || of.wait_until_healthy()));
     let another = Server::start(&cluster.url(), PREFIX, "").await;
     let other = another.client().await;
     let mut rounds = 0;
-    while rounds < 20 || futures_util::poll!(&mut well).is_pending() {
+    while rounds < 20 || futures_util::poll!(&mut recovery).is_pending() {
         rounds += 1;
         for session in &hurt {
             for client in [&client, &other] {
@@ -173,34 +172,34 @@ async fn what_a_primary_says_that_hung_and_was_replaced_counts_for_nothing() {
         }
     }
     for (n, session) in hurt.iter().enumerate() {
-        let kept = if n % 2 == 0 { &client } else { &other };
-        assert!(kept.delete(by_id(&session.id)).await.unwrap());
+        let client = if n % 2 == 0 { &client } else { &other };
+        assert!(client.delete(by_id(&session.id)).await.unwrap());
         watching.wait_for(EventType::Ended, &session.id).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_primary_that_hangs_holds_up_no_other_failover() {
-    // Nobody takes its place while this lasts.
-    let cluster = aside(|| Cluster::start_with(1, &["--cluster-node-timeout", "60000"])).await;
+async fn hanging_new_primary_does_not_delay_other_failovers() {
+    // The long node timeout prevents an automatic failover during the test.
+    let cluster = run_blocking(|| Cluster::start_with(1, &["--cluster-node-timeout", "60000"])).await;
     let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '3s'").await;
     let client = server.client().await;
-    let sessions = many(&client).await;
+    let sessions = create_many(&client).await;
     let primaries = cluster.primaries();
     let [hanging, next] = [0, 1].map(|of| cluster.replicas_of(&primaries[of]).remove(0));
-    let [hurt, moving] = [0, 1].map(|of| on(&primaries[of], &sessions));
+    let [hurt, moving] = [0, 1].map(|of| sessions_on(&primaries[of], &sessions));
     let mut watching = client.watch_all().await;
     let promote = async |replica: &Redis, of: &Redis| {
         let (cluster, replica, of) = (cluster.clone(), replica.clone(), of.clone());
-        aside(move || {
+        run_blocking(move || {
             of.wait_for(&replica);
-            cluster.promote(&replica, Promotion::TakenOver);
+            cluster.promote(&replica, Promotion::Takeover);
         })
         .await;
     };
     promote(&hanging, &primaries[0]).await;
     hanging.pause();
-    // Nobody has them who answers: by then it is being connected to.
+    // No node that answers has these sessions. When this call has failed, the server is connecting to the hanging node.
     let (namespace, key) = (client.namespace.clone(), by_id(&hurt[0].id));
     let mut request = tonic::Request::new(GetSessionRequest { namespace, key, ..Default::default() });
     request.set_timeout(Duration::from_millis(300));
@@ -212,26 +211,31 @@ async fn a_new_primary_that_hangs_holds_up_no_other_failover() {
     }
     hanging.resume();
     for session in &hurt {
-        eventually("it is served again", async || client.set(by_id(&session.id), &[("a", text("1"))]).await.ok()).await;
+        eventually("the session is served again", async || {
+            client.set(by_id(&session.id), &[("a", text("1"))]).await.ok()
+        })
+        .await;
         watching.wait_for(EventType::Updated, &session.id).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_node_is_enough_to_find_the_others_and_may_go_then() {
-    let cluster = aside(|| Cluster::start(1)).await;
-    let server = Server::start(&cluster.url_of_one(), PREFIX, "").await;
+async fn single_seed_node_may_fail_after_the_start() {
+    let cluster = run_blocking(|| Cluster::start(1)).await;
+    let server = Server::start(&cluster.url_of_first_node(), PREFIX, "").await;
     let client = server.client().await;
-    let sessions = many(&client).await;
+    let sessions = create_many(&client).await;
     let first = cluster.primaries().remove(0);
     let replica = cluster.replicas_of(&first).remove(0);
-    let hurt = on(&first, &sessions);
+    let hurt = sessions_on(&first, &sessions);
     first.wait_for(&replica);
     first.kill();
     let of = cluster.clone();
-    aside(move || of.wait_for_primary(&replica)).await;
+    run_blocking(move || of.wait_for_primary(&replica)).await;
     for session in &hurt {
-        eventually("it is served by another", async || client.set(by_id(&session.id), &[("a", text("1"))]).await.ok())
-            .await;
+        eventually("the session is served by the new primary", async || {
+            client.set(by_id(&session.id), &[("a", text("1"))]).await.ok()
+        })
+        .await;
     }
 }

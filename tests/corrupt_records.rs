@@ -1,12 +1,10 @@
-//! Records that cannot be read: DATA_LOSS for that session alone, whatever is wrong with it.
-
-mod harness;
+//! Corrupt session records: DATA_LOSS for that session only, whatever is damaged.
 
 use harness::{client::*, *};
 use sessiond_client::v1::*;
 use tonic::Code;
 
-/// A session with every field, as Redis holds it.
+/// A session with all fields whose record the tests damage.
 struct Victim {
     world: World,
     key: String,
@@ -14,7 +12,7 @@ struct Victim {
     token: String,
 }
 
-/// Stored fields by name; `\0` stands for a field that is not to be there.
+/// Names and values of stored fields, sorted by name.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Victim {
@@ -30,7 +28,7 @@ impl Victim {
             ..Default::default()
         };
         let first = request.token.clone();
-        client.create_as(request).await.unwrap();
+        client.create_with(request).await.unwrap();
         let token = client.rotate(&first).await.unwrap();
         let session = client.get(by_token(&token)).await.unwrap();
         let key = world.redis.keys(&format!("{}*:s:*:{}", world.prefix, session.id)).remove(0);
@@ -38,15 +36,16 @@ impl Victim {
         Victim { world, key, id: session.id, token }
     }
 
+    /// Runs a command and returns the raw reply; panics if it is an error.
     fn redis(&self, words: &[&[u8]]) -> Vec<u8> {
-        let answer = self.world.redis.command_bytes(words);
-        assert!(!answer.starts_with(b"-"), "{}", String::from_utf8_lossy(&answer));
-        answer
+        let reply = self.world.redis.command_bytes(words);
+        assert!(!reply.starts_with(b"-"), "{}", String::from_utf8_lossy(&reply));
+        reply
     }
 
     fn fields(&self) -> Fields {
-        let answer = self.redis(&[b"HGETALL", self.key.as_bytes()]);
-        let mut texts = bulk_strings(&answer).into_iter();
+        let reply = self.redis(&[b"HGETALL", self.key.as_bytes()]);
+        let mut texts = bulk_strings(&reply).into_iter();
         let mut fields = Vec::new();
         while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
             fields.push((name, value));
@@ -56,7 +55,7 @@ impl Victim {
     }
 
     fn field(&self, name: &str) -> Vec<u8> {
-        self.fields().into_iter().find(|(field, _)| field == name.as_bytes()).expect("it has this field").1
+        self.fields().into_iter().find(|(field, _)| field == name.as_bytes()).expect("the record has this field").1
     }
 
     fn set(&self, name: &str, value: &[u8]) {
@@ -71,26 +70,26 @@ impl Victim {
     }
 }
 
-/// The bulk strings of a RESP2 answer.
-fn bulk_strings(mut answer: &[u8]) -> Vec<Vec<u8>> {
+/// Returns the bulk strings of a RESP2 reply.
+fn bulk_strings(mut reply: &[u8]) -> Vec<Vec<u8>> {
     let mut strings = Vec::new();
-    while let Some(end) = answer.windows(2).position(|pair| pair == b"\r\n") {
-        let (line, rest) = (&answer[..end], &answer[end + 2..]);
-        answer = rest;
+    while let Some(end) = reply.windows(2).position(|pair| pair == b"\r\n") {
+        let (line, rest) = (&reply[..end], &reply[end + 2..]);
+        reply = rest;
         if let Some(length) = line.strip_prefix(b"$") {
             let length: usize = std::str::from_utf8(length).unwrap().parse().unwrap();
             strings.push(rest[..length].to_vec());
-            answer = &rest[length + 2..];
+            reply = &rest[length + 2..];
         }
     }
     strings
 }
 
-/// Whether the right token still leads to the damaged record.
+/// Whether the correct token still matches the damaged record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Secret {
     Matches,
-    /// It is what is damaged.
+    /// The stored token hash is damaged.
     Unknown,
 }
 
@@ -106,13 +105,13 @@ fn damages() -> Vec<(String, Secret, Damage)> {
         row("no meta", Matches, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m"]))),
         row("no older tokens", Matches, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"g"]))),
         row("no token", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"t"]))),
-        row("neither", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m", b"t"]))),
-        row("a field longer than it may be", Matches, |v| v.set("m", &[v.field("m"), vec![0]].concat())),
-        row("a tombstone in no format", Matches, |v| v.set("x", &[9; 10])),
-        row("a tombstone of no cause", Matches, |v| v.set("x", &[1, 99, 0, 0, 0, 0, 0, 0, 0, 0])),
+        row("neither meta nor token", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m", b"t"]))),
+        row("a field that is too long", Matches, |v| v.set("m", &[v.field("m"), vec![0]].concat())),
+        row("a tombstone in an unknown format", Matches, |v| v.set("x", &[9; 10])),
+        row("a tombstone with an unknown cause", Matches, |v| v.set("x", &[1, 99, 0, 0, 0, 0, 0, 0, 0, 0])),
         row("a tombstone that is cut", Matches, |v| v.set("x", &[1, 1])),
         row("another format", Matches, |v| v.set("m", &[&[2], &v.field("m")[1..]].concat())),
-        row("a name that is no text", Matches, |v| {
+        row("an attribute name that is not UTF-8", Matches, |v| {
             drop(v.redis(&[b"HSET", v.key.as_bytes(), b"a:\xff\xfe", &v.field("a:small")]));
         }),
         row("another type: string", Unknown, |v| drop(v.redis(&[b"SET", v.key.as_bytes(), b"message"]))),
@@ -120,7 +119,7 @@ fn damages() -> Vec<(String, Secret, Damage)> {
             v.redis(&[b"DEL", v.key.as_bytes()]);
             v.redis(&[b"RPUSH", v.key.as_bytes(), b"message", b"x", b"y"]);
         }),
-        row("the dump of no session", Unknown, |v| {
+        row("a hash that is no session", Unknown, |v| {
             v.redis(&[b"DEL", v.key.as_bytes()]);
             v.redis(&[b"HSET", v.key.as_bytes(), b"message", b"x"]);
         }),
@@ -152,10 +151,14 @@ fn damages() -> Vec<(String, Secret, Damage)> {
             .into_iter()
             .flat_map(|codec| [0u32, 1, 1 << 20, 1 << 24, u32::MAX].map(|length| (codec, length)))
         {
-            rows.push(row(format!("{field} of {length} bytes by its own word, {codec:#x}"), Matches, move |v| {
-                let block = &v.field("a:large")[9..];
-                v.set(field, &[&[codec, 0, 0, 0, 0][..], &length.to_be_bytes(), block].concat());
-            }));
+            rows.push(row(
+                format!("{field} with a stated length of {length} bytes, codec {codec:#x}"),
+                Matches,
+                move |v| {
+                    let block = &v.field("a:large")[9..];
+                    v.set(field, &[&[codec, 0, 0, 0, 0][..], &length.to_be_bytes(), block].concat());
+                },
+            ));
         }
     }
     rows
@@ -163,7 +166,7 @@ fn damages() -> Vec<(String, Secret, Damage)> {
 
 const NOT_FOUND: (Code, &str) = (Code::NotFound, "SESSION_NOT_FOUND");
 
-/// What is to be seen of the damaged session, whose neighbours live on.
+/// Checks how the damaged session is reported by id, by its token and by a wrong token.
 async fn check(what: &str, secret: Secret, client: &Client, victim: &Victim) {
     let by_its_token = || by_token(&victim.token);
     let mut wrong_secret = victim.token.clone();
@@ -181,13 +184,17 @@ async fn check(what: &str, secret: Secret, client: &Client, victim: &Victim) {
 
     let right = client.get(by_its_token()).await.expect_err(what);
     let expected = if secret == Secret::Matches { (Code::DataLoss, "RECORD_CORRUPT") } else { NOT_FOUND };
-    assert_eq!((right.code(), &right.reason()[..]), expected, "{what}: by the right token: {right:?}");
+    assert_eq!((right.code(), &right.reason()[..]), expected, "{what}: by the correct token: {right:?}");
     let wrong = client.get(by_token(&wrong_secret)).await.expect_err(what);
     assert_eq!((wrong.code(), &wrong.reason()[..]), NOT_FOUND, "{what}: by a wrong token: {wrong:?}");
     assert!(!client.delete(by_token(&wrong_secret)).await.unwrap(), "{what}: a wrong token ends nothing");
-    assert!(!format!("{by_its_id:?}{right:?}{wrong:?}").contains(&victim.token[31..]), "{what}: the secret is told");
+    assert!(
+        !format!("{by_its_id:?}{right:?}{wrong:?}").contains(&victim.token[31..]),
+        "{what}: an error contains the secret"
+    );
 }
 
+/// Lists the ids of all live sessions.
 async fn live_ids(client: &Client) -> Vec<String> {
     let request = ListSessionsRequest {
         namespace: client.namespace.clone(),
@@ -200,20 +207,18 @@ async fn live_ids(client: &Client) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_is_data_loss_for_that_session_alone() {
-    let world = World::shared();
-    let server = world.server_with("partitions = 1").await;
-    let client = server.client().await;
+async fn corrupt_record_is_data_loss_for_its_session_only() {
+    let Setup { world, client, .. } = &setup_with("partitions = 1").await;
     let mut watching = client.watch_all().await;
     let (neighbour, neighbours_token) = client.create(&[("a", text("x"))]).await;
     for (what, secret, damage) in damages() {
-        let victim = Victim::create(&world, &client).await;
+        let victim = Victim::create(world, client).await;
         damage(&victim);
-        check(&what, secret, &client, &victim).await;
+        check(&what, secret, client, &victim).await;
         let neighbour = client.set(by_token(&neighbours_token), &[("a", text(&what))]).await.expect(&what);
-        assert_eq!(live_ids(&client).await, std::slice::from_ref(&neighbour.id), "{what}");
+        assert_eq!(live_ids(client).await, std::slice::from_ref(&neighbour.id), "{what}");
 
-        // A repeat of the create neither makes nor tells a session, and its id ends it.
+        // A delete by id ends the damaged session, and a retry of it gets the same response.
         let request_id = "!".repeat(16);
         let key = by_id(&victim.id);
         let request =
@@ -222,40 +227,38 @@ async fn a_record_that_cannot_be_read_is_data_loss_for_that_session_alone() {
         assert!(deleted.deleted, "{what}: deleted");
         assert!(
             client.grpc.clone().delete_session(request).await.expect(&what).into_inner().deleted,
-            "{what}: repeated"
+            "{what}: retried"
         );
         expect_error(client.get(by_id(&victim.id)).await, Code::NotFound, "SESSION_ENDED");
-        let ended = tokio::time::timeout(PATIENCE, watching.wait_for(EventType::Ended, &victim.id)).await.expect(&what);
+        let ended =
+            tokio::time::timeout(WAIT_LIMIT, watching.wait_for(EventType::Ended, &victim.id)).await.expect(&what);
         assert_eq!(ended.cause(), Cause::Logout, "{what}");
     }
     assert_eq!(client.get(by_id(&neighbour.id)).await.unwrap().id, neighbour.id);
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_ends_at_its_deadline() {
-    let world = World::shared();
-    let server = world.server_with("partitions = 1\n[default_policy]\nidle_timeout = '2s'").await;
-    let client = server.client().await;
+async fn corrupt_record_ends_at_its_deadline() {
+    let Setup { world, client, .. } = &setup_with("partitions = 1\n[default_policy]\nidle_timeout = '2s'").await;
     let mut watching = client.watch_all().await;
     let mut victims = Vec::new();
     for (what, _, damage) in damages() {
-        let victim = Victim::create(&world, &client).await;
+        let victim = Victim::create(world, client).await;
         damage(&victim);
         victims.push((what, victim));
     }
     for (what, victim) in &victims {
-        let ended = tokio::time::timeout(PATIENCE, watching.wait_for(EventType::Ended, &victim.id)).await.expect(what);
+        let ended =
+            tokio::time::timeout(WAIT_LIMIT, watching.wait_for(EventType::Ended, &victim.id)).await.expect(what);
         assert_eq!(ended.cause(), Cause::IdleTimeout, "{what}");
         expect_error(client.get(by_id(&victim.id)).await, Code::NotFound, "SESSION_ENDED");
     }
-    assert_eq!(live_ids(&client).await, Vec::<String>::new());
+    assert_eq!(live_ids(client).await, Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_tombstone_under_a_foreign_key_buries_nobody_silently() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn tombstone_copied_to_another_key_is_data_loss() {
+    let Setup { world, client, .. } = &setup().await;
     let ((ended, _), (session, token)) = (client.create(&[]).await, client.create(&[]).await);
     client.delete(by_id(&ended.id)).await.unwrap();
     let key = |id: &str| world.redis.keys(&format!("{}*:s:web:{id}", world.prefix)).pop().unwrap();

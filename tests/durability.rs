@@ -1,6 +1,4 @@
-//! Durability "replicated": an answer waits until replicas have what it tells.
-
-mod harness;
+//! Durability "replicated": the server acknowledges a write only when the replicas have it.
 
 use harness::{Redis, Server, World, client::*, eventually, proxy::Proxy};
 use sessiond_client::v1::{CreateSessionRequest, DeleteSessionRequest, RotateSessionRequest, UpdateSessionRequest};
@@ -8,7 +6,7 @@ use tonic::Code;
 
 const REPLICATED: &str = "[namespace.safe]\ndurability = 'replicated'\nreplicas = 1\n[limits]\ncall_timeout = '3s'";
 
-/// A primary, and a replica that has caught up with it.
+/// A primary and a replica that has caught up with it.
 struct Pair {
     primary: World,
     replica: Redis,
@@ -16,13 +14,13 @@ struct Pair {
 
 impl Pair {
     async fn start(primary: &[&str]) -> Self {
-        // A replica speaks TCP: some port that is free now.
+        // Replicas connect by TCP, so the primary gets a free port.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         let arguments = [&["--port", &port, "--repl-diskless-sync-delay", "0"], primary].concat();
-        let primary = World { redis: Redis::start_with(&arguments), prefix: "sessiond:".into() };
+        let primary = World::dedicated_with(&arguments);
         let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
         let pair = Pair { primary, replica };
-        eventually("the replica is there", async || pair.has_replica().then_some(())).await;
+        eventually("the replica has caught up", async || pair.has_replica().then_some(())).await;
         pair
     }
 
@@ -40,7 +38,7 @@ fn create(token: &str, request_id: &str) -> CreateSessionRequest {
 }
 
 #[tokio::test]
-async fn what_was_answered_is_on_the_replica() {
+async fn acknowledged_write_is_on_the_replica() {
     let pair = Pair::start(&[]).await;
     let server = pair.server().await;
     let client = server.client().await.in_namespace("safe");
@@ -59,24 +57,24 @@ async fn what_was_answered_is_on_the_replica() {
 }
 
 #[tokio::test]
-async fn without_its_replica_an_outcome_is_unknown_and_a_repeat_waits_too() {
+async fn write_without_replica_and_its_retry_are_unknown() {
     let pair = Pair::start(&[]).await;
     let server = pair.server().await;
     let client = server.client().await.in_namespace("safe");
     let (kept, kept_token) = client.create(&[]).await;
     let confirmed = create(&new_token(), "request-0000000001");
-    client.create_as(confirmed.clone()).await.unwrap();
+    client.create_with(confirmed.clone()).await.unwrap();
 
     pair.replica.pause();
     let token = new_token();
-    let made = create(&token, "request-0000000002");
-    let status = expect_error(client.create_as(made.clone()).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    let unconfirmed = create(&token, "request-0000000002");
+    let status = expect_error(client.create_with(unconfirmed.clone()).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
     assert!(status.message().contains("0 of 1 replicas"), "{}", status.message());
-    // The primary has it; whether anybody else has is what is not known.
+    // The primary has the session; only its replication is unknown.
     client.get(by_token(&token)).await.unwrap();
-    // Nor is that known again of what was known when it was first answered.
-    for repeat in [&made, &confirmed] {
-        expect_error(client.create_as(repeat.clone()).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    // Retries wait for the replica too, even if the first request was acknowledged.
+    for retry in [&unconfirmed, &confirmed] {
+        expect_error(client.create_with(retry.clone()).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
     }
     let update = UpdateSessionRequest {
         key: by_id(&kept.id),
@@ -91,25 +89,25 @@ async fn without_its_replica_an_outcome_is_unknown_and_a_repeat_waits_too() {
         request_id: "request-0000000004".into(),
         ..Default::default()
     };
-    expect_error(client.rotate_as(rotate.clone()).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
-    // What is refused wrote nothing that could be lost, and reads do not wait.
+    expect_error(client.rotate_with(rotate.clone()).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    // Rejected writes and reads do not wait, because they have written nothing that could be lost.
     let stale = UpdateSessionRequest { key: by_id(&kept.id), if_revision: Some(1), ..Default::default() };
     expect_error(client.update(stale).await, Code::Aborted, "REVISION_MISMATCH");
     assert_eq!(client.get(by_id(&kept.id)).await.unwrap().attributes.len(), 1);
-    // Other namespaces do not either.
+    // Namespaces with another durability do not wait either.
     client.in_namespace("other").create(&[]).await;
 
     pair.replica.resume();
-    eventually("the replica is back", async || pair.has_replica().then_some(())).await;
-    for repeat in [made, confirmed] {
-        client.create_as(repeat).await.unwrap();
+    eventually("the replica has caught up again", async || pair.has_replica().then_some(())).await;
+    for retry in [unconfirmed, confirmed] {
+        client.create_with(retry).await.unwrap();
     }
     assert_eq!(client.update(update).await.unwrap().token_generation, 2);
-    assert_eq!(client.rotate_as(rotate).await.unwrap().0.token_generation, 2);
+    assert_eq!(client.rotate_with(rotate).await.unwrap().0.token_generation, 2);
 }
 
 #[tokio::test]
-async fn the_end_of_a_session_waits_and_so_does_its_repeat() {
+async fn delete_without_replica_and_its_retry_are_unknown() {
     let pair = Pair::start(&[]).await;
     let server = pair.server().await;
     let client = server.client().await.in_namespace("safe");
@@ -122,16 +120,19 @@ async fn the_end_of_a_session_waits_and_so_does_its_repeat() {
     };
     pair.replica.pause();
     for _ in 0..2 {
-        let answer = client.grpc.clone().delete_session(delete.clone()).await;
-        expect_error(answer, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+        let result = client.grpc.clone().delete_session(delete.clone()).await;
+        expect_error(result, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
     }
     pair.replica.resume();
-    eventually("the replica is back", async || pair.has_replica().then_some(())).await;
-    assert!(client.grpc.clone().delete_session(delete).await.unwrap().into_inner().deleted, "the same as the first");
+    eventually("the replica has caught up again", async || pair.has_replica().then_some(())).await;
+    assert!(
+        client.grpc.clone().delete_session(delete).await.unwrap().into_inner().deleted,
+        "the retry has the result of the first call"
+    );
 }
 
 #[tokio::test]
-async fn a_primary_that_counts_its_replicas_refuses_and_nothing_is_applied() {
+async fn primary_below_min_replicas_rejects_unapplied() {
     let pair = Pair::start(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "1"]).await;
     let server = pair.server().await;
     let client = server.client().await.in_namespace("safe");
@@ -143,8 +144,8 @@ async fn a_primary_that_counts_its_replicas_refuses_and_nothing_is_applied() {
         set_attributes: [("a".into(), text("1"))].into(),
         ..Default::default()
     };
-    // Until the primary notices that its replica lags, the write goes to it alone.
-    eventually("the primary refuses", async || {
+    // Polled, because the primary accepts writes until it notices that its replica lags.
+    eventually("the primary rejects writes", async || {
         let status =
             client.update(UpdateSessionRequest { request_id: request_id.clone(), ..update.clone() }).await.err();
         status.filter(|status| status.code() == Code::Unavailable && status.reason() == "STORE_UNAVAILABLE")
@@ -156,7 +157,7 @@ async fn a_primary_that_counts_its_replicas_refuses_and_nothing_is_applied() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_between_script_and_wait_leaves_the_outcome_unknown() {
+async fn connection_cut_before_wait_is_outcome_unknown() {
     let pair = Pair::start(&[]).await;
     let proxy = Proxy::start(&pair.primary.redis);
     let server = Server::start(&proxy.url(), &pair.primary.prefix, REPLICATED).await;
@@ -168,21 +169,21 @@ async fn a_connection_that_is_cut_between_script_and_wait_leaves_the_outcome_unk
     let cut = async {
         let direct = pair.primary.server().await;
         let direct = direct.client().await.in_namespace("safe");
-        eventually("the script ran", async || {
+        eventually("the script has run", async || {
             direct.get(by_id(&session.id)).await.unwrap().attributes.contains_key("a").then_some(())
         })
         .await;
         proxy.cut();
     };
-    let (answer, ()) = tokio::join!(update, cut);
-    let status = answer.unwrap_err();
+    let (result, ()) = tokio::join!(update, cut);
+    let status = result.unwrap_err();
     assert_eq!(status.reason(), "OUTCOME_UNKNOWN", "{status:?}");
     pair.replica.resume();
-    eventually("it connects anew", async || client.set(by_id(&session.id), &[("a", text("2"))]).await.ok()).await;
+    eventually("the server reconnects", async || client.set(by_id(&session.id), &[("a", text("2"))]).await.ok()).await;
 }
 
 #[tokio::test]
-async fn calls_whose_turn_does_not_come_are_not_applied_and_the_others_go_on_to_be() {
+async fn overloaded_calls_are_not_applied() {
     let pair = Pair::start(&[]).await;
     let server = pair.server().await;
     let client = server.client().await.in_namespace("safe");
@@ -192,7 +193,7 @@ async fn calls_whose_turn_does_not_come_are_not_applied_and_the_others_go_on_to_
         let creates = (0..60).map(async |_| {
             let token = new_token();
             let create = CreateSessionRequest { token: token.clone(), ..Default::default() };
-            (token, client.create_as(create).await.unwrap_err())
+            (token, client.create_with(create).await.unwrap_err())
         });
         futures_util::future::join_all(creates).await
     };
@@ -203,7 +204,7 @@ async fn calls_whose_turn_does_not_come_are_not_applied_and_the_others_go_on_to_
             match (status.code(), &status.reason()[..]) {
                 (Code::DeadlineExceeded, "OUTCOME_UNKNOWN") => applied += u32::from(lives),
                 (Code::Unavailable, "OVERLOADED") => {
-                    assert!(!lives, "it was said not to be applied");
+                    assert!(!lives, "an overloaded call was applied");
                     refused += 1;
                 }
                 other => panic!("{other:?}"),
@@ -212,12 +213,12 @@ async fn calls_whose_turn_does_not_come_are_not_applied_and_the_others_go_on_to_
         assert!(applied > 0 && refused > 0, "{applied} applied, {refused} refused");
     }
     pair.replica.resume();
-    eventually("the replica is back", async || pair.has_replica().then_some(())).await;
+    eventually("the replica has caught up again", async || pair.has_replica().then_some(())).await;
     client.create(&[]).await;
 }
 
 #[tokio::test]
-async fn many_calls_wait_side_by_side() {
+async fn many_calls_wait_for_replicas_concurrently() {
     let pair = Pair::start(&[]).await;
     let server = pair.server().await;
     let client = server.client().await.in_namespace("safe");

@@ -1,18 +1,16 @@
-//! What happens when packets are late, connections are cut, and processes are stopped or killed.
-
-mod harness;
+//! Faults: late packets, cut connections, and stopped or killed processes.
 
 use std::{collections::HashSet, time::Duration};
 
 use futures_util::future::join_all;
 use harness::{
-    Redis, Server, World,
+    Redis, Server, Setup, World,
     client::*,
     eventually,
     process::Process,
     proxy::Proxy,
-    servers::aside,
-    writers::{assert_reliable, write_through},
+    servers::run_blocking,
+    writers::{assert_complete_in_order, write_during},
 };
 use rustix::process::Signal;
 use sessiond::store::scripts;
@@ -25,9 +23,11 @@ use tonic::Code;
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-/// Servers that answer soon whatever happens; their clients set no deadline, whose timer would answer in their place.
+/// Configuration with a short call timeout. Clients in these tests set no deadline, because their timer would end the
+/// call first.
 const IMPATIENT: &str = "[limits]\ncall_timeout = '700ms'";
 
+/// Returns a request that sets one attribute.
 fn set(namespace: &str, id: &str, name: &str, value: &str) -> UpdateSessionRequest {
     UpdateSessionRequest {
         namespace: namespace.into(),
@@ -37,18 +37,20 @@ fn set(namespace: &str, id: &str, name: &str, value: &str) -> UpdateSessionReque
     }
 }
 
-/// What S3 is for: a mutation whose packet reaches Redis only after the session was deleted, `later` than it.
-async fn late_write(make_it_later: impl AsyncFnOnce(&World, &str)) {
-    let world = World::own();
+/// Delivers an update and a create to Redis only after both sessions were deleted, and checks that neither is revived.
+///
+/// `before_delivery` runs between the deletes and the delivery.
+async fn late_write(before_delivery: impl AsyncFnOnce(&World, &str)) {
+    let world = World::dedicated();
     let proxy = Proxy::start(&world.redis);
     let behind = Server::start(&proxy.url(), &world.prefix, IMPATIENT).await;
     let direct = world.server().await;
     let (slow, client) = (behind.client().await, direct.client().await);
     let mut watching = client.watch_all().await;
     let (session, _) = client.create(&[("a", text("1"))]).await;
-    // The slow server knows the clock of Redis by now.
+    // A call, so that the slow server has an estimate of the Redis clock.
     slow.get(by_id(&session.id)).await.unwrap();
-    proxy.hold();
+    proxy.hold_requests();
     let mut grpc = slow.grpc.clone();
     let write = grpc.update_session(set(NAMESPACE, &session.id, "late", "1"));
     let token = new_token();
@@ -56,19 +58,22 @@ async fn late_write(make_it_later: impl AsyncFnOnce(&World, &str)) {
     let mut grpc = slow.grpc.clone();
     let create = grpc.create_session(create);
     let (write, create) = tokio::join!(write, create);
-    for answer in [write.map(drop), create.map(drop)] {
-        expect_error(answer, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    for result in [write.map(drop), create.map(drop)] {
+        expect_error(result, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
     }
     assert!(client.delete(by_id(&session.id)).await.unwrap());
     client.delete(by_id(&id_of(&token))).await.unwrap();
-    make_it_later(&world, &world.prefix).await;
-    proxy.let_go();
-    // The slow server speaks to Redis again: what was held back before has gone by.
-    eventually("the slow server is back", async || slow.get(by_id(&session.id)).await.err().filter(is_not_found)).await;
+    before_delivery(&world, &world.prefix).await;
+    proxy.release_requests();
+    // Once the slow server reads from Redis again, the held requests have been delivered.
+    eventually("the slow server responds again", async || {
+        slow.get(by_id(&session.id)).await.err().filter(is_not_found)
+    })
+    .await;
     for id in [&session.id, &id_of(&token)] {
-        expect_not_there(&client, id).await;
+        expect_not_found(&client, id).await;
     }
-    let events = watching.everything_so_far().await;
+    let events = watching.events_until_now().await;
     let kinds: Vec<_> = events.iter().map(SessionEvent::r#type).collect();
     assert_eq!(kinds, [EventType::Created, EventType::Ended]);
 }
@@ -77,19 +82,19 @@ fn is_not_found(status: &tonic::Status) -> bool {
     status.code() == Code::NotFound
 }
 
-async fn expect_not_there(client: &Client, id: &str) {
+async fn expect_not_found(client: &Client, id: &str) {
     assert_eq!(client.get(by_id(id)).await.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]
-async fn s3_a_late_write_does_not_revive_a_deleted_session() {
+async fn s3_late_write_does_not_revive_a_deleted_session() {
     late_write(async |_, _| {}).await;
 }
 
 #[tokio::test]
-async fn s3_a_write_later_than_the_tombstone_does_not_revive_a_deleted_session() {
+async fn s3_write_after_the_tombstone_does_not_revive() {
     late_write(async |world, prefix| {
-        // As if the tombstones' time were over.
+        // Deletes the tombstones, as their expiry would.
         for key in world.redis.keys(&format!("{prefix}*:s:*")) {
             world.redis.command(&["DEL", &key]);
         }
@@ -98,8 +103,8 @@ async fn s3_a_write_later_than_the_tombstone_does_not_revive_a_deleted_session()
 }
 
 #[tokio::test]
-async fn a_cut_connection_leaves_the_outcome_unknown_and_the_write_is_not_sent_twice() {
-    let world = World::own();
+async fn cut_connection_is_outcome_unknown_and_not_resent() {
+    let world = World::dedicated();
     let proxy = Proxy::start(&world.redis);
     let server = Server::start(&proxy.url(), &world.prefix, "").await;
     let client = server.client().await;
@@ -110,24 +115,25 @@ async fn a_cut_connection_leaves_the_outcome_unknown_and_the_write_is_not_sent_t
         line.split(',').next().unwrap().parse::<u32>().unwrap()
     };
     let before = writes(&world.redis);
-    proxy.hold_at(&scripts::UPDATE);
+    proxy.hold_requests_at(&scripts::UPDATE);
     let mut grpc = client.grpc.clone();
     let write = grpc.update_session(set(NAMESPACE, &session.id, "a", "1"));
     let cut = async {
-        eventually("the write is under way", async || proxy.is_holding().then_some(())).await;
+        eventually("the write is sent", async || proxy.is_holding_requests().then_some(())).await;
         proxy.cut();
-        proxy.let_go();
+        proxy.release_requests();
     };
-    let (answer, ()) = tokio::join!(write, cut);
-    expect_error(answer.map(drop), Code::Unknown, "OUTCOME_UNKNOWN");
-    eventually("the server is back", async || client.set(by_id(&session.id), &[("b", text("2"))]).await.ok()).await;
-    assert_eq!(writes(&world.redis), before + 1, "what was cut off is not sent again");
+    let (result, ()) = tokio::join!(write, cut);
+    expect_error(result.map(drop), Code::Unknown, "OUTCOME_UNKNOWN");
+    eventually("the server responds again", async || client.set(by_id(&session.id), &[("b", text("2"))]).await.ok())
+        .await;
+    assert_eq!(writes(&world.redis), before + 1, "the lost write is not sent again");
     assert_eq!(client.get(by_id(&session.id)).await.unwrap().attributes.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w3_killing_the_subscriber_amid_ten_thousand_writes_loses_and_doubles_nothing() {
-    let world = World::own();
+async fn w3_killed_subscriber_loses_and_duplicates_nothing() {
+    let world = World::dedicated();
     let (a, b) = (world.server().await, world.server().await);
     let clients = [a.client().await, b.client().await];
     let mut watching = clients[1].watch_all().await;
@@ -138,23 +144,23 @@ async fn w3_killing_the_subscriber_amid_ten_thousand_writes_loses_and_doubles_no
             tokio::task::spawn_blocking(move || redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"])).await.unwrap();
         }
     };
-    let (acknowledged, events) = tokio::join!(write_through(&clients, 10_000, kill), async {
+    let (acknowledged, events) = tokio::join!(write_during(&clients, 10_000, kill), async {
         let mut events = watching.events(10_000).await;
-        events.extend(watching.everything_so_far().await);
+        events.extend(watching.events_until_now().await);
         events
     });
     let mut events = events;
-    events.extend(watching.everything_so_far().await);
+    events.extend(watching.events_until_now().await);
     let count: usize = acknowledged.values().map(HashSet::len).sum();
     assert!(count >= 10_000, "{count}");
-    assert_eq!(events.len(), count, "no fault hit a write: as many events as changes");
-    assert_reliable(&events, &acknowledged);
-    assert!(b.metric("sessiond_feed_gaps_total").await > 0.0, "the fault was felt");
+    assert_eq!(events.len(), count, "one event per change, because no write has failed");
+    assert_complete_in_order(&events, &acknowledged);
+    assert!(b.metric("sessiond_feed_gaps_total").await > 0.0, "the fault had an effect");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flushed_scripts_are_loaded_again() {
-    let world = World::own();
+async fn flushed_scripts_are_reloaded() {
+    let world = World::dedicated();
     let server = world.server().await;
     let clients = [server.client().await];
     let mut watching = clients[0].watch_all().await;
@@ -164,16 +170,16 @@ async fn flushed_scripts_are_loaded_again() {
             world.redis.command(&["SCRIPT", "FLUSH"]);
         }
     };
-    let acknowledged = write_through(&clients, 2_000, flush).await;
-    let events = watching.everything_so_far().await;
+    let acknowledged = write_during(&clients, 2_000, flush).await;
+    let events = watching.events_until_now().await;
     let count: usize = acknowledged.values().map(HashSet::len).sum();
     assert_eq!((events.len(), count >= 2_000), (count, true), "no write failed or was done twice");
-    assert_reliable(&events, &acknowledged);
+    assert_complete_in_order(&events, &acknowledged);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_redis_loses_nothing_that_was_acknowledged() {
-    let world = World { redis: Redis::start_with(&DURABLE), prefix: "sessiond:".into() };
+async fn restarted_redis_keeps_acknowledged_writes() {
+    let world = World::dedicated_with(&DURABLE);
     let (a, b) = (world.server().await, world.server().await);
     let clients = [a.client().await, b.client().await];
     let mut watching = clients[1].watch_all().await;
@@ -182,12 +188,13 @@ async fn a_restarted_redis_loses_nothing_that_was_acknowledged() {
             tokio::time::sleep(Duration::from_millis(300)).await;
             world.redis.kill();
             world.redis.restart();
-            eventually("the server is back", async || clients[0].create_as(Default::default()).await.ok()).await;
+            eventually("the server responds again", async || clients[0].create_with(Default::default()).await.ok())
+                .await;
         }
     };
-    let acknowledged = write_through(&clients, 0, restart).await;
-    let events = watching.everything_so_far().await;
-    assert_reliable(&events, &acknowledged);
+    let acknowledged = write_during(&clients, 0, restart).await;
+    let events = watching.events_until_now().await;
+    assert_complete_in_order(&events, &acknowledged);
     for (id, revisions) in &acknowledged {
         let session = clients[0].get(by_id(id)).await.unwrap();
         assert!(session.revision >= *revisions.iter().max().unwrap());
@@ -195,33 +202,33 @@ async fn a_restarted_redis_loses_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_of_a_killed_server_resumes_on_another() {
-    let world = World::own();
+async fn watch_of_a_killed_server_resumes_on_another() {
+    let world = World::dedicated();
     let mut process = Process::start(&[format!("--redis={}", world.redis.url())]);
     let server = world.server().await;
     let client = server.client().await;
     let mut watching = process.client().await.watch_all().await;
     let clients = [client.clone()];
     let (acknowledged, mut events) =
-        tokio::join!(write_through(&clients, 1_000, tokio::time::sleep(Duration::from_millis(500))), async {
+        tokio::join!(write_during(&clients, 1_000, tokio::time::sleep(Duration::from_millis(500))), async {
             let events = watching.events(200).await;
             process.kill();
-            let mut events = [events, watching.kept()].concat();
-            // What had arrived before the connection broke counts too.
+            let mut events = [events, watching.buffered()].concat();
+            // Includes the responses that arrived before the connection broke.
             while let Ok(Some(response)) = watching.response().await {
                 events.extend(response.events);
             }
             watching = client.resume(&watching.token).await;
             events
         });
-    events.extend(watching.everything_so_far().await);
+    events.extend(watching.events_until_now().await);
     assert_eq!(events.len(), acknowledged.values().map(HashSet::len).sum::<usize>());
-    assert_reliable(&events, &acknowledged);
+    assert_complete_in_order(&events, &acknowledged);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_answer_in_time_while_redis_hangs_and_nothing_unavailable_was_applied() {
-    let world = World::own();
+async fn calls_on_paused_redis_fail_in_time_and_unapplied() {
+    let world = World::dedicated();
     let (a, b) = (world.server_with(IMPATIENT).await, world.server_with(IMPATIENT).await);
     let clients = [a.client().await, b.client().await];
     let mut watching = clients[1].watch_all().await;
@@ -241,7 +248,7 @@ async fn calls_answer_in_time_while_redis_hangs_and_nothing_unavailable_was_appl
             match (status.code(), &status.reason()[..]) {
                 (Code::Unavailable, "STORE_UNAVAILABLE") => unavailable.insert(name),
                 (Code::DeadlineExceeded | Code::Unknown, "OUTCOME_UNKNOWN") => unknown.insert(name),
-                // Its time was over before anything was sent.
+                // The deadline passed before the write was sent.
                 (Code::DeadlineExceeded, "STORE_TIMEOUT") => unavailable.insert(name),
                 other => panic!("{other:?}: {status:?}"),
             };
@@ -254,30 +261,33 @@ async fn calls_answer_in_time_while_redis_hangs_and_nothing_unavailable_was_appl
         (session, unavailable, unknown)
     });
     let outcomes = join_all(workers).await;
-    assert!(outcomes.iter().all(|(_, _, unknown)| !unknown.is_empty()), "the fault was felt");
-    assert!(outcomes.iter().all(|(_, unavailable, _)| !unavailable.is_empty()), "and the connection given up");
+    assert!(outcomes.iter().all(|(_, _, unknown)| !unknown.is_empty()), "the fault had an effect");
+    assert!(outcomes.iter().all(|(_, unavailable, _)| !unavailable.is_empty()), "the server closed the connection");
     world.redis.resume();
     for client in &clients {
-        eventually("the server is back", async || client.set(by_id(&sessions[0].id), &[("x", text("1"))]).await.ok())
-            .await;
+        eventually("the server responds again", async || {
+            client.set(by_id(&sessions[0].id), &[("x", text("1"))]).await.ok()
+        })
+        .await;
     }
-    let events = watching.everything_so_far().await;
+    let events = watching.events_until_now().await;
     for (session, unavailable, unknown) in outcomes {
         let held = clients[0].get(by_id(&session.id)).await.unwrap();
         for name in held.attributes.keys().filter(|name| *name != "x") {
-            assert!(unknown.contains(name) && !unavailable.contains(name), "{name} was answered UNAVAILABLE");
+            assert!(
+                unknown.contains(name) && !unavailable.contains(name),
+                "{name} was applied although the call returned UNAVAILABLE"
+            );
         }
-        // No watcher missed anything: the last state told is the state.
+        // The watcher has missed nothing: its last event has the current revision.
         let last = events.iter().rfind(|event| event.id == session.id).unwrap();
         assert_eq!(last.revision, held.revision);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_under_way_are_answered_when_redis_is_found_to_hang_however_much_time_they_have() {
-    let world = World::own();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn paused_redis_fails_pending_calls_before_their_deadline() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
     let (session, _) = client.create(&[]).await;
     world.redis.pause();
     let (key, attributes) = (by_id(&session.id), [("a", text("1"))]);
@@ -286,102 +296,100 @@ async fn calls_under_way_are_answered_when_redis_is_found_to_hang_however_much_t
     assert_eq!((read.code(), &read.reason()[..]), (Code::Unavailable, "STORE_UNAVAILABLE"));
     assert_eq!((written.code(), &written.reason()[..]), (Code::Unknown, "OUTCOME_UNKNOWN"));
     world.redis.resume();
-    eventually("the server is back", async || client.set(key.clone(), &attributes).await.ok()).await;
+    eventually("the server responds again", async || client.set(key.clone(), &attributes).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_subscriber_too_is_given_up_and_replaced_when_redis_hangs() {
-    /// For calls, for bulk, and of the subscriber.
+async fn paused_redis_replaces_the_subscriber_connection() {
+    /// One for interactive calls, one for background work, and the subscriber.
     const CONNECTIONS: usize = 3;
-    let world = World::own();
+    let world = World::dedicated();
     let process = Process::start(&[format!("--redis={}", world.redis.url())]);
     let client = process.client().await;
     let mut watching = client.watch_all().await;
     let before = world.redis.subscribers();
     assert_eq!(before.len(), 1);
     world.redis.pause();
-    // None is made anew before Redis goes on: each is given up once.
-    let given_up = || process.log.lock().unwrap().matches("Redis hangs").count();
-    eventually("all are given up", async || (given_up() == CONNECTIONS).then_some(())).await;
+    // No new connection is possible before Redis resumes, so each is closed once.
+    let closed = || process.log.lock().unwrap().matches("Redis unresponsive; reconnecting").count();
+    eventually("all connections are closed", async || (closed() == CONNECTIONS).then_some(())).await;
     world.redis.resume();
-    eventually("another one subscribes", async || {
+    eventually("a new connection subscribes", async || {
         let now = world.redis.subscribers();
         (now.len() == 1 && now.is_disjoint(&before)).then_some(())
     })
     .await;
-    let (session, _) = eventually("it is served again", async || client.create_as(Default::default()).await.ok()).await;
+    let (session, _) =
+        eventually("calls succeed again", async || client.create_with(Default::default()).await.ok()).await;
     watching.wait_for(EventType::Created, &session.id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_takes_no_more_is_given_up_and_replaced() {
-    let world = World::own();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn connection_with_full_send_buffer_is_replaced() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
     let sessions = join_all((0..8).map(async |_| client.create(&[]).await.0)).await;
     world.redis.pause();
-    // Far more than the socket takes, and nothing makes it smaller: who writes to it waits.
+    // Far more incompressible bytes than the socket buffer holds, so that writes to the socket block.
     let large: String = (0..400).map(|_| new_token()).collect();
     let write =
         async |turn: usize| client.set(by_id(&sessions[turn % 8].id), &[("large", text(&large))]).await.unwrap_err();
-    let answers = join_all((0..200).map(write)).await;
-    assert!(answers.iter().all(|status| ["OUTCOME_UNKNOWN", "STORE_UNAVAILABLE"].contains(&&status.reason()[..])));
-    let refused = async || {
+    let errors = join_all((0..200).map(write)).await;
+    assert!(errors.iter().all(|status| ["OUTCOME_UNKNOWN", "STORE_UNAVAILABLE"].contains(&&status.reason()[..])));
+    let is_unavailable = async || {
         let status = client.set(by_id(&sessions[0].id), &[("a", text("1"))]).await.unwrap_err();
         status.message().contains("reconnecting").then_some(())
     };
-    eventually("nothing more is sent", refused).await;
+    eventually("the server sends nothing more", is_unavailable).await;
     world.redis.resume();
     for session in &sessions {
-        eventually("it is served again", async || client.set(by_id(&session.id), &[("a", text("1"))]).await.ok()).await;
+        eventually("calls succeed again", async || client.set(by_id(&session.id), &[("a", text("1"))]).await.ok())
+            .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_was_emptied_is_made_anew_also_where_something_is_left_that_names_no_store() {
-    let world = World::own();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn emptied_store_with_leftover_meta_is_recreated() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
     let mut watching = client.watch_all().await;
     client.create(&[]).await;
     watching.event().await;
     for meta in world.redis.keys("*:meta") {
-        // In one step: Redis knows no moment between the two.
+        // One script, so that no other command runs between the two writes.
         let empty = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'bytes', '5')";
         world.redis.must(&["EVAL", empty, "1", &meta]);
     }
     assert_eq!(watching.resync().await.reason(), ResyncReason::Flushed);
-    eventually("sessions are made again", async || client.create_as(Default::default()).await.ok()).await;
+    eventually("creates succeed again", async || client.create_with(Default::default()).await.ok()).await;
     let another = world.server().await;
     another.client().await.create(&[]).await;
 }
 
 #[tokio::test]
-async fn health_follows_redis() {
-    let world = World::own();
+async fn readiness_follows_redis() {
+    let world = World::dedicated();
     let server = world.server().await;
-    let ready = async || server.http("/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"));
+    let ready = async || server.http("/readyz").await.is_some_and(|response| response.starts_with("HTTP/1.1 200"));
     assert!(ready().await);
     world.redis.pause();
-    eventually("it is not ready", async || (!ready().await).then_some(())).await;
+    eventually("the server is not ready", async || (!ready().await).then_some(())).await;
     assert!(server.http("/healthz").await.unwrap().starts_with("HTTP/1.1 200"), "the process itself is alive");
     world.redis.resume();
-    eventually("it is ready again", async || ready().await.then_some(())).await;
+    eventually("the server is ready again", async || ready().await.then_some(())).await;
 }
 
 #[tokio::test]
-async fn the_embedded_redis_survives_a_killed_sessiond() {
+async fn embedded_redis_data_survives_a_killed_sessiond() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = [format!("--data-dir={}", directory.path().display())];
     let mut process = Process::start(&arguments);
     let (session, token) = process.client().await.create(&[("cart", json(r#"["item1"]"#))]).await;
-    // Its file is written every second.
+    // The embedded Redis syncs its file every second.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     process.kill();
     let mut process = Process::start(&arguments);
     assert_eq!(process.client().await.get(by_token(&token)).await.unwrap(), session);
-    // A second one is kept out, and told so in one line.
-    let (log, code) = Process::start_in_vain(&arguments);
+    // A second sessiond on the same directory exits with one log line.
+    let (log, code) = Process::expect_start_failure(&arguments);
     assert!(log.contains("in use by another sessiond") && code == Some(1), "{log}");
     assert_eq!(process.stop().await, Some(0));
     let process = Process::start(&arguments);
@@ -389,40 +397,38 @@ async fn the_embedded_redis_survives_a_killed_sessiond() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_told_to_stop_finishes_its_calls() {
-    let world = World::own();
+async fn sigterm_finishes_pending_calls() {
+    let world = World::dedicated();
     let proxy = Proxy::start(&world.redis);
-    // It is started on a thread of its own: the proxy runs on this one.
+    // Started on another thread, because the proxy runs on this one.
     let arguments = [format!("--redis={}", proxy.url())];
-    let mut process = aside(move || Process::start(&arguments)).await;
+    let mut process = run_blocking(move || Process::start(&arguments)).await;
     let client = process.client().await;
     let (session, _) = client.create(&[]).await;
-    proxy.stop_at(&scripts::UPDATE, 1);
+    proxy.hold_replies_after(&scripts::UPDATE, 1);
     let mut grpc = client.grpc.clone();
     let write = grpc.update_session(set(NAMESPACE, &session.id, "a", "1"));
     let stop = async {
-        eventually("the call is under way", async || proxy.is_stopped().then_some(())).await;
+        eventually("the call waits for Redis", async || proxy.is_holding_replies().then_some(())).await;
         process.signal(Signal::TERM);
         let drains = || process.log.lock().unwrap().contains("draining");
         eventually("the server drains", async || drains().then_some(())).await;
-        proxy.go_on();
+        proxy.release_replies();
     };
-    let (answer, ()) = tokio::join!(write, stop);
-    answer.unwrap();
+    let (result, ()) = tokio::join!(write, stop);
+    result.unwrap();
     assert_eq!(process.wait().await, Some(0));
 }
 
 #[tokio::test]
-async fn a_full_redis_takes_no_writes_but_reads_touches_ends_and_expires() {
-    let world = World::own();
-    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
-    let client = server.client().await;
+async fn full_redis_rejects_writes_but_reads_and_ends() {
+    let Setup { world, client, .. } = &World::dedicated().setup_with("[default_policy]\ntouch_interval = '0s'").await;
     let mut watching = client.watch_all().await;
     let (session, token) = client.create(&[("a", text("1"))]).await;
     let short = CreateSessionRequest { idle_timeout: millis(500), ..Default::default() };
-    let (short, _) = client.create_as(short).await.unwrap();
+    let (short, _) = client.create_with(short).await.unwrap();
     world.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    expect_error(client.create_as(Default::default()).await, Code::ResourceExhausted, "STORE_FULL");
+    expect_error(client.create_with(Default::default()).await, Code::ResourceExhausted, "STORE_FULL");
     expect_error(client.set(by_token(&token), &[("b", text("2"))]).await, Code::ResourceExhausted, "STORE_FULL");
     let touch = TouchSessionRequest { namespace: NAMESPACE.into(), key: by_token(&token) };
     client.grpc.clone().touch_session(touch).await.unwrap();
@@ -435,10 +441,8 @@ async fn a_full_redis_takes_no_writes_but_reads_touches_ends_and_expires() {
 }
 
 #[tokio::test]
-async fn reads_go_on_where_redis_takes_no_writes() {
-    let world = World::own();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn reads_succeed_while_redis_rejects_writes() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
     let (_, token) = client.create(&[]).await;
     world.redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     client.get(by_token(&token)).await.unwrap();

@@ -1,8 +1,6 @@
-//! What a store of each format holds is read, and goes on living.
+//! Compatibility: records, tokens, tombstones and logs of each released storage format are read and updated.
 
-mod harness;
-
-use harness::{Redis, World, client::*, eventually};
+use harness::{Redis, Setup, World, client::*, eventually};
 use sessiond::{session::Revision, store::Position, watch::ResumeToken};
 use sessiond_client::v1::{
     Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest, TokenState,
@@ -11,11 +9,13 @@ use sessiond_client::v1::{
 use tonic::Code;
 
 const PREFIX: &str = "golden:";
-const FOREVER: &str = "log_max_age = '36500d'\n[default_policy]\nmax_idle_timeout = 'never'";
+/// Configuration in which nothing in the golden files expires.
+const NO_EXPIRY: &str = "log_max_age = '36500d'\n[default_policy]\nmax_idle_timeout = 'never'";
 const TOKEN: &str = "ses_aaaaaaaaaaaaaaaaaaaaaaaaaa_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const ENDED: &str = "eaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-fn decoded(word: &str) -> Vec<u8> {
+/// Decodes a word with `%XX` escapes.
+fn decode(word: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = word.as_bytes().iter().copied();
     while let Some(byte) = rest.next() {
@@ -29,22 +29,20 @@ fn decoded(word: &str) -> Vec<u8> {
     bytes
 }
 
-/// A Redis that holds what the file says.
+/// Starts a Redis with the contents of this golden file: one command a line.
 fn world(format: &str) -> World {
     let world = World { redis: Redis::for_prefix(PREFIX), prefix: PREFIX.into() };
     for line in format.lines().filter(|line| !line.starts_with('#')) {
-        let words: Vec<Vec<u8>> = line.split(' ').map(decoded).collect();
-        let answer = world.redis.command_bytes(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        assert!(!answer.starts_with(b"-"), "{line}: {}", String::from_utf8_lossy(&answer));
+        let words: Vec<Vec<u8>> = line.split(' ').map(decode).collect();
+        let reply = world.redis.command_bytes(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        assert!(!reply.starts_with(b"-"), "{line}: {}", String::from_utf8_lossy(&reply));
     }
     world
 }
 
 #[tokio::test]
-async fn a_session_of_format_1_is_read_and_lives_on() {
-    let world = world(include_str!("golden/format-1.txt"));
-    let server = world.server_with(FOREVER).await;
-    let client = server.client().await;
+async fn format_1_session_is_read_and_updated() {
+    let Setup { client, .. } = &world(include_str!("golden/format-1.txt")).setup_with(NO_EXPIRY).await;
     let session = client.get(by_token(TOKEN)).await.unwrap();
     assert_eq!((&session.subject[..], session.expire_time, session.token_generation), ("user:1", None, 1));
     assert_eq!(session.labels, labels(&[("device", "phone")]));
@@ -72,23 +70,21 @@ async fn a_session_of_format_1_is_read_and_lives_on() {
 }
 
 #[tokio::test]
-async fn a_session_of_a_subject_without_an_index_is_indexed_by_the_audit() {
-    let world = world(include_str!("golden/format-1.txt"));
-    let server = world.server_with(&format!("audit_interval = '1s'\n{FOREVER}")).await;
-    let client = server.client().await;
-    let listed = eventually("it is indexed", async || client.list_of("user:1").await.pop()).await;
+async fn reconciler_indexes_a_session_without_index() {
+    let Setup { client, .. } = &world(include_str!("golden/format-1.txt"))
+        .setup_with(&format!("reconcile_interval = '1s'\n{NO_EXPIRY}"))
+        .await;
+    let listed = eventually("the session is indexed", async || client.list_subject("user:1").await.pop()).await;
     assert_eq!(listed.id, id_of(TOKEN));
 }
 
 #[tokio::test]
-async fn tokens_of_format_1_stand_as_they_stood() {
+async fn format_1_tokens_keep_their_state() {
     const GENERATIONS: [&str; 3] = ["a", "b", "c"];
     const LIVE: &str = "iaaaaaaaaaaaaaaaaaaaaaaaaa";
     const DEAD: &str = "maaaaaaaaaaaaaaaaaaaaaaaaa";
     let token = |id: &str, generation: &str| format!("ses_{id}_{generation}{}", "a".repeat(51));
-    let world = world(include_str!("golden/format-1-rotated.txt"));
-    let server = world.server_with(FOREVER).await;
-    let client = server.client().await;
+    let Setup { client, .. } = &world(include_str!("golden/format-1-rotated.txt")).setup_with(NO_EXPIRY).await;
     for generation in GENERATIONS {
         let status = client.get(by_token(&token(DEAD, generation))).await;
         let status = expect_error(status, Code::NotFound, "SESSION_ENDED");
@@ -96,36 +92,32 @@ async fn tokens_of_format_1_stand_as_they_stood() {
     }
     expect_error(client.get(by_token(&token(DEAD, "d"))).await, Code::NotFound, "SESSION_NOT_FOUND");
 
-    let listed = client.list_of("user:2").await;
+    let listed = client.list_subject("user:2").await;
     assert_eq!((listed.len(), &listed[0].id[..], listed[0].token_generation), (1, LIVE, 3));
     expect_error(client.get(by_token(&token(LIVE, "d"))).await, Code::NotFound, "SESSION_NOT_FOUND");
-    // Its successor was never seen.
+    // Token b is rejected without an alarm, because its successor was never presented.
     expect_error(client.get(by_token(&token(LIVE, "b"))).await, Code::NotFound, "TOKEN_ROTATED");
-    assert_eq!(client.standing(&token(LIVE, "c")).await.unwrap(), TokenState::Current);
-    // Now it was.
-    let stolen = expect_error(client.get(by_token(&token(LIVE, "b"))).await, Code::NotFound, "SESSION_ENDED");
-    assert_eq!(stolen.metadata_of("cause"), "TOKEN_REUSE");
+    assert_eq!(client.token_state(&token(LIVE, "c")).await.unwrap(), TokenState::Current);
+    // Token c has been presented now, so token b is token reuse.
+    let reused = expect_error(client.get(by_token(&token(LIVE, "b"))).await, Code::NotFound, "SESSION_ENDED");
+    assert_eq!(reused.metadata_of("cause"), "TOKEN_REUSE");
 }
 
 #[tokio::test]
-async fn a_tombstone_of_format_1_still_blocks() {
-    let world = world(include_str!("golden/format-1.txt"));
-    let server = world.server_with(FOREVER).await;
-    let client = server.client().await;
+async fn format_1_tombstone_rejects_a_create() {
+    let Setup { client, .. } = &world(include_str!("golden/format-1.txt")).setup_with(NO_EXPIRY).await;
     let token = TOKEN.replacen("aaaaaaaaaaaaaaaaaaaaaaaaaa", ENDED, 1);
     let status = expect_error(client.get(by_token(&token)).await, Code::NotFound, "SESSION_ENDED");
     assert_eq!(status.metadata_of("cause"), "REVOKED");
     let create = CreateSessionRequest { token, ..Default::default() };
-    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+    expect_error(client.create_with(create).await, Code::NotFound, "SESSION_ENDED");
 }
 
 #[tokio::test]
-async fn a_log_of_format_1_is_told() {
-    let world = world(include_str!("golden/format-1.txt"));
-    let server = world.server_with(FOREVER).await;
-    let client = server.client().await;
+async fn format_1_log_is_delivered() {
+    let Setup { client, .. } = &world(include_str!("golden/format-1.txt")).setup_with(NO_EXPIRY).await;
     let mut watching = client.watch_all().await;
-    // From before the three entries of the session that ended.
+    // A position before the three log entries of the ended session.
     let mut token = ResumeToken::decode(&watching.token).unwrap();
     token.positions[8] = Position { revision: Revision(1_795_376_290_882_684), nonce: 7_414_334_466_282_323_716 };
     watching = client.resume(&token.encode()).await;

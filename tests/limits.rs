@@ -1,6 +1,4 @@
-//! Every limit of a request and a session: what stands at it passes, what is beyond it is refused by name.
-
-mod harness;
+//! Limits of requests and sessions: a value at the limit is accepted, a value beyond it is rejected with its field.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +7,7 @@ use prost::Message;
 use sessiond_client::v1::{attribute_value::Kind, session_key::Key, *};
 use tonic::Code;
 
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 fn value(kind: Kind) -> AttributeValue {
     AttributeValue { kind: Some(kind) }
@@ -27,53 +25,53 @@ fn numbered_labels(count: usize) -> BTreeMap<String, String> {
     (0..count).map(|n| (n.to_string(), a(256))).collect()
 }
 
-/// A create whose message has just this length.
-fn create_of(length: usize) -> CreateSessionRequest {
-    let of =
+/// Returns a create request whose message has exactly this length.
+fn create_with_length(length: usize) -> CreateSessionRequest {
+    let with =
         |payload: usize| CreateSessionRequest { attributes: [("a".to_owned(), bytes(payload))].into(), ..create() };
-    let around = of(length).encoded_len() - length;
-    let request = of(length - around);
+    let overhead = with(length).encoded_len() - length;
+    let request = with(length - overhead);
     assert_eq!(request.encoded_len(), length);
     request
 }
 
 #[tokio::test]
-async fn a_message_of_4_mib_is_read_and_a_longer_one_is_not() {
+async fn message_above_4_mib_is_rejected() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
-    let refused = client.grpc.clone().create_session(create_of(MAX_MESSAGE)).await;
-    check("4 MiB", refused, vec!["attributes".into()]);
-    for length in [MAX_MESSAGE + 1, 2 * MAX_MESSAGE, 8 * MAX_MESSAGE] {
-        let refused = client.grpc.clone().create_session(create_of(length)).await;
-        expect_error(refused, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+    let rejected = client.grpc.clone().create_session(create_with_length(MAX_MESSAGE_BYTES)).await;
+    check("4 MiB", rejected, vec!["attributes".into()]);
+    for length in [MAX_MESSAGE_BYTES + 1, 2 * MAX_MESSAGE_BYTES, 8 * MAX_MESSAGE_BYTES] {
+        let rejected = client.grpc.clone().create_session(create_with_length(length)).await;
+        expect_error(rejected, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
     }
-    // The connection has lost nothing by it.
+    // The connection still works.
     client.create(&[]).await;
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_one_message_is_refused() {
+async fn body_that_is_not_one_message_is_rejected() {
     let world = World::shared();
     let server = world.server().await;
     let raw = Raw::connect(&server.address).await;
     let good = framed(&create());
     let with = |header: Vec<u8>, body: &[u8]| [&header, body].concat();
-    let no_utf8 = [0x0a, 2, 0xff, 0xfe];
+    let invalid_utf8 = [0x0a, 2, 0xff, 0xfe];
     let rows: [(&str, Vec<u8>); 10] = [
-        ("nothing", Vec::new()),
-        ("a cut header", good[..4].to_vec()),
-        ("a cut message", good[..good.len() - 1].to_vec()),
-        ("a message that does not come", header(false, 100)),
+        ("empty body", Vec::new()),
+        ("truncated header", good[..4].to_vec()),
+        ("truncated message", good[..good.len() - 1].to_vec()),
+        ("header without its message", header(false, 100)),
         ("two messages", [&good[..], &good].concat()),
-        ("a message and a cut one", [&good[..], &good[..3]].concat()),
-        ("a namespace that is no UTF-8", with(header(false, 4), &no_utf8)),
-        ("a field cut in the message", with(header(false, 2), &[0x0a, 9])),
-        ("no protobuf", with(header(false, 3), &[0xff, 0xff, 0xff])),
-        ("compressed, though nothing was agreed", with(header(true, good.len() - 5), &good[5..])),
+        ("a message and a truncated one", [&good[..], &good[..3]].concat()),
+        ("namespace that is not UTF-8", with(header(false, 4), &invalid_utf8)),
+        ("truncated field", with(header(false, 2), &[0x0a, 9])),
+        ("not protobuf", with(header(false, 3), &[0xff, 0xff, 0xff])),
+        ("compressed without negotiation", with(header(true, good.len() - 5), &good[5..])),
     ];
     let mut wrong = Vec::new();
-    for (what, body) in rows {
+    for (name, body) in rows {
         for method in ["CreateSession", "GetSession", "Watch"] {
             let (answer, status) = raw.call(method, &[], body.clone()).await;
             let reason = tonic_types::StatusExt::get_details_error_info(&status).map(|info| info.reason);
@@ -81,7 +79,7 @@ async fn a_body_that_is_not_one_message_is_refused() {
                 || reason.as_deref() != Some("FIELD_INVALID")
                 || !answer.is_empty()
             {
-                wrong.push((what, method, status));
+                wrong.push((name, method, status));
             }
         }
     }
@@ -91,7 +89,7 @@ async fn a_body_that_is_not_one_message_is_refused() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_very_many_fields_still_arrives() {
+async fn status_of_very_many_violations_arrives() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
@@ -104,7 +102,7 @@ async fn a_refusal_of_very_many_fields_still_arrives() {
 }
 
 #[tokio::test]
-async fn what_stands_at_a_limit_passes() {
+async fn value_at_the_limit_is_accepted() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
@@ -149,17 +147,18 @@ async fn what_stands_at_a_limit_passes() {
 }
 
 #[tokio::test]
-async fn a_session_holds_as_much_as_the_policy_allows_and_no_more() {
+async fn update_beyond_the_policy_is_rejected() {
     let world = World::shared();
     let toml = "[default_policy]\nmax_payload_bytes = '1 KiB'\n[namespace.most]\nmax_payload_bytes = '1 MiB'\n\
                 max_attributes = 1024";
     let server = world.server_with(toml).await;
     let client = server.client().await;
-    // A byte of name and three of protobuf go with it.
+    // The name takes one byte, the protobuf encoding three.
     let (full, _) = client.create(&[("a", bytes(1024 - 1 - 3))]).await;
-    let (crowded, _) = client.create_as(CreateSessionRequest { attributes: numbered(256), ..create() }).await.unwrap();
+    let (with_256, _) =
+        client.create_with(CreateSessionRequest { attributes: numbered(256), ..create() }).await.unwrap();
     let labelled = CreateSessionRequest { labels: numbered_labels(16), ..create() };
-    let (labelled, _) = client.create_as(labelled).await.unwrap();
+    let (labelled, _) = client.create_with(labelled).await.unwrap();
     let one = || [("b".to_owned(), AttributeValue::default())].into();
     let label = || labels(&[("b", "")]);
     let rows = [
@@ -170,7 +169,7 @@ async fn a_session_holds_as_much_as_the_policy_allows_and_no_more() {
         ),
         (
             "a 257th attribute",
-            UpdateSessionRequest { key: by_id(&crowded.id), set_attributes: one(), ..update() },
+            UpdateSessionRequest { key: by_id(&with_256.id), set_attributes: one(), ..update() },
             "set_attributes",
         ),
         (
@@ -179,11 +178,11 @@ async fn a_session_holds_as_much_as_the_policy_allows_and_no_more() {
             "set_labels",
         ),
     ];
-    for (what, request, field) in rows {
+    for (name, request, field) in rows {
         let before = client.get(request.key.clone()).await.unwrap();
-        check(what, client.update(request.clone()).await, vec![field.into()]);
-        assert_eq!(client.get(request.key.clone()).await.unwrap(), before, "{what}");
-        // What makes room may bring as much.
+        check(name, client.update(request.clone()).await, vec![field.into()]);
+        assert_eq!(client.get(request.key.clone()).await.unwrap(), before, "{name}");
+        // An update that removes enough may set the same values.
         let room = UpdateSessionRequest {
             clear_attributes: true,
             remove_labels: labelled.labels.keys().take(1).cloned().collect(),
@@ -193,14 +192,14 @@ async fn a_session_holds_as_much_as_the_policy_allows_and_no_more() {
     }
     let most = client.in_namespace("most");
     let attributes: BTreeMap<_, _> = (0..1024).map(|n| (format!("{n:04}"), bytes(1024 - 4 - 3))).collect();
-    let (most_of_all, token) = most.create_as(CreateSessionRequest { attributes, ..create() }).await.unwrap();
-    assert_eq!(most.get(by_token(&token)).await.unwrap(), most_of_all);
-    let request = UpdateSessionRequest { key: by_id(&most_of_all.id), set_attributes: one(), ..update() };
+    let (largest, token) = most.create_with(CreateSessionRequest { attributes, ..create() }).await.unwrap();
+    assert_eq!(most.get(by_token(&token)).await.unwrap(), largest);
+    let request = UpdateSessionRequest { key: by_id(&largest.id), set_attributes: one(), ..update() };
     check("one more", most.update(request).await, vec!["set_attributes".into()]);
 }
 
 #[tokio::test]
-async fn a_watch_takes_a_thousand_keys() {
+async fn watch_with_1000_keys_is_accepted_and_1001_rejected() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
@@ -217,11 +216,11 @@ async fn a_watch_takes_a_thousand_keys() {
 }
 
 #[tokio::test]
-async fn no_page_of_a_list_is_larger_than_asked_for_or_than_2_mib() {
+async fn list_page_never_exceeds_its_page_size_or_2_mib() {
     let world = World::shared();
     let server = world.server_with("partitions = 1\n[default_policy]\nmax_payload_bytes = '1 MiB'").await;
     let client = server.client().await;
-    // So many that Redis is asked by cursor, so many that it is not, and a few that are as large as can be.
+    // Enough sessions to list them with a cursor, few enough to list them without, and a few of the maximum size.
     for (namespace, count, size, page_size) in [
         ("many", 1_200, 16, 7),
         ("cursor", 1_100, 8 * 1024, 1_000),

@@ -1,6 +1,4 @@
-//! No name and no value forges a key, or disturbs another call: what looks like the protocol of Redis is data.
-
-mod harness;
+//! Names and values that look like the Redis protocol or like keys are data: they change no key and no other call.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +7,8 @@ use harness::{client::*, *};
 use sessiond::watch::ResumeToken;
 use sessiond_client::v1::{attribute_value::Kind, *};
 
-/// Texts that mean something to Redis, to its clients, to the key schema, or to those who print them.
-const ODD: [&str; 27] = [
+/// Texts with a meaning in the Redis protocol, in Redis clients, in the key schema, or on a terminal.
+const PROTOCOL_WORDS: [&str; 27] = [
     "message",
     "smessage",
     "pmessage",
@@ -40,40 +38,52 @@ const ODD: [&str; 27] = [
     "READONLY",
 ];
 
-/// Namespaces and names of labels that are valid, and words of the protocol.
-const ODD_LABELS: [&str; 8] = ["message", "smessage", "subscribe", "ns", "log", "meta", "s", "0"];
+/// Valid namespaces and label names that are words of the protocol or of the key schema.
+const PROTOCOL_NAMES: [&str; 8] = ["message", "smessage", "subscribe", "ns", "log", "meta", "s", "0"];
 
-/// The attributes of session `n`: each odd text as a name and, turned by `n`, as a value.
+/// Returns the attributes of session `n`: every word as a name, with the word `n` positions later as its value.
 fn attributes(n: usize) -> BTreeMap<String, AttributeValue> {
     let value = |text: &str| match text.len() % 2 {
         0 => AttributeValue { kind: Some(Kind::StringValue(text.to_owned())) },
         _ => AttributeValue { kind: Some(Kind::BytesValue(text.into())) },
     };
-    ODD.iter().enumerate().map(|(at, name)| ((*name).to_owned(), value(ODD[(at + n) % ODD.len()]))).collect()
+    PROTOCOL_WORDS
+        .iter()
+        .enumerate()
+        .map(|(at, name)| ((*name).to_owned(), value(PROTOCOL_WORDS[(at + n) % PROTOCOL_WORDS.len()])))
+        .collect()
 }
 
-fn odd_labels(n: usize) -> BTreeMap<String, String> {
-    ODD_LABELS.iter().enumerate().map(|(at, name)| ((*name).to_owned(), ODD[(at + n) % ODD.len()].to_owned())).collect()
+fn protocol_labels(n: usize) -> BTreeMap<String, String> {
+    PROTOCOL_NAMES
+        .iter()
+        .enumerate()
+        .map(|(at, name)| ((*name).to_owned(), PROTOCOL_WORDS[(at + n) % PROTOCOL_WORDS.len()].to_owned()))
+        .collect()
 }
 
-/// One session through every call; the client is of this session's namespace.
-async fn live_and_end(client: Client, n: usize) -> (String, Vec<SessionEvent>) {
-    let subject = ODD[n % ODD.len()].to_owned();
-    // A foreign token is text of the caller's too.
+/// Creates a session in the namespace of the client, makes every kind of call on it and ends it; returns its id and the
+/// events after CREATED.
+async fn run_session(client: Client, n: usize) -> (String, Vec<SessionEvent>) {
+    let subject = PROTOCOL_WORDS[n % PROTOCOL_WORDS.len()].to_owned();
+    // A client token is text from the caller too.
     let token = format!("{n:0>24}{subject}");
     let request = CreateSessionRequest {
         subject: subject.clone(),
         attributes: attributes(n),
-        labels: odd_labels(n),
+        labels: protocol_labels(n),
         token: token.clone(),
         request_id: format!("{:~>16}", format!("message{n}")),
         ..Default::default()
     };
-    let (made, _) = client.create_as(request.clone()).await.unwrap();
-    assert_eq!((&made.subject, &made.attributes, &made.labels), (&subject, &attributes(n), &odd_labels(n)));
+    let (created, _) = client.create_with(request.clone()).await.unwrap();
+    assert_eq!(
+        (&created.subject, &created.attributes, &created.labels),
+        (&subject, &attributes(n), &protocol_labels(n))
+    );
     let mut watching = client
         .watch(WatchRequest {
-            keys: by_id(&made.id).into_iter().collect(),
+            keys: by_id(&created.id).into_iter().collect(),
             view: SessionView::Full.into(),
             ..Default::default()
         })
@@ -81,23 +91,26 @@ async fn live_and_end(client: Client, n: usize) -> (String, Vec<SessionEvent>) {
         .unwrap();
     watching.bookmark().await;
 
-    let (again, by_token_too) = tokio::join!(client.create_as(request), client.get(by_token(&token)));
-    assert_eq!((&again.unwrap().0, &by_token_too.unwrap()), (&made, &made));
+    let (again, by_token_too) = tokio::join!(client.create_with(request), client.get(by_token(&token)));
+    assert_eq!((&again.unwrap().0, &by_token_too.unwrap()), (&created, &created));
     let change = UpdateSessionRequest {
         key: by_token(&token),
-        set_attributes: attributes(n + 1).into_iter().filter(|(name, _)| ODD[..14].contains(&&name[..])).collect(),
-        remove_attributes: ODD[14..].iter().map(|name| (*name).to_owned()).collect(),
-        set_labels: labels(&[(ODD_LABELS[0], ODD[(n + 7) % ODD.len()])]),
-        remove_labels: vec![ODD_LABELS[2].into()],
+        set_attributes: attributes(n + 1)
+            .into_iter()
+            .filter(|(name, _)| PROTOCOL_WORDS[..14].contains(&&name[..]))
+            .collect(),
+        remove_attributes: PROTOCOL_WORDS[14..].iter().map(|name| (*name).to_owned()).collect(),
+        set_labels: labels(&[(PROTOCOL_NAMES[0], PROTOCOL_WORDS[(n + 7) % PROTOCOL_WORDS.len()])]),
+        remove_labels: vec![PROTOCOL_NAMES[2].into()],
         ..Default::default()
     };
     let removed = change.remove_attributes.clone();
     let changed = client.update(change.clone()).await.unwrap();
-    let mut expected = made.attributes.clone();
+    let mut expected = created.attributes.clone();
     expected.extend(change.set_attributes);
     removed.iter().for_each(|name| drop(expected.remove(name)));
     assert_eq!((&changed.subject, &changed.attributes), (&subject, &expected));
-    assert_eq!(client.get(by_id(&made.id)).await.unwrap(), changed);
+    assert_eq!(client.get(by_id(&created.id)).await.unwrap(), changed);
 
     let filter = ListSessionsRequest {
         namespace: client.namespace.clone(),
@@ -110,48 +123,48 @@ async fn live_and_end(client: Client, n: usize) -> (String, Vec<SessionEvent>) {
     assert!(listed.contains(&changed), "{n}: {listed:?}");
     assert!(client.delete(by_token(&token)).await.unwrap());
     assert!(watching.end().await.is_ok());
-    let events = watching.kept();
+    let events = watching.buffered();
     assert_eq!(
         events.iter().map(|event| event.session.clone().unwrap()).collect::<Vec<_>>(),
         [changed.clone(), changed]
     );
-    (made.id, events)
+    (created.id, events)
 }
 
 #[tokio::test]
-async fn words_of_the_protocol_are_data_in_every_place() {
-    let world = World::own();
-    words_are_data(&world.server().await).await;
-    assert_eq!(forged(world.redis.keys("*")), Vec::<String>::new());
+async fn protocol_words_are_data_in_every_field() {
+    let world = World::dedicated();
+    check_words_are_data(&world.server().await).await;
+    assert_eq!(unexpected_keys(world.redis.keys("*")), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn words_of_the_protocol_are_data_in_every_place_of_a_cluster() {
-    let cluster = servers::aside(|| cluster::Cluster::start(0)).await;
-    words_are_data(&Server::start(&cluster.url(), "sessiond:", "").await).await;
-    assert_eq!(forged(cluster.keys("*")), Vec::<String>::new());
+async fn protocol_words_are_data_in_every_field_on_a_cluster() {
+    let cluster = servers::run_blocking(|| cluster::Cluster::start(0)).await;
+    check_words_are_data(&Server::start(&cluster.url(), "sessiond:", "").await).await;
+    assert_eq!(unexpected_keys(cluster.keys("*")), Vec::<String>::new());
 }
 
-async fn words_are_data(server: &Server) {
+async fn check_words_are_data(server: &Server) {
     let client = server.client().await;
     let mut watchings = Vec::new();
-    for namespace in ODD_LABELS {
+    for namespace in PROTOCOL_NAMES {
         watchings.push(client.in_namespace(namespace).watch_all().await);
     }
-    // All on one connection at once.
-    let lives = (0..96).map(|n| live_and_end(client.in_namespace(ODD_LABELS[n % ODD_LABELS.len()]), n));
-    let lives = join_all(lives).await;
+    // All at once on one connection.
+    let sessions = (0..96).map(|n| run_session(client.in_namespace(PROTOCOL_NAMES[n % PROTOCOL_NAMES.len()]), n));
+    let sessions = join_all(sessions).await;
     for (at, watching) in watchings.iter_mut().enumerate() {
-        let told = watching.events(3 * lives.len() / ODD_LABELS.len()).await;
-        for (id, events) in lives.iter().skip(at).step_by(ODD_LABELS.len()) {
-            let of_it: Vec<_> = told.iter().filter(|event| event.id == *id).cloned().collect();
-            assert_eq!((of_it.len(), of_it[0].r#type(), &of_it[1..]), (3, EventType::Created, &events[..]));
+        let delivered = watching.events(3 * sessions.len() / PROTOCOL_NAMES.len()).await;
+        for (id, events) in sessions.iter().skip(at).step_by(PROTOCOL_NAMES.len()) {
+            let received: Vec<_> = delivered.iter().filter(|event| event.id == *id).cloned().collect();
+            assert_eq!((received.len(), received[0].r#type(), &received[1..]), (3, EventType::Created, &events[..]));
         }
     }
 }
 
-/// The keys that are none of ours after all sessions have ended.
-fn forged(mut keys: Vec<String>) -> Vec<String> {
+/// Returns the keys that sessiond does not keep after all sessions have ended.
+fn unexpected_keys(mut keys: Vec<String>) -> Vec<String> {
     let allowed = ["due", "s", "ns", "log", "meta"];
     keys.retain(|key| {
         let rest = key.strip_prefix("sessiond:{ses:").and_then(|rest| rest.split_once("}:"));
@@ -165,18 +178,18 @@ fn forged(mut keys: Vec<String>) -> Vec<String> {
         !tag.chars().all(|letter| letter.is_ascii_digit() || letter == ':')
             || !allowed.contains(&parts[0])
             || parts.len() != count
-            || parts.get(1).is_some_and(|namespace| !ODD_LABELS.contains(namespace))
+            || parts.get(1).is_some_and(|namespace| !PROTOCOL_NAMES.contains(namespace))
     });
     keys
 }
 
 #[tokio::test]
-async fn a_session_is_told_only_in_its_own_namespace() {
+async fn session_is_unknown_in_other_namespaces() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
     let (session, token) = client.create(&[]).await;
-    for namespace in ODD_LABELS {
+    for namespace in PROTOCOL_NAMES {
         let other = client.in_namespace(namespace);
         for key in [by_id(&session.id), by_token(&token)] {
             expect_error(other.get(key.clone()).await, tonic::Code::NotFound, "SESSION_NOT_FOUND");
@@ -188,7 +201,7 @@ async fn a_session_is_told_only_in_its_own_namespace() {
 }
 
 #[tokio::test]
-async fn a_resume_token_that_does_not_fit_is_answered_by_resync() {
+async fn resume_token_outside_the_log_causes_resync() {
     let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
@@ -206,17 +219,17 @@ async fn a_resume_token_that_does_not_fit_is_answered_by_resync() {
     const LARGEST: u64 = (1 << 53) - 1;
     use ResyncReason::{Flushed, Rollback};
     let rows = [
-        ("of another store", foreign, Flushed),
-        ("of a store of fewer partitions", altered(&|token| token.positions.truncate(8)), Flushed),
-        ("of a store of none", altered(&|token| token.positions.clear()), Flushed),
+        ("another store", foreign, Flushed),
+        ("fewer partitions", altered(&|token| token.positions.truncate(8)), Flushed),
+        ("no partition", altered(&|token| token.positions.clear()), Flushed),
         ("ahead of the log", altered(&|token| token.positions[3].revision.0 += 1_000_000_000), Rollback),
-        ("as far ahead as can be", altered(&|token| token.positions[3].revision.0 = LARGEST), Rollback),
-        ("at the tail, of another branch", altered(&|token| token.positions[3].nonce ^= 1), Rollback),
-        ("from before the store was made", altered(&|token| token.positions[3].revision.0 = 0), Flushed),
+        ("largest revision", altered(&|token| token.positions[3].revision.0 = LARGEST), Rollback),
+        ("tail of another branch", altered(&|token| token.positions[3].nonce ^= 1), Rollback),
+        ("older than the store", altered(&|token| token.positions[3].revision.0 = 0), Flushed),
     ];
-    for (what, token, reason) in rows {
+    for (case, token, reason) in rows {
         let mut watching = client.resume(&token.encode()).await;
-        assert_eq!(watching.resync().await.reason(), reason, "{what}");
+        assert_eq!(watching.resync().await.reason(), reason, "{case}");
         let (session, _) = client.create(&[]).await;
         watching.wait_for(EventType::Created, &session.id).await;
     }

@@ -1,14 +1,12 @@
-//! A Redis behind TLS. (The names of these tests begin with `tls_`: not every server is built with it.)
-
-mod harness;
+//! Redis over TLS. The names of these tests begin with `tls_`, because some Redis servers are built without TLS.
 
 use harness::{
     client::*,
-    cluster::{Cluster, Promotion, key_of, many, on},
+    cluster::{Cluster, Promotion, create_many, key_of, sessions_on},
     eventually,
     process::Process,
     sentinel::Sentinels,
-    servers::aside,
+    servers::run_blocking,
     tls::{Certificates, Tls},
 };
 
@@ -17,11 +15,11 @@ fn serve(url: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn tls_sessions_are_kept_behind_it() {
+async fn tls_connection_stores_and_watches_sessions() {
     let tls = Tls::start();
     let (a, b) = (
-        Process::start_in(&tls.certificates.trust(), &serve(&tls.url())),
-        Process::start_in(&tls.certificates.trust(), &serve(&tls.url())),
+        Process::start_with_env(&tls.certificates.trusted_env(), &serve(&tls.url())),
+        Process::start_with_env(&tls.certificates.trusted_env(), &serve(&tls.url())),
     );
     let (client, other) = (a.client().await, b.client().await);
     let mut watching = other.watch_all().await;
@@ -31,84 +29,86 @@ async fn tls_sessions_are_kept_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_the_nodes_of_a_cluster_are_reached_by_name_also_one_that_takes_over() {
-    let certificates = Certificates::make();
-    let (cluster, url, certificates) = aside(move || {
+async fn tls_cluster_nodes_are_reached_by_name_after_a_failover() {
+    let certificates = Certificates::generate();
+    let (cluster, url, certificates) = run_blocking(move || {
         let (cluster, url) = Cluster::start_over_tls(1, &certificates);
         (cluster, url, certificates)
     })
     .await;
-    let server = Process::start_in(&certificates.trust(), &serve(&url));
+    let server = Process::start_with_env(&certificates.trusted_env(), &serve(&url));
     let client = server.client().await;
     let mut watching = client.watch_all().await;
-    let sessions = many(&client).await;
+    let sessions = create_many(&client).await;
     let primary = cluster.primaries().remove(1);
-    let hurt = on(&primary, &sessions);
+    let hurt = sessions_on(&primary, &sessions);
     assert!(!hurt.is_empty() && hurt.len() < sessions.len());
     let of = cluster.clone();
-    aside(move || of.promote(&of.replicas_of(&primary)[0], Promotion::Agreed)).await;
-    // And one that a slot is on its way to.
+    run_blocking(move || of.promote(&of.replicas_of(&primary)[0], Promotion::Coordinated)).await;
+    // The target node of a slot migration is reached by name too.
     let slot = cluster.slot_of(&key_of(&cluster, &sessions[0]));
     let from = cluster.primary_of_slot(slot);
     let to = cluster.primaries().into_iter().find(|node| node.port() != from.port()).unwrap();
-    let moving = cluster.begin_to_move(slot, &to);
+    let moving = cluster.start_slot_move(slot, &to);
     while moving.step(10) > 0 {}
-    watching.everything_so_far().await;
+    watching.events_until_now().await;
     let mut opened = client.watch_all().await;
-    aside(move || moving.finish()).await;
+    run_blocking(move || moving.finish()).await;
     for session in &sessions {
-        eventually("it is ended where it is now", async || client.delete(by_id(&session.id)).await.ok()).await;
+        eventually("the session is ended on its present node", async || client.delete(by_id(&session.id)).await.ok())
+            .await;
     }
     for watching in [&mut watching, &mut opened] {
-        assert_eq!(watching.everything_so_far().await.len(), sessions.len());
+        assert_eq!(watching.events_until_now().await.len(), sessions.len());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_sentinels_and_the_primary_that_they_name_are_reached_by_name_also_the_next_one() {
-    let certificates = Certificates::make();
-    let (sentinels, certificates) = aside(move || (Sentinels::start_over_tls(1, &certificates), certificates)).await;
-    let server = Process::start_in(&certificates.trust(), &serve(&sentinels.url_over_tls()));
+async fn tls_sentinels_and_primaries_are_reached_by_name() {
+    let certificates = Certificates::generate();
+    let (sentinels, certificates) =
+        run_blocking(move || (Sentinels::start_over_tls(1, &certificates), certificates)).await;
+    let server = Process::start_with_env(&certificates.trusted_env(), &serve(&sentinels.url_over_tls()));
     let client = server.client().await;
     let (session, _) = client.create(&[]).await;
     let mut watching = client.watch_all().await;
-    let _sentinels = aside(move || {
+    let _sentinels = run_blocking(move || {
         sentinels.primary().wait_for(&sentinels.replicas()[0]);
         sentinels.fail_over();
-        sentinels.wait_until_followed();
+        sentinels.wait_until_replicated();
         sentinels
     })
     .await;
-    eventually("it is ended there", async || client.delete(by_id(&session.id)).await.ok()).await;
+    eventually("the session is ended on the new primary", async || client.delete(by_id(&session.id)).await.ok()).await;
     assert_eq!(watching.event().await.id, session.id);
 }
 
-/// The one line that says why it does not start.
+/// Returns the only error line of a server that does not start, in lower case.
 fn refusal(environment: &[(&str, String)], url: &str) -> String {
-    let (log, code) = Process::start_in_vain_in(environment, &serve(url));
+    let (log, code) = Process::expect_start_failure_with_env(environment, &serve(url));
     assert_eq!(code, Some(1), "{log}");
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"")).collect();
-    assert_eq!(told.len(), 1, "{log}");
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"")).collect();
+    assert_eq!(errors.len(), 1, "{log}");
     assert!(!log.contains("change-me"), "{log}");
-    told[0].to_ascii_lowercase()
+    errors[0].to_ascii_lowercase()
 }
 
 #[test]
-fn tls_an_authority_that_is_not_trusted_is_refused_and_the_certificate_is_named_as_the_cause() {
+fn tls_untrusted_authority_is_refused_as_a_certificate_error() {
     let tls = Tls::start();
-    let told = refusal(&tls.certificates.trust_in_another(), &tls.url());
-    assert!(told.contains("certificate"), "{told}");
+    let error = refusal(&tls.certificates.untrusted_env(), &tls.url());
+    assert!(error.contains("certificate"), "{error}");
 }
 
 #[test]
-fn tls_a_certificate_for_another_name_is_refused_and_named_as_the_cause() {
+fn tls_certificate_for_another_name_is_refused_as_such() {
     let tls = Tls::start();
-    let told = refusal(&tls.certificates.trust(), &tls.url_at("127.0.0.1"));
-    assert!(told.contains("certificate"), "{told}");
+    let error = refusal(&tls.certificates.trusted_env(), &tls.url_at("127.0.0.1"));
+    assert!(error.contains("certificate"), "{error}");
 }
 
 #[test]
-fn tls_plain_text_is_not_taken_there() {
+fn tls_port_refuses_plain_text() {
     let tls = Tls::start();
-    refusal(&tls.certificates.trust(), &tls.url().replace("rediss:", "redis:"));
+    refusal(&tls.certificates.trusted_env(), &tls.url().replace("rediss:", "redis:"));
 }

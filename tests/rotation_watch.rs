@@ -1,16 +1,14 @@
-//! S6 for watchers: a watch by token lasts as long as its token is accepted, and tells nothing of after.
+//! S6 for watchers: a watch by token lasts as long as its token is accepted, and delivers no later event.
 
-mod harness;
-
-use harness::{Client, Watching, World, client::*, eventually, tokens::*};
+use harness::{Client, Setup, WatchReader, World, client::*, eventually, setup, setup_with, tokens::*};
 use sessiond_client::v1::{
     CreateSessionRequest, EventType, RotateSessionRequest, SessionEvent, SessionView, TokenState, WatchRequest,
 };
 use tonic::Code;
 
-/// A watch by this token, in full, at its end.
-async fn watch_by(client: &Client, token: &str) -> Watching {
-    let request = WatchRequest { view: SessionView::Full.into(), ..by_token_request(token) };
+/// Opens a watch by this token in the FULL view; returns after its first bookmark.
+async fn watch_by(client: &Client, token: &str) -> WatchReader {
+    let request = WatchRequest { view: SessionView::Full.into(), ..token_watch_request(token) };
     let mut watching = client.watch(request).await.unwrap();
     watching.bookmark().await;
     watching
@@ -21,117 +19,105 @@ fn kinds(events: &[SessionEvent]) -> Vec<EventType> {
 }
 
 #[tokio::test]
-async fn s6_a_watch_lasts_through_its_tokens_grace_and_not_longer() {
-    let world = World::shared();
-    let server = world.server_with("[default_policy]\nrotation_grace = '400ms'").await;
-    let client = server.client().await;
+async fn s6_watch_by_token_ends_with_its_tokens_grace_period() {
+    let Setup { world, client, .. } = &setup_with("[default_policy]\nrotation_grace = '400ms'").await;
     for successor_is_used in [false, true] {
         let (_, first) = client.create(&[]).await;
-        let mut watching = watch_by(&client, &first).await;
-        let (session, second) = client.rotate_as(rotation_of(&first)).await.unwrap();
+        let mut watching = watch_by(client, &first).await;
+        let (session, second) = client.rotate_with(rotation_of(&first)).await.unwrap();
         if successor_is_used {
             client.get(by_token(&second)).await.unwrap();
         }
         expect_error(watching.end().await, Code::NotFound, "TOKEN_ROTATED");
-        assert!(world.redis.now() >= in_ms(session.update_time) + 400, "it ended within its grace");
-        assert_eq!(kinds(&watching.kept()), [EventType::Rotated]);
-        // That the watch looked after its token has presented it to nobody.
-        assert_eq!(client.standing(&second).await.unwrap(), TokenState::Current);
+        assert!(world.redis.now() >= unix_ms(session.update_time) + 400, "the watch ended within the grace period");
+        assert_eq!(kinds(&watching.buffered()), [EventType::Rotated]);
+        // The watch's checks of its token do not count as a use of the token.
+        assert_eq!(client.token_state(&second).await.unwrap(), TokenState::Current);
         assert_eq!(client.get(by_token(&second)).await.unwrap().revision, session.revision);
     }
 }
 
 #[tokio::test]
-async fn s6_a_watch_by_an_old_token_tells_what_happens_within_its_grace() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s6_watch_by_a_superseded_token_receives_events_in_its_grace() {
+    let Setup { client, .. } = &setup().await;
     let (_, first) = client.create(&[]).await;
-    let mut before = watch_by(&client, &first).await;
+    let mut before = watch_by(client, &first).await;
     let second = client.rotate(&first).await.unwrap();
-    let mut after = watch_by(&client, &first).await;
+    let mut after = watch_by(client, &first).await;
     client.set(by_token(&second), &[("a", text("1"))]).await.unwrap();
-    assert_eq!(kinds(&before.everything_so_far().await), [EventType::Rotated, EventType::Updated]);
-    assert_eq!(kinds(&after.everything_so_far().await), [EventType::Updated]);
+    assert_eq!(kinds(&before.events_until_now().await), [EventType::Rotated, EventType::Updated]);
+    assert_eq!(kinds(&after.events_until_now().await), [EventType::Updated]);
     client.delete(by_token(&second)).await.unwrap();
     for watching in [&mut before, &mut after] {
         expect_error(watching.end().await, Code::NotFound, "SESSION_ENDED");
-        assert_eq!(kinds(&watching.kept()), [EventType::Ended]);
+        assert_eq!(kinds(&watching.buffered()), [EventType::Ended]);
     }
 }
 
 #[tokio::test]
-async fn s6_a_watch_by_the_current_token_goes_on_through_a_login() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s6_watch_by_the_current_token_continues_through_a_login() {
+    let Setup { client, .. } = &setup().await;
     let (_, first) = client.create(&[]).await;
     let second = client.rotate(&first).await.unwrap();
-    let mut watching = watch_by(&client, &second).await;
+    let mut watching = watch_by(client, &second).await;
     client.update(login(&second, "alice")).await.unwrap();
     client.set(by_token(&second), &[("a", text("1"))]).await.unwrap();
-    assert_eq!(kinds(&watching.everything_so_far().await), [EventType::Updated, EventType::Updated]);
+    assert_eq!(kinds(&watching.events_until_now().await), [EventType::Updated, EventType::Updated]);
 }
 
 #[tokio::test]
-async fn s6_a_watch_by_an_old_token_ends_with_a_login_and_hears_nothing_of_it() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s6_watch_by_a_superseded_token_ends_without_the_login_event() {
+    let Setup { client, .. } = &setup().await;
     for rotates in [false, true] {
         let (_, first) = client.create(&[]).await;
-        let mut watchings = vec![watch_by(&client, &first).await];
+        let mut watches = vec![watch_by(client, &first).await];
         let second = client.rotate(&first).await.unwrap();
-        watchings.push(watch_by(&client, &first).await);
-        watchings.extend(if rotates { Some(watch_by(&client, &second).await) } else { None });
+        watches.push(watch_by(client, &first).await);
+        watches.extend(if rotates { Some(watch_by(client, &second).await) } else { None });
         if rotates {
             let request = RotateSessionRequest {
                 subject: Some("alice".into()),
                 set_attributes: [("csrf".to_owned(), text("secret"))].into(),
                 ..rotation_of(&second)
             };
-            client.rotate_as(request).await.unwrap();
+            client.rotate_with(request).await.unwrap();
         } else {
             client.update(login(&second, "alice")).await.unwrap();
         }
-        for (n, mut watching) in watchings.into_iter().enumerate() {
+        for (n, mut watching) in watches.into_iter().enumerate() {
             expect_error(watching.end().await, Code::NotFound, "TOKEN_ROTATED");
-            let told = kinds(&watching.kept());
-            assert_eq!(told, if n == 0 { vec![EventType::Rotated] } else { vec![] }, "{n}");
+            let received = kinds(&watching.buffered());
+            assert_eq!(received, if n == 0 { vec![EventType::Rotated] } else { vec![] }, "{n}");
         }
     }
 }
 
 #[tokio::test]
-async fn s6_a_token_that_was_cut_off_hears_nothing_of_the_end_either() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s6_watch_by_a_cut_off_token_does_not_receive_the_end() {
+    let Setup { client, .. } = &setup().await;
     let (session, first) = client.create(&[]).await;
     let second = client.rotate(&first).await.unwrap();
-    // Both come in one response of Redis at the earliest: the watch goes on from here.
+    // The watch resumes before both changes, so it can read them from Redis in one reply.
     let position = client.watch_all().await.token;
     client.update(login(&second, "alice")).await.unwrap();
     client.delete(by_id(&session.id)).await.unwrap();
-    for (token, told) in [(&first, vec![]), (&second, vec![EventType::Updated, EventType::Ended])] {
-        let request = WatchRequest { resume_token: position.clone(), ..by_token_request(token) };
+    for (token, expected) in [(&first, vec![]), (&second, vec![EventType::Updated, EventType::Ended])] {
+        let request = WatchRequest { resume_token: position.clone(), ..token_watch_request(token) };
         let mut watching = client.watch(request).await.unwrap();
         expect_error(watching.end().await, Code::NotFound, "SESSION_ENDED");
-        assert_eq!(kinds(&watching.kept()), told);
+        assert_eq!(kinds(&watching.buffered()), expected);
     }
 }
 
 #[tokio::test]
-async fn s6_a_watch_goes_on_with_the_successor_where_the_old_token_ended_it() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s6_watch_ended_by_a_login_resumes_with_the_successor() {
+    let Setup { client, .. } = &setup().await;
     let (_, first) = client.create(&[]).await;
-    let mut watching = watch_by(&client, &first).await;
+    let mut watching = watch_by(client, &first).await;
     let request = RotateSessionRequest { subject: Some("alice".into()), ..rotation_of(&first) };
-    let (session, second) = client.rotate_as(request).await.unwrap();
+    let (session, second) = client.rotate_with(request).await.unwrap();
     expect_error(watching.end().await, Code::NotFound, "TOKEN_ROTATED");
-    let request = WatchRequest { resume_token: watching.token.clone(), ..by_token_request(&second) };
+    let request = WatchRequest { resume_token: watching.token.clone(), ..token_watch_request(&second) };
     let mut resumed = client.watch(request).await.unwrap();
     let event = resumed.event().await;
     assert_eq!((event.r#type(), event.revision), (EventType::Rotated, session.revision));
@@ -140,90 +126,88 @@ async fn s6_a_watch_goes_on_with_the_successor_where_the_old_token_ended_it() {
 }
 
 #[tokio::test]
-async fn s6_a_watch_by_a_token_that_is_over_is_not_opened() {
+async fn s6_watch_by_a_token_after_its_grace_is_refused() {
     let world = World::shared();
     let server = world.server().await;
     let strict = world.server_with("[default_policy]\nrotation_grace = '0s'").await;
     let (client, strict) = (server.client().await, strict.client().await);
     let (session, first) = client.create(&[]).await;
     let mut all = client.watch_all().await;
-    let (_, second) = client.rotate_as(graceless(&first)).await.unwrap();
-    let resumed = |token: &str| WatchRequest { resume_token: all.token.clone(), ..by_token_request(token) };
-    for request in [by_token_request(&first), resumed(&first)] {
+    let (_, second) = client.rotate_with(rotation_without_grace(&first)).await.unwrap();
+    let resumed = |token: &str| WatchRequest { resume_token: all.token.clone(), ..token_watch_request(token) };
+    for request in [token_watch_request(&first), resumed(&first)] {
         expect_error(client.watch(request.clone()).await.map(drop), Code::NotFound, "TOKEN_ROTATED");
         expect_error(strict.watch(request).await.map(drop), Code::NotFound, "TOKEN_ROTATED");
     }
     client.get(by_token(&second)).await.unwrap();
-    let stolen = expect_error(strict.watch(by_token_request(&first)).await.map(drop), Code::NotFound, "SESSION_ENDED");
-    assert_eq!(stolen.metadata_of("cause"), "TOKEN_REUSE");
+    let reuse =
+        expect_error(strict.watch(token_watch_request(&first)).await.map(drop), Code::NotFound, "SESSION_ENDED");
+    assert_eq!(reuse.metadata_of("cause"), "TOKEN_REUSE");
     all.wait_for(EventType::Ended, &session.id).await;
 }
 
 #[tokio::test]
-async fn s6_a_watch_ends_when_its_token_is_forgotten() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s6_watch_ends_when_its_token_is_no_longer_kept() {
+    let Setup { client, .. } = &setup().await;
     let (_, first) = client.create(&[]).await;
-    let mut watching = watch_by(&client, &first).await;
+    let mut watching = watch_by(client, &first).await;
     let mut token = first;
     for _ in 0..17 {
         token = client.rotate(&token).await.unwrap();
     }
     expect_error(watching.end().await, Code::NotFound, "SESSION_NOT_FOUND");
-    assert!(watching.kept().len() < 17, "what came after its time is not told");
+    assert!(watching.buffered().len() < 17, "events after the token was dropped were delivered");
 }
 
 #[tokio::test]
-async fn s6_a_reader_that_stalls_is_told_nothing_of_after_its_tokens_time() {
-    let world = World::shared();
-    let server = world.server_with("[default_policy]\nrotation_grace = '300ms'").await;
-    let client = server.client().await;
+async fn s6_stalled_watcher_receives_no_event_after_its_tokens_grace() {
+    let Setup { world, client, .. } = &setup_with("[default_policy]\nrotation_grace = '300ms'").await;
     let (_, first) = client.create(&[]).await;
     let large = incompressible(60_000);
-    let mut stalled = watch_by(&client, &first).await;
-    let (session, second) = client.rotate_as(rotation_of(&first)).await.unwrap();
-    let over = in_ms(session.update_time) + 300;
-    // More than its connection takes while it does not read.
+    let mut stalled = watch_by(client, &first).await;
+    let (session, second) = client.rotate_with(rotation_of(&first)).await.unwrap();
+    let end = unix_ms(session.update_time) + 300;
+    // Writes more than the connection buffers while the client does not read.
     for n in 0.. {
         client.set(by_token(&second), &[("large", text(&format!("{n}{large}")))]).await.unwrap();
-        if world.redis.now() > over && n > 20 {
+        if world.redis.now() > end && n > 20 {
             break;
         }
     }
     let after = client.set(by_token(&second), &[("after", text("1"))]).await.unwrap();
     client.delete(by_token(&second)).await.unwrap();
-    eventually("it is over", async || (world.redis.now() > in_ms(after.update_time)).then_some(())).await;
+    eventually("the grace period is over", async || (world.redis.now() > unix_ms(after.update_time)).then_some(()))
+        .await;
     assert!(stalled.end().await.is_err());
-    for event in stalled.kept() {
-        assert!(in_ms(event.event_time) < over, "{:?} of after its time", event.r#type());
+    for event in stalled.buffered() {
+        assert!(unix_ms(event.event_time) < end, "{:?} after the grace period", event.r#type());
     }
 }
 
 #[tokio::test]
-async fn s6_a_watch_whose_end_cannot_be_written_yet_asks_redis_ever_less_often() {
-    let world = World::own();
+async fn s6_watch_whose_end_cannot_be_written_backs_off() {
+    let world = World::dedicated();
     let server = world.server_with("[default_policy]\nrotation_grace = '1s'").await;
     let client = server.client().await;
     let request = CreateSessionRequest { absolute_timeout: millis(500), ..Default::default() };
-    let (session, first) = client.create_as(request).await.unwrap();
+    let (session, first) = client.create_with(request).await.unwrap();
     client.rotate(&first).await.unwrap();
     let mut watching = watch_by(&client, &first).await;
     world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    // The session's deadline, then the token's time.
-    let over = in_ms(session.create_time) + 2_000;
-    eventually("it is over", async || (world.redis.now() > over).then_some(())).await;
-    watching.everything_so_far().await;
+    // The session's deadline passes, then the token's grace period.
+    let end = unix_ms(session.create_time) + 2_000;
+    eventually("both deadlines pass", async || (world.redis.now() > end).then_some(())).await;
+    watching.events_until_now().await;
     let scripts = || -> u64 {
-        let told = world.redis.info("commandstats", "cmdstat_evalsha");
-        told.split(['=', ',']).nth(1).unwrap().parse().unwrap()
+        let stats = world.redis.info("commandstats", "cmdstat_evalsha");
+        stats.split(['=', ',']).nth(1).unwrap().parse().unwrap()
     };
     let before = scripts();
     for _ in 0..10 {
         watching.bookmark().await;
     }
-    let asked = scripts() - before;
-    assert!(asked < 100, "{asked} scripts in ten bookmarks");
+    let calls = scripts() - before;
+    assert!(calls < 100, "{calls} scripts in ten bookmarks");
     world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     expect_error(watching.end().await, Code::NotFound, "SESSION_ENDED");
 }

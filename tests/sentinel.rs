@@ -1,6 +1,4 @@
-//! Sessions on a primary that Sentinels name: another takes its place, with all that was written or without the last of it.
-
-mod harness;
+//! Sessions on a primary that Sentinels name: failovers without loss, failovers with a rollback, failed Sentinels.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +6,11 @@ use harness::{
     Client, Redis, Server, Status,
     client::*,
     eventually,
-    listing::{half_of_the_list, made_for_a_cursor, rest_of_the_list},
+    listing::{create_enough_for_cursor, list_first_half, list_rest},
     process::Process,
     sentinel::Sentinels,
-    servers::{aside, until},
-    writers::{many_are_acknowledged, now, write_to},
+    servers::{run_blocking, wait_until},
+    writers::{now, wait_for_many_writes, write_sessions_during},
 };
 use sessiond_client::v1::{EventType, ResyncReason, Session};
 
@@ -20,9 +18,10 @@ const PREFIX: &str = "sessiond:";
 const REPLICATED: &str = "[limits]\ncall_timeout = '3s'\n[default_policy]\ndurability = 'replicated'\nreplicas = 1\n";
 
 async fn sentinels(replicas: usize) -> Sentinels {
-    aside(move || Sentinels::start(replicas)).await
+    run_blocking(move || Sentinels::start(replicas)).await
 }
 
+/// Creates this many sessions.
 async fn some(client: &Client, count: usize) -> Vec<Session> {
     let mut sessions = Vec::new();
     for _ in 0..count {
@@ -31,13 +30,13 @@ async fn some(client: &Client, count: usize) -> Vec<Session> {
     sessions
 }
 
-/// Returns when the server writes again.
+/// Returns when the server accepts a write again.
 async fn is_served_again(client: &Client) {
-    eventually("it is served again", async || client.create_as(Default::default()).await.ok()).await;
+    eventually("the server accepts writes", async || client.create_with(Default::default()).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failover_is_followed_and_keeps_what_was_confirmed() {
+async fn failover_is_followed_and_keeps_confirmed_writes() {
     let sentinels = sentinels(1).await;
     let (a, b) = (
         Server::start(&sentinels.url(), PREFIX, REPLICATED).await,
@@ -48,21 +47,21 @@ async fn a_failover_is_followed_and_keeps_what_was_confirmed() {
     let servers = [a, b];
     let (mut from, mut until) = (0, 0);
     let fault = async {
-        many_are_acknowledged(&servers).await;
+        wait_for_many_writes(&servers).await;
         from = now();
         let of = sentinels.clone();
-        aside(move || {
+        run_blocking(move || {
             of.fail_over();
-            of.wait_until_followed();
+            of.wait_until_replicated();
         })
         .await;
         is_served_again(&clients[1]).await;
         until = now();
-        many_are_acknowledged(&servers).await;
+        wait_for_many_writes(&servers).await;
     };
-    let written = write_to(&clients, &sessions, 0, fault).await;
-    written.assert_many_around(&sessions, from, until);
-    written.assert_kept(&clients[0]).await;
+    let written = write_sessions_during(&clients, &sessions, 0, fault).await;
+    written.assert_writes_around(&sessions, from, until);
+    written.assert_acknowledged_kept(&clients[0]).await;
     let mut watching = clients[0].watch_all().await;
     for session in &sessions {
         assert!(clients[1].delete(by_id(&session.id)).await.unwrap());
@@ -70,7 +69,8 @@ async fn a_failover_is_followed_and_keeps_what_was_confirmed() {
     }
 }
 
-/// A fault befalls a primary whose two replicas have everything: nothing is lost, and an open watch goes on.
+/// Applies the fault to a primary whose two replicas are in sync, and asserts that no session is lost and an open watch
+/// continues.
 async fn assert_nothing_is_lost(fault: impl FnOnce(&Sentinels, &Redis) + Send + 'static) {
     let sentinels = sentinels(2).await;
     let server = Server::start(&sentinels.url(), PREFIX, "").await;
@@ -82,7 +82,7 @@ async fn assert_nothing_is_lost(fault: impl FnOnce(&Sentinels, &Redis) + Send + 
     }
     let mut watching = client.watch_all().await;
     let of = sentinels.clone();
-    aside(move || fault(&of, &primary)).await;
+    run_blocking(move || fault(&of, &primary)).await;
     is_served_again(&client).await;
     for session in &sessions {
         client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
@@ -91,20 +91,21 @@ async fn assert_nothing_is_lost(fault: impl FnOnce(&Sentinels, &Redis) + Send + 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_primary_is_replaced_and_open_watches_go_on() {
+async fn failover_after_a_kill_keeps_open_watches_running() {
     assert_nothing_is_lost(|sentinels, primary| {
         primary.kill();
-        sentinels.wait_for_another_than(primary);
+        sentinels.wait_for_new_primary(primary);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_primary_that_comes_back_empty_is_not_the_store_whoever_leads_the_failover() {
-    // Of two that know of the same epoch the one asked last could outvote the other.
+async fn old_primary_that_restarts_empty_is_not_used_as_the_store() {
+    // With two Sentinels of the same epoch the result could depend on the order in which they are asked: every Sentinel
+    // leads once.
     for leader in 0..3 {
         assert_nothing_is_lost(move |sentinels, primary| {
-            sentinels.hold_up_failovers(&sentinels.replicas()[1]);
+            sentinels.stall_failovers(&sentinels.replicas()[1]);
             sentinels.fail_over_by(&sentinels.sentinels()[leader]);
             primary.kill();
             primary.restart();
@@ -113,34 +114,34 @@ async fn an_old_primary_that_comes_back_empty_is_not_the_store_whoever_leads_the
     }
 }
 
-/// A primary goes without its replica having the last writes, and comes back as the replica of that one. Answers the
-/// sessions that were made before and those that were made last.
-async fn history_is_rewound(sentinels: &Sentinels, client: &Client) -> (Vec<Session>, Vec<Session>) {
+/// Fails over to a replica that lacks the last writes; the old primary returns as its replica. Returns the sessions that
+/// were replicated and those that are lost.
+async fn roll_back(sentinels: &Sentinels, client: &Client) -> (Vec<Session>, Vec<Session>) {
     let (primary, replica) = (sentinels.primary(), sentinels.replicas().remove(0));
     let kept = some(client, 8).await;
     let (of, to) = (primary.clone(), replica.clone());
-    aside(move || of.wait_for(&to)).await;
-    primary.lose_touch_with(&replica);
+    run_blocking(move || of.wait_for(&to)).await;
+    primary.isolate_replica(&replica);
     let lost = some(client, 8).await;
     primary.pause();
     replica.resume();
     let sentinels = sentinels.clone();
-    aside(move || {
-        sentinels.wait_for_another_than(&primary);
+    run_blocking(move || {
+        sentinels.wait_for_new_primary(&primary);
         primary.resume();
-        sentinels.wait_until_followed();
+        sentinels.wait_until_replicated();
     })
     .await;
     (kept, lost)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w9_a_rewound_history_is_told_to_open_watches_and_to_those_that_resume() {
+async fn w9_rollback_sends_resync_to_open_and_resumed_watches() {
     let sentinels = sentinels(1).await;
     let server = Server::start(&sentinels.url(), PREFIX, "").await;
     let client = server.client().await;
     let (mut open, mut left) = (client.watch_all().await, client.watch_all().await);
-    let (kept, lost) = history_is_rewound(&sentinels, &client).await;
+    let (kept, lost) = roll_back(&sentinels, &client).await;
     left.events(kept.len() + lost.len()).await;
     let token = left.token.clone();
     drop(left);
@@ -161,51 +162,51 @@ async fn w9_a_rewound_history_is_told_to_open_watches_and_to_those_that_resume()
     for session in &kept {
         assert!(client.lives(&session.id).await);
         client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
-        let told = open.wait_for(EventType::Updated, &session.id).await;
-        assert!(told.revision > session.revision);
+        let event = open.wait_for(EventType::Updated, &session.id).await;
+        assert!(event.revision > session.revision);
     }
     for session in &lost {
-        assert!(!client.lives(&session.id).await, "it was lost with its primary");
+        assert!(!client.lives(&session.id).await, "a lost session is back");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_goes_on_at_the_new_primary_and_lacks_nothing() {
+async fn list_continued_after_a_failover_is_complete() {
     let sentinels = sentinels(1).await;
     let server = Server::start(&sentinels.url(), PREFIX, "partitions = 1").await;
     let client = server.client().await;
-    let sessions = made_for_a_cursor(&client).await;
-    let (mut listed, page_token) = half_of_the_list(&client, &sessions).await;
+    let sessions = create_enough_for_cursor(&client).await;
+    let (mut listed, page_token) = list_first_half(&client, &sessions).await;
     let of = sentinels.clone();
-    aside(move || {
+    run_blocking(move || {
         of.primary().wait_for(&of.replicas()[0]);
         of.fail_over();
-        of.wait_until_followed();
+        of.wait_until_replicated();
     })
     .await;
-    listed.extend(rest_of_the_list(&client, page_token).await);
-    assert_eq!(sessions.difference(&listed).count(), 0, "some are not listed");
-    assert_eq!(listed.len(), sessions.len(), "others are listed");
+    listed.extend(list_rest(&client, page_token).await);
+    assert_eq!(sessions.difference(&listed).count(), 0, "sessions are missing in the list");
+    assert_eq!(listed.len(), sessions.len(), "the list has other sessions");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demoted_primary_is_not_read_from() {
+async fn demoted_primary_is_not_read_from() {
     let sentinels = sentinels(1).await;
     let server = Server::start(&sentinels.url(), PREFIX, "").await;
     let client = server.client().await;
     let before = some(&client, 8).await;
     let old = sentinels.primary();
     let of = sentinels.clone();
-    aside(move || {
+    run_blocking(move || {
         of.primary().wait_for(&of.replicas()[0]);
         of.fail_over();
-        of.wait_until_followed();
+        of.wait_until_replicated();
     })
     .await;
     is_served_again(&client).await;
     let mut watching = client.watch_all().await;
     for round in 0..3 {
-        // It serves what it has, and follows nobody, until the Sentinels put that right.
+        // The demoted primary is a replica of no server and serves old data until the Sentinels reconfigure it.
         old.must(&["REPLICAOF", "127.0.0.1", "1"]);
         for session in &before {
             let value = format!("{round}");
@@ -214,22 +215,22 @@ async fn a_demoted_primary_is_not_read_from() {
             assert_eq!(read.attributes["a"], text(&value));
             watching.wait_for(EventType::Updated, &session.id).await;
         }
-        let made = client.create_of("user").await.0;
-        assert!(client.list_of("user").await.iter().any(|session| session.id == made.id));
+        let made = client.create_for("user").await.0;
+        assert!(client.list_subject("user").await.iter().any(|session| session.id == made.id));
         let of = sentinels.clone();
-        aside(move || of.wait_until_followed()).await;
+        run_blocking(move || of.wait_until_replicated()).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sentinels_that_are_gone_stop_nothing() {
+async fn failed_sentinels_do_not_stop_the_service() {
     let sentinels = sentinels(1).await;
     let server = Server::start(&sentinels.url(), PREFIX, "").await;
     let client = server.client().await;
     sentinels.sentinels()[0].kill();
     sentinels.sentinels()[1].pause();
     some(&client, 8).await;
-    // One that knows the primary is enough to begin.
+    // One Sentinel that knows the primary is enough for a server to start.
     let another = Server::start(&sentinels.url(), PREFIX, "").await;
     some(&another.client().await, 8).await;
     sentinels.sentinels()[2].kill();
@@ -237,7 +238,7 @@ async fn sentinels_that_are_gone_stop_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_its_replica_an_outcome_is_unknown() {
+async fn replicated_write_without_a_replica_is_outcome_unknown() {
     let sentinels = sentinels(1).await;
     let server = Server::start(&sentinels.url(), PREFIX, REPLICATED).await;
     let client = server.client().await;
@@ -246,31 +247,31 @@ async fn without_its_replica_an_outcome_is_unknown() {
         assert_eq!(
             replica.keys(&format!("{PREFIX}*:s:*:{}", session.id)).len(),
             1,
-            "what was answered is on the replica"
+            "a confirmed write is not on the replica"
         );
     }
     replica.pause();
-    let status = client.create_as(Default::default()).await.unwrap_err();
+    let status = client.create_with(Default::default()).await.unwrap_err();
     assert_eq!(status.reason(), "OUTCOME_UNKNOWN", "{status:?}");
     replica.resume();
     is_served_again(&client).await;
 }
 
 #[test]
-fn a_name_that_no_sentinel_knows_is_told_in_one_line() {
+fn unknown_sentinel_service_name_is_logged_in_one_line() {
     let sentinels = Sentinels::start(0);
     let wrong = sentinels.url().replace("sentinelServiceName=main", "sentinelServiceName=other");
-    let (log, code) = Process::start_in_vain(&[format!("--redis={wrong}")]);
+    let (log, code) = Process::expect_start_failure(&[format!("--redis={wrong}")]);
     assert_eq!(code, Some(1));
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"")).collect();
-    assert!(told.len() == 1 && told[0].contains("other") && !told[0].contains("change-me"), "{log}");
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"")).collect();
+    assert!(errors.len() == 1 && errors[0].contains("other") && !errors[0].contains("change-me"), "{log}");
 }
 
 #[test]
-fn a_replica_by_itself_is_refused_with_the_remedy() {
+fn replica_with_a_plain_url_is_refused_with_a_hint() {
     let sentinels = Sentinels::start(1);
     let replica = sentinels.replicas().remove(0);
-    until("it follows", || replica.info("replication", "master_link_status") == "up");
-    let (log, code) = Process::start_in_vain(&[format!("--redis={}", replica.url())]);
+    wait_until("the replica is in sync", || replica.info("replication", "master_link_status") == "up");
+    let (log, code) = Process::expect_start_failure(&[format!("--redis={}", replica.url())]);
     assert!(code == Some(1) && log.contains("redis-sentinel://"), "{log}");
 }

@@ -1,6 +1,4 @@
-//! S1 to S5 and S8: what a client may rely on of one session.
-
-mod harness;
+//! Guarantees S1 to S5 and S8: reads, writes, deadlines and retries of one session.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use harness::{World, client::*, eventually, process::Process};
+use harness::{Setup, World, client::*, eventually, process::Process, setup, setup_with};
 use sessiond_client::v1::{
     AttributeValue, Cause, ClientInfo, CreateSessionRequest, DeleteSessionRequest, GetSessionRequest,
     ListSessionsRequest, SessionView, TouchSessionRequest, UpdateSessionRequest, attribute_value::Kind,
@@ -22,10 +20,8 @@ fn with_request_id(token: &str, request_id: &str) -> CreateSessionRequest {
 const REQUEST_ID: &str = "request-0000000001";
 
 #[tokio::test]
-async fn a_session_is_read_back_as_it_was_made() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn session_after_create_is_read_back_unchanged() {
+    let Setup { client, .. } = &setup().await;
     let kinds = [
         Kind::StringValue("text".repeat(300)),
         Kind::IntValue(i64::MIN),
@@ -49,7 +45,7 @@ async fn a_session_is_read_back_as_it_was_made() {
         absolute_timeout: seconds(0),
         ..Default::default()
     };
-    let (session, token) = client.create_as(request).await.unwrap();
+    let (session, token) = client.create_with(request).await.unwrap();
     assert_eq!(session.attributes, attributes);
     assert_eq!((session.absolute_expire_time, session.idle_timeout, session.token_generation), (None, seconds(60), 1));
     assert_eq!(client.get(by_token(&token)).await.unwrap(), session);
@@ -57,10 +53,8 @@ async fn a_session_is_read_back_as_it_was_made() {
 }
 
 #[tokio::test]
-async fn an_update_merges_and_one_that_changes_nothing_raises_no_revision() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn update_without_changes_keeps_the_revision() {
+    let Setup { client, .. } = &setup().await;
     let mut watching = client.watch_all().await;
     let (created, token) = client.create(&[("a", text("1")), ("b", text("2"))]).await;
     let key = by_token(&token);
@@ -89,14 +83,14 @@ async fn an_update_merges_and_one_that_changes_nothing_raises_no_revision() {
     };
     let cleared = client.update(cleared).await.unwrap();
     assert_eq!((cleared.attributes.len(), cleared.labels.len()), (1, 0));
-    let events = watching.everything_so_far().await;
+    let events = watching.events_until_now().await;
     let changed: Vec<_> = events.iter().map(|event| event.changed_attributes.clone()).collect();
     let mut sorted = changed.clone();
     sorted.iter_mut().for_each(|names| names.sort());
     assert_eq!(sorted[1..], [vec!["b".to_owned(), "c".into()], vec!["a".into(), "c".into(), "d".into()]]);
 }
 
-/// A write or a read of the register, when it began and ended, and the revision and value it told.
+/// One read or write: its start and end, and the revision and value that it returned.
 struct Operation {
     began: Instant,
     ended: Instant,
@@ -106,7 +100,7 @@ struct Operation {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s1_reads_and_writes_of_one_session_behave_as_one_register() {
+async fn s1_concurrent_reads_and_writes_are_linearizable() {
     let world = World::shared();
     let (a, b) = (world.server().await, world.server().await);
     let clients = [a.client().await, b.client().await];
@@ -127,22 +121,25 @@ async fn s1_reads_and_writes_of_one_session_behave_as_one_register() {
         history
     });
     let history: Vec<Operation> = join_all(work).await.into_iter().flatten().collect();
-    // Revisions order the writes; a read must tell a value that was written by then, and no older one than was known.
+    // Revisions order the writes. A read must return a value whose write has started, and no older revision than any
+    // operation that ended before the read.
     let writes: BTreeMap<i64, &Operation> =
         history.iter().filter(|one| one.is_write).map(|one| (one.revision, one)).collect();
-    assert_eq!(writes.len(), history.iter().filter(|one| one.is_write).count(), "every write has its own revision");
+    assert_eq!(writes.len(), history.iter().filter(|one| one.is_write).count(), "every write has another revision");
     for one in &history {
-        let known = history.iter().filter(|earlier| earlier.ended < one.began).map(|earlier| earlier.revision).max();
-        assert!(Some(one.revision) >= known, "a stale revision");
+        let newest = history.iter().filter(|earlier| earlier.ended < one.began).map(|earlier| earlier.revision).max();
+        assert!(Some(one.revision) >= newest, "a stale revision");
         match writes.get(&one.revision) {
-            Some(write) => assert!(write.value == one.value && write.began <= one.ended, "a value out of nowhere"),
+            Some(write) => {
+                assert!(write.value == one.value && write.began <= one.ended, "a value that no write has set")
+            }
             None => assert_eq!((one.revision, &one.value[..]), (created.revision, "start")),
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s2_no_attribute_is_lost_to_a_parallel_writer() {
+async fn s2_parallel_writers_lose_no_attribute() {
     let world = World::shared();
     let (a, b) = (world.server().await, world.server().await);
     let clients = [a.client().await, b.client().await];
@@ -174,64 +171,56 @@ async fn s2_no_attribute_is_lost_to_a_parallel_writer() {
 }
 
 #[tokio::test]
-async fn s3_nothing_revives_a_deleted_session() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s3_deleted_session_is_never_revived() {
+    let Setup { client, .. } = &setup().await;
     let token = new_token();
     let create = CreateSessionRequest { token: token.clone(), ..Default::default() };
-    client.create_as(create.clone()).await.unwrap();
+    client.create_with(create.clone()).await.unwrap();
     assert!(client.delete(by_token(&token)).await.unwrap());
     for key in [by_token(&token), by_id(&id_of(&token))] {
-        let ended = |answer: Answer<()>| {
-            let status = expect_error(answer, Code::NotFound, "SESSION_ENDED");
+        let expect_ended = |result: CallResult<()>| {
+            let status = expect_error(result, Code::NotFound, "SESSION_ENDED");
             assert_eq!(status.metadata_of("cause"), "LOGOUT");
         };
-        ended(client.get(key.clone()).await.map(drop));
-        ended(client.set(key.clone(), &[("a", text("1"))]).await.map(drop));
+        expect_ended(client.get(key.clone()).await.map(drop));
+        expect_ended(client.set(key.clone(), &[("a", text("1"))]).await.map(drop));
         let touch = TouchSessionRequest { namespace: NAMESPACE.into(), key: key.clone() };
-        ended(client.grpc.clone().touch_session(touch).await.map(drop));
+        expect_ended(client.grpc.clone().touch_session(touch).await.map(drop));
         assert!(!client.delete(key).await.unwrap());
     }
-    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
-    // Who does not prove the secret learns nothing.
-    let stranger = format!("{}{}", &token[..31], &new_token()[31..]);
-    expect_error(client.get(by_token(&stranger)).await, Code::NotFound, "SESSION_NOT_FOUND");
+    expect_error(client.create_with(create).await, Code::NotFound, "SESSION_ENDED");
+    // A wrong secret gets no information about the session.
+    let wrong_secret = format!("{}{}", &token[..31], &new_token()[31..]);
+    expect_error(client.get(by_token(&wrong_secret)).await, Code::NotFound, "SESSION_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn s3_nothing_revives_an_expired_session() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s3_expired_session_is_never_revived() {
+    let Setup { client, .. } = &setup().await;
     let token = new_token();
     let create = CreateSessionRequest { token: token.clone(), idle_timeout: millis(50), ..Default::default() };
-    client.create_as(create.clone()).await.unwrap();
-    let status = eventually("it expires", async || client.get(by_token(&token)).await.err()).await;
+    client.create_with(create.clone()).await.unwrap();
+    let status = eventually("the session expires", async || client.get(by_token(&token)).await.err()).await;
     assert_eq!((&status.reason()[..], &status.metadata_of("cause")[..]), ("SESSION_ENDED", "IDLE_TIMEOUT"));
-    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+    expect_error(client.create_with(create).await, Code::NotFound, "SESSION_ENDED");
     expect_error(client.set(by_token(&token), &[("a", text("1"))]).await, Code::NotFound, "SESSION_ENDED");
 }
 
 #[tokio::test]
-async fn s3_a_delete_that_found_nothing_stops_a_create_under_way() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s3_delete_of_unknown_id_rejects_a_later_create() {
+    let Setup { client, .. } = &setup().await;
     let token = new_token();
     assert!(!client.delete(by_token(&token)).await.unwrap());
     let create = CreateSessionRequest { token, ..Default::default() };
-    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
+    expect_error(client.create_with(create).await, Code::NotFound, "SESSION_ENDED");
 }
 
 #[tokio::test]
-async fn only_the_id_or_the_right_secret_ends_a_session() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn delete_without_id_or_correct_secret_ends_nothing() {
+    let Setup { client, .. } = &setup().await;
     let (session, token) = client.create(&[]).await;
-    let stranger = format!("{}{}", &token[..31], &new_token()[31..]);
-    assert!(!client.delete(by_token(&stranger)).await.unwrap());
+    let wrong_secret = format!("{}{}", &token[..31], &new_token()[31..]);
+    assert!(!client.delete(by_token(&wrong_secret)).await.unwrap());
     assert!(!client.in_namespace("other").delete(by_id(&session.id)).await.unwrap());
     assert!(!client.delete(by_token("garbage")).await.unwrap());
     assert_eq!(client.get(by_token(&token)).await.unwrap().id, session.id);
@@ -239,12 +228,10 @@ async fn only_the_id_or_the_right_secret_ends_a_session() {
 }
 
 #[tokio::test]
-async fn s4_a_session_is_used_up_to_its_deadline_and_not_after() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s4_session_is_accepted_exactly_until_its_deadline() {
+    let Setup { world, client, .. } = &setup().await;
     let request = CreateSessionRequest { idle_timeout: millis(300), ..Default::default() };
-    let (session, token) = client.create_as(request).await.unwrap();
+    let (session, token) = client.create_with(request).await.unwrap();
     let expires = session.expire_time.unwrap();
     let expires = expires.seconds * 1000 + i64::from(expires.nanos) / 1_000_000;
     let redis_ms = || {
@@ -254,25 +241,23 @@ async fn s4_a_session_is_used_up_to_its_deadline_and_not_after() {
     loop {
         let before = redis_ms();
         match client.get(by_token(&token)).await {
-            Ok(_) => assert!(before < expires, "used after its deadline"),
+            Ok(_) => assert!(before < expires, "accepted after its deadline"),
             Err(status) => {
                 assert_eq!(status.reason(), "SESSION_ENDED");
-                break assert!(redis_ms() >= expires, "over before its deadline");
+                break assert!(redis_ms() >= expires, "ended before its deadline");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn s4_the_absolute_deadline_is_not_moved_by_use() {
-    let world = World::shared();
-    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
-    let client = server.client().await;
+async fn s4_touch_does_not_move_the_absolute_deadline() {
+    let Setup { client, .. } = &setup_with("[default_policy]\ntouch_interval = '0s'").await;
     let request =
         CreateSessionRequest { idle_timeout: millis(200), absolute_timeout: millis(600), ..Default::default() };
-    let (session, token) = client.create_as(request).await.unwrap();
+    let (session, token) = client.create_with(request).await.unwrap();
     let key = by_token(&token);
-    let status = eventually("it ends", async || {
+    let status = eventually("the session ends", async || {
         let touch = TouchSessionRequest { namespace: NAMESPACE.into(), key: key.clone() };
         match client.grpc.clone().touch_session(touch).await {
             Ok(touched) => {
@@ -289,21 +274,20 @@ async fn s4_the_absolute_deadline_is_not_moved_by_use() {
 }
 
 #[tokio::test]
-async fn a_new_idle_timeout_counts_from_now_also_where_the_absolute_deadline_comes_first() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn new_idle_timeout_before_absolute_deadline_counts_from_now() {
+    let Setup { client, .. } = &setup().await;
     let request =
         CreateSessionRequest { idle_timeout: seconds(600), absolute_timeout: seconds(60), ..Default::default() };
-    let (session, _) = client.create_as(request).await.unwrap();
+    let (session, _) = client.create_with(request).await.unwrap();
     let update = |update: UpdateSessionRequest| UpdateSessionRequest { key: by_id(&session.id), ..update };
     let again = update(UpdateSessionRequest { idle_timeout: seconds(600), ..Default::default() });
     let later = update(UpdateSessionRequest { absolute_timeout: seconds(6_000), ..Default::default() });
-    let made = session.create_time.unwrap();
-    let since =
-        |at: prost_types::Timestamp| (at.seconds - made.seconds) * 1_000 + i64::from(at.nanos - made.nanos) / 1_000_000;
-    // Some time has to pass for the two to differ.
-    eventually("it counts from now", async || {
+    let created = session.create_time.unwrap();
+    let since = |at: prost_types::Timestamp| {
+        (at.seconds - created.seconds) * 1_000 + i64::from(at.nanos - created.nanos) / 1_000_000
+    };
+    // Polled, because some time has to pass before the two results differ.
+    eventually("the timeout counts from now", async || {
         client.update(again.clone()).await.unwrap();
         let after = client.update(later.clone()).await.unwrap().expire_time.unwrap();
         client
@@ -316,15 +300,13 @@ async fn a_new_idle_timeout_counts_from_now_also_where_the_absolute_deadline_com
 }
 
 #[tokio::test]
-async fn s5_a_repeated_mutation_has_its_effect_once() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s5_retried_mutation_is_applied_once() {
+    let Setup { client, .. } = &setup().await;
     let mut watching = client.watch_all().await;
     let token = new_token();
     let create = with_request_id(&token, REQUEST_ID);
-    let (first, _) = client.create_as(create.clone()).await.unwrap();
-    assert_eq!(client.create_as(create.clone()).await.unwrap().0, first);
+    let (first, _) = client.create_with(create.clone()).await.unwrap();
+    assert_eq!(client.create_with(create.clone()).await.unwrap().0, first);
 
     let update = UpdateSessionRequest {
         key: by_token(&token),
@@ -333,10 +315,10 @@ async fn s5_a_repeated_mutation_has_its_effect_once() {
         ..Default::default()
     };
     let updated = client.update(update.clone()).await.unwrap();
-    let meanwhile = client.set(by_token(&token), &[("a", text("2"))]).await.unwrap();
-    assert!(meanwhile.revision > updated.revision);
-    // The same outcome with the present state: the repeat does not set the old value again.
-    assert_eq!(client.update(update.clone()).await.unwrap(), meanwhile);
+    let second = client.set(by_token(&token), &[("a", text("2"))]).await.unwrap();
+    assert!(second.revision > updated.revision);
+    // The retry returns the current state and does not set the old value again.
+    assert_eq!(client.update(update.clone()).await.unwrap(), second);
     let other = UpdateSessionRequest { set_attributes: [("a".to_owned(), text("3"))].into(), ..update.clone() };
     expect_error(client.update(other).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
 
@@ -348,18 +330,16 @@ async fn s5_a_repeated_mutation_has_its_effect_once() {
     };
     let mut grpc = client.grpc.clone();
     assert!(grpc.delete_session(delete.clone()).await.unwrap().into_inner().deleted);
-    assert!(grpc.delete_session(delete).await.unwrap().into_inner().deleted, "a repeat is told the same");
+    assert!(grpc.delete_session(delete).await.unwrap().into_inner().deleted, "a retry gets the same response");
     expect_error(client.update(update).await, Code::NotFound, "SESSION_ENDED");
-    expect_error(client.create_as(create).await, Code::NotFound, "SESSION_ENDED");
-    let events = watching.everything_so_far().await;
+    expect_error(client.create_with(create).await, Code::NotFound, "SESSION_ENDED");
+    let events = watching.events_until_now().await;
     assert_eq!(events.len(), 4, "created, updated twice, ended: {events:?}");
 }
 
 #[tokio::test]
-async fn s5_a_request_that_changed_nothing_is_remembered_too() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s5_request_id_without_changes_is_remembered() {
+    let Setup { client, .. } = &setup().await;
     let (_, token) = client.create(&[("a", text("1"))]).await;
     let update = UpdateSessionRequest {
         key: by_token(&token),
@@ -373,10 +353,8 @@ async fn s5_a_request_that_changed_nothing_is_remembered_too() {
 }
 
 #[tokio::test]
-async fn s5_the_last_sixteen_request_ids_are_kept() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn s5_last_sixteen_request_ids_are_remembered() {
+    let Setup { client, .. } = &setup().await;
     let (_, token) = client.create(&[]).await;
     let update = |n: usize| UpdateSessionRequest {
         key: by_token(&token),
@@ -389,7 +367,7 @@ async fn s5_the_last_sixteen_request_ids_are_kept() {
         last = Some(client.update(update(n)).await.unwrap());
     }
     for n in 1..17 {
-        assert_eq!(client.update(update(n)).await.ok(), last, "{n} is known");
+        assert_eq!(client.update(update(n)).await.ok(), last, "{n} is remembered");
     }
     assert_ne!(
         client.update(update(0)).await.unwrap().revision,
@@ -399,43 +377,42 @@ async fn s5_the_last_sixteen_request_ids_are_kept() {
 }
 
 #[tokio::test]
-async fn s8_the_secret_appears_nowhere_but_in_the_answer_to_its_maker() {
-    let world = World::own();
+async fn s8_secret_appears_only_in_the_creating_response() {
+    let world = World::dedicated();
     let arguments = [format!("--redis={}", world.redis.url()), "--log-level=trace".into()];
     let process = Process::start(&arguments);
     let client = process.client().await;
     let mut watching = client.watch_all().await;
     let foreign = "a-foreign-token-of-enough-bytes";
     let create = CreateSessionRequest { token: foreign.into(), ..with_request_id(foreign, REQUEST_ID) };
-    client.create_as(create.clone()).await.unwrap();
+    client.create_with(create.clone()).await.unwrap();
     let (_, token) = client.create(&[("a", text("1"))]).await;
     let server_made = new_token();
-    client.create_as(with_request_id(&server_made, REQUEST_ID)).await.unwrap();
-    let mut told = String::new();
+    client.create_with(with_request_id(&server_made, REQUEST_ID)).await.unwrap();
+    let mut output = String::new();
     for secret in [foreign, &token, &server_made] {
         client.get(by_token(secret)).await.unwrap();
         client.set(by_token(secret), &[("b", text("2"))]).await.unwrap();
-        // A token in the wrong field is echoed nowhere.
-        told += &format!("{:?}", client.get(by_id(secret)).await.unwrap_err());
-        told += &format!("{:?}", client.create_as(with_request_id(secret, "request-0000000009")).await.unwrap_err());
+        // The error for a token in the id field must not repeat it.
+        output += &format!("{:?}", client.get(by_id(secret)).await.unwrap_err());
+        output +=
+            &format!("{:?}", client.create_with(with_request_id(secret, "request-0000000009")).await.unwrap_err());
         client.delete(by_token(secret)).await.unwrap();
-        told += &format!("{:?}", client.get(by_token(secret)).await.unwrap_err());
+        output += &format!("{:?}", client.get(by_token(secret)).await.unwrap_err());
     }
-    told += &format!("{:?}", watching.everything_so_far().await);
-    told += &process.log.lock().unwrap();
-    told += &process.metrics().await;
-    told += &String::from_utf8_lossy(&world.redis.contents());
-    assert!(told.len() > 10_000, "something was looked through");
+    output += &format!("{:?}", watching.events_until_now().await);
+    output += &process.log.lock().unwrap();
+    output += &process.metrics().await;
+    output += &String::from_utf8_lossy(&world.redis.contents());
+    assert!(output.len() > 10_000, "too little output to search");
     for secret in [foreign, &token[31..], &server_made[31..]] {
-        assert!(!told.contains(secret), "the secret stands in: {told}");
+        assert!(!output.contains(secret), "the secret is in: {output}");
     }
 }
 
 #[tokio::test]
-async fn a_touch_is_skipped_while_the_last_is_young() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn touch_within_the_touch_interval_is_skipped() {
+    let Setup { client, .. } = &setup().await;
     let (session, token) = client.create(&[]).await;
     let touch = GetSessionRequest {
         namespace: NAMESPACE.into(),
@@ -449,10 +426,8 @@ async fn a_touch_is_skipped_while_the_last_is_young() {
 }
 
 #[tokio::test]
-async fn a_touch_moves_the_idle_deadline_without_a_revision_or_an_event() {
-    let world = World::shared();
-    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
-    let client = server.client().await;
+async fn touch_moves_the_idle_deadline_without_revision_or_event() {
+    let Setup { client, .. } = &setup_with("[default_policy]\ntouch_interval = '0s'").await;
     let mut watching = client.watch_all().await;
     let (session, token) = client.create(&[]).await;
     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -462,14 +437,12 @@ async fn a_touch_moves_the_idle_deadline_without_a_revision_or_an_event() {
     assert!((touched.seconds, touched.nanos) > (before.seconds, before.nanos));
     let read = client.get(by_token(&token)).await.unwrap();
     assert_eq!((read.revision, read.expire_time), (session.revision, Some(touched)));
-    assert_eq!(watching.everything_so_far().await.len(), 1);
+    assert_eq!(watching.events_until_now().await.len(), 1);
 }
 
 #[tokio::test]
-async fn the_subject_moves_only_from_or_to_empty() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn subject_change_requires_an_empty_subject() {
+    let Setup { client, .. } = &setup().await;
     let (_, token) = client.create(&[]).await;
     let to = |subject: &str| UpdateSessionRequest {
         key: by_token(&token),
@@ -483,30 +456,28 @@ async fn the_subject_moves_only_from_or_to_empty() {
 }
 
 #[tokio::test]
-async fn policies_bound_what_a_request_may_ask_for() {
+async fn create_beyond_the_policy_is_rejected() {
     let world = World::shared();
     let toml = "allow_unlisted_namespaces = false\n[namespace.web]\nmax_idle_timeout = '1h'\nclient_tokens = false\n";
     let server = world.server_with(toml).await;
     let client = server.client().await;
     for timeout in [seconds(3601), seconds(0)] {
         let request = CreateSessionRequest { idle_timeout: timeout, ..Default::default() };
-        let status = expect_error(client.create_as(request).await, Code::InvalidArgument, "FIELD_INVALID");
+        let status = expect_error(client.create_with(request).await, Code::InvalidArgument, "FIELD_INVALID");
         assert_eq!(status.bad_fields(), ["idle_timeout"]);
     }
     let foreign = CreateSessionRequest { token: "f".repeat(22), ..Default::default() };
-    expect_error(client.create_as(foreign).await, Code::FailedPrecondition, "CLIENT_TOKENS_FORBIDDEN");
-    let elsewhere = client.in_namespace("other").create_as(CreateSessionRequest::default()).await;
-    expect_error(elsewhere, Code::NotFound, "NAMESPACE_UNKNOWN");
+    expect_error(client.create_with(foreign).await, Code::FailedPrecondition, "CLIENT_TOKENS_FORBIDDEN");
+    let unlisted = client.in_namespace("other").create_with(CreateSessionRequest::default()).await;
+    expect_error(unlisted, Code::NotFound, "NAMESPACE_UNKNOWN");
 }
 
 #[tokio::test]
-async fn a_list_is_complete_and_filters_by_labels() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn list_with_labels_returns_all_matching_sessions() {
+    let Setup { client, .. } = &setup().await;
     let creates = (0..250).map(async |n: usize| {
         let labels = labels(&[("parity", if n.is_multiple_of(2) { "even" } else { "odd" })]);
-        client.create_as(CreateSessionRequest { labels, ..Default::default() }).await.unwrap().0.id
+        client.create_with(CreateSessionRequest { labels, ..Default::default() }).await.unwrap().0.id
     });
     let mut ids = join_all(creates).await;
     let list = async |labels: &[(&str, &str)], page_size| {
@@ -535,10 +506,8 @@ async fn a_list_is_complete_and_filters_by_labels() {
 }
 
 #[tokio::test]
-async fn a_page_token_is_good_for_its_own_list_alone() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn page_token_of_another_list_is_rejected() {
+    let Setup { client, .. } = &setup().await;
     join_all((0..3).map(async |_| client.create(&[]).await)).await;
     let list = ListSessionsRequest { namespace: NAMESPACE.into(), page_size: 1, ..Default::default() };
     let mut grpc = client.grpc.clone();
@@ -554,10 +523,8 @@ async fn a_page_token_is_good_for_its_own_list_alone() {
 }
 
 #[tokio::test]
-async fn delete_tells_its_cause() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn delete_with_cause_is_reported_in_the_error() {
+    let Setup { client, .. } = &setup().await;
     let (session, _) = client.create(&[]).await;
     let delete = DeleteSessionRequest {
         namespace: NAMESPACE.into(),

@@ -1,16 +1,15 @@
-//! W6: the state that a watch tells first, and what comes after it, are the truth.
-
-mod harness;
+//! Guarantee W6: a snapshot and the events after it match the sessions in Redis.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use harness::{
-    Client, Redis, Watching, World,
+    Client, Setup, WatchReader, World,
     client::*,
     eventually,
-    listing::{half_of_the_list, made_for_a_cursor, rest_of_the_list},
+    listing::{create_enough_for_cursor, list_first_half, list_rest},
+    setup,
 };
 use sessiond::session::SessionId;
 use sessiond_client::v1::{
@@ -18,16 +17,16 @@ use sessiond_client::v1::{
     WatchRequest, watch_response::Control,
 };
 
-fn with_state() -> WatchRequest {
+fn with_snapshot() -> WatchRequest {
     WatchRequest { initial_state: true, ..whole_namespace() }
 }
 
-/// What a client holds that does as it is told.
+/// Copy of the sessions that a client keeps by applying all events.
 #[derive(Default, Debug)]
-struct Held(BTreeMap<String, Session>);
+struct Mirror(BTreeMap<String, Session>);
 
-impl Held {
-    fn take(&mut self, events: impl IntoIterator<Item = SessionEvent>) {
+impl Mirror {
+    fn apply(&mut self, events: impl IntoIterator<Item = SessionEvent>) {
         for event in events {
             match event.r#type() {
                 EventType::Ended | EventType::Left => drop(self.0.remove(&event.id)),
@@ -36,11 +35,11 @@ impl Held {
         }
     }
 
-    /// Takes what comes until the state is complete.
-    async fn take_state(&mut self, watching: &mut Watching) {
+    /// Applies all events until the snapshot is complete.
+    async fn apply_snapshot(&mut self, watching: &mut WatchReader) {
         loop {
-            let response = watching.response().await.unwrap().expect("the watch is open");
-            self.take(response.events);
+            let response = watching.response().await.unwrap().expect("the stream is open");
+            self.apply(response.events);
             match response.control {
                 Some(Control::Synced(_)) => return,
                 Some(Control::Resync(_)) => self.0.clear(),
@@ -49,12 +48,13 @@ impl Held {
         }
     }
 
-    /// Ids and revisions.
+    /// Returns all ids and revisions.
     fn revisions(&self) -> BTreeSet<(String, i64)> {
         self.0.values().map(|session| (session.id.clone(), session.revision)).collect()
     }
 }
 
+/// Lists the ids and revisions of all live sessions.
 async fn revisions_in_redis(client: &Client) -> BTreeSet<(String, i64)> {
     let (mut all, mut page_token) = (BTreeSet::new(), String::new());
     loop {
@@ -73,15 +73,13 @@ fn ids(events: &[SessionEvent]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn what_lives_is_told_before_anything_else() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn snapshot_is_sent_before_any_other_event() {
+    let Setup { client, .. } = &setup().await;
     let (kept, _) = client.create(&[("cart", text("full"))]).await;
     let (ended, _) = client.create(&[]).await;
     client.delete(by_id(&ended.id)).await.unwrap();
-    let mut watching = client.watch(with_state()).await.unwrap();
-    let state = watching.state().await;
+    let mut watching = client.watch(with_snapshot()).await.unwrap();
+    let state = watching.snapshot().await;
     assert_eq!(ids(&state), [&kept.id]);
     assert_eq!((state[0].r#type(), state[0].revision), (EventType::Snapshot, kept.revision));
     assert_eq!(state[0].session.as_ref(), Some(&kept));
@@ -90,34 +88,32 @@ async fn what_lives_is_told_before_anything_else() {
 }
 
 #[tokio::test]
-async fn the_state_of_a_namespace_without_sessions_is_complete_at_once() {
+async fn snapshot_of_an_empty_namespace_is_empty() {
     let world = World::shared();
     let server = world.server().await;
-    let mut watching = server.client().await.watch(with_state()).await.unwrap();
-    assert_eq!(watching.state().await, []);
+    let mut watching = server.client().await.watch(with_snapshot()).await.unwrap();
+    assert_eq!(watching.snapshot().await, []);
 }
 
 #[tokio::test]
-async fn the_state_is_that_of_what_is_watched() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
-    let other = client.in_namespace("elsewhere");
+async fn snapshot_contains_only_matching_sessions() {
+    let Setup { client, .. } = &setup().await;
+    let other = client.in_namespace("other");
     other.create(&[]).await;
     let labelled = |subject: &str, value: &str| CreateSessionRequest {
         subject: subject.into(),
         labels: labels(&[("device", value)]).into_iter().collect(),
         ..Default::default()
     };
-    let (phone, _) = client.create_as(labelled("anna", "phone")).await.unwrap();
-    let (laptop, token) = client.create_as(labelled("anna", "laptop")).await.unwrap();
-    let (bert, _) = client.create_as(labelled("bert", "phone")).await.unwrap();
+    let (phone, _) = client.create_with(labelled("anna", "phone")).await.unwrap();
+    let (laptop, token) = client.create_with(labelled("anna", "laptop")).await.unwrap();
+    let (bert, _) = client.create_with(labelled("bert", "phone")).await.unwrap();
     let state = async |request: WatchRequest| {
         let request = WatchRequest { initial_state: true, ..request };
-        let mut told: Vec<String> =
-            client.watch(request).await.unwrap().state().await.into_iter().map(|event| event.id).collect();
-        told.sort();
-        told
+        let mut ids: Vec<String> =
+            client.watch(request).await.unwrap().snapshot().await.into_iter().map(|event| event.id).collect();
+        ids.sort();
+        ids
     };
     let sorted = |mut ids: Vec<&Session>| {
         ids.sort_by_key(|session| session.id.clone());
@@ -131,25 +127,24 @@ async fn the_state_is_that_of_what_is_watched() {
     assert_eq!(state(WatchRequest { keys: by_ids, ..Default::default() }).await, sorted(vec![&bert, &laptop]));
     let by_token = vec![by_token(&token).unwrap()];
     assert_eq!(state(WatchRequest { keys: by_token, ..Default::default() }).await, std::slice::from_ref(&laptop.id));
-    // Kinds are of changes: the state comes whatever was asked for.
+    // The type filter applies to changes only: the snapshot is always sent.
     let endings = WatchRequest { types: vec![EventType::Ended.into()], ..whole_namespace() };
     assert_eq!(state(endings).await, sorted(vec![&phone, &laptop, &bert]));
 }
 
 #[tokio::test]
-async fn a_good_resume_token_stands_for_the_state() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
-    let mut first = client.watch(with_state()).await.unwrap();
-    first.state().await;
+async fn valid_resume_token_skips_the_snapshot() {
+    let Setup { client, .. } = &setup().await;
+    let mut first = client.watch(with_snapshot()).await.unwrap();
+    first.snapshot().await;
     let (session, _) = client.create(&[]).await;
-    let mut resumed = client.watch(WatchRequest { resume_token: first.token.clone(), ..with_state() }).await.unwrap();
+    let mut resumed =
+        client.watch(WatchRequest { resume_token: first.token.clone(), ..with_snapshot() }).await.unwrap();
     let event = resumed.event().await;
     assert_eq!((event.r#type(), event.id), (EventType::Created, session.id));
 }
 
-/// Makes, changes and ends sessions until told to stop; how many changes.
+/// Creates, updates and deletes sessions until cancelled; returns the number of created sessions.
 async fn churn(client: &Client, stop: &tokio_util::sync::CancellationToken) -> usize {
     let mut changes = 0;
     while !stop.is_cancelled() {
@@ -164,128 +159,125 @@ async fn churn(client: &Client, stop: &tokio_util::sync::CancellationToken) -> u
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w6_state_and_changes_together_are_the_truth_while_writes_go_on() {
+async fn w6_snapshot_during_writes_matches_redis() {
     let world = World::shared();
-    // A short ring buffer of the feed: entries come by the log, too.
+    // With a short buffer, the feed of the second server also reads entries from the log.
     let (a, b) = (world.server().await, world.server_with("[limits]\nfeed_buffer = 2").await);
     let clients = [a.client().await, b.client().await];
     let stop = tokio_util::sync::CancellationToken::new();
     let writing = join_all(clients.iter().map(|client| churn(client, &stop)));
     let watching = async {
-        let mut watches: Vec<(Watching, Held)> = Vec::new();
+        let mut watches: Vec<(WatchReader, Mirror)> = Vec::new();
         for n in 0..20 {
-            // On a channel of its own: the calls go on while it is not read.
-            let mut watching = [&a, &b][n % 2].client().await.watch(with_state()).await.unwrap();
-            let state = watching.state().await;
-            let mut told = HashMap::new();
+            // On a new connection, so that an unread watch does not block the calls.
+            let mut watching = [&a, &b][n % 2].client().await.watch(with_snapshot()).await.unwrap();
+            let state = watching.snapshot().await;
+            let mut revisions = HashMap::new();
             for event in &state {
-                let before = told.insert(event.id.clone(), event.revision);
-                assert!(before.is_none_or(|before| before < event.revision), "told again after the state: {event:?}");
+                let before = revisions.insert(event.id.clone(), event.revision);
+                assert!(
+                    before.is_none_or(|before| before < event.revision),
+                    "delivered twice or out of order: {event:?}"
+                );
             }
-            let mut held = Held::default();
-            held.take(state);
-            watches.push((watching, held));
+            let mut mirror = Mirror::default();
+            mirror.apply(state);
+            watches.push((watching, mirror));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         stop.cancel();
         watches
     };
     let (changes, watches) = tokio::join!(writing, watching);
-    assert!(changes.iter().sum::<usize>() > 200, "too few changes to prove anything: {changes:?}");
+    assert!(changes.iter().sum::<usize>() > 200, "too few changes: {changes:?}");
     let truth = revisions_in_redis(&clients[0]).await;
-    for (mut watching, mut held) in watches {
-        held.take(watching.everything_so_far().await);
-        assert_eq!(held.revisions(), truth);
+    for (mut watching, mut mirror) in watches {
+        mirror.apply(watching.events_until_now().await);
+        assert_eq!(mirror.revisions(), truth);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_state_that_was_being_told_as_redis_restarted_is_told_again() {
+async fn snapshot_interrupted_by_redis_restart_is_sent_again() {
     const SESSIONS: usize = 1_500;
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
-    let world = World { redis: Redis::start_with(&durable), prefix: "sessiond:".into() };
-    let server = world.server_with("partitions = 1").await;
-    let client = server.client().await;
+    let Setup { world, client, .. } = &World::dedicated_with(&durable).setup_with("partitions = 1").await;
     let value = incompressible(8_000);
     for _ in 0..SESSIONS / 100 {
         let value = [("cart", text(&value))];
         join_all((0..100).map(|_| client.create(&value))).await;
     }
-    let mut watching = client.watch(with_state()).await.unwrap();
-    let mut held = Held::default();
-    held.take(watching.response().await.unwrap().unwrap().events);
-    assert!(!held.0.is_empty());
-    // Not read any further: the server stands amid the cursor.
+    let mut watching = client.watch(with_snapshot()).await.unwrap();
+    let mut mirror = Mirror::default();
+    mirror.apply(watching.response().await.unwrap().unwrap().events);
+    assert!(!mirror.0.is_empty());
+    // The test stops reading, so the server waits in the middle of a cursor.
     world.redis.kill();
     world.redis.restart();
-    eventually("the server is back", async || client.create_as(Default::default()).await.ok()).await;
-    held.take_state(&mut watching).await;
-    let truth = revisions_in_redis(&client).await;
-    held.take(watching.everything_so_far().await);
-    assert_eq!(held.revisions().len(), truth.len());
-    assert_eq!(held.revisions(), truth);
+    eventually("the server responds again", async || client.create_with(Default::default()).await.ok()).await;
+    mirror.apply_snapshot(&mut watching).await;
+    let truth = revisions_in_redis(client).await;
+    mirror.apply(watching.events_until_now().await);
+    assert_eq!(mirror.revisions().len(), truth.len());
+    assert_eq!(mirror.revisions(), truth);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_whose_cursor_became_void_begins_its_partition_again_and_lacks_nothing() {
+async fn list_after_redis_restart_returns_every_session() {
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
-    let world = World { redis: Redis::start_with(&durable), prefix: "sessiond:".into() };
-    let server = world.server_with("partitions = 1").await;
-    let client = server.client().await;
-    let sessions = made_for_a_cursor(&client).await;
-    let (mut listed, page_token) = half_of_the_list(&client, &sessions).await;
-    // Another run has another order.
+    let Setup { world, client, .. } = &World::dedicated_with(&durable).setup_with("partitions = 1").await;
+    let sessions = create_enough_for_cursor(client).await;
+    let (mut listed, page_token) = list_first_half(client, &sessions).await;
+    // After a restart Redis returns keys in another order.
     world.redis.kill();
     world.redis.restart();
-    listed.extend(rest_of_the_list(&client, page_token).await);
-    assert_eq!(sessions.difference(&listed).count(), 0, "some are not listed");
-    assert_eq!(listed.len(), sessions.len(), "others are listed");
+    listed.extend(list_rest(client, page_token).await);
+    assert_eq!(sessions.difference(&listed).count(), 0, "sessions are missing");
+    assert_eq!(listed.len(), sessions.len(), "unknown sessions are listed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_read_as_gone_and_is_back_after_a_rewind_is_told() {
-    let world = World { redis: Redis::start_with(&["--dbfilename", "saved.rdb"]), prefix: "sessiond:".into() };
-    let server = world.server_with("partitions = 1").await;
-    let client = server.client().await;
-    // More than the windows of a connection hold.
+async fn snapshot_includes_sessions_restored_by_a_rollback() {
+    let Setup { world, client, .. } = &World::with_snapshots().setup_with("partitions = 1").await;
+    // More bytes than the flow-control windows of a connection hold.
     let value = [("cart", text(&incompressible(60_000)))];
     let mut sessions = BTreeSet::new();
     for _ in 0..100 {
         sessions.insert(client.create(&value).await.0.id);
     }
     world.redis.must(&["SAVE"]);
-    // Gone by a change that the feed does not hear of: of the one that is read first.
+    // Deletes the session that the snapshot reads first, by a change that the feed does not receive.
     let first = sessions.iter().min_by_key(|id| id.parse::<SessionId>().unwrap()).unwrap();
     let due = world.redis.keys("*:due:*").remove(0);
     world.redis.must(&["ZREM", &due, first]);
     world.redis.must(&["DEL", &world.redis.keys(&format!("*:s:{NAMESPACE}:{first}"))[0]]);
-    let mut watching = client.watch(with_state()).await.unwrap();
-    let mut held = Held::default();
-    held.take(watching.response().await.unwrap().unwrap().events);
-    assert!(!held.0.is_empty() && !held.0.contains_key(first));
+    let mut watching = client.watch(with_snapshot()).await.unwrap();
+    let mut mirror = Mirror::default();
+    mirror.apply(watching.response().await.unwrap().unwrap().events);
+    assert!(!mirror.0.is_empty() && !mirror.0.contains_key(first));
     world.redis.kill();
     world.redis.restart();
-    eventually("the feed is back", async || world.redis.command(&["CLIENT", "LIST"]).contains("ssub=1 ").then_some(()))
-        .await;
-    held.take_state(&mut watching).await;
-    assert_eq!(held.0.into_keys().collect::<BTreeSet<_>>(), sessions);
+    eventually("the feed subscribes again", async || {
+        world.redis.command(&["CLIENT", "LIST"]).contains("ssub=1 ").then_some(())
+    })
+    .await;
+    mirror.apply_snapshot(&mut watching).await;
+    assert_eq!(mirror.0.into_keys().collect::<BTreeSet<_>>(), sessions);
 }
 
 #[tokio::test]
-async fn after_a_resync_the_state_is_told_again() {
-    let world = World::own();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn resync_is_followed_by_a_new_snapshot() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
     client.create(&[]).await;
-    let mut watching = client.watch(with_state()).await.unwrap();
-    assert_eq!(watching.state().await.len(), 1);
+    let mut watching = client.watch(with_snapshot()).await.unwrap();
+    assert_eq!(watching.snapshot().await.len(), 1);
     world.redis.command(&["FLUSHALL"]);
     let resync = watching.resync().await;
     assert_eq!((resync.reason(), resync.ids), (ResyncReason::Flushed, vec![]));
-    assert_eq!(watching.state().await, []);
+    assert_eq!(watching.snapshot().await, []);
     let (session, _) = client.create(&[]).await;
     assert_eq!(watching.event().await.id, session.id);
-    // And where it was not asked for it does not come.
+    // A watch without initial_state gets no snapshot.
     let mut resumed = client.resume(&watching.token).await;
     world.redis.command(&["FLUSHALL"]);
     assert_eq!(resumed.resync().await.reason(), ResyncReason::Flushed);
@@ -294,34 +286,30 @@ async fn after_a_resync_the_state_is_told_again() {
 }
 
 #[tokio::test]
-async fn what_ended_while_the_state_was_told_is_told_after_it() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
-    // More than the windows of a connection hold.
+async fn session_ended_during_the_snapshot_is_delivered() {
+    let Setup { server, client, .. } = &setup().await;
+    // More bytes than the flow-control windows of a connection hold.
     let value = incompressible(60_000);
     let mut sessions = Vec::new();
     for _ in 0..100 {
         sessions.push(client.create(&[("cart", text(&value))]).await.0.id);
     }
-    let mut watching = server.client().await.watch(with_state()).await.unwrap();
+    let mut watching = server.client().await.watch(with_snapshot()).await.unwrap();
     let first = watching.response().await.unwrap().unwrap();
     for id in &sessions {
         client.delete(by_id(id)).await.unwrap();
     }
-    let mut held = Held::default();
-    held.take(first.events);
-    let rest = watching.state().await;
+    let mut mirror = Mirror::default();
+    mirror.apply(first.events);
+    let rest = watching.snapshot().await;
     let ended = rest.iter().filter(|event| event.r#type() == EventType::Ended).count();
-    held.take(rest);
-    assert_eq!((held.0.len(), ended), (0, 100), "every ending is told before the state is complete");
+    mirror.apply(rest);
+    assert_eq!((mirror.0.len(), ended), (0, 100), "every end is delivered before synced");
 }
 
 #[tokio::test]
-async fn a_session_that_came_to_match_while_the_state_was_told_is_not_missed() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn session_matching_during_the_snapshot_is_delivered() {
+    let Setup { client, .. } = &setup().await;
     let mut sessions = Vec::new();
     for _ in 0..50 {
         sessions.push(client.create(&[]).await.0.id);
@@ -333,11 +321,11 @@ async fn a_session_that_came_to_match_while_the_state_was_told_is_not_missed() {
     let (logins, watching) = tokio::join!(logins, client.watch(request()));
     assert!(logins.iter().all(Result::is_ok));
     let mut watching = watching.unwrap();
-    let mut held = Held::default();
-    held.take(watching.state().await);
-    eventually("all are held", async || {
-        while held.0.len() < sessions.len() {
-            held.take([watching.event().await]);
+    let mut mirror = Mirror::default();
+    mirror.apply(watching.snapshot().await);
+    eventually("the mirror has all sessions", async || {
+        while mirror.0.len() < sessions.len() {
+            mirror.apply([watching.event().await]);
         }
         Some(())
     })

@@ -1,6 +1,4 @@
-//! W1 to W5 and W7: what a watcher may rely on.
-
-mod harness;
+//! Guarantees W1 to W5 and W7: order, completeness, resume, bookmarks and expiry events of a watch.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,7 +8,9 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use harness::{Redis, Watching, World, client::*, eventually, redis::TELLS_OF_VANISHING};
+use harness::{
+    Redis, Setup, WatchReader, World, client::*, eventually, redis::KEYSPACE_NOTIFICATIONS, setup, setup_with,
+};
 use sessiond::{session::Revision, watch::ResumeToken};
 use sessiond_client::v1::{
     Cause, CreateSessionRequest, DeleteSessionRequest, EventType, ResyncReason, SessionEvent, UpdateSessionRequest,
@@ -19,9 +19,10 @@ use sessiond_client::v1::{
 use tokio::time::timeout;
 use tonic::Code;
 
-/// Some sessions, each made, changed a few times and ended, all in parallel over both clients; how many changes.
+/// Creates, updates three times and deletes each session, all concurrently over these clients; returns the number of
+/// changes.
 async fn work(clients: &[&Client], sessions: usize) -> usize {
-    let lives = (0..sessions).map(async |n: usize| {
+    let cycles = (0..sessions).map(async |n: usize| {
         let client = clients[n % clients.len()];
         let (session, token) = client.create(&[("n", text("0"))]).await;
         for turn in 1..=3 {
@@ -30,11 +31,11 @@ async fn work(clients: &[&Client], sessions: usize) -> usize {
         }
         client.delete(by_id(&session.id)).await.unwrap();
     });
-    join_all(lives).await;
+    join_all(cycles).await;
     sessions * 5
 }
 
-/// Each session's events in order of arrival.
+/// Groups events by session, in order of arrival.
 fn by_session(events: &[SessionEvent]) -> BTreeMap<String, Vec<&SessionEvent>> {
     let mut sessions: BTreeMap<String, Vec<&SessionEvent>> = BTreeMap::new();
     for event in events {
@@ -43,31 +44,31 @@ fn by_session(events: &[SessionEvent]) -> BTreeMap<String, Vec<&SessionEvent>> {
     sessions
 }
 
-/// Every session of `work` was told whole and in order, and nothing twice.
-fn assert_whole(events: &[SessionEvent], changes: usize) {
+/// Checks that the events of [`work`] are complete, in order, and delivered once.
+fn assert_complete(events: &[SessionEvent], changes: usize) {
     assert_eq!(events.len(), changes);
     let unique: HashSet<_> = events.iter().map(|event| (&event.id, event.revision)).collect();
-    assert_eq!(unique.len(), events.len(), "told twice");
-    for told in by_session(events).values() {
-        assert!(told.is_sorted_by_key(|event| event.revision), "out of order");
-        let kinds: Vec<_> = told.iter().map(|event| event.r#type()).collect();
+    assert_eq!(unique.len(), events.len(), "delivered twice");
+    for events in by_session(events).values() {
+        assert!(events.is_sorted_by_key(|event| event.revision), "out of order");
+        let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();
         let updated = EventType::Updated;
         assert_eq!(kinds, [EventType::Created, updated, updated, updated, EventType::Ended]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w1_events_of_one_session_come_by_rising_revision() {
+async fn w1_events_of_one_session_have_rising_revisions() {
     let world = World::shared();
     let (a, b) = (world.server().await, world.server().await);
     let clients = [a.client().await, b.client().await];
     let mut watching = clients[1].watch_all().await;
     let changes = work(&[&clients[0], &clients[1]], 40).await;
-    assert_whole(&watching.events(changes).await, changes);
+    assert_complete(&watching.events(changes).await, changes);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w2_nothing_is_told_twice_also_across_a_resume() {
+async fn w2_event_is_delivered_once_across_resumes() {
     let world = World::shared();
     let (a, b) = (world.server().await, world.server().await);
     let (client, other) = (a.client().await, b.client().await);
@@ -80,53 +81,49 @@ async fn w2_nothing_is_told_twice_also_across_a_resume() {
         while events.len() < 300 {
             let response = watching.response().await.unwrap().unwrap();
             events.extend(response.events);
-            // After every few events on, by turns, on the other instance.
+            // Resumes after about every 20 events, on the other instance each time.
             if events.len() / 20 > instance {
                 instance = events.len() / 20;
                 let from = [&client, &other][instance % 2];
                 watching = from.resume(&watching.token).await;
             }
         }
-        events.extend(watching.everything_so_far().await);
+        events.extend(watching.events_until_now().await);
         events
     };
     let (changes, events) = tokio::join!(working, resuming);
-    assert_whole(&events, changes);
+    assert_complete(&events, changes);
 }
 
 #[tokio::test]
-async fn w3_a_change_that_matches_before_or_after_is_told() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w3_change_matching_before_or_after_is_delivered() {
+    let Setup { client, .. } = &setup().await;
     let request = WatchRequest { labels: labels(&[("team", "red")]), ..whole_namespace() };
     let mut watching = client.watch(request).await.unwrap();
     watching.bookmark().await;
     let create = |team: &str| CreateSessionRequest { labels: labels(&[("team", team)]), ..Default::default() };
-    let (red, _) = client.create_as(create("red")).await.unwrap();
-    let (blue, _) = client.create_as(create("blue")).await.unwrap();
+    let (red, _) = client.create_with(create("red")).await.unwrap();
+    let (blue, _) = client.create_with(create("blue")).await.unwrap();
     let paint = async |id: &str, team: &str| {
         let set_labels = labels(&[("team", team)]);
         client.update(UpdateSessionRequest { key: by_id(id), set_labels, ..Default::default() }).await.unwrap();
     };
     paint(&red.id, "blue").await;
-    client.set(by_id(&red.id), &[("unseen", text("1"))]).await.unwrap();
+    client.set(by_id(&red.id), &[("unrelated", text("1"))]).await.unwrap();
     paint(&blue.id, "red").await;
     client.delete(by_id(&red.id)).await.unwrap();
     client.delete(by_id(&blue.id)).await.unwrap();
-    let events = watching.everything_so_far().await;
-    let told: Vec<_> = events.iter().map(|event| (event.r#type(), event.id == red.id)).collect();
+    let events = watching.events_until_now().await;
+    let received: Vec<_> = events.iter().map(|event| (event.r#type(), event.id == red.id)).collect();
     let expected =
         [(EventType::Created, true), (EventType::Left, true), (EventType::Updated, false), (EventType::Ended, false)];
-    let (reds, blues): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, is_red)| *is_red);
+    let (reds, blues): (Vec<_>, Vec<_>) = received.into_iter().partition(|(_, is_red)| *is_red);
     assert_eq!([reds, blues].concat(), expected);
 }
 
 #[tokio::test]
-async fn w3_types_and_views_are_as_asked_for() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w3_watch_filters_by_type_and_uses_the_view() {
+    let Setup { client, .. } = &setup().await;
     let request =
         WatchRequest { types: vec![EventType::Ended.into(), EventType::Snapshot.into()], view: 0, ..whole_namespace() };
     let mut watching = client.watch(request).await.unwrap();
@@ -134,7 +131,7 @@ async fn w3_types_and_views_are_as_asked_for() {
     let (session, _) = client.create(&[("a", text("1"))]).await;
     client.in_namespace("other").create(&[]).await;
     client.delete(by_id(&session.id)).await.unwrap();
-    let events = watching.everything_so_far().await;
+    let events = watching.events_until_now().await;
     assert_eq!(events.len(), 1);
     let ended = &events[0];
     assert_eq!((ended.r#type(), ended.cause()), (EventType::Ended, Cause::Logout));
@@ -143,21 +140,22 @@ async fn w3_types_and_views_are_as_asked_for() {
 }
 
 #[tokio::test]
-async fn w3_events_too_large_to_travel_come_by_the_log() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w3_event_too_large_for_the_channel_is_read_from_the_log() {
+    let Setup { server, client, .. } = &setup().await;
     let mut watching = client.watch_all().await;
     let (session, token) = client.create(&[("large", text(&incompressible(40_000)))]).await;
     client.set(by_token(&token), &[("small", text("1"))]).await.unwrap();
     let events = watching.events(2).await;
     assert_eq!(events[0].session.as_ref(), Some(&session));
     assert_eq!(events[1].session.as_ref().unwrap().attributes.len(), 2);
-    assert!(server.metric("sessiond_feed_gaps_total").await >= 2.0, "the channel brought their positions alone");
+    assert!(
+        server.metric("sessiond_feed_gaps_total").await >= 2.0,
+        "the channel carried only the positions of the events"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w4_a_watch_resumes_on_any_instance() {
+async fn w4_watch_resumes_on_another_instance() {
     let world = World::shared();
     let mut first = world.server().await;
     let client = first.client().await;
@@ -166,28 +164,26 @@ async fn w4_a_watch_resumes_on_any_instance() {
     let mut events = watching.events(before).await;
     let token = watching.token.clone();
     drop(watching);
-    let unseen = work(&[&client], 30).await;
+    let missed = work(&[&client], 30).await;
     first.stop().await;
     let second = world.server().await;
     let client = second.client().await;
     let mut watching = client.resume(&token).await;
-    events.extend(watching.events(unseen).await);
+    events.extend(watching.events(missed).await);
     let live = work(&[&client], 10).await;
     events.extend(watching.events(live).await);
-    assert_whole(&events, before + unseen + live);
-    // Any filter goes on from any token.
+    assert_complete(&events, before + missed + live);
+    // A resume token is valid with any filter.
     let by_label = WatchRequest { labels: labels(&[("no", "one")]), resume_token: token, ..whole_namespace() };
     let mut watching = client.watch(by_label).await.unwrap();
-    assert_eq!(watching.everything_so_far().await, []);
+    assert_eq!(watching.events_until_now().await, []);
 }
 
 #[tokio::test]
-async fn w4_an_ending_that_was_missed_is_told_on_resume() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
-    // Opened, left, and opened again after the session has ended.
-    let miss_the_ending = async |id: &str, request: WatchRequest| {
+async fn w4_missed_end_is_delivered_on_resume() {
+    let Setup { client, .. } = &setup().await;
+    // Opens a watch, closes it, and resumes it after the session has ended.
+    let resume_after_end = async |id: &str, request: WatchRequest| {
         let mut watching = client.watch(request.clone()).await.unwrap();
         watching.bookmark().await;
         let resume_token = watching.token.clone();
@@ -197,21 +193,21 @@ async fn w4_an_ending_that_was_missed_is_told_on_resume() {
     };
     let (session, _) = client.create(&[]).await;
     let by_ids = WatchRequest { keys: by_id(&session.id).into_iter().collect(), ..Default::default() };
-    let mut resumed = miss_the_ending(&session.id, by_ids).await;
+    let mut resumed = resume_after_end(&session.id, by_ids).await;
     resumed.end().await.unwrap();
-    assert_eq!(resumed.kept().len(), 1);
+    assert_eq!(resumed.buffered().len(), 1);
 
     let (session, token) = client.create(&[]).await;
     let by_token = WatchRequest { keys: vec![by_token_key(&token)], ..Default::default() };
-    let mut resumed = miss_the_ending(&session.id, by_token.clone()).await;
+    let mut resumed = resume_after_end(&session.id, by_token.clone()).await;
     expect_error(resumed.end().await, Code::NotFound, "SESSION_ENDED");
-    assert_eq!(resumed.kept().len(), 1);
+    assert_eq!(resumed.buffered().len(), 1);
     expect_error(client.watch(by_token).await.map(drop), Code::NotFound, "SESSION_ENDED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w3_a_session_that_ends_while_its_watch_is_opened_again_has_its_end_told() {
-    let world = World::own();
+async fn w3_end_during_resume_is_delivered() {
+    let world = World::dedicated();
     let (server, other) = (world.server().await, world.server().await);
     let (client, other) = (server.client().await, other.client().await);
     for n in 0..50 {
@@ -221,52 +217,50 @@ async fn w3_a_session_that_ends_while_its_watch_is_opened_again_has_its_end_told
         let mut watching = client.watch(request.clone()).await.unwrap();
         watching.bookmark().await;
         let request = WatchRequest { resume_token: watching.token.clone(), ..request };
-        // What ends is in the log before the feed hears of it.
+        // Closes the feed's subscription, so that the end is in the log before the feed receives it.
         world.redis.must(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         let (deleted, resumed) = tokio::join!(other.delete(by_id(&session.id)), client.watch(request));
         assert!(deleted.unwrap());
         let mut resumed = resumed.unwrap();
         assert_eq!(resumed.end().await.is_ok(), n % 2 == 0);
-        assert_eq!(resumed.kept().len(), 1);
+        assert_eq!(resumed.buffered().len(), 1);
     }
 }
 
-/// Redis does all of it, and nothing in between.
-fn in_one_step(redis: &Redis, commands: &[&str]) {
+/// Runs the commands in one MULTI/EXEC transaction.
+fn transaction(redis: &Redis, commands: &[&str]) {
     let mut stream = UnixStream::connect(redis.socket()).unwrap();
     stream.write_all(format!("MULTI\r\n{}\r\nEXEC\r\nQUIT\r\n", commands.join("\r\n")).as_bytes()).unwrap();
-    let mut answers = String::new();
-    stream.read_to_string(&mut answers).unwrap();
-    assert!(answers.lines().all(|line| !line.starts_with('-')), "{commands:?}: {answers}");
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies).unwrap();
+    assert!(replies.lines().all(|line| !line.starts_with('-')), "{commands:?}: {replies}");
 }
 
 #[tokio::test]
-async fn w7_a_watch_by_ids_waits_for_an_end_that_cannot_be_written_yet() {
+async fn w7_watch_by_ids_waits_until_the_end_is_written() {
     const NO_WRITES: &str = "CONFIG SET min-replicas-to-write 1";
-    let world = World { redis: Redis::start_with(&TELLS_OF_VANISHING), prefix: "sessiond:".into() };
-    let server = world.server().await;
-    let client = server.client().await;
-    for vanishes in [false, true] {
-        let idle_timeout = if vanishes { None } else { seconds(3) };
+    let Setup { world, client, .. } = &World::dedicated_with(&KEYSPACE_NOTIFICATIONS).setup().await;
+    for is_deleted in [false, true] {
+        let idle_timeout = if is_deleted { None } else { seconds(3) };
         let request = CreateSessionRequest { idle_timeout, ..Default::default() };
-        let (session, _) = client.create_as(request).await.unwrap();
+        let (session, _) = client.create_with(request).await.unwrap();
         let request = WatchRequest { keys: by_id(&session.id).into_iter().collect(), ..Default::default() };
         let mut watching = client.watch(request.clone()).await.unwrap();
         watching.bookmark().await;
         let request = WatchRequest { resume_token: watching.token.clone(), ..request };
-        if vanishes {
+        if is_deleted {
             let key = world.redis.keys(&format!("*:s:{NAMESPACE}:{}", session.id)).remove(0);
-            in_one_step(&world.redis, &[&format!("DEL {key}"), NO_WRITES]);
+            transaction(&world.redis, &[&format!("DEL {key}"), NO_WRITES]);
         } else {
-            in_one_step(&world.redis, &[NO_WRITES]);
+            transaction(&world.redis, &[NO_WRITES]);
         }
-        eventually("it is over", async || client.get(by_id(&session.id)).await.err()).await;
+        eventually("the session is over", async || client.get(by_id(&session.id)).await.err()).await;
         let mut resumed = client.watch(request).await.unwrap();
         resumed.bookmark().await;
         world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
         resumed.end().await.unwrap();
-        let told = resumed.kept();
-        assert_eq!(told.iter().map(|event| event.r#type()).collect::<Vec<_>>(), [EventType::Ended], "{vanishes}");
+        let received = resumed.buffered();
+        assert_eq!(received.iter().map(|event| event.r#type()).collect::<Vec<_>>(), [EventType::Ended], "{is_deleted}");
     }
 }
 
@@ -275,10 +269,8 @@ fn by_token_key(token: &str) -> sessiond_client::v1::SessionKey {
 }
 
 #[tokio::test]
-async fn w5_bookmarks_come_in_silence_and_say_up_to_when() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w5_idle_watch_receives_bookmarks_with_rising_as_of() {
+    let Setup { client, .. } = &setup().await;
     let mut watching =
         client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
     let mut last = watching.bookmark().await.as_of.unwrap();
@@ -290,25 +282,23 @@ async fn w5_bookmarks_come_in_silence_and_say_up_to_when() {
 }
 
 #[tokio::test]
-async fn w5_no_bookmark_comes_while_redis_does_not_answer() {
-    let world = World::own();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w5_paused_redis_stops_bookmarks() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
     let mut watching =
         client.watch(WatchRequest { bookmark_interval: millis(100), ..whole_namespace() }).await.unwrap();
-    let as_of = async |watching: &mut Watching| {
+    let as_of = async |watching: &mut WatchReader| {
         let as_of = watching.bookmark().await.as_of.unwrap();
         (as_of.seconds, as_of.nanos)
     };
     let mut last = as_of(&mut watching).await;
     world.redis.pause();
     let status = format!("/proc/{}/stat", world.redis.pid());
-    let is_stopped = || std::fs::read_to_string(&status).unwrap().contains(") T ");
-    eventually("Redis stands still", async || is_stopped().then_some(())).await;
+    let is_paused = || std::fs::read_to_string(&status).unwrap().contains(") T ");
+    eventually("the Redis process is stopped", async || is_paused().then_some(())).await;
     let stopped = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let stopped = (stopped.as_secs() as i64, stopped.subsec_nanos() as i32);
-    // Those that were under way may come: Redis was asked for them before, for each by itself.
-    let asked_meanwhile = timeout(Duration::from_secs(2), async {
+    // Bookmarks that Redis was asked for before the pause may still arrive.
+    let late_bookmark = timeout(Duration::from_secs(2), async {
         loop {
             let next = as_of(&mut watching).await;
             if next <= last || next > stopped {
@@ -318,19 +308,17 @@ async fn w5_no_bookmark_comes_while_redis_does_not_answer() {
         }
     });
     assert_eq!(
-        asked_meanwhile.await.ok(),
+        late_bookmark.await.ok(),
         None,
-        "a bookmark comes, after that of {last:?}; Redis stopped at {stopped:?}"
+        "a bookmark arrived after that of {last:?}; Redis stopped at {stopped:?}"
     );
     world.redis.resume();
     assert!(as_of(&mut watching).await > stopped);
 }
 
 #[tokio::test]
-async fn a_watch_by_ids_closes_when_all_have_ended() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn watch_by_ids_closes_when_all_sessions_have_ended() {
+    let Setup { client, .. } = &setup().await;
     let ((one, _), (two, _)) = (client.create(&[]).await, client.create(&[]).await);
     let keys = [&one, &two].iter().filter_map(|session| by_id(&session.id)).collect();
     let request = WatchRequest { keys, types: vec![EventType::Updated.into()], ..Default::default() };
@@ -340,16 +328,14 @@ async fn a_watch_by_ids_closes_when_all_have_ended() {
     client.set(by_id(&two.id), &[("a", text("1"))]).await.unwrap();
     client.delete(by_id(&two.id)).await.unwrap();
     watching.end().await.unwrap();
-    assert_eq!(watching.kept().len(), 2);
+    assert_eq!(watching.buffered().len(), 2);
     let unknown = WatchRequest { keys: by_id(&id_of(&new_token())).into_iter().collect(), ..Default::default() };
     expect_error(client.watch(unknown).await.map(drop), Code::NotFound, "SESSION_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn a_watch_by_token_ends_with_its_session() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn watch_by_token_closes_when_its_session_ends() {
+    let Setup { client, .. } = &setup().await;
     let (session, token) = client.create(&[]).await;
     let request = WatchRequest { keys: vec![by_token_key(&token)], ..Default::default() };
     let mut watching = client.watch(request).await.unwrap();
@@ -357,28 +343,28 @@ async fn a_watch_by_token_ends_with_its_session() {
     client.delete(by_id(&session.id)).await.unwrap();
     let status = expect_error(watching.end().await, Code::NotFound, "SESSION_ENDED");
     assert_eq!(status.metadata_of("cause"), "LOGOUT");
-    assert_eq!(watching.kept().len(), 1);
-    let stranger = format!("{}{}", &token[..31], &new_token()[31..]);
-    let request = WatchRequest { keys: vec![by_token_key(&stranger)], ..Default::default() };
+    assert_eq!(watching.buffered().len(), 1);
+    let wrong_secret = format!("{}{}", &token[..31], &new_token()[31..]);
+    let request = WatchRequest { keys: vec![by_token_key(&wrong_secret)], ..Default::default() };
     expect_error(client.watch(request).await.map(drop), Code::NotFound, "SESSION_NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w7_every_expiry_is_told_once_with_its_cause_and_last_state_and_never_early() {
+async fn w7_expiry_is_delivered_once_with_cause_and_never_early() {
     let world = World::shared();
     let (a, b) = (world.server().await, world.server().await);
     let (client, other) = (a.client().await, b.client().await);
-    let mut watchings = [client.watch_all().await, other.watch_all().await];
+    let mut watches = [client.watch_all().await, other.watch_all().await];
     let creates = (0..200).map(async |n: i64| {
         let idle_timeout = millis(100 + n * 5);
         let absolute_timeout = if n % 2 == 0 { millis(100 + n * 5) } else { seconds(60) };
         let attributes = [("n".to_owned(), text(&n.to_string()))].into();
         let request = CreateSessionRequest { idle_timeout, absolute_timeout, attributes, ..Default::default() };
-        client.create_as(request).await.unwrap().0
+        client.create_with(request).await.unwrap().0
     });
     let sessions: HashMap<_, _> =
         join_all(creates).await.into_iter().map(|session| (session.id.clone(), session)).collect();
-    for watching in &mut watchings {
+    for watching in &mut watches {
         let mut endings = HashSet::new();
         while endings.len() < sessions.len() {
             let event = watching.event().await;
@@ -386,7 +372,7 @@ async fn w7_every_expiry_is_told_once_with_its_cause_and_last_state_and_never_ea
                 continue;
             }
             let session = &sessions[&event.id];
-            assert!(endings.insert(event.id.clone()), "told twice");
+            assert!(endings.insert(event.id.clone()), "delivered twice");
             let expected = if session.expire_time == session.absolute_expire_time {
                 Cause::AbsoluteTimeout
             } else {
@@ -397,21 +383,19 @@ async fn w7_every_expiry_is_told_once_with_its_cause_and_last_state_and_never_ea
             let (due, at) = (session.expire_time.unwrap(), event.event_time.unwrap());
             assert!((at.seconds, at.nanos) >= (due.seconds, due.nanos), "early");
         }
-        assert!(watching.everything_so_far().await.is_empty(), "exactly one ENDED each");
+        assert!(watching.events_until_now().await.is_empty(), "one ENDED event per session");
     }
     let expired = async |server: &harness::Server| server.metric("sessiond_sessions_expired_total").await as usize;
     assert_eq!(expired(&a).await + expired(&b).await, sessions.len());
 }
 
 #[tokio::test]
-async fn a_token_older_than_the_log_is_answered_by_resync() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn resume_token_older_than_the_log_gets_a_resync() {
+    let Setup { world, client, .. } = &setup().await;
     let mut watching = client.watch_all().await;
     let token = watching.token.clone();
     for _ in 0..3 {
-        work(&[&client], 20).await;
+        work(&[client], 20).await;
     }
     watching.events(300).await;
     for log in world.redis.keys(&format!("{}*:log", world.prefix)) {
@@ -419,28 +403,26 @@ async fn a_token_older_than_the_log_is_answered_by_resync() {
     }
     let mut resumed = client.resume(&token).await;
     assert_eq!(resumed.resync().await.reason(), ResyncReason::Compacted);
-    // And the stream goes on.
-    let changes = work(&[&client], 5).await;
-    assert_whole(&resumed.events(changes).await, changes);
-    assert_whole(&watching.events(changes).await, changes);
+    // The stream stays open.
+    let changes = work(&[client], 5).await;
+    assert_complete(&resumed.events(changes).await, changes);
+    assert_complete(&watching.events(changes).await, changes);
 }
 
 #[tokio::test]
-async fn a_token_of_another_store_or_from_ahead_of_the_log_is_answered_by_resync() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn resume_token_of_other_store_or_branch_gets_a_resync() {
+    let Setup { client, .. } = &setup().await;
     let mut watching = client.watch_all().await;
-    work(&[&client], 4).await;
+    work(&[client], 4).await;
     watching.events(20).await;
     let own = ResumeToken::decode(&watching.token).unwrap();
-    let elsewhere = ResumeToken { store: sessiond::store::StoreId([1; 16]), ..own.clone() };
+    let other_store = ResumeToken { store: sessiond::store::StoreId([1; 16]), ..own.clone() };
     let mut ahead = own.clone();
     ahead.positions[3].revision = Revision(ahead.positions[3].revision.0 + 3_600_000_000);
     let mut other_branch = own.clone();
     other_branch.positions.iter_mut().for_each(|position| position.nonce ^= 1);
     for (token, reason) in
-        [(elsewhere, ResyncReason::Flushed), (ahead, ResyncReason::Rollback), (other_branch, ResyncReason::Rollback)]
+        [(other_store, ResyncReason::Flushed), (ahead, ResyncReason::Rollback), (other_branch, ResyncReason::Rollback)]
     {
         let mut resumed = client.resume(&token.encode()).await;
         assert_eq!(resumed.resync().await.reason(), reason);
@@ -450,10 +432,8 @@ async fn a_token_of_another_store_or_from_ahead_of_the_log_is_answered_by_resync
 }
 
 #[tokio::test]
-async fn a_flushed_store_is_told_by_resync_and_serves_on() {
-    let world = World::own();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn flushed_store_sends_a_resync_and_keeps_serving() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
     let mut watching = client.watch_all().await;
     let (session, _) = client.create(&[]).await;
     watching.event().await;
@@ -465,7 +445,7 @@ async fn a_flushed_store_is_told_by_resync_and_serves_on() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_ends_its_watches_with_their_token() {
+async fn stopped_server_closes_watches_with_resume_tokens() {
     let world = World::shared();
     let mut server = world.server().await;
     let other = world.server().await;
@@ -473,7 +453,7 @@ async fn a_stopped_server_ends_its_watches_with_their_token() {
     let mut watching = client.watch_all().await;
     let (session, _) = client.create(&[]).await;
     watching.event().await;
-    server.begin_to_stop();
+    server.start_shutdown();
     expect_error(watching.end().await, Code::Unavailable, "DRAINING");
     server.stop().await;
     let client = other.client().await;
@@ -483,23 +463,20 @@ async fn a_stopped_server_ends_its_watches_with_their_token() {
 }
 
 #[tokio::test]
-async fn watchers_are_counted() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
-    let watching = [client.watch_all().await, client.watch_all().await];
-    assert_eq!(server.metric("sessiond_watchers").await, 2.0);
-    drop(watching);
-    eventually("they are let go", async || (server.metric("sessiond_watchers").await == 0.0).then_some(())).await;
-    let cancelled = "sessiond_calls_total{method=\"Watch\",code=\"CANCELLED\"}";
-    eventually("they are counted as cancelled", async || (server.metric(cancelled).await == 2.0).then_some(())).await;
+async fn open_watches_are_counted() {
+    let Setup { server, client, .. } = &setup().await;
+    let watches = [client.watch_all().await, client.watch_all().await];
+    assert_eq!(server.metric("sessiond_watches").await, 2.0);
+    drop(watches);
+    eventually("the watches are closed", async || (server.metric("sessiond_watches").await == 0.0).then_some(())).await;
+    let cancelled = "sessiond_grpc_requests_total{method=\"Watch\",code=\"CANCELLED\"}";
+    eventually("the calls are counted as cancelled", async || (server.metric(cancelled).await == 2.0).then_some(()))
+        .await;
 }
 
 #[tokio::test]
-async fn the_first_response_is_a_bookmark_that_comes_at_once() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn watch_receives_a_bookmark_at_once() {
+    let Setup { client, .. } = &setup().await;
     let request = WatchRequest { bookmark_interval: seconds(60), ..whole_namespace() };
     let mut watching = client.watch(request).await.unwrap();
     let first = watching.response().await.unwrap().unwrap();
@@ -507,14 +484,14 @@ async fn the_first_response_is_a_bookmark_that_comes_at_once() {
 }
 
 #[tokio::test]
-async fn a_delete_and_an_expiry_at_once_make_one_ending() {
+async fn concurrent_delete_and_expiry_produce_one_end() {
     let world = World::shared();
     let (a, b) = (world.server().await, world.server().await);
     let (client, other) = (a.client().await, b.client().await);
     let mut watching = client.watch_all().await;
     let races = (0..100).map(async |n: i64| {
         let request = CreateSessionRequest { idle_timeout: millis(40), ..Default::default() };
-        let (session, _) = client.create_as(request).await.unwrap();
+        let (session, _) = client.create_with(request).await.unwrap();
         tokio::time::sleep(Duration::from_millis(30 + n as u64 % 20)).await;
         let delete =
             DeleteSessionRequest { namespace: NAMESPACE.into(), key: by_id(&session.id), ..Default::default() };
@@ -526,26 +503,24 @@ async fn a_delete_and_an_expiry_at_once_make_one_ending() {
     while endings.len() < deleted.len() {
         let event = watching.event().await;
         if event.r#type() == EventType::Ended {
-            assert!(endings.insert(event.id.clone(), event.cause()).is_none(), "told twice");
+            assert!(endings.insert(event.id.clone(), event.cause()).is_none(), "delivered twice");
         }
     }
-    assert!(watching.everything_so_far().await.is_empty());
+    assert!(watching.events_until_now().await.is_empty());
     for (id, cause) in endings {
         assert_eq!(cause == Cause::Logout, deleted[&id], "{cause:?}");
     }
 }
 
 #[tokio::test]
-async fn a_touch_and_an_expiry_at_once_agree() {
-    let world = World::shared();
-    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
-    let client = server.client().await;
+async fn concurrent_touch_and_expiry_agree() {
+    let Setup { client, .. } = &setup_with("[default_policy]\ntouch_interval = '0s'").await;
     let mut watching = client.watch_all().await;
     let races = (0..50).map(async |n: u64| {
         let request = CreateSessionRequest { idle_timeout: millis(60), ..Default::default() };
-        let (session, token) = client.create_as(request).await.unwrap();
+        let (session, token) = client.create_with(request).await.unwrap();
         let mut expires = session.expire_time.unwrap();
-        // Ever later: one of them comes too late.
+        // The pauses grow, so that one touch is late.
         for pause in 50 + n % 15.. {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             let key = by_token(&token);
@@ -564,15 +539,13 @@ async fn a_touch_and_an_expiry_at_once_agree() {
     }
     for event in ended {
         let at = event.event_time.unwrap();
-        assert!((at.seconds, at.nanos) >= last[&event.id], "ended before the deadline that the last touch was told");
+        assert!((at.seconds, at.nanos) >= last[&event.id], "ended before the deadline that the last touch returned");
     }
 }
 
 #[tokio::test]
-async fn w5_bookmarks_come_while_events_flow() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w5_busy_watch_receives_bookmarks() {
+    let Setup { client, .. } = &setup().await;
     let (_, token) = client.create(&[]).await;
     let mut watching = client.watch_all().await;
     let flow = async {
@@ -590,14 +563,12 @@ async fn w5_bookmarks_come_while_events_flow() {
         () = flow => {}
         () = five => {}
     }
-    assert!(watching.kept().len() >= 5);
+    assert!(watching.buffered().len() >= 5);
 }
 
 #[tokio::test]
-async fn w3_large_events_come_in_responses_that_clients_take() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w3_large_events_fit_the_default_message_limit() {
+    let Setup { client, .. } = &setup().await;
     let start = client.watch_all().await.token;
     let name = |n: usize| format!("{n:03}{}", "x".repeat(120));
     let attributes: Vec<_> = (0..256).map(|n| (name(n), text(""))).collect();
@@ -607,15 +578,13 @@ async fn w3_large_events_come_in_responses_that_clients_take() {
         let all: Vec<_> = attributes.iter().map(|(name, _)| (*name, text(&turn.to_string()))).collect();
         client.set(by_token(&token), &all).await.unwrap();
     }
-    // By the log, and by the ring: neither brings more than the 4 MiB that clients take by default.
+    // Both responses from the log and from the ring stay below the 4 MiB that clients accept by default.
     assert_eq!(client.resume(&start).await.events(151).await.len(), 151);
 }
 
 #[tokio::test]
-async fn w3_a_hole_in_the_log_is_told_by_resync() {
-    let world = World::shared();
-    let server = world.server().await;
-    let client = server.client().await;
+async fn w3_missing_log_entry_sends_a_resync() {
+    let Setup { world, client, .. } = &setup().await;
     let start = client.watch_all().await.token;
     let (session, token) = client.create(&[]).await;
     for n in 0..5 {
@@ -628,12 +597,12 @@ async fn w3_a_hole_in_the_log_is_told_by_resync() {
     world.redis.command(&["XDEL", &logs[0], ids[3]]);
     let mut resumed = client.resume(&start).await;
     assert_eq!(resumed.resync().await.reason(), ResyncReason::Rollback);
-    let before: Vec<_> = resumed.kept().iter().map(|event| event.id.clone()).collect();
-    assert_eq!(before, [&session.id[..]; 3], "what stands before the hole is told");
+    let before: Vec<_> = resumed.buffered().iter().map(|event| event.id.clone()).collect();
+    assert_eq!(before, [&session.id[..]; 3], "the events before the missing entry are delivered");
 }
 
 #[tokio::test]
-async fn the_log_stays_within_its_bounds_and_older_tokens_are_told_so() {
+async fn trimmed_log_sends_a_resync_to_older_resume_tokens() {
     let world = World::shared();
     for bounds in ["log_max_bytes = '64 KiB'", "log_max_age = '1s'"] {
         let server = world.server_with(bounds).await;
@@ -644,14 +613,14 @@ async fn the_log_stays_within_its_bounds_and_older_tokens_are_told_so() {
         for n in 0..100 {
             client.set(by_token(&token), &[("long", text(&format!("{n}{long}")))]).await.unwrap();
         }
-        eventually("it is trimmed", async || {
+        eventually("the log is trimmed", async || {
             let logs = world.redis.keys(&format!("{}*:log", world.prefix));
             let entries: i64 = logs.iter().map(|log| world.redis.number(&["XLEN", log])).sum();
             (entries < 50).then_some(())
         })
         .await;
         assert_eq!(client.resume(&start).await.resync().await.reason(), ResyncReason::Compacted);
-        // What is kept is told whole.
+        // Changes after the trim are delivered completely.
         let now = client.watch_all().await.token;
         client.set(by_token(&token), &[("short", text("1"))]).await.unwrap();
         assert_eq!(client.resume(&now).await.event().await.changed_attributes, ["short"]);

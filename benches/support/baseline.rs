@@ -1,7 +1,8 @@
-//! Two bare tonic servers to compare with: one whose GetSession does nothing, one whose GetSession is one GET of Redis.
+//! Two bare tonic servers as baselines: GetSession returns a constant in one and the result of one Redis GET in the
+//! other.
 //!
-//! The same stubs, the same size of messages, the same settings of the runtime; no deadline, metric, policy, hash or
-//! check. Each is a process of its own: the benchmark's binary, started once more.
+//! Stubs, message sizes and runtime settings are those of the service; there are no deadlines, metrics, policies,
+//! hashes or checks. Each baseline is a separate process of the benchmark's own binary.
 
 use std::{
     collections::BTreeMap,
@@ -25,47 +26,47 @@ use sessiond::pb::{
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
-use super::harness::client::id_of;
+use harness::client::id_of;
 
-/// What GetSession does.
+/// The result of GetSession.
 #[derive(Clone, clap::Subcommand)]
 pub enum Baseline {
-    /// Answers so many bytes.
-    Nothing { bytes: usize },
-    /// Answers the value of a key of that Redis.
+    /// Returns a constant of this size.
+    Constant { bytes: usize },
+    /// Returns the value of a key of this Redis.
     Get { redis: String },
 }
 
-/// Bytes that stand around the value in the answer of a baseline.
+/// Number of bytes of a response in addition to its value.
 pub const FRAME: usize = 15;
 
-fn answer(value: Vec<u8>) -> pb::GetSessionResponse {
+fn response(value: Vec<u8>) -> pb::GetSessionResponse {
     let value = pb::AttributeValue { kind: Some(pb::attribute_value::Kind::BytesValue(value)) };
     let attributes = BTreeMap::from([("a".to_owned(), value)]);
     pb::GetSessionResponse { session: Some(pb::Session { attributes, ..Default::default() }), token_state: 0 }
 }
 
 enum Server {
-    Nothing { value: Vec<u8> },
+    Constant { value: Vec<u8> },
     Get { redis: Client },
 }
 
 impl Server {
     async fn get(&self, request: pb::GetSessionRequest) -> Result<pb::GetSessionResponse, Status> {
         match self {
-            Server::Nothing { value } => Ok(answer(value.clone())),
+            Server::Constant { value } => Ok(response(value.clone())),
             Server::Get { redis } => {
                 let Some(pb::SessionKey { key: Some(pb::session_key::Key::Token(token)) }) = request.key else {
                     return Err(Status::invalid_argument("no token"));
                 };
                 let value: Option<Bytes> = redis.get(id_of(&token)).await.map_err(|_| Status::internal("Redis"))?;
-                value.map(|value| answer(value.into())).ok_or_else(|| Status::not_found("no such key"))
+                value.map(|value| response(value.into())).ok_or_else(|| Status::not_found("no such key"))
             }
         }
     }
 }
 
-macro_rules! with_nothing_else_than_get {
+macro_rules! unimplemented_except_get {
     ($($method:ident $request:ident $response:ident;)*) => {
         #[tonic::async_trait]
         impl SessionService for Server {
@@ -89,7 +90,7 @@ macro_rules! with_nothing_else_than_get {
     };
 }
 
-with_nothing_else_than_get! {
+unimplemented_except_get! {
     create_session CreateSessionRequest CreateSessionResponse;
     update_session UpdateSessionRequest UpdateSessionResponse;
     touch_session TouchSessionRequest TouchSessionResponse;
@@ -100,29 +101,29 @@ with_nothing_else_than_get! {
 }
 
 impl Baseline {
-    /// Serves until it is killed; the first line of its output is its address.
+    /// Serves until the process is killed. Prints its address as the first line.
     pub async fn serve(self) {
         let server = match self {
-            Baseline::Nothing { bytes } => Server::Nothing { value: vec![b'x'; bytes - FRAME] },
+            Baseline::Constant { bytes } => Server::Constant { value: vec![b'x'; bytes - FRAME] },
             Baseline::Get { redis } => Server::Get { redis: connect(&redis).await },
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         println!("{}", listener.local_addr().unwrap());
         std::io::stdout().flush().unwrap();
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let served = tonic::transport::Server::builder().add_service(SessionServiceServer::new(server));
-        served.serve_with_incoming(incoming).await.expect("it serves");
+        served.serve_with_incoming(incoming).await.expect("the server runs");
     }
 
     fn arguments(&self) -> [String; 2] {
         match self {
-            Baseline::Nothing { bytes } => ["nothing".to_owned(), bytes.to_string()],
+            Baseline::Constant { bytes } => ["constant".to_owned(), bytes.to_string()],
             Baseline::Get { redis } => ["get".to_owned(), redis.clone()],
         }
     }
 }
 
-/// One multiplexed connection, as the service has for its calls.
+/// Opens one multiplexed connection, like the service.
 async fn connect(url: &str) -> Client {
     let mut config = Config::from_url(url).unwrap();
     config.version = RespVersion::RESP3;
@@ -137,7 +138,7 @@ async fn connect(url: &str) -> Client {
     client
 }
 
-/// A baseline as a process; killed when dropped.
+/// A baseline process. Drop kills it.
 pub struct Process {
     child: Child,
     pub address: String,

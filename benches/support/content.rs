@@ -1,13 +1,13 @@
-//! What the sessions of the memory benchmark hold: JSON such as shops and offices keep, another for every number.
+//! Content of the sessions of the memory benchmark: JSON typical of web shops and business applications.
 //!
-//! Names, mail addresses, moments, addresses of pages and of machines, articles and hex tokens are drawn from a generator
-//! that begins with the session's number: no two sessions are alike, and every run makes the same ones.
+//! A generator seeded with the number of the session draws names, mail addresses, times, URLs, IP addresses, articles
+//! and hex tokens. No two sessions are equal, and every run creates the same ones.
 
 use std::{collections::BTreeMap, fmt::Write};
 
 use sessiond_client::v1::AttributeValue;
 
-use super::harness::client::json;
+use harness::client::json;
 
 const FIRST: [&str; 12] =
     ["marta", "jonas", "aisha", "pedro", "yuki", "olga", "liam", "chiara", "noor", "sven", "ana", "tomasz"];
@@ -49,15 +49,15 @@ const ZONES: [(&str, &str, &str); 5] = [
 const BROWSERS: [&str; 5] = ["Firefox 139.0", "Chrome 137.0.7151.68", "Safari 18.5", "Edge 137.0.3296", "Opera 119"];
 const SYSTEMS: [&str; 4] = ["Windows 11", "macOS 15.5", "Android 15", "iOS 18.5"];
 
-/// What kind of content.
+/// Kind of content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Nothing,
     /// Ten fields of about 100 bytes.
     Session,
-    /// The same and what was looked at: about 4 KiB.
+    /// `Session` with a list of viewed pages: about 4 KiB.
     LongSession,
-    /// As long as `Session`, but one text of random letters, which LZ4 makes no smaller.
+    /// One text of random letters as long as `Session`. LZ4 does not compress it.
     RandomLetters,
 }
 
@@ -75,60 +75,60 @@ impl Content {
     }
 
     fn session(number: u64) -> Self {
-        let d = &mut Draw::new(number);
+        let d = &mut Generator::new(number);
         Content(vec![
             ("user", d.user(number)),
             ("login", d.login()),
             ("csrf", format!(r#"{{"token":"{}","made":{}}}"#, d.hex(32), d.millis())),
-            ("cart", d.list(1, 5, Draw::cart_item)),
+            ("cart", d.list(1, 5, Generator::cart_item)),
             ("visited", d.list(1, 4, |d| format!(r#""{}""#, d.url()))),
-            ("roles", d.list(2, 5, |d| format!(r#""{}""#, d.one(&ROLES)))),
+            ("roles", d.list(2, 5, |d| format!(r#""{}""#, d.choose(&ROLES)))),
             ("preferences", d.preferences()),
             ("device", d.device()),
             ("flash", d.flash()),
-            ("trace", format!(r#"{{"span":"{}","bucket":{},"beta":{}}}"#, d.hex(16), d.to(100), d.to(2) == 0)),
+            ("trace", format!(r#"{{"span":"{}","bucket":{},"beta":{}}}"#, d.hex(16), d.below(100), d.below(2) == 0)),
         ])
     }
 
     fn long_session(number: u64) -> Self {
         let mut content = Self::session(number);
-        let d = &mut Draw::new(!number);
-        content.0.push(("viewed", d.list(17, 27, Draw::viewed)));
+        let d = &mut Generator::new(!number);
+        content.0.push(("viewed", d.list(17, 27, Generator::viewed)));
         content
     }
 
     fn random_letters(number: u64) -> Self {
         let length = Self::session(number).to_json().len() - r#"{"data":""}"#.len();
-        let d = &mut Draw::new(number);
+        let d = &mut Generator::new(number);
         const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let text: String = (0..length).map(|_| char::from(LETTERS[d.to(64) as usize])).collect();
+        let text: String = (0..length).map(|_| char::from(LETTERS[d.below(64) as usize])).collect();
         Content(vec![("data", format!(r#""{text}""#))])
     }
 
-    /// The whole as one text.
+    /// Returns the content as one JSON object.
     pub fn to_json(&self) -> String {
         let fields: Vec<String> = self.0.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
         format!("{{{}}}", fields.join(","))
     }
 
-    /// The whole as one attribute; nothing as none.
+    /// Returns the JSON object as one attribute; no attribute if there is no content.
     pub fn as_one_attribute(&self) -> BTreeMap<String, AttributeValue> {
-        let whole = (!self.0.is_empty()).then(|| ("data".to_owned(), json(&self.to_json())));
-        whole.into_iter().collect()
+        let attribute = (!self.0.is_empty()).then(|| ("data".to_owned(), json(&self.to_json())));
+        attribute.into_iter().collect()
     }
 
-    /// An attribute for each field.
+    /// Returns one attribute per field.
     pub fn as_attributes(&self) -> BTreeMap<String, AttributeValue> {
         self.0.iter().map(|(name, value)| ((*name).to_owned(), json(value))).collect()
     }
 }
 
-/// A stream of numbers (SplitMix64), and what is made of them.
-struct Draw(u64);
+/// A random generator (SplitMix64) of numbers and values.
+struct Generator(u64);
 
-impl Draw {
+impl Generator {
     fn new(number: u64) -> Self {
-        Draw(number.wrapping_mul(0xd134_2543_de82_ef95))
+        Generator(number.wrapping_mul(0xd134_2543_de82_ef95))
     }
 
     fn next(&mut self) -> u64 {
@@ -139,13 +139,13 @@ impl Draw {
         z ^ (z >> 31)
     }
 
-    /// Below this.
-    fn to(&mut self, end: u64) -> u64 {
+    /// Returns a number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    fn one(&mut self, of: &[&'static str]) -> &'static str {
-        of[self.to(of.len() as u64) as usize]
+    fn choose(&mut self, choices: &[&'static str]) -> &'static str {
+        choices[self.below(choices.len() as u64) as usize]
     }
 
     fn hex(&mut self, digits: usize) -> String {
@@ -157,72 +157,72 @@ impl Draw {
         text
     }
 
-    fn list(&mut self, least: u64, end: u64, mut item: impl FnMut(&mut Self) -> String) -> String {
-        let count = least + self.to(end - least);
+    fn list(&mut self, min: u64, end: u64, mut item: impl FnMut(&mut Self) -> String) -> String {
+        let count = min + self.below(end - min);
         let items: Vec<String> = (0..count).map(|_| item(self)).collect();
         format!("[{}]", items.join(","))
     }
 
     fn millis(&mut self) -> u64 {
-        1_773_000_000_000 + self.to(10_000_000_000)
+        1_773_000_000_000 + self.below(10_000_000_000)
     }
 
-    fn moment(&mut self) -> String {
-        let [day, hour, minute, second, ms] = [28, 24, 60, 60, 1000].map(|end| self.to(end));
+    fn time(&mut self) -> String {
+        let [day, hour, minute, second, ms] = [28, 24, 60, 60, 1000].map(|end| self.below(end));
         format!("2026-03-{:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z", day + 1)
     }
 
     fn url(&mut self) -> String {
-        let (shelf, article, number) = (self.one(&SHELVES), self.one(&ARTICLES), self.to(90_000) + 10_000);
-        format!("https://shop.example.com/{shelf}/{article}-{number}?page={}&sort=price", self.to(20) + 1)
+        let (shelf, article, number) = (self.choose(&SHELVES), self.choose(&ARTICLES), self.below(90_000) + 10_000);
+        format!("https://shop.example.com/{shelf}/{article}-{number}?page={}&sort=price", self.below(20) + 1)
     }
 
     fn user(&mut self, number: u64) -> String {
-        let (first, last, company) = (self.one(&FIRST), self.one(&LAST), self.one(&COMPANIES));
+        let (first, last, company) = (self.choose(&FIRST), self.choose(&LAST), self.choose(&COMPANIES));
         format!(
             r#"{{"id":{number},"name":"{first} {last}","email":"{first}.{last}@example.org","company":"{company}"}}"#
         )
     }
 
     fn login(&mut self) -> String {
-        let method = self.one(&["password", "password+totp", "passkey", "oidc"]);
+        let method = self.choose(&["password", "password+totp", "passkey", "oidc"]);
         format!(
             r#"{{"at":"{}","method":"{method}","ip":"203.0.{}.{}","failures":{}}}"#,
-            self.moment(),
-            self.to(256),
-            self.to(256),
-            self.to(3)
+            self.time(),
+            self.below(256),
+            self.below(256),
+            self.below(3)
         )
     }
 
     fn cart_item(&mut self) -> String {
         format!(
             r#"{{"sku":"{}-{}","name":"{}","quantity":{},"cents":{}}}"#,
-            self.one(&["GH", "KL", "OF", "TY"]),
-            self.to(90_000) + 10_000,
-            self.one(&ARTICLES),
-            self.to(5) + 1,
-            self.to(20_000) + 99
+            self.choose(&["GH", "KL", "OF", "TY"]),
+            self.below(90_000) + 10_000,
+            self.choose(&ARTICLES),
+            self.below(5) + 1,
+            self.below(20_000) + 99
         )
     }
 
     fn preferences(&mut self) -> String {
-        let (locale, zone, currency) = ZONES[self.to(ZONES.len() as u64) as usize];
-        let theme = self.one(&["dark", "light", "system"]);
+        let (locale, zone, currency) = ZONES[self.below(ZONES.len() as u64) as usize];
+        let theme = self.choose(&["dark", "light", "system"]);
         format!(r#"{{"locale":"{locale}","timezone":"{zone}","currency":"{currency}","theme":"{theme}"}}"#)
     }
 
     fn device(&mut self) -> String {
-        let (browser, system) = (self.one(&BROWSERS), self.one(&SYSTEMS));
+        let (browser, system) = (self.choose(&BROWSERS), self.choose(&SYSTEMS));
         format!(r#"{{"id":"{}","browser":"{browser}","system":"{system}"}}"#, self.hex(32))
     }
 
     fn flash(&mut self) -> String {
-        let (order, days) = (self.to(9_000_000), self.to(6) + 2);
+        let (order, days) = (self.below(9_000_000), self.below(6) + 2);
         format!(r#"{{"kind":"info","text":"Your order {order} was received and is sent within {days} days."}}"#)
     }
 
     fn viewed(&mut self) -> String {
-        format!(r#"{{"url":"{}","at":"{}","from":"{}"}}"#, self.url(), self.moment(), self.hex(16))
+        format!(r#"{{"url":"{}","at":"{}","from":"{}"}}"#, self.url(), self.time(), self.hex(16))
     }
 }

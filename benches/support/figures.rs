@@ -1,8 +1,8 @@
-//! The clock, medians, quartiles, and Markdown.
+//! Clock, quartiles, and Markdown tables.
 
 use std::{fmt, time::SystemTime};
 
-/// The clock of this machine, in µs since 1970.
+/// Returns the time in µs since the epoch.
 pub fn now_us() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().expect("the clock is set").as_micros() as u64
 }
@@ -19,15 +19,15 @@ impl Quartiles {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |share: f64| {
-            let place = share * (values.len() - 1) as f64;
-            let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
-            below + (above - below) * place.fract()
+            let index = share * (values.len() - 1) as f64;
+            let (below, above) = (values[index.floor() as usize], values[index.ceil() as usize]);
+            below + (above - below) * index.fract()
         };
         Quartiles { low: at(0.25), median: at(0.5), high: at(0.75) }
     }
 }
 
-/// Precision is the number of significant digits of the median.
+/// The precision of the format is the number of significant digits of the median.
 impl fmt::Display for Quartiles {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let significant = out.precision().unwrap_or(3) as i32;

@@ -1,4 +1,4 @@
-//! What Redis itself tells of expiry: plain keys with a time to live, and its `expired` events.
+//! Expiry of Redis itself: plain keys with a TTL, and the `expired` keyspace notifications.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -8,7 +8,8 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use super::{figures::now_us, harness::Redis};
+use super::figures::now_us;
+use harness::Redis;
 
 const VALUE: &str = "0123456789abcdef";
 const KEYS_AT_ONCE: usize = 1_000;
@@ -17,13 +18,13 @@ pub fn start() -> Redis {
     Redis::start_with(&["--notify-keyspace-events", "Ex"])
 }
 
-/// Makes one key for every moment (in ms since 1970), to expire then.
-pub fn populate(redis: &Redis, moments: impl Iterator<Item = u64>) {
+/// Creates one key for each deadline (ms since the epoch).
+pub fn populate(redis: &Redis, deadlines: impl Iterator<Item = u64>) {
     let mut stream = UnixStream::connect(redis.socket()).unwrap();
     stream.write_all(b"CLIENT REPLY OFF\r\n").unwrap();
-    let mut moments = moments.enumerate().peekable();
-    while moments.peek().is_some() {
-        let batch = moments.by_ref().take(KEYS_AT_ONCE);
+    let mut deadlines = deadlines.enumerate().peekable();
+    while deadlines.peek().is_some() {
+        let batch = deadlines.by_ref().take(KEYS_AT_ONCE);
         let commands: String = batch.map(|(n, at)| format!("SET k:{at}:{n} {VALUE} PXAT {at}\r\n")).collect();
         stream.write_all(commands.as_bytes()).unwrap();
     }
@@ -31,22 +32,22 @@ pub fn populate(redis: &Redis, moments: impl Iterator<Item = u64>) {
     stream.read_exact(&mut [0; 5]).expect("+OK");
 }
 
-/// Hears the `expired` events until all have come or it is too late; their lateness in µs.
+/// Receives `expired` events until all have arrived or `until` has passed; records their delays in µs.
 pub struct Listener(std::thread::JoinHandle<Histogram<u64>>);
 
 impl Listener {
-    /// Has subscribed when it returns.
+    /// Returns after the subscription is active.
     pub fn start(redis: &Redis, keys: u64, until: Instant) -> Self {
         let mut stream = UnixStream::connect(redis.socket()).unwrap();
         stream.write_all(b"SUBSCRIBE __keyevent@0__:expired\r\n").unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap());
-        // An array of three: the word, the channel, the number of channels.
+        // The reply is an array of three: `subscribe`, the channel, the number of channels.
         for _ in 0..6 {
             lines.read_line(&mut String::new()).unwrap();
         }
         Listener(std::thread::spawn(move || {
-            let mut lateness = Histogram::new(3).unwrap();
-            while lateness.len() < keys {
+            let mut delays = Histogram::new(3).unwrap();
+            while delays.len() < keys {
                 let left = until.saturating_duration_since(Instant::now());
                 stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
                 let mut line = String::new();
@@ -54,13 +55,13 @@ impl Listener {
                     break;
                 }
                 let Some((at, _)) = line.strip_prefix("k:").and_then(|key| key.split_once(':')) else { continue };
-                lateness.record(now_us().saturating_sub(at.parse::<u64>().unwrap() * 1000)).unwrap();
+                delays.record(now_us().saturating_sub(at.parse::<u64>().unwrap() * 1000)).unwrap();
             }
-            lateness
+            delays
         }))
     }
 
-    pub fn lateness(self) -> Histogram<u64> {
+    pub fn delays(self) -> Histogram<u64> {
         self.0.join().unwrap()
     }
 }

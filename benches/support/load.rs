@@ -1,4 +1,4 @@
-//! The load generator: connections, calls in flight, and the requests.
+//! Load generator: connections, concurrent calls, and requests.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,17 @@ use sessiond_client::v1::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-use super::harness::client::{NAMESPACE, by_token, text};
+use harness::client::{NAMESPACE, by_token, text};
 
 pub const CONNECTIONS: usize = 4;
 pub const IN_FLIGHT: usize = 32;
-/// Of a session: together with their names 1 KiB.
+/// Number of attributes of a session: 1 KiB including their names.
 const ATTRIBUTES: usize = 10;
 const VALUE_BYTES: usize = 100;
 
 pub type Client = SessionServiceClient<Channel>;
 
-/// One client for each connection.
+/// Opens the connections; returns one client for each.
 pub async fn connect(address: &str) -> Vec<Client> {
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -29,7 +29,7 @@ pub async fn connect(address: &str) -> Vec<Client> {
     clients
 }
 
-/// Runs as many workers on each connection as calls are to be in flight; each is told its number.
+/// Runs `in_flight` workers on each connection. Each receives its number.
 pub async fn with_workers<F>(clients: &[Client], in_flight: usize, work: impl Fn(Client, u64) -> F) -> Vec<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -49,7 +49,7 @@ where
     outputs
 }
 
-/// A value of 100 bytes, another for every number.
+/// Returns a value of 100 bytes that depends on the number.
 fn value(number: u64) -> AttributeValue {
     text(&format!("{number:0VALUE_BYTES$}"))
 }
@@ -68,20 +68,21 @@ pub fn update(token: &str, number: u64) -> UpdateSessionRequest {
     UpdateSessionRequest { namespace: NAMESPACE.to_owned(), key: by_token(token), set_attributes, ..Default::default() }
 }
 
-/// Makes sessions; answers their tokens.
+/// Creates sessions; returns their tokens.
 pub async fn populate(clients: &[Client], sessions: u64) -> Vec<String> {
     let workers = (clients.len() * IN_FLIGHT) as u64;
-    let made = with_workers(clients, IN_FLIGHT, |mut client, worker| async move {
+    let created = with_workers(clients, IN_FLIGHT, |mut client, worker| async move {
         let mut tokens = Vec::new();
         for number in (worker..sessions).step_by(workers as usize) {
-            tokens.push(client.create_session(create(number)).await.expect("a session is made").into_inner().token);
+            tokens
+                .push(client.create_session(create(number)).await.expect("the session is created").into_inner().token);
         }
         tokens
     });
-    made.await.into_iter().flatten().collect()
+    created.await.into_iter().flatten().collect()
 }
 
-/// Bytes of the message that answers GetSession of such a session.
-pub async fn bytes_of_answer(client: &Client, token: &str) -> usize {
-    client.clone().get_session(get(token)).await.expect("the session lives").into_inner().encoded_len()
+/// Returns the size of the GetSession response, in bytes.
+pub async fn response_bytes(client: &Client, token: &str) -> usize {
+    client.clone().get_session(get(token)).await.expect("the session is live").into_inner().encoded_len()
 }

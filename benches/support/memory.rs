@@ -1,4 +1,4 @@
-//! Memory of a Redis by its own account, and a Redis that holds plain JSON strings.
+//! Memory usage that Redis reports, and a Redis with plain JSON strings.
 
 use std::{
     collections::BTreeMap,
@@ -7,16 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::harness::{PATIENCE, Redis};
+use harness::{Redis, WAIT_LIMIT};
 
 const COMMANDS_AT_ONCE: usize = 1_000;
 
-/// `used_memory`, once it stands still: whoever was connected has gone, and no dictionary is being rehashed.
+/// Returns `used_memory` after it is stable: all clients have disconnected, and no dictionary is being rehashed.
 pub fn used(redis: &Redis) -> u64 {
     let read = || {
         let info = redis.command(&["INFO", "memory"]);
         let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
-        line.expect("INFO tells used_memory").trim().parse::<u64>().unwrap()
+        line.expect("INFO has used_memory").trim().parse::<u64>().unwrap()
     };
     let (started, mut before) = (Instant::now(), read());
     loop {
@@ -25,12 +25,12 @@ pub fn used(redis: &Redis) -> u64 {
         if now.abs_diff(before) < 1024 {
             return now;
         }
-        assert!(started.elapsed() < PATIENCE, "used_memory does not stand still");
+        assert!(started.elapsed() < WAIT_LIMIT, "used_memory does not become stable");
         before = now;
     }
 }
 
-/// Deletes the logs; answers how many entries they held.
+/// Deletes the logs; returns their number of entries.
 pub fn delete_logs(redis: &Redis) -> u64 {
     let mut entries = 0;
     for log in redis.keys("*:log") {
@@ -40,8 +40,8 @@ pub fn delete_logs(redis: &Redis) -> u64 {
     entries
 }
 
-/// Bytes of all keys by their kind, which is the word after the hash tag; by `MEMORY USAGE`, which counts the key's name
-/// and its entry in the dictionary of keys, but not that dictionary's table.
+/// Returns the bytes of all keys by kind, which is the part of the key after the hash tag. `MEMORY USAGE` counts the
+/// key name and its entry in the dictionary of keys, but not the table of that dictionary.
 pub fn by_kind(redis: &Redis) -> BTreeMap<String, u64> {
     let keys = redis.keys("*");
     let mut stream = UnixStream::connect(redis.socket()).unwrap();
@@ -54,7 +54,7 @@ pub fn by_kind(redis: &Redis) -> BTreeMap<String, u64> {
         for key in batch {
             let mut answer = String::new();
             answers.read_line(&mut answer).unwrap();
-            let bytes: u64 = answer[1..].trim().parse().expect("the key is there");
+            let bytes: u64 = answer[1..].trim().parse().expect("the key exists");
             let kind = key.split_once("}:").map_or(&key[..], |(_, rest)| rest.split(':').next().unwrap_or(rest));
             *kinds.entry(kind.to_owned()).or_default() += bytes;
         }
@@ -62,7 +62,7 @@ pub fn by_kind(redis: &Redis) -> BTreeMap<String, u64> {
     kinds
 }
 
-/// Sets one string with a time to live for each value, under a key such as session libraries use.
+/// Sets one string with a TTL for each value, with keys like those of session libraries.
 pub fn populate_strings(redis: &Redis, values: impl Iterator<Item = String>) {
     let mut stream = UnixStream::connect(redis.socket()).unwrap();
     stream.write_all(b"CLIENT REPLY OFF\r\n").unwrap();

@@ -1,4 +1,4 @@
-//! Clients that work on one session at once, each by its plan.
+//! Clients that call one session concurrently, each by its part of the plan.
 
 use futures_util::future::join_all;
 use sessiond_client::v1::{
@@ -6,19 +6,18 @@ use sessiond_client::v1::{
     TouchSessionRequest, UpdateSessionRequest,
 };
 
-use crate::{
-    contract::{Answer, Call},
-    harness::{Client, client::*},
-    history::{Clock, Recorded},
-    plan::{Action, By, Plan, TOKENS},
-};
+use crate::plan::{Action, By, Plan, TOKENS};
+use harness::contract::{Call, Reply};
+use harness::linearizability::{Clock, RecordedCall};
+use harness::{Client, client::*};
 
-/// One of the clients that work on a session at once.
+/// One of the concurrent clients.
 struct Actor<'a> {
     number: usize,
     client: Client,
     tokens: &'a [String],
-    mine: String,
+    /// The last token that this client received.
+    own_token: String,
     revision: Option<i64>,
     last: Option<Call>,
 }
@@ -26,22 +25,22 @@ struct Actor<'a> {
 impl Actor<'_> {
     fn token(&self, by: By) -> String {
         match by {
-            By::Token(place) => self.tokens[place].clone(),
-            By::Mine | By::Id => self.mine.clone(),
+            By::Token(index) => self.tokens[index].clone(),
+            By::OwnToken | By::Id => self.own_token.clone(),
         }
     }
 
     fn key(&self, by: By) -> Option<SessionKey> {
-        if let By::Id = by { by_id(&id_of(&self.mine)) } else { by_token(&self.token(by)) }
+        if let By::Id = by { by_id(&id_of(&self.own_token)) } else { by_token(&self.token(by)) }
     }
 
-    /// None = there is nothing to repeat.
+    /// Returns the call of an action. None: there is no call to retry.
     fn call(&self, at: usize, action: Action) -> Option<Call> {
         let (namespace, view) = (self.client.namespace.clone(), SessionView::Full.into());
         let request_id = |wanted| if wanted { format!("request-of-{}-{at:06}", self.number) } else { String::new() };
         let if_revision = |wanted| self.revision.filter(|_| wanted);
         let value = text(&format!("{}-{at}", self.number));
-        let subject = format!("subject-of-{}", id_of(&self.mine));
+        let subject = format!("subject-of-{}", id_of(&self.own_token));
         Some(match action {
             Action::Create => Call::Create(CreateSessionRequest {
                 namespace,
@@ -66,21 +65,22 @@ impl Actor<'_> {
                 let (key, clear_attributes) = (self.key(by), true);
                 Call::Update(UpdateSessionRequest { namespace, key, clear_attributes, view, ..Default::default() })
             }
-            Action::Subject { by, leaves, conditional } => Call::Update(UpdateSessionRequest {
+            Action::SetSubject { by, clear, conditional } => Call::Update(UpdateSessionRequest {
                 namespace,
                 key: self.key(by),
-                subject: Some(if leaves { String::new() } else { subject }),
+                subject: Some(if clear { String::new() } else { subject }),
                 if_revision: if_revision(conditional),
                 view,
                 ..Default::default()
             }),
-            Action::Rotate { by, to, login, conditional, request } => {
+            Action::Rotate { by, offset, login, conditional, request } => {
                 let token = self.token(by);
-                let place = self.tokens.iter().position(|known| *known == token).unwrap_or(0);
-                let new_token = to.map_or_else(String::new, |to| self.tokens[(place + to) % TOKENS].clone());
+                let index = self.tokens.iter().position(|known| *known == token).unwrap_or(0);
+                let new_token =
+                    offset.map_or_else(String::new, |offset| self.tokens[(index + offset) % TOKENS].clone());
                 Call::Rotate(RotateSessionRequest {
                     namespace,
-                    request_id: request_id(request && to.is_some()),
+                    request_id: request_id(request && offset.is_some()),
                     subject: login.then_some(subject),
                     if_revision: if_revision(conditional),
                     set_attributes: [("rotated".to_owned(), value)].into(),
@@ -93,20 +93,20 @@ impl Actor<'_> {
                 let (key, request_id) = (self.key(by), request_id(request));
                 Call::Delete(DeleteSessionRequest { namespace, key, request_id, cause: 0 })
             }
-            Action::Repeat => self.last.clone()?,
+            Action::Retry => self.last.clone()?,
         })
     }
 
-    async fn act(mut self, actions: &[Action], clock: &Clock) -> Vec<Recorded> {
+    async fn run(mut self, actions: &[Action], clock: &Clock) -> Vec<RecordedCall> {
         let mut history = Vec::new();
         for (at, action) in actions.iter().enumerate() {
             let Some(call) = self.call(at, *action) else { continue };
             let recorded = clock.record(&self.client, call).await;
-            self.revision = recorded.answer.revision().or(self.revision);
-            if let Answer::Session(_, token, _) = &recorded.answer {
+            self.revision = recorded.reply.revision().or(self.revision);
+            if let Reply::Session(_, token, _) = &recorded.reply {
                 match &recorded.call {
-                    _ if !token.is_empty() => self.mine.clone_from(token),
-                    Call::Rotate(request) => self.mine.clone_from(&request.new_token),
+                    _ if !token.is_empty() => self.own_token.clone_from(token),
+                    Call::Rotate(request) => self.own_token.clone_from(&request.new_token),
                     _ => {}
                 }
             }
@@ -119,24 +119,24 @@ impl Actor<'_> {
     }
 }
 
-/// What happens to a new session when clients go by the plan.
-pub async fn happens(plan: &Plan, clients: &[Client; 2], namespace: &str) -> Vec<Recorded> {
+/// Creates a session and runs the plan on it; returns the recorded calls.
+pub async fn run_plan(plan: &Plan, clients: &[Client; 2], namespace: &str) -> Vec<RecordedCall> {
     let first = new_token();
     let tokens: Vec<String> =
-        (0..TOKENS).map(|place| if place == 0 { first.clone() } else { successor_of(&first) }).collect();
+        (0..TOKENS).map(|index| if index == 0 { first.clone() } else { successor_of(&first) }).collect();
     let clock = Clock::default();
     let actor = |number: usize, revision| Actor {
         number,
         client: clients[number % 2].in_namespace(namespace),
         tokens: &tokens,
-        mine: first.clone(),
+        own_token: first.clone(),
         revision,
         last: None,
     };
-    let mut history = actor(plan.len(), None).act(&[Action::Create], &clock).await;
-    let made = history.first().and_then(|created| created.answer.revision());
-    let acts = plan.iter().enumerate().map(|(number, actions)| actor(number, made).act(actions, &clock));
-    let all = join_all(acts).await;
+    let mut history = actor(plan.len(), None).run(&[Action::Create], &clock).await;
+    let created = history.first().and_then(|call| call.reply.revision());
+    let runs = plan.iter().enumerate().map(|(number, actions)| actor(number, created).run(actions, &clock));
+    let all = join_all(runs).await;
     history.extend(all.into_iter().flatten());
     history
 }

@@ -1,31 +1,27 @@
-//! S1, S2, S3, S6: what clients at two servers do to one session at once is as if it was done one after another.
+//! S1, S2, S3, S6: concurrent calls on one session through two servers are linearizable.
 
 mod actors;
-#[path = "../contract/mod.rs"]
-mod contract;
-#[path = "../harness/mod.rs"]
-mod harness;
-mod history;
 mod plan;
-mod story;
+mod scenario;
 
-use actors::happens;
-use contract::{Answer, OldTokens, Rules};
+use actors::run_plan;
 use futures_util::future::join_all;
+use harness::contract::{Reply, Rules, TokenReuse};
+use harness::linearizability::{format_history, is_linearizable};
 use harness::{Client, World, client::*};
-use history::{is_linearizable, list};
 use plan::{first_seed, plan_of};
+use scenario::Scenario;
 use sessiond_client::v1::TokenState;
-use story::Story;
 
+/// Number of random plans, one session each.
 const ROUNDS: u64 = 400;
-/// Sessions that are worked on at the same time.
-const AT_ONCE: usize = 4;
+/// Number of plans that run at once.
+const CONCURRENT_PLANS: usize = 4;
 
 const RULES: [(&str, Rules); 3] = [
-    ("grace", Rules { old_tokens: OldTokens::WorkOn, limit: None, every_use_counts: true }),
-    ("end", Rules { old_tokens: OldTokens::EndTheSession, limit: None, every_use_counts: true }),
-    ("report", Rules { old_tokens: OldTokens::AreReported, limit: None, every_use_counts: true }),
+    ("grace", Rules { token_reuse: TokenReuse::InGrace, limit: None, every_touch_is_written: true }),
+    ("end", Rules { token_reuse: TokenReuse::EndSession, limit: None, every_touch_is_written: true }),
+    ("report", Rules { token_reuse: TokenReuse::Report, limit: None, every_touch_is_written: true }),
 ];
 
 async fn two_servers(world: &World) -> ([harness::Server; 2], [Client; 2]) {
@@ -36,19 +32,19 @@ async fn two_servers(world: &World) -> ([harness::Server; 2], [Client; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_clients_do_to_a_session_at_once_is_as_if_done_one_after_another() {
+async fn concurrent_calls_on_one_session_are_linearizable() {
     let world = World::shared();
     let (_servers, clients) = two_servers(&world).await;
     let first = first_seed();
-    println!("the first seed is {first}");
-    for seeds in (first..first + ROUNDS).collect::<Vec<_>>().chunks(AT_ONCE) {
+    println!("first seed: {first}");
+    for seeds in (first..first + ROUNDS).collect::<Vec<_>>().chunks(CONCURRENT_PLANS) {
         join_all(seeds.iter().map(async |&seed| {
             let (namespace, rules) = RULES[(seed % RULES.len() as u64) as usize];
             let plan = plan_of(seed);
-            let mut history = happens(&plan, &clients, namespace).await;
+            let mut history = run_plan(&plan, &clients, namespace).await;
             if !is_linearizable(&rules, &history) {
                 history.sort_by_key(|recorded| recorded.called);
-                panic!("SEED={seed}: no order explains this in namespace {namespace}:\n{}", list(&history));
+                panic!("SEED={seed}: no linearization in namespace {namespace}:\n{}", format_history(&history));
             }
         }))
         .await;
@@ -56,56 +52,57 @@ async fn what_clients_do_to_a_session_at_once_is_as_if_done_one_after_another() 
 }
 
 #[tokio::test]
-async fn histories_that_cannot_be_are_told_from_those_that_can() {
+async fn checker_impossible_history_is_not_linearizable() {
     let world = World::shared();
     let (_servers, [client, _]) = two_servers(&world).await;
     let [grace, no_grace, _] = RULES;
 
-    let mut lost_update = Story::begin(&client, grace).await;
+    let mut lost_update = Scenario::start(&client, grace).await;
     lost_update.set("a", None).await;
-    let Answer::Session(with_a, ..) = lost_update.get().await else { panic!() };
-    let Answer::Session(mut without_a, ..) = lost_update.set("b", None).await else { panic!() };
+    let Reply::Session(with_a, ..) = lost_update.get().await else { panic!() };
+    let Reply::Session(mut without_a, ..) = lost_update.set("b", None).await else { panic!() };
     without_a.attributes.retain(|name, _| !with_a.attributes.contains_key(name));
-    lost_update.cannot_end_with(Answer::Session(without_a, String::new(), TokenState::Unspecified), false);
+    lost_update.assert_impossible_end(Reply::Session(without_a, String::new(), TokenState::Unspecified), false);
 
-    let mut stale_read = Story::begin(&client, grace).await;
+    let mut stale_read = Scenario::start(&client, grace).await;
     let before = stale_read.get().await;
     stale_read.set("a", None).await;
     stale_read.get().await;
-    stale_read.cannot_end_with(before, false);
+    stale_read.assert_impossible_end(before, false);
 
-    let mut both_win = Story::begin(&client, grace).await;
-    let Answer::Session(seen, ..) = both_win.get().await else { panic!() };
-    let Answer::Session(mut session, ..) = both_win.set("a", Some(seen.revision)).await else { panic!() };
-    assert!(matches!(both_win.set("b", Some(seen.revision)).await, Answer::Refused(..)));
+    let mut two_conditional_updates = Scenario::start(&client, grace).await;
+    let Reply::Session(read, ..) = two_conditional_updates.get().await else { panic!() };
+    let Reply::Session(mut session, ..) = two_conditional_updates.set("a", Some(read.revision)).await else { panic!() };
+    assert!(matches!(two_conditional_updates.set("b", Some(read.revision)).await, Reply::Rejected(..)));
     session.revision += 1;
     session.attributes.insert("b".into(), text("x"));
-    both_win.cannot_end_with(Answer::Session(session, String::new(), TokenState::Unspecified), true);
+    two_conditional_updates
+        .assert_impossible_end(Reply::Session(session, String::new(), TokenState::Unspecified), true);
 
-    let mut revival = Story::begin(&client, grace).await;
-    let alive = revival.get().await;
-    revival.delete().await;
-    revival.get().await;
-    revival.cannot_end_with(alive, false);
+    let mut read_after_delete = Scenario::start(&client, grace).await;
+    let alive = read_after_delete.get().await;
+    read_after_delete.delete().await;
+    read_after_delete.get().await;
+    read_after_delete.assert_impossible_end(alive, false);
 
-    let mut deleted_twice = Story::begin(&client, grace).await;
+    let mut deleted_twice = Scenario::start(&client, grace).await;
     deleted_twice.delete().await;
     deleted_twice.delete().await;
-    deleted_twice.cannot_end_with(Answer::Deleted(true), true);
+    deleted_twice.assert_impossible_end(Reply::Deleted(true), true);
 
-    let mut two_winners = Story::begin(&client, no_grace).await;
-    let Answer::Session(mut session, ..) = two_winners.rotate().await else { panic!() };
-    assert!(matches!(two_winners.rotate().await, Answer::Refused(..)));
+    let mut two_rotations = Scenario::start(&client, no_grace).await;
+    let Reply::Session(mut session, ..) = two_rotations.rotate().await else { panic!() };
+    assert!(matches!(two_rotations.rotate().await, Reply::Rejected(..)));
     session.revision += 1;
     session.token_generation += 1;
-    two_winners.cannot_end_with(Answer::Session(session, String::new(), TokenState::Unspecified), true);
+    two_rotations.assert_impossible_end(Reply::Session(session, String::new(), TokenState::Unspecified), true);
 
-    // The answer that told the successor may have been lost, once.
-    let mut third_winner = Story::begin(&client, grace).await;
-    third_winner.rotate().await;
-    let Answer::Session(mut session, ..) = third_winner.rotate().await else { panic!("it is told anew") };
-    assert!(matches!(third_winner.rotate().await, Answer::Refused(..)));
+    // One retry of the rotation is allowed, because the reply with the successor may have been lost. The third fails.
+    let mut third_rotation = Scenario::start(&client, grace).await;
+    third_rotation.rotate().await;
+    let Reply::Session(mut session, ..) = third_rotation.rotate().await else { panic!("the second rotation succeeds") };
+    assert!(matches!(third_rotation.rotate().await, Reply::Rejected(..)));
     session.revision += 1;
     session.token_generation += 1;
-    third_winner.cannot_end_with(Answer::Session(session, String::new(), TokenState::Unspecified), true);
+    third_rotation.assert_impossible_end(Reply::Session(session, String::new(), TokenState::Unspecified), true);
 }

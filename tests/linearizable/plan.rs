@@ -1,4 +1,4 @@
-//! What each client is going to do, made from a seed.
+//! The actions of each client, generated from a seed.
 
 use proptest::{
     option,
@@ -7,19 +7,19 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-/// Tokens that a session has, had, or may get.
+/// Number of tokens of the plan: those that the session has, had, or may get.
 pub const TOKENS: usize = 4;
-/// Calls on one session by all clients together.
+/// Maximum number of calls of all clients.
 const CALLS: usize = 14;
 
-/// How an action names the session.
+/// The key by which an action addresses the session.
 #[derive(Clone, Copy, Debug)]
 pub enum By {
     Id,
-    /// One of the tokens that the session has, had, or may get.
+    /// One of the tokens of the plan.
     Token(usize),
-    /// The last one that this client was told of.
-    Mine,
+    /// The last token that this client received.
+    OwnToken,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub enum Action {
     Touch {
         by: By,
     },
-    /// Sets an attribute of the client's own or one of everybody's.
+    /// Sets an attribute. `own`: one that only this client sets.
     Set {
         by: By,
         own: bool,
@@ -42,15 +42,15 @@ pub enum Action {
     Clear {
         by: By,
     },
-    Subject {
+    SetSubject {
         by: By,
-        leaves: bool,
+        clear: bool,
         conditional: bool,
     },
-    /// `to`: how many tokens further; None = the server makes it.
+    /// `offset`: distance of the new token in the list of tokens. None: the server creates it.
     Rotate {
         by: By,
-        to: Option<usize>,
+        offset: Option<usize>,
         login: bool,
         conditional: bool,
         request: bool,
@@ -59,15 +59,15 @@ pub enum Action {
         by: By,
         request: bool,
     },
-    /// The client's last one that had a request id.
-    Repeat,
+    /// Retries the last call of the client that had a request id.
+    Retry,
 }
 
-/// What each client does, one action after another.
+/// The actions of each client, in order.
 pub type Plan = Vec<Vec<Action>>;
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let by = || prop_oneof![2 => Just(By::Id), 4 => (0..TOKENS).prop_map(By::Token), 2 => Just(By::Mine)];
+    let by = || prop_oneof![2 => Just(By::Id), 4 => (0..TOKENS).prop_map(By::Token), 2 => Just(By::OwnToken)];
     let flag = any::<bool>;
     let rarely = || prop::bool::weighted(0.2);
     let action = prop_oneof![
@@ -77,12 +77,12 @@ fn plan() -> impl Strategy<Value = Plan> {
         5 => (by(), flag(), flag(), flag())
             .prop_map(|(by, own, conditional, request)| Action::Set { by, own, conditional, request }),
         1 => by().prop_map(|by| Action::Clear { by }),
-        2 => (by(), flag(), flag()).prop_map(|(by, leaves, conditional)| Action::Subject { by, leaves, conditional }),
+        2 => (by(), flag(), flag()).prop_map(|(by, clear, conditional)| Action::SetSubject { by, clear, conditional }),
         6 => (by(), option::weighted(0.8, 1..TOKENS), rarely(), rarely(), flag()).prop_map(
-            |(by, to, login, conditional, request)| Action::Rotate { by, to, login, conditional, request }
+            |(by, offset, login, conditional, request)| Action::Rotate { by, offset, login, conditional, request }
         ),
         1 => (by(), flag()).prop_map(|(by, request)| Action::Delete { by, request }),
-        1 => Just(Action::Repeat),
+        1 => Just(Action::Retry),
     ];
     (2..=4usize).prop_flat_map(move |clients| {
         let each = prop::collection::vec(action.clone(), 2..=CALLS / clients);
@@ -96,12 +96,12 @@ pub fn plan_of(seed: u64) -> Plan {
     bytes[8] = 1;
     let random = TestRng::from_seed(RngAlgorithm::XorShift, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), random);
-    plan().new_tree(&mut runner).expect("a plan can always be made").current()
+    plan().new_tree(&mut runner).expect("the strategy generates a plan").current()
 }
 
-/// The seed of the first round. To play a failing one again: SEED=<seed> cargo test --test linearizable
+/// Returns the seed of the first round. Replay a failure with `SEED=<seed> cargo test --test linearizable`.
 pub fn first_seed() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "it is no setting of the service")]
+    #[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the service")]
     let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     given.unwrap_or_else(|| getrandom::u64().unwrap() >> 16)
 }

@@ -1,31 +1,33 @@
-//! What may be asked of a case, at random.
+//! Random commands of a case.
 
 use proptest::{option, prelude::*};
 use sessiond_client::v1::Cause;
 
-/// Sessions that commands are for.
+/// Number of sessions of a case.
 pub const SLOTS: usize = 3;
 
-/// How a command names the session in its slot.
+/// The key by which a command addresses the session of its slot.
 #[derive(Clone, Copy, Debug)]
 pub enum By {
     Id,
-    Present,
-    /// A token that was superseded, counted from the youngest; the oldest that is known, if there are not as many.
-    Old(usize),
-    /// The one that the session was made with, which may be forgotten by now.
+    /// The current token.
+    Current,
+    /// A superseded token, counted from the newest; the oldest one if there are fewer.
+    Superseded(usize),
+    /// The token from CreateSession, which the session may no longer keep.
     First,
-    /// The session's id with a secret of nobody's.
-    Stranger,
+    /// A token with the id of the session and a wrong secret.
+    WrongSecret,
 }
 
+/// The revision in `if_revision`.
 #[derive(Clone, Copy, Debug)]
-pub enum If {
-    Present,
+pub enum Condition {
+    Current,
     Stale,
 }
 
-/// What UpdateSession and RotateSession may change.
+/// The changes of an UpdateSession or RotateSession.
 #[derive(Clone, Debug)]
 pub struct Changes {
     pub set: Option<(u8, u8)>,
@@ -37,15 +39,15 @@ pub struct Changes {
     pub level: Option<i32>,
     pub short: Option<bool>,
     pub touch: bool,
-    pub condition: Option<If>,
+    pub condition: Option<Condition>,
     pub request: bool,
 }
 
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Anew: of another id, even if the slot's session lives.
+    /// `new_id`: with a new id, even if the session of the slot is live.
     Create {
-        anew: bool,
+        new_id: bool,
         by_server: bool,
         subject: u8,
         label: Option<u8>,
@@ -69,7 +71,7 @@ pub enum Command {
         without_grace: bool,
         changes: Changes,
     },
-    /// One token after another, more than are remembered.
+    /// Rotates more often than the number of superseded tokens that a session keeps.
     RotateOften,
     Delete {
         by: By,
@@ -86,22 +88,22 @@ pub enum Command {
         label: Option<u8>,
         page_size: i32,
     },
-    /// The slot's last mutation that had a request id once more; or another one with that id.
-    Repeat {
+    /// Retries the last call of the slot that had a request id. `altered`: sends another request with this id.
+    Retry {
         altered: bool,
     },
 }
 
-/// A command, the slot of the session that it is for, and the server that it goes to.
+/// A command, the slot of its session, and the number of the server.
 pub type Step = (Command, usize, usize);
 
 fn by() -> impl Strategy<Value = By> {
     prop_oneof![
         3 => Just(By::Id),
-        6 => Just(By::Present),
-        4 => (0..3usize).prop_map(By::Old),
-        2 => prop_oneof![Just(By::Old(usize::MAX)), Just(By::First)],
-        1 => Just(By::Stranger),
+        6 => Just(By::Current),
+        4 => (0..3usize).prop_map(By::Superseded),
+        2 => prop_oneof![Just(By::Superseded(usize::MAX)), Just(By::First)],
+        1 => Just(By::WrongSecret),
     ]
 }
 
@@ -109,7 +111,7 @@ fn changes() -> impl Strategy<Value = Changes> {
     let content = (option::weighted(0.6, (0..3u8, 0..3u8)), option::weighted(0.2, 0..3u8), prop::bool::weighted(0.1));
     let labels = (option::weighted(0.3, 0..2u8), prop::bool::weighted(0.1));
     let login = (option::weighted(0.15, 0..3u8), option::weighted(0.1, 1..3i32));
-    let condition = option::weighted(0.3, prop_oneof![2 => Just(If::Present), 1 => Just(If::Stale)]);
+    let condition = option::weighted(0.3, prop_oneof![2 => Just(Condition::Current), 1 => Just(Condition::Stale)]);
     let rest = (option::weighted(0.1, any::<bool>()), any::<bool>(), condition, any::<bool>());
     (content, labels, login, rest).prop_map(|(content, (label, unlabel), (subject, level), rest)| {
         let ((set, remove, clear), (short, touch, condition, request)) = (content, rest);
@@ -121,7 +123,9 @@ pub fn step() -> impl Strategy<Value = Step> {
     let cause = |causes: [Cause; 3]| prop::sample::select(causes.to_vec());
     let command = prop_oneof![
         5 => (any::<bool>(), any::<bool>(), 0..3u8, option::of(0..2u8), any::<bool>()).prop_map(
-            |(anew, by_server, subject, label, request)| Command::Create { anew, by_server, subject, label, request }
+            |(new_id, by_server, subject, label, request)| {
+                Command::Create { new_id, by_server, subject, label, request }
+            }
         ),
         6 => (by(), any::<bool>()).prop_map(|(by, touch)| Command::Get { by, touch }),
         2 => by().prop_map(|by| Command::Touch { by }),
@@ -138,12 +142,12 @@ pub fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(subject, except, cause)| Command::DeleteSubject { subject, except, cause }),
         2 => (option::weighted(0.7, 1..3u8), option::weighted(0.3, 0..2u8), 0..3i32)
             .prop_map(|(subject, label, page_size)| Command::List { subject, label, page_size }),
-        4 => prop::bool::weighted(0.3).prop_map(|altered| Command::Repeat { altered }),
+        4 => prop::bool::weighted(0.3).prop_map(|altered| Command::Retry { altered }),
     ];
     (command, 0..SLOTS, 0..2usize)
 }
 
-/// 0 = none.
+/// Returns the name of a subject. 0: no subject.
 pub fn subject_name(subject: u8) -> String {
     if subject == 0 { String::new() } else { format!("subject-{subject}") }
 }

@@ -1,26 +1,24 @@
-//! Random commands over two servers, held against the contract: every answer, every list, and what watchers are told.
+//! Model test: random commands on two servers, compared with the contract: replies, lists, and events of watchers.
 
 mod commands;
-#[path = "../contract/mod.rs"]
-mod contract;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod run;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use commands::{Step, step, subject_name};
-use contract::{Beyond, OldTokens, Rules, watchers::Watcher};
 use futures_util::future::join_all;
+use harness::contract::{OverLimit, Rules, TokenReuse, watchers::Watcher};
 use harness::{Server, World, client::*};
 use proptest::{prelude::*, test_runner::TestRunner};
 use run::Run;
 
+/// Number of random cases of each test.
 const CASES: u32 = 20;
-const LONGEST: usize = 60;
+/// Maximum number of commands of a case.
+const MAX_COMMANDS: usize = 60;
 
-/// Every case has a namespace of its own.
-async fn hold_against_the_contract(rules: Rules, servers: &[Server; 2], case: usize, steps: Vec<Step>) {
+/// Runs one case in its own namespace.
+async fn run_case(rules: Rules, servers: &[Server; 2], case: usize, steps: Vec<Step>) {
     let namespace = format!("case-{case}");
     let clients =
         [servers[0].client().await.in_namespace(&namespace), servers[1].client().await.in_namespace(&namespace)];
@@ -38,14 +36,14 @@ async fn hold_against_the_contract(rules: Rules, servers: &[Server; 2], case: us
     }
     let mut run = Run::new(&clients, rules);
     for step in steps {
-        if let Err(wrong) = run.run(step).await {
-            panic!("{wrong}");
+        if let Err(error) = run.run(step).await {
+            panic!("{error}");
         }
     }
-    let told = join_all(watching.iter_mut().map(|watch| watch.everything_so_far())).await;
-    for (watcher, told) in watchers.iter().zip(told) {
-        if let Err(wrong) = watcher.hold(&run.model.events, &told) {
-            panic!("{wrong}");
+    let received = join_all(watching.iter_mut().map(|watch| watch.events_until_now())).await;
+    for (watcher, events) in watchers.iter().zip(received) {
+        if let Err(error) = watcher.check(&run.model.events, &events) {
+            panic!("{error}");
         }
     }
 }
@@ -59,39 +57,39 @@ fn random_commands(rules: Rules) {
     let config =
         ProptestConfig { cases: CASES, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() };
     TestRunner::new(config)
-        .run(&proptest::collection::vec(step(), 1..LONGEST), |steps| {
+        .run(&proptest::collection::vec(step(), 1..MAX_COMMANDS), |steps| {
             let case = cases.fetch_add(1, Ordering::Relaxed);
-            let held = std::panic::AssertUnwindSafe(|| {
-                runtime.block_on(hold_against_the_contract(rules, &servers, case, steps));
+            let case_run = std::panic::AssertUnwindSafe(|| {
+                runtime.block_on(run_case(rules, &servers, case, steps));
             });
-            std::panic::catch_unwind(held).map_err(|_| TestCaseError::fail("see the panic above"))
+            std::panic::catch_unwind(case_run).map_err(|_| TestCaseError::fail("see the panic above"))
         })
         .unwrap();
 }
 
 #[test]
-fn random_commands_where_old_tokens_work_on_do_what_the_contract_says() {
-    random_commands(Rules { old_tokens: OldTokens::WorkOn, limit: None, every_use_counts: true });
+fn commands_old_token_in_grace_match_the_contract() {
+    random_commands(Rules { token_reuse: TokenReuse::InGrace, limit: None, every_touch_is_written: true });
 }
 
 #[test]
-fn random_commands_where_an_old_token_ends_the_session_do_what_the_contract_says() {
-    random_commands(Rules { old_tokens: OldTokens::EndTheSession, limit: None, every_use_counts: false });
+fn commands_token_reuse_ends_session_match_the_contract() {
+    random_commands(Rules { token_reuse: TokenReuse::EndSession, limit: None, every_touch_is_written: false });
 }
 
 #[test]
-fn random_commands_where_an_old_token_is_reported_do_what_the_contract_says() {
-    random_commands(Rules { old_tokens: OldTokens::AreReported, limit: None, every_use_counts: false });
+fn commands_token_reuse_reported_match_the_contract() {
+    random_commands(Rules { token_reuse: TokenReuse::Report, limit: None, every_touch_is_written: false });
 }
 
 #[test]
-fn random_commands_where_the_oldest_session_makes_room_do_what_the_contract_says() {
-    let limit = Some((2, Beyond::TheOldestMakesRoom));
-    random_commands(Rules { old_tokens: OldTokens::WorkOn, limit, every_use_counts: false });
+fn commands_session_limit_replaces_match_the_contract() {
+    let limit = Some((2, OverLimit::ReplaceOldest));
+    random_commands(Rules { token_reuse: TokenReuse::InGrace, limit, every_touch_is_written: false });
 }
 
 #[test]
-fn random_commands_where_sessions_beyond_the_limit_are_refused_do_what_the_contract_says() {
-    let limit = Some((2, Beyond::NobodyIsAdmitted));
-    random_commands(Rules { old_tokens: OldTokens::WorkOn, limit, every_use_counts: false });
+fn commands_session_limit_rejects_match_the_contract() {
+    let limit = Some((2, OverLimit::Reject));
+    random_commands(Rules { token_reuse: TokenReuse::InGrace, limit, every_touch_is_written: false });
 }

@@ -1,4 +1,4 @@
-//! Turns commands into calls, and holds their answers against the contract.
+//! Converts commands to calls, sends them, and compares their replies with the contract.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,19 @@ use sessiond_client::v1::{
     ListSessionsRequest, RotateSessionRequest, SessionKey, SessionView, TouchSessionRequest, UpdateSessionRequest,
 };
 
-use crate::{
-    commands::{By, Changes, Command, If, SLOTS, Step, subject_name},
-    contract::{
-        Answer, Call, Rules,
-        namespace::Namespace,
-        state::{State, Told},
-    },
-    harness::{Client, client::*},
+use crate::commands::{By, Changes, Command, Condition, SLOTS, Step, subject_name};
+use harness::contract::{
+    Call, Reply, Rules,
+    namespace::Namespace,
+    state::{Known, State},
 };
+use harness::{Client, client::*};
 
-/// The session that commands for a slot are for.
+/// The session of a slot.
 struct Slot {
-    /// The one it was made with, or is to be made with.
+    /// Token for CreateSession.
     token: String,
+    /// The last call with a request id.
     last: Option<Call>,
 }
 
@@ -30,7 +29,7 @@ impl Slot {
     }
 }
 
-/// One case, as far as it has gone.
+/// The state of a running case.
 pub struct Run<'a> {
     clients: &'a [Client; 2],
     slots: Vec<Slot>,
@@ -52,22 +51,22 @@ impl<'a> Run<'a> {
         id_of(&self.slots[slot].token)
     }
 
-    /// The tokens of the slot's session, the oldest first.
+    /// Returns the tokens of the session of the slot, the oldest first.
     fn tokens(&self, slot: usize) -> Vec<String> {
         match self.model.state(&self.id(slot)) {
             State::Live(live) => live.tokens.into_iter().map(|token| token.text).collect(),
             State::Ended(tombstone) if !tombstone.tokens.is_empty() => tombstone.tokens,
-            State::Ended(_) | State::Never => vec![self.slots[slot].token.clone()],
+            State::Ended(_) | State::NotCreated => vec![self.slots[slot].token.clone()],
         }
     }
 
     fn token(&self, slot: usize, by: By) -> String {
         let tokens = self.tokens(slot);
         match by {
-            By::Id | By::Present => tokens[tokens.len() - 1].clone(),
-            By::Old(age) => tokens[(tokens.len() - 1).saturating_sub(age).saturating_sub(1)].clone(),
+            By::Id | By::Current => tokens[tokens.len() - 1].clone(),
+            By::Superseded(age) => tokens[(tokens.len() - 1).saturating_sub(age).saturating_sub(1)].clone(),
             By::First => self.slots[slot].token.clone(),
-            By::Stranger => successor_of(&tokens[0]),
+            By::WrongSecret => successor_of(&tokens[0]),
         }
     }
 
@@ -80,10 +79,10 @@ impl<'a> Run<'a> {
         if wanted { format!("request-{:010}", self.requests) } else { String::new() }
     }
 
-    fn revision(&self, slot: usize, condition: If) -> i64 {
+    fn revision(&self, slot: usize, condition: Condition) -> i64 {
         match (self.model.state(&self.id(slot)), condition) {
-            (State::Live(live), If::Present) => match live.revision {
-                Told::Is(revision) | Told::AtLeast(revision) => revision,
+            (State::Live(live), Condition::Current) => match live.revision {
+                Known::Exactly(revision) | Known::AtLeast(revision) => revision,
             },
             _ => 1,
         }
@@ -92,7 +91,7 @@ impl<'a> Run<'a> {
     pub async fn run(&mut self, (command, slot, server): Step) -> Result<(), String> {
         if let Command::RotateOften = command {
             for _ in 0..18 {
-                let (namespace, token) = (self.namespace(), self.token(slot, By::Present));
+                let (namespace, token) = (self.namespace(), self.token(slot, By::Current));
                 let call = Call::Rotate(RotateSessionRequest { namespace, token, ..Default::default() });
                 self.send(call, slot, server).await?;
             }
@@ -105,10 +104,10 @@ impl<'a> Run<'a> {
     }
 
     async fn send(&mut self, call: Call, slot: usize, server: usize) -> Result<(), String> {
-        let answer = call.send(&self.clients[server]).await;
-        let held = self.model.hold(&call, &answer);
-        held.map_err(|expected| format!("{call:?}\nwas answered: {answer:?}\n{expected}"))?;
-        if let (Call::Create(_), Answer::Session(_, token, _)) = (&call, answer)
+        let reply = call.send(&self.clients[server]).await;
+        let result = self.model.check(&call, &reply);
+        result.map_err(|expected| format!("{call:?}\nreply: {reply:?}\n{expected}"))?;
+        if let (Call::Create(_), Reply::Session(_, token, _)) = (&call, reply)
             && !token.is_empty()
         {
             self.slots[slot].token = token;
@@ -119,19 +118,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// None: there is nothing to repeat.
+    /// Returns the call of a command. None: there is no call to retry.
     fn call(&mut self, command: Command, slot: usize) -> Option<Call> {
         let namespace = self.namespace();
         Some(match command {
-            Command::Create { anew, by_server, subject, label: of, request } => {
-                if anew || by_server {
+            Command::Create { new_id, by_server, subject, label: of, request } => {
+                if new_id || by_server {
                     self.slots[slot] = Slot::new();
                 }
                 Call::Create(CreateSessionRequest {
                     namespace,
                     subject: subject_name(subject),
                     labels: label(of),
-                    attributes: [("made".to_owned(), json("true"))].into(),
+                    attributes: [("created".to_owned(), json("true"))].into(),
                     token: if by_server { String::new() } else { self.slots[slot].token.clone() },
                     request_id: self.request_id(request && !by_server),
                     ..Default::default()
@@ -153,7 +152,7 @@ impl<'a> Run<'a> {
                 let Call::Update(update) = self.update(slot, by, changes) else { unreachable!() };
                 rotation(RotateSessionRequest { token, new_token, grace_period, ..Default::default() }, update)
             }
-            Command::RotateOften => unreachable!("it is many calls"),
+            Command::RotateOften => unreachable!("`run` sends several calls for it"),
             Command::Delete { by, cause, request } => {
                 let (key, request_id) = (self.key(slot, by), self.request_id(request));
                 Call::Delete(DeleteSessionRequest { namespace, key, request_id, cause: cause.into() })
@@ -173,8 +172,8 @@ impl<'a> Run<'a> {
                 view: SessionView::Full.into(),
                 ..Default::default()
             }),
-            Command::Repeat { altered: false } => self.slots[slot].last.clone()?,
-            Command::Repeat { altered: true } => match self.slots[slot].last.clone()? {
+            Command::Retry { altered: false } => self.slots[slot].last.clone()?,
+            Command::Retry { altered: true } => match self.slots[slot].last.clone()? {
                 Call::Create(request) => {
                     Call::Create(CreateSessionRequest { subject: request.subject + "x", ..request })
                 }
@@ -216,7 +215,7 @@ fn label(label: Option<u8>) -> BTreeMap<String, String> {
     label.map(|label| ("label".to_owned(), label.to_string())).into_iter().collect()
 }
 
-/// With these tokens and this grace, and what it has in common with the update.
+/// Returns a rotation with the tokens and grace period of `tokens` and the other fields of the update.
 fn rotation(tokens: RotateSessionRequest, update: UpdateSessionRequest) -> Call {
     Call::Rotate(RotateSessionRequest {
         namespace: update.namespace,

@@ -1,0 +1,131 @@
+//! `sessiond serve` as a child process that tests can signal and kill.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Client, WAIT_LIMIT, eventually};
+
+/// Returns the path of the `sessiond` program in the target directory of the running test, benchmark or program.
+pub fn program() -> PathBuf {
+    let own = std::env::current_exe().expect("the path of the running program is known");
+    // target/<profile>/<program>, or target/<profile>/deps/<test> for tests and benchmarks.
+    let directory = own.parent().expect("the program is in a directory");
+    let profile =
+        if directory.ends_with("deps") { directory.parent().expect("deps is in a directory") } else { directory };
+    profile.join("sessiond")
+}
+
+/// A `sessiond serve` process that is killed when dropped.
+pub struct Process {
+    child: Child,
+    /// Address of the gRPC port.
+    pub address: String,
+    /// Address of the HTTP port with metrics and health checks.
+    pub metrics_address: String,
+    /// All log lines so far.
+    pub log: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts `sessiond serve` with these arguments on free ports and returns when it listens.
+    pub fn start(arguments: &[String]) -> Self {
+        Process::start_with_env(&[], arguments)
+    }
+
+    /// Like [`Process::start`], with these environment variables added.
+    pub fn start_with_env(environment: &[(&str, String)], arguments: &[String]) -> Self {
+        let mut process = Process::spawn(environment, arguments);
+        (process.address, process.metrics_address) = process.wait_for_address().expect("the server listens");
+        process
+    }
+
+    /// Starts a process that must exit before it listens; returns its log and its exit code.
+    pub fn expect_start_failure(arguments: &[String]) -> (String, Option<i32>) {
+        Process::expect_start_failure_with_env(&[], arguments)
+    }
+
+    /// Like [`Process::expect_start_failure`], with these environment variables added.
+    pub fn expect_start_failure_with_env(
+        environment: &[(&str, String)],
+        arguments: &[String],
+    ) -> (String, Option<i32>) {
+        let mut process = Process::spawn(environment, arguments);
+        let code = process.child.wait().unwrap().code();
+        assert!(process.wait_for_address().is_none(), "the server listens");
+        (process.log.lock().unwrap().clone(), code)
+    }
+
+    fn spawn(environment: &[(&str, String)], arguments: &[String]) -> Self {
+        let mut command = Command::new(program());
+        command.args(["serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--log-format=json"]);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let child = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        Process { child, address: String::new(), metrics_address: String::new(), log: Arc::default() }
+    }
+
+    fn wait_for_address(&mut self) -> Option<(String, String)> {
+        let (sender, address) = mpsc::channel();
+        let (log, stderr) = (self.log.clone(), self.child.stderr.take()?);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                log.lock().unwrap().push_str(&format!("{line}\n"));
+                let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+                if entry["message"] == "listening" {
+                    let address = |field: &str| entry[field].as_str().unwrap().to_owned();
+                    let _ = sender.send((address("address"), address("metrics")));
+                }
+            }
+        });
+        address.recv_timeout(WAIT_LIMIT).ok()
+    }
+
+    /// Returns the whole response of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        super::http(&self.metrics_address, "/metrics").await.expect("metrics are served")
+    }
+
+    /// Returns the process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Connects a client to this process.
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.address).await
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
+    }
+
+    /// Kills the process (SIGKILL) and waits until it has ended.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until the process ends and returns its exit code. None: a signal ended it.
+    pub async fn wait(&mut self) -> Option<i32> {
+        eventually("the process ends", async || self.child.try_wait().unwrap()).await.code()
+    }
+
+    /// Sends SIGTERM, waits until the process ends and returns its exit code. None: a signal ended it.
+    pub async fn stop(&mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.wait().await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,229 @@
+//! A proxy between a sessiond server and its Redis: cuts connections, and holds back requests or replies, at once or
+//! from a script call on.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use sessiond::store::scripts::Script;
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+
+use super::{Redis, redis::socket_url};
+
+/// A proxy on a Unix socket in front of one Redis.
+pub struct Proxy {
+    directory: TempDir,
+    /// Whether bytes for Redis are held back.
+    requests_held: Arc<watch::Sender<bool>>,
+    /// Incremented to cut all connections.
+    cuts: Arc<watch::Sender<u32>>,
+    control: Arc<Control>,
+    redis: Redis,
+}
+
+/// State that the connections share: the breakpoint and the replies.
+struct Control {
+    breakpoint: Mutex<Option<Breakpoint>>,
+    /// Whether replies of Redis are held back.
+    replies_held: watch::Sender<bool>,
+    /// All bytes that Redis has sent, by connection.
+    replies: Mutex<Vec<Vec<u8>>>,
+}
+
+/// A script at which the proxy starts to hold back bytes.
+struct Breakpoint {
+    /// SHA-1 of the script.
+    digest: String,
+    /// Number of calls of the script until the breakpoint is reached.
+    remaining: u32,
+    action: Action,
+}
+
+/// What the proxy holds back once the breakpoint is reached.
+#[derive(Clone, Copy, PartialEq)]
+enum Action {
+    /// The script call and all later requests: Redis does not receive the script.
+    HoldRequests,
+    /// The replies: Redis runs the script, and its reply does not arrive.
+    HoldReplies,
+}
+
+impl Control {
+    /// Searches requests for the digest of the breakpoint.
+    ///
+    /// `unsearched` holds the end of the bytes sent before, because a digest may be split over two reads.
+    fn inspect(&self, unsearched: &mut Vec<u8>, sent: &[u8], requests_held: &watch::Sender<bool>) {
+        let mut breakpoint = self.breakpoint.lock().unwrap();
+        let Some(Breakpoint { digest, remaining, action }) = &mut *breakpoint else { return unsearched.clear() };
+        unsearched.extend_from_slice(sent);
+        let mut from = 0;
+        while let Some(at) = unsearched[from..].windows(digest.len()).position(|window| window == digest.as_bytes()) {
+            from += at + digest.len();
+            *remaining = remaining.saturating_sub(1);
+            if *remaining == 0 {
+                match action {
+                    Action::HoldRequests => requests_held.send_replace(true),
+                    Action::HoldReplies => self.replies_held.send_replace(true),
+                };
+            }
+        }
+        unsearched.drain(..from.max(unsearched.len().saturating_sub(digest.len() - 1)));
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy in front of this Redis.
+    pub fn start(redis: &Redis) -> Self {
+        let directory = tempfile::Builder::new().prefix("sessiond-proxy-").tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("proxy.sock")).unwrap();
+        let control = Control {
+            breakpoint: Mutex::new(None),
+            replies_held: watch::Sender::new(false),
+            replies: Mutex::default(),
+        };
+        let proxy = Proxy {
+            directory,
+            requests_held: Arc::new(watch::Sender::new(false)),
+            cuts: Arc::new(watch::Sender::new(0)),
+            control: Arc::new(control),
+            redis: redis.clone(),
+        };
+        let (held, cuts, control) = (proxy.requests_held.clone(), proxy.cuts.clone(), proxy.control.clone());
+        let target = redis.socket();
+        spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                // Subscribes before it connects, so that a cut during the connect applies to this connection.
+                spawn(relay(client, target.clone(), held.clone(), cuts.subscribe(), control.clone()));
+            }
+        });
+        proxy
+    }
+
+    /// Returns the URL of Redis through this proxy.
+    pub fn url(&self) -> String {
+        socket_url(&self.directory.path().join("proxy.sock"))
+    }
+
+    /// Holds back all requests from now on; replies still pass.
+    ///
+    /// Held requests are kept even if the sender closes its connection, as a network may deliver packets late.
+    pub fn hold_requests(&self) {
+        self.requests_held.send_replace(true);
+    }
+
+    /// Holds back all requests from the next call of this script on: the script does not reach Redis.
+    pub fn hold_requests_at(&self, script: &Script) {
+        self.set_breakpoint(script, 1, Action::HoldRequests);
+    }
+
+    /// Returns whether requests are held back.
+    pub fn is_holding_requests(&self) -> bool {
+        *self.requests_held.borrow()
+    }
+
+    /// Removes the breakpoint and forwards the held requests to Redis.
+    pub fn release_requests(&self) {
+        *self.control.breakpoint.lock().unwrap() = None;
+        self.requests_held.send_replace(false);
+    }
+
+    /// Holds back all replies from now on; Redis still executes the requests.
+    pub fn hold_replies(&self) {
+        self.control.replies_held.send_replace(true);
+    }
+
+    /// Holds back all replies from the n-th call of this script on: Redis runs it, and its reply does not arrive.
+    pub fn hold_replies_after(&self, script: &Script, nth: u32) {
+        self.set_breakpoint(script, nth, Action::HoldReplies);
+    }
+
+    fn set_breakpoint(&self, script: &Script, remaining: u32, action: Action) {
+        let loaded = self.redis.command(&["SCRIPT", "LOAD", &script.source()]);
+        let digest = loaded.lines().nth(1).expect("a digest").to_owned();
+        *self.control.breakpoint.lock().unwrap() = Some(Breakpoint { digest, remaining, action });
+    }
+
+    /// Returns whether replies are held back.
+    pub fn is_holding_replies(&self) -> bool {
+        *self.control.replies_held.borrow()
+    }
+
+    /// Removes the breakpoint and forwards the held replies, then new ones.
+    pub fn release_replies(&self) {
+        *self.control.breakpoint.lock().unwrap() = None;
+        self.control.replies_held.send_replace(false);
+    }
+
+    /// Returns all bytes that Redis has sent so far, by connection.
+    pub fn replies(&self) -> Vec<Vec<u8>> {
+        self.control.replies.lock().unwrap().clone()
+    }
+
+    /// Closes all connections on both sides; held bytes are lost.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|count| *count += 1);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test's runtime owns it")]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
+async fn relay(
+    client: UnixStream,
+    target: PathBuf,
+    requests_held: Arc<watch::Sender<bool>>,
+    mut cuts: watch::Receiver<u32>,
+    control: Arc<Control>,
+) {
+    let Ok(server) = UnixStream::connect(target).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let forward_requests = async {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut unsearched = Vec::new();
+        let mut is_held = requests_held.subscribe();
+        loop {
+            let count = from_client.read(&mut buffer).await.unwrap_or(0);
+            if is_held.wait_for(|held| !held).await.is_err() || count == 0 {
+                break;
+            }
+            control.inspect(&mut unsearched, &buffer[..count], &requests_held);
+            // These bytes may have reached the breakpoint.
+            if is_held.wait_for(|held| !held).await.is_err() || to_server.write_all(&buffer[..count]).await.is_err() {
+                break;
+            }
+        }
+        let _ = to_server.shutdown().await;
+    };
+    let forward_replies = async {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut is_held = control.replies_held.subscribe();
+        let number = {
+            let mut replies = control.replies.lock().unwrap();
+            replies.push(Vec::new());
+            replies.len() - 1
+        };
+        while let Ok(count) = from_server.read(&mut buffer).await {
+            if count == 0 || is_held.wait_for(|held| !held).await.is_err() {
+                break;
+            }
+            control.replies.lock().unwrap()[number].extend_from_slice(&buffer[..count]);
+            // The client may have closed its side while its requests are still held.
+            let _ = to_client.write_all(&buffer[..count]).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = cuts.changed() => {}
+        () = async { tokio::join!(forward_requests, forward_replies); } => {}
+    }
+}

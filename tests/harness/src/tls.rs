@@ -1,0 +1,94 @@
+//! Generates certificates and starts a Redis that accepts TLS only.
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tempfile::TempDir;
+
+use super::{
+    Redis,
+    redis::{CREDENTIALS, server_arguments},
+};
+
+/// Key and certificate of a server named `localhost`, and two certificate authorities, in a temporary directory.
+pub struct Certificates(TempDir);
+
+impl Certificates {
+    /// Generates the keys and certificates.
+    pub fn generate() -> Self {
+        let directory = tempfile::Builder::new().prefix("sessiond-tls-").tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        let authority = authority();
+        let key = KeyPair::generate().unwrap();
+        let parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        write("server.pem", &parameters.signed_by(&key, &authority).unwrap().pem());
+        write("server.key", &key.serialize_pem());
+        write("ca.pem", &authority.pem());
+        write("other-ca.pem", &self::authority().pem());
+        Certificates(directory)
+    }
+
+    /// Returns the arguments of a Redis that uses these certificates on this TLS port and for replication.
+    pub fn arguments(&self, port: u16) -> Vec<String> {
+        let file = |name: &str| self.0.path().join(name).display().to_string();
+        let [certificate, key, authority] = ["server.pem", "server.key", "ca.pem"].map(file);
+        let files = [("--tls-cert-file", certificate), ("--tls-key-file", key), ("--tls-ca-cert-file", authority)];
+        let own = [("--tls-port", port.to_string())];
+        let common = ["--tls-auth-clients", "no", "--tls-replication", "yes"].map(str::to_owned);
+        let own = own.into_iter().chain(files).flat_map(|(name, value)| [name.to_owned(), value]);
+        own.chain(common).collect()
+    }
+
+    /// Returns the environment of a process that trusts the authority of these certificates.
+    pub fn trusted_env(&self) -> [(&'static str, String); 1] {
+        self.env_with_authority("ca.pem")
+    }
+
+    /// Returns the environment of a process that trusts another authority only.
+    pub fn untrusted_env(&self) -> [(&'static str, String); 1] {
+        self.env_with_authority("other-ca.pem")
+    }
+
+    fn env_with_authority(&self, file: &str) -> [(&'static str, String); 1] {
+        [("SSL_CERT_FILE", self.0.path().join(file).display().to_string())]
+    }
+}
+
+/// A Redis that accepts TLS only.
+pub struct Tls {
+    /// Redis whose only TCP port requires TLS.
+    pub redis: Redis,
+    /// Certificate of Redis, and the authorities that sessiond can trust.
+    pub certificates: Certificates,
+}
+
+impl Tls {
+    /// Starts a Redis with new certificates.
+    pub fn start() -> Self {
+        let certificates = Certificates::generate();
+        let redis =
+            Redis::on_ports(|[port, ..]| server_arguments([certificates.arguments(port), no_plain_port()].concat()));
+        Tls { redis, certificates }
+    }
+
+    /// Returns the URL for sessiond's ACL user at `localhost`.
+    pub fn url(&self) -> String {
+        self.url_at("localhost")
+    }
+
+    /// Returns the URL for sessiond's ACL user at this host name.
+    pub fn url_at(&self, host: &str) -> String {
+        format!("rediss://{CREDENTIALS}@{host}:{}", self.redis.port())
+    }
+}
+
+/// Returns the arguments that disable the port without TLS.
+pub fn no_plain_port() -> Vec<String> {
+    ["--port", "0"].map(str::to_owned).into()
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut parameters = CertificateParams::new([]).unwrap();
+    // With the subject of the server certificate, Redis would treat that certificate as self-signed.
+    parameters.distinguished_name.push(DnType::CommonName, "authority of the tests");
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
+}

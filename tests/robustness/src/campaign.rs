@@ -1,0 +1,127 @@
+//! Plays many histories, some at once, each with its own seed.
+
+use std::{
+    ops::Range,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    faults::{Fault, faults},
+    run::{HistoryRun, run},
+    table::Table,
+};
+
+/// Number of histories that run at once. A history spends most of its time waiting.
+const CONCURRENT_HISTORIES: u64 = 3;
+/// Maximum number of characters of a violation that a failure prints.
+const VIOLATION_CHARS: usize = 3_000;
+
+/// Returns the number of faults. That many consecutive seeds select each fault once.
+pub fn fault_count() -> u64 {
+    faults().len() as u64
+}
+
+/// Returns a random seed that selects the first fault.
+pub fn first_seed() -> u64 {
+    u64::from(getrandom::u32().expect("the system provides random numbers")) * fault_count()
+}
+
+/// Returns the fault that this seed selects.
+fn fault_of(seed: u64) -> Box<dyn Fault> {
+    let mut faults = faults();
+    faults.swap_remove((seed % faults.len() as u64) as usize)
+}
+
+fn play(fault: Box<dyn Fault>, seed: u64) -> HistoryRun {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("the runtime starts");
+    let run = runtime.block_on(run(fault, seed));
+    runtime.shutdown_background();
+    run
+}
+
+/// Faults that a campaign plays. It skips the seeds of all other faults.
+#[derive(Clone, Copy, PartialEq)]
+pub enum FaultSelection {
+    /// Every fault.
+    All,
+    /// Faults that take little time, and one of each topology.
+    Quick,
+}
+
+/// A series of histories, one for each seed.
+pub struct Campaign {
+    /// Seeds of the histories. A seed selects the fault and all random choices.
+    pub seeds: Range<u64>,
+    /// Faults to play; the seeds of other faults are skipped.
+    pub selection: FaultSelection,
+    /// Directory that receives every history with a violation.
+    pub failed_histories: PathBuf,
+}
+
+impl Campaign {
+    /// Plays all histories; returns their table and one text for each failure.
+    pub fn play(&self) -> (Table, Vec<String>) {
+        let (table, failures) = (Mutex::new(Table::default()), Mutex::new(Vec::new()));
+        let next = AtomicU64::new(self.seeds.start);
+        std::thread::scope(|scope| {
+            for _ in 0..CONCURRENT_HISTORIES.min(self.seeds.end - self.seeds.start) {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= self.seeds.end {
+                            break;
+                        }
+                        self.play_one(seed, &table, &failures);
+                    }
+                });
+            }
+        });
+        (table.into_inner().unwrap(), failures.into_inner().unwrap())
+    }
+
+    fn play_one(&self, seed: u64, table: &Mutex<Table>, failures: &Mutex<Vec<String>>) {
+        let fault = fault_of(seed);
+        if self.selection == FaultSelection::Quick && !fault.is_quick() {
+            return;
+        }
+        let (name, topology) = (fault.name(), fault.topology());
+        let Ok(run) = std::panic::catch_unwind(AssertUnwindSafe(|| play(fault, seed))) else {
+            table.lock().unwrap().add_panicked(name, topology);
+            failures.lock().unwrap().push(format!("SEED={seed} {name}: the history panicked, see above"));
+            return;
+        };
+        println!("SEED={seed} {name}: {} log entries, recovery {:?}", run.log_entries(), run.recovery);
+        table.lock().unwrap().add(name, topology, &run);
+        failures.lock().unwrap().extend(run.failure(&self.failed_histories));
+    }
+}
+
+impl HistoryRun {
+    fn log_entries(&self) -> usize {
+        self.history.truth.stores.iter().map(|store| store.entries().count()).sum()
+    }
+
+    /// Returns a text with the violations, and writes the history into a file in this directory. None: no violation.
+    fn failure(&self, directory: &Path) -> Option<String> {
+        if self.violations.is_empty() {
+            return None;
+        }
+        let (seed, about) = (self.history.seed, &self.history.about);
+        let file = directory.join(format!("history-{seed}.txt"));
+        std::fs::write(&file, format!("{:?}", self.history)).expect("the history is written");
+        let violations = self
+            .violations
+            .iter()
+            .map(|(name, text)| format!("{name}: {}\n", text.chars().take(VIOLATION_CHARS).collect::<String>()));
+        let (file, violations) = (file.display(), violations.collect::<String>());
+        Some(format!(
+            "SEED={seed}, {about}; replay with `make test-faults SEED={seed}`; history in {file}:\n{violations}"
+        ))
+    }
+}

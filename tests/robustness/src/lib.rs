@@ -1,0 +1,24 @@
+//! Robustness tests: records histories of sessiond under faults, and checks them against the guarantees W1–W10 and
+//! S1–S6.
+//!
+//! `run` records one history and `campaign` many. `validate` holds one pure function for each guarantee, and `defects`
+//! the errors that each of these functions must find. The integration test `robustness` plays a short campaign; the
+//! program of this package plays a long one and writes docs/faults.md.
+
+pub mod campaign;
+pub mod defects;
+mod environment;
+mod fault_observed;
+mod faults;
+pub mod fixtures;
+mod ground_truth;
+mod history;
+mod log_reader;
+mod recorder;
+mod run;
+mod seeded_rng;
+mod streams;
+mod table;
+pub mod validate;
+mod watchers;
+mod workload;

@@ -1,0 +1,226 @@
+//! Reads the ground truth: all logs from their start, including lost branches, trimmed entries and emptied stores.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use prost::Message;
+use sessiond::{
+    observe::Metrics,
+    session::{self, Change},
+    store::{self, Error, Eviction, Open, Page, Partition, Store, Waits},
+};
+use sessiond_client::v1::{AttributeValue, Authentication, Cause, EventType};
+use tokio::time::Instant;
+
+use crate::ground_truth::{Entry, GroundTruth, Log, Position, SessionState, Store as StoreTruth};
+use harness::contract::state::Content;
+use harness::{WAIT_LIMIT, eventually};
+
+/// Reader of all logs, with every entry that it has read.
+pub struct LogReader {
+    store: Arc<Store>,
+    /// Key prefix.
+    prefix: String,
+    /// All stores in order; the last one is the present store.
+    stores: Vec<StoreLogs>,
+}
+
+/// The logs of one store.
+struct StoreLogs {
+    id: [u8; 16],
+    logs: Vec<LogBranches>,
+}
+
+/// The log of one partition: the current branch, and all entries of all branches.
+struct LogBranches {
+    /// Position before the first entry.
+    start: Position,
+    /// Entries of the current branch, from the start.
+    current: Vec<Entry>,
+    /// Every entry that was read.
+    all: HashMap<Position, Entry>,
+}
+
+async fn open(url: &str, prefix: &str) -> Arc<Store> {
+    let open = Open {
+        url,
+        password: None,
+        prefix,
+        partitions: 16,
+        eviction: Eviction::Refused,
+        waits: Waits::Never,
+        feed_buffer: 1024,
+    };
+    let store = Arc::new(Store::open(open, Arc::new(Metrics::default())).await.expect("the store can be read"));
+    let heartbeat = store.clone();
+    #[expect(clippy::disallowed_methods, reason = "the test's runtime owns it")]
+    tokio::spawn(async move { heartbeat.keep_alive().await });
+    store
+}
+
+/// Returns the positions before the first entries of all logs, in the order of the partitions.
+async fn origins(store: &Store) -> Vec<store::Position> {
+    let mut tails = Vec::new();
+    for server in store.servers() {
+        tails.extend(store.tails(&server, deadline()).await.expect("the tails can be read").tails);
+    }
+    tails.sort_by_key(|(partition, _)| *partition);
+    tails.into_iter().map(|(_, tail)| tail.origin.expect("every log has an origin")).collect()
+}
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(2)
+}
+
+impl LogReader {
+    /// Opens the store, which must have no entries yet.
+    pub async fn start(url: String, prefix: &str) -> Self {
+        let store = open(&url, prefix).await;
+        let logs = origins(&store).await.into_iter().map(|tail| LogBranches::from(position(tail))).collect();
+        let store_logs = StoreLogs { id: store.id().0, logs };
+        LogReader { store, prefix: prefix.to_owned(), stores: vec![store_logs] }
+    }
+
+    /// Reads from another server from now on.
+    pub async fn switch_to(&mut self, url: &str) {
+        self.store.close().await;
+        self.store = open(url, &self.prefix).await;
+    }
+
+    fn present(&mut self) -> &mut StoreLogs {
+        self.stores.last_mut().expect("it exists")
+    }
+
+    /// Initialises the emptied store and reads the new one from now on.
+    pub async fn store_flushed(&mut self) {
+        let all: Vec<Partition> = self.store.partitions().collect();
+        self.store.initialise(&all).await.expect("the store is initialised");
+        let (id, origins) = (self.store.id(), origins(&self.store).await);
+        let logs = origins.into_iter().map(|origin| LogBranches::from(position(origin))).collect();
+        self.stores.push(StoreLogs { id: id.0, logs });
+    }
+
+    /// Reads all logs to their ends.
+    pub async fn read(&mut self) {
+        for partition in self.store.partitions() {
+            // Boxed: the nested future exceeds the recursion limit of the compiler.
+            eventually("the log is read", async || Box::pin(self.read_partition(partition)).await.ok()).await;
+        }
+    }
+
+    /// Returns the position that starts the last `kept` entries, for each partition with at least as many.
+    pub fn positions_of_last(&mut self, kept: usize) -> Vec<(usize, Position)> {
+        let logs = self.present().logs.iter().enumerate();
+        logs.filter_map(|(partition, log)| {
+            let first_kept = log.current.len().checked_sub(kept)?;
+            Some((partition, log.current.get(first_kept)?.position))
+        })
+        .collect()
+    }
+
+    async fn read_partition(&mut self, partition: Partition) -> Result<(), Error> {
+        loop {
+            let store = self.store.clone();
+            let branches = &mut self.present().logs[partition.index()];
+            let end = branches.end();
+            let after = store::Position { revision: session::Revision(end.revision), nonce: end.nonce };
+            match store.read_after(partition, after, deadline()).await? {
+                Page::Entries(entries) => branches.extend(entries),
+                Page::Tail => return Ok(()),
+                // The position is on another branch: read again from the start.
+                Page::RolledBack | Page::Compacted | Page::Flushed if !branches.current.is_empty() => {
+                    branches.current.clear()
+                }
+                Page::RolledBack | Page::Compacted | Page::Flushed => {
+                    panic!("the log of {partition:?} cannot be read from its start")
+                }
+            }
+        }
+    }
+
+    /// Returns all entries that were read.
+    pub fn truth(&self) -> GroundTruth {
+        let log = |branches: &LogBranches| {
+            let current: HashSet<Position> = branches.current.iter().map(|entry| entry.position).collect();
+            let lost = branches.all.values().filter(|entry| !current.contains(&entry.position));
+            Log { start: branches.start, entries: branches.current.clone(), lost: lost.cloned().collect() }
+        };
+        let store = |store: &StoreLogs| StoreTruth { id: store.id, logs: store.logs.iter().map(log).collect() };
+        GroundTruth { stores: self.stores.iter().map(store).collect() }
+    }
+
+    /// Closes the connections to Redis.
+    pub async fn close(&self) {
+        let _ = tokio::time::timeout(WAIT_LIMIT, self.store.close()).await;
+    }
+}
+
+impl From<Position> for LogBranches {
+    fn from(start: Position) -> Self {
+        LogBranches { start, current: Vec::new(), all: HashMap::new() }
+    }
+}
+
+impl LogBranches {
+    /// Returns the position after which the next entry follows.
+    fn end(&self) -> Position {
+        self.current.last().map_or(self.start, |last| last.position)
+    }
+
+    fn extend(&mut self, entries: Vec<store::Entry>) {
+        for entry in entries.into_iter().map(parse) {
+            assert_eq!(entry.previous, self.end(), "each entry names the previous one");
+            assert!(entry.position.revision > self.end().revision, "revisions increase");
+            self.all.insert(entry.position, entry.clone());
+            self.current.push(entry);
+        }
+    }
+}
+
+fn position(position: store::Position) -> Position {
+    Position { revision: position.revision.0, nonce: position.nonce }
+}
+
+fn parse(entry: store::Entry) -> Entry {
+    let (kind, cause) = match entry.event.change {
+        Change::Created => (EventType::Created, Cause::Unspecified),
+        Change::Updated => (EventType::Updated, Cause::Unspecified),
+        Change::Rotated => (EventType::Rotated, Cause::Unspecified),
+        Change::TokenReused => (EventType::TokenReused, Cause::Unspecified),
+        Change::Ended(cause) => {
+            (EventType::Ended, Cause::try_from(cause as i32).expect("causes have the numbers of the proto"))
+        }
+    };
+    let session = &entry.event.session;
+    Entry {
+        position: position(entry.position),
+        previous: position(entry.previous),
+        id: session.name.id.to_string(),
+        kind,
+        cause,
+        after: (!session.lacks_state()).then(|| state_of(session)),
+        before: entry.event.before.map(|facets| (facets.subject, facets.labels)),
+        changed: entry.event.changed_attributes,
+    }
+}
+
+fn state_of(session: &session::Session) -> SessionState {
+    let value = |encoded: &session::Encoded| AttributeValue::decode(encoded.clone()).expect("a value can be read");
+    let authentication = session
+        .authentication
+        .clone()
+        .map(|encoded| Authentication::decode(encoded).expect("an authentication can be read"));
+    let content = Content {
+        subject: session.subject.clone(),
+        attributes: session.attributes.iter().map(|(name, encoded)| (name.clone(), value(encoded))).collect(),
+        labels: session.labels.clone(),
+        authentication,
+        idle_timeout: session.idle_timeout.map_or(0, |timeout| (timeout / 1000) as i64),
+        generation: session.token_generation as i32,
+    };
+    let expires = session.expires().map(|at| ((at.0 / 1000) as i64, (at.0 % 1000 * 1_000_000) as i32));
+    SessionState { content, expires }
+}

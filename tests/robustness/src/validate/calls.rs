@@ -1,0 +1,243 @@
+//! Validators of calls: linearizability per session, error classes, durability, lists, and the end of all sessions of a
+//! subject.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sessiond_client::v1::{Cause, EventType, Session};
+
+use super::{Verdict, Violation, ensure};
+use crate::ground_truth::Entry;
+use crate::history::{Effect, History, Micros, Operation, Outcome, WITHOUT_REASON};
+use harness::contract::{Call, Reply, session::end_cause};
+use harness::linearizability::{MAX_OCCURRENCES, Occurrence, OccurrenceKind, has_linearization};
+
+/// The interval in which Redis may have lost acknowledged writes.
+struct Loss {
+    from: Micros,
+    until: Micros,
+}
+
+impl Loss {
+    /// Returns the interval from the fault to its healing or to the last lost write, because a server can use the old
+    /// primary for a while after the fault. None: no fault loses writes.
+    fn of(history: &History) -> Option<Self> {
+        let lossy = || history.faults.iter().filter(|fault| fault.effects.contains(&Effect::LosesWrites));
+        let from = lossy().map(|fault| fault.at).min()?;
+        let healed = lossy().map(|fault| fault.healed).max()?;
+        let answered = lost_writes(history).map(|operation| operation.returned).max();
+        let logs = history.truth.stores.iter().flat_map(|store| &store.logs);
+        let logged = logs.flat_map(|log| &log.lost).map(|entry| entry.position.time()).max();
+        Some(Loss { from, until: healed.max(answered.unwrap_or(0)).max(logged.unwrap_or(0)) })
+    }
+}
+
+/// Returns the id of the session that the call addresses. None: several sessions, or the id is not known.
+fn session_of(operation: &Operation) -> Option<String> {
+    let replied = match &operation.outcome {
+        Outcome::Answered(Reply::Session(session, ..)) => Some(session.id.clone()),
+        Outcome::Answered(_) | Outcome::NotApplied(_) | Outcome::Unknown(_) => None,
+    };
+    operation.call.id().or(replied)
+}
+
+/// S1, S2, S3, S5, S6: the calls on each session have a linearization that explains every reply.
+pub fn linearizable(history: &History) -> Verdict {
+    let mut sessions: BTreeMap<String, Vec<&Operation>> = BTreeMap::new();
+    for operation in &history.operations {
+        // A read with min_revision may be served from a copy that is behind.
+        let is_from_copy = matches!(&operation.call, Call::Get(request) if request.min_revision.is_some());
+        if let Some(id) = session_of(operation).filter(|_| !is_from_copy) {
+            sessions.entry(id).or_default().push(operation);
+        }
+    }
+    let deleted_keys = history.deleted_keys();
+    sessions.retain(|id, _| !deleted_keys.contains(&id[..]));
+    for (id, operations) in &sessions {
+        let occurrences = occurrences(history, id, operations);
+        if occurrences.len() > MAX_OCCURRENCES {
+            return Err(Violation(format!("{} calls for {id} are too many to check", occurrences.len())));
+        }
+        ensure(has_linearization(&history.rules, &occurrences), || {
+            let lines: Vec<String> = occurrences.iter().map(|occurrence| format!("{occurrence:?}\n")).collect();
+            format!("no linearization of the calls for {id}:\n{}", lines.concat())
+        })?;
+    }
+    Ok(())
+}
+
+/// Returns the occurrences for a session. A call that Redis may have lost is indeterminate or omitted.
+fn occurrences<'a>(history: &'a History, id: &str, operations: &[&'a Operation]) -> Vec<Occurrence<'a>> {
+    let first = operations.iter().map(|operation| operation.called).min().unwrap_or(0);
+    let loss = Loss::of(history).filter(|loss| first < loss.until);
+    let is_kept = |at: Micros| loss.as_ref().is_none_or(|loss| at < loss.from);
+    let mut all = Vec::new();
+    for Operation { called, returned, call, outcome, .. } in
+        operations.iter().filter(|operation| is_kept(operation.called))
+    {
+        let kind = match outcome {
+            Outcome::Answered(reply) if is_kept(*returned) => OccurrenceKind::Completed(call, reply),
+            Outcome::Answered(_) | Outcome::Unknown(_) => OccurrenceKind::Indeterminate(call),
+            Outcome::NotApplied(_) => OccurrenceKind::NotApplied(call),
+        };
+        all.push(Occurrence { called: *called, returned: *returned, kind });
+    }
+    let is_ended_by_call =
+        |cause| operations.iter().any(|other| matches!(other.call, Call::Delete(_)) && end_cause(&other.call) == cause);
+    let endings = history
+        .truth
+        .stores
+        .iter()
+        .flat_map(|store| store.logs.iter().flat_map(|log| log.entries.iter().chain(&log.lost)));
+    for ended in endings.filter(|entry| entry.id == id && entry.kind == EventType::Ended) {
+        let is_not_by_call = match ended.cause {
+            Cause::IdleTimeout | Cause::AbsoluteTimeout | Cause::Replaced | Cause::OutOfBand => true,
+            Cause::Revoked => !is_ended_by_call(Cause::Revoked),
+            _ => false,
+        };
+        let returned = ended.position.time();
+        if is_not_by_call && is_kept(returned) {
+            all.push(Occurrence { called: 0, returned, kind: OccurrenceKind::Ended(ended.cause) });
+        }
+    }
+    all.extend(subject_tombstone(history, operations));
+    all
+}
+
+/// Returns the tombstone that DeleteSubjectSessions may write for a session whose create is in flight.
+fn subject_tombstone<'a>(history: &'a History, operations: &[&Operation]) -> Option<Occurrence<'a>> {
+    let subjects: BTreeSet<&str> = operations
+        .iter()
+        .filter_map(|operation| match &operation.call {
+            Call::Create(request) => Some(&request.subject[..]),
+            _ => None,
+        })
+        .collect();
+    history.operations.iter().find_map(|operation| match &operation.call {
+        Call::DeleteSubject(request) if subjects.contains(&request.subject[..]) => {
+            let kind = OccurrenceKind::Tombstoned(end_cause(&operation.call));
+            Some(Occurrence { called: operation.called, returned: operation.returned, kind })
+        }
+        _ => None,
+    })
+}
+
+/// Errors that report a failure of Redis or of the network.
+pub const FAILURES: [&str; 8] = [
+    "Unavailable STORE_UNAVAILABLE",
+    "Unavailable STORE_CHANGED",
+    "Unavailable OVERLOADED",
+    "Unavailable DRAINING",
+    "DeadlineExceeded STORE_TIMEOUT",
+    "DeadlineExceeded OUTCOME_UNKNOWN",
+    "Unknown OUTCOME_UNKNOWN",
+    "ResourceExhausted STORE_FULL",
+];
+
+/// A failed call reports the cause and whether it may have been applied, unless its instance was killed.
+pub fn errors_classified(history: &History) -> Verdict {
+    let is_killed = history.has_effect(Effect::KillsInstance, Micros::MAX);
+    for operation in &history.operations {
+        let (Outcome::NotApplied(failure) | Outcome::Unknown(failure)) = &operation.outcome else { continue };
+        let is_from_killed_instance = is_killed && failure.ends_with(WITHOUT_REASON);
+        ensure(is_from_killed_instance || FAILURES.contains(&&failure[..]), || format!("{failure}: {operation:?}"))?;
+    }
+    Ok(())
+}
+
+/// Every revision in a reply is in the log, unless the fault loses acknowledged writes.
+pub fn acknowledged_kept(history: &History) -> Verdict {
+    if !history.is_durable() {
+        return Ok(());
+    }
+    let logged: BTreeSet<(&str, i64)> = history.truth.present().entries().map(Entry::key).collect();
+    for operation in &history.operations {
+        if let Outcome::Answered(Reply::Session(session, ..)) = &operation.outcome {
+            let Session { id, revision, .. } = &**session;
+            ensure(logged.contains(&(&id[..], *revision)), || {
+                format!("{id} {revision} is not in the log: {operation:?}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the acknowledged creates, updates and rotations that are not in the log of the present store.
+fn lost_writes(history: &History) -> impl Iterator<Item = &Operation> {
+    let logged: BTreeSet<(&str, i64)> = history.truth.present().entries().map(Entry::key).collect();
+    history.operations.iter().filter(move |operation| match (&operation.call, &operation.outcome) {
+        (Call::Create(_) | Call::Update(_) | Call::Rotate(_), Outcome::Answered(Reply::Session(session, ..))) => {
+            !logged.contains(&(&session.id[..], session.revision))
+        }
+        _ => false,
+    })
+}
+
+/// Returns the number of acknowledged creates, updates and rotations that are not in the log.
+pub fn lost_write_count(history: &History) -> usize {
+    lost_writes(history).count()
+}
+
+/// Returns the last entry of a session at this time. None: the session is not live.
+fn state_at<'a>(entries: &[&'a Entry], at: Micros) -> Option<&'a Entry> {
+    let last = entries.iter().rev().find(|entry| entry.position.time() <= at)?;
+    (last.kind != EventType::Ended).then_some(last)
+}
+
+fn subject_of(entry: &Entry) -> &str {
+    entry.after.as_ref().map_or("", |after| &after.content.subject)
+}
+
+/// A list by subject contains every session that belonged to the subject during the whole call, and no session that
+/// never did.
+pub fn lists_correct(history: &History) -> Verdict {
+    let (sessions, deleted_keys) = (history.truth.present().by_session(), history.deleted_keys());
+    for operation in history.operations.iter().filter(|_| history.is_durable()) {
+        let (Call::List(request), Outcome::Answered(Reply::Listed(listed))) = (&operation.call, &operation.outcome)
+        else {
+            continue;
+        };
+        let Some(subject) = &request.subject else { continue };
+        let listed_ids: BTreeSet<&str> = listed.iter().map(|session| &session.id[..]).collect();
+        let is_during_call = |entry: &&&Entry| (operation.called..=operation.returned).contains(&entry.position.time());
+        for (id, entries) in sessions.iter().filter(|(id, _)| !deleted_keys.contains(*id)) {
+            let Some(before) = state_at(entries, operation.called) else { continue };
+            let expires = before.after.as_ref().and_then(|after| after.expires);
+            let keeps_subject = entries
+                .iter()
+                .filter(is_during_call)
+                .all(|entry| subject_of(entry) == subject && entry.kind != EventType::Ended);
+            let outlives = expires.is_none_or(|(seconds, _)| seconds as Micros * 1_000_000 > operation.returned);
+            if subject_of(before) == subject && keeps_subject && outlives {
+                ensure(listed_ids.contains(id), || format!("{id} of {subject} is missing in the list: {operation:?}"))?;
+            }
+        }
+        for id in listed_ids.difference(&deleted_keys) {
+            let entries = sessions.get(id).map_or(&[][..], Vec::as_slice);
+            let had_subject = state_at(entries, operation.called).is_some_and(|entry| subject_of(entry) == subject)
+                || entries.iter().filter(is_during_call).any(|entry| subject_of(entry) == subject);
+            ensure(had_subject, || format!("{id} is in the list, but not of {subject}: {operation:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// After DeleteSubjectSessions no session is live that belonged to the subject when the call began.
+pub fn subject_ended(history: &History) -> Verdict {
+    let (sessions, deleted_keys) = (history.truth.present().by_session(), history.deleted_keys());
+    for operation in history.operations.iter().filter(|_| history.is_durable()) {
+        let (Call::DeleteSubject(request), Outcome::Answered(Reply::DeletedCount(_))) =
+            (&operation.call, &operation.outcome)
+        else {
+            continue;
+        };
+        for (id, entries) in sessions.iter().filter(|(id, _)| **id != request.except_id && !deleted_keys.contains(*id))
+        {
+            let had_subject =
+                state_at(entries, operation.called).is_some_and(|entry| subject_of(entry) == request.subject);
+            let is_live =
+                state_at(entries, operation.returned).is_some_and(|entry| subject_of(entry) == request.subject);
+            ensure(!(had_subject && is_live), || format!("{id} is still live after {operation:?}"))?;
+        }
+    }
+    Ok(())
+}

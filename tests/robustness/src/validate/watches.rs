@@ -1,0 +1,135 @@
+//! Validators of the end of a watch and of its resyncs: each has a cause that the contract names.
+
+use std::collections::BTreeSet;
+
+use sessiond_client::v1::{EventType, ResyncReason};
+
+use super::{Verdict, calls::FAILURES, ensure};
+use crate::ground_truth::{Entry, Position};
+use crate::history::*;
+
+/// Maximum time between reading a session and closing the watch that waits for its end.
+const CLOSE_DELAY: Micros = 1_000_000;
+
+/// A watch ends with OK only after all its sessions have ended, and otherwise with an error of the store. Opening it
+/// fails with NOT_FOUND only if a session is not live.
+pub fn watch_end_justified(history: &History) -> Verdict {
+    for (number, watch) in history.watches.iter().enumerate() {
+        let is_justified = match &watch.end[..] {
+            STILL_OPEN | DISCONNECTED | NO_RESPONSE => true,
+            CLOSED_SLOW_CONSUMER => watch.responses.iter().any(is_slow_consumer),
+            CLOSED_COMPLETE => match &watch.filter.scope {
+                Scope::Ids(ids) => ids.iter().all(|id| has_ended(history, watch, id)),
+                Scope::Namespace | Scope::Subject(_) => false,
+            },
+            end => is_failure(history, end.trim_start_matches(CLOSED), watch.ended),
+        };
+        ensure(is_justified, || format!("watch {number}, {:?}, at {}: {}", watch.filter, watch.ended, watch.end))?;
+    }
+    for failure in &history.open_failures {
+        let OpenFailure { filter, resumes, called, returned, error } = failure;
+        let is_justified = match (&error[..], &filter.scope) {
+            (NO_RESPONSE, _) => true,
+            (NOT_CONNECTED, _) => history.has_effect(Effect::KillsInstance, *returned),
+            // A request with a resume token receives the ENDED events after the token instead.
+            ("NotFound SESSION_NOT_FOUND", Scope::Ids(ids)) => {
+                !resumes && ids.iter().any(|id| may_not_be_live(history, id, *called, *returned))
+            }
+            (error, _) => is_failure(history, error, *returned),
+        };
+        ensure(is_justified, || format!("{failure:?}"))?;
+    }
+    Ok(())
+}
+
+fn is_slow_consumer(response: &Response) -> bool {
+    matches!(response.control, Some(Control::Resync(ResyncReason::SlowConsumer, _)))
+}
+
+/// Returns whether the status is an error of the store, or the instance was killed.
+fn is_failure(history: &History, status: &str, at: Micros) -> bool {
+    FAILURES.contains(&status) || status.ends_with(WITHOUT_REASON) && history.has_effect(Effect::KillsInstance, at)
+}
+
+/// Returns the entries of the session on the current branch, in order.
+fn entries_of<'a>(history: &'a History, id: &str) -> impl Iterator<Item = &'a Entry> {
+    history.truth.present().entries().filter(move |entry| entry.id == id)
+}
+
+/// Returns whether the session had ended when the watch ended, including an ENDED that was lost later.
+fn has_ended(history: &History, watch: &Watch, id: &str) -> bool {
+    let by = watch.ended;
+    let is_ended = |entry: &Entry| entry.id == id && entry.kind == EventType::Ended && entry.position.time() <= by;
+    let stores = &history.truth.stores;
+    if stores.iter().any(|store| store.entries().any(is_ended)) {
+        return true;
+    }
+    // All sessions end with their store. A session created shortly before may not be visible yet.
+    let is_absent = || entries_of(history, id).all(|entry| entry.position.time() + CLOSE_DELAY > by);
+    // A lost ENDED counts until the service detects the rollback.
+    let was_delivered = || {
+        let mut all = watch.responses.iter().flat_map(|response| &response.events);
+        all.any(|event| event.id == id && event.r#type() == EventType::Ended)
+    };
+    let was_lost = || stores.iter().flat_map(|store| &store.logs).any(|log| log.lost.iter().any(is_ended));
+    history.was_flushed(by) && is_absent()
+        || history.has_effect(Effect::LosesWrites, by) && (was_delivered() || was_lost())
+}
+
+/// Returns whether the session was not live at some time in this interval, or may not have been.
+fn may_not_be_live(history: &History, id: &str, from: Micros, until: Micros) -> bool {
+    let is_created_later = entries_of(history, id).next().is_none_or(|first| first.position.time() > from);
+    let mut endings = entries_of(history, id).filter(|entry| entry.kind == EventType::Ended);
+    let has_ended = endings.any(|entry| entry.position.time() <= until);
+    is_created_later || has_ended || history.has_effect(Effect::LosesWrites, until)
+}
+
+/// Every resync has a cause in a fault of the history.
+pub fn resync_justified(history: &History) -> Verdict {
+    for (number, watch) in history.watches.iter().enumerate() {
+        let mut is_in_snapshot = watch.initial_state && watch.resumes.is_none();
+        let mut before = watch.resumes.and_then(|resumed| history.watches[resumed].responses.last());
+        for response in &watch.responses {
+            match &response.control {
+                Some(Control::Synced) => is_in_snapshot = false,
+                Some(Control::Resync(reason, _)) => {
+                    let at = response.at;
+                    let is_justified = match reason {
+                        ResyncReason::Rollback => {
+                            // A snapshot during a restart or a move may mix two branches.
+                            history.has_effect(Effect::LosesWrites, at)
+                                || is_in_snapshot && history.has_effect(Effect::RestartsOrMoves, at)
+                        }
+                        ResyncReason::Flushed => history.was_flushed(at),
+                        ResyncReason::Compacted => is_trimmed_past(history, before, at),
+                        ResyncReason::SlowConsumer => watch.is_slow && history.has_effect(Effect::StallsReaders, at),
+                        ResyncReason::Unspecified => false,
+                    };
+                    ensure(is_justified, || {
+                        let when = if is_in_snapshot { ", during the snapshot" } else { "" };
+                        format!(
+                            "watch {number} of instance {}: {reason:?} at {at}{when}, without a cause",
+                            watch.instance
+                        )
+                    })?;
+                    is_in_snapshot = watch.initial_state && *reason != ResyncReason::SlowConsumer;
+                }
+                Some(Control::Bookmark(_)) | None => {}
+            }
+            before = Some(response);
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a log was trimmed past the last position of the watcher.
+fn is_trimmed_past(history: &History, before: Option<&Response>, by: Micros) -> bool {
+    let logs = &history.truth.present().logs;
+    let previous = |partition: usize, oldest: Position| {
+        logs[partition].entries.iter().find(|entry| entry.position == oldest).map(|entry| entry.previous.revision)
+    };
+    let trimmed = history.faults.iter().filter(|fault| fault.at <= by).flat_map(|fault| &fault.trimmed);
+    let kept = BTreeSet::from_iter(trimmed.map(|(partition, oldest)| (*partition, previous(*partition, *oldest))));
+    let Some(before) = before else { return false };
+    kept.into_iter().any(|(partition, kept)| kept.is_some_and(|kept| before.token.positions[partition].revision < kept))
+}

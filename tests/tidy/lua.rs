@@ -1,0 +1,126 @@
+//! Scripts agree with their registry, and Lua, Rust and the proto files agree on numbers.
+
+use std::{collections::BTreeMap, path::Path};
+
+use sessiond::{
+    pb,
+    session::Cause,
+    store::scripts::{self, Outcome},
+};
+
+use super::{report, texts};
+
+/// Number of entries in a line of a script header, such as `-- KEYS  1 log  2 meta` or `-- KEYS  session, due, log`.
+fn header_count(text: &str, name: &str) -> Option<usize> {
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("-- {name}  ")))?;
+    let line = line.split("   (").next().unwrap();
+    Some(if line.starts_with("1 ") {
+        line.split("  ").filter(|part| part.starts_with(|digit: char| digit.is_ascii_digit())).count()
+    } else {
+        line.split(',').count()
+    })
+}
+
+#[test]
+fn scripts_match_their_registry_entries() {
+    let mut wrong = Vec::new();
+    // Included in other scripts, which assert the counts.
+    const PRELUDES: [&str; 4] = ["gate", "record", "token", "mutation"];
+    for (path, text) in &texts("src/store/scripts", "lua") {
+        let name = Path::new(path).file_stem().unwrap().to_str().unwrap();
+        for line in ["-- KEYS  ", "-- ARGV  ", "-- Reply "] {
+            if !text.contains(line) {
+                wrong.push(format!("{path}: missing line {line}"));
+            }
+        }
+        if PRELUDES.contains(&name) {
+            continue;
+        }
+        let Some(script) = scripts::ALL.iter().find(|script| script.file == format!("{name}.lua")) else {
+            wrong.push(format!("{path}: is missing in the registry"));
+            continue;
+        };
+        let source = script.source();
+        let keys = header_count(text, "KEYS").unwrap_or(0);
+        if keys != script.keys {
+            wrong.push(format!("{path}: {keys} keys, {} in the registry", script.keys));
+        }
+        if !source.contains(&format!("assert(#KEYS == {keys}")) {
+            wrong.push(format!("{path}: header has {keys} keys, assert has another number"));
+        }
+        let is_gated = script.prelude != scripts::Prelude::None;
+        let arguments = if is_gated { 1 } else { header_count(text, "ARGV").unwrap_or(0) };
+        if !source.contains(&format!("#ARGV == {arguments},")) {
+            wrong.push(format!("{path}: header and assert differ in ARGV"));
+        }
+        if !source.starts_with("#!lua") {
+            wrong.push(format!("{path}: does not start with #!lua"));
+        }
+    }
+    report(wrong, "make header, assert, and the registry in src/store/scripts.rs agree");
+}
+
+/// Numbers that the preludes assign in lines such as `local A, B = 1, 2`.
+fn lua_constants() -> BTreeMap<String, i64> {
+    let files = texts("src/store/scripts", "lua");
+    let text =
+        ["gate", "record", "mutation"].map(|name| files[&format!("src/store/scripts/{name}.lua")].clone()).concat();
+    let mut constants = BTreeMap::new();
+    for line in text.lines() {
+        let Some((names, values)) = line.strip_prefix("local ").and_then(|line| line.split_once(" = ")) else {
+            continue;
+        };
+        for (name, value) in names.split(", ").zip(values.split(", ")) {
+            if let Ok(number) = value.parse() {
+                constants.insert(name.to_owned(), number);
+            }
+        }
+    }
+    constants
+}
+
+/// `TooManyLabels` as `TOO_MANY_LABELS`.
+fn screaming(name: &str) -> String {
+    let letters = name.chars().enumerate();
+    letters.fold(String::new(), |mut whole, (at, letter)| {
+        if letter.is_uppercase() && at > 0 {
+            whole.push('_');
+        }
+        whole.push(letter.to_ascii_uppercase());
+        whole
+    })
+}
+
+#[test]
+fn lua_rust_and_proto_agree_on_numbers() {
+    let lua = lua_constants();
+    let mut wrong = Vec::new();
+    for outcome in Outcome::ALL {
+        if lua.get(&screaming(&format!("{outcome:?}"))) != Some(&(outcome as i64)) {
+            wrong.push(format!("{outcome:?} = {} in scripts.rs", outcome as i64));
+        }
+    }
+    for cause in Cause::ALL {
+        if lua.get(&screaming(&format!("{cause:?}"))).is_some_and(|number| *number != cause as i64) {
+            wrong.push(format!("{cause:?} = {} in event.rs", cause as i64));
+        }
+        if pb::Cause::from(cause) as i64 != cause as i64 {
+            wrong.push(format!("{cause:?} = {} in event.rs, another number in the proto", cause as i64));
+        }
+    }
+    for cause in [Cause::IdleTimeout, Cause::AbsoluteTimeout, Cause::OutOfBand] {
+        assert!(lua.contains_key(&screaming(&format!("{cause:?}"))), "scripts set {cause:?} themselves");
+    }
+    for (name, kind) in [
+        ("CREATED", pb::EventType::Created),
+        ("UPDATED", pb::EventType::Updated),
+        ("ROTATING", pb::EventType::Rotated),
+        ("ENDING", pb::EventType::Ended),
+        ("TOKEN_REUSED", pb::EventType::TokenReused),
+    ] {
+        if lua.get(name) != Some(&(kind as i64)) {
+            wrong.push(format!("{name} = {} in the proto", kind as i64));
+        }
+    }
+    report(wrong, "use the number of Rust and the proto in the scripts");
+}
