@@ -1,41 +1,53 @@
-# What must always hold: make run, make test, make test-matrix, make test-faults, make gen, make gen-check, make bench, make bench-memory.
+# Targets that must always work: run, test, test-matrix, test-faults, check, gen, gen-check, bench, bench-memory.
 
 LANGUAGES := rust go python typescript java
 BUF := 1.75.0
 GRPCURL := 1.9.3
+TYPOS := 1.52.0
+CARGO_DENY := 0.20.2
 
-.PHONY: run test test-matrix test-faults check tools gen gen-check bench bench-memory install
+.PHONY: run test test-matrix test-faults check deny tools gen gen-check bench bench-memory install
 
-# Starts the service on its own private Redis, and says what to type next.
+# Starts the service on a private Redis and prints example commands.
 run: install
 	cargo build --release
 	@scripts/run.sh target/release/sessiond $(ARGS)
 
-# The tests of every language, and a table of their times.
+# Runs the tests of every language and prints a table of their times.
 test: install
 	@scripts/test.sh $(LANGUAGES)
 
-# The Rust tests against every kind of Redis that is served, and a table. ARGS go to the tests.
+# Runs the Rust tests against every supported Redis version and prints a table. ARGS are passed to the tests.
 test-matrix: install
 	@scripts/servers.sh $(ARGS)
 
-# Recorded histories with every fault, held against the contract; writes their table into docs/faults.md. HISTORIES=<n>.
+# Records HISTORIES histories under every fault, validates them, and writes the table of docs/faults.md. SEED=<seed>
+# replays one history and writes nothing.
 HISTORIES ?= 240
 test-faults: install
-	HISTORIES=$(HISTORIES) cargo test --test robustness -- --nocapture
+	cargo build
+	cargo run -p sessiond-robustness -- $(if $(SEED),--seed=$(SEED),--histories=$(HISTORIES))
 
-# Format, lints, and the style of the proto files.
+# Checks format, lints, spelling, Lua scripts, and the proto files: their style, and that the API did not change.
 check: tools
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	.tools/venv/bin/typos
+	scripts/luacheck.sh
 	.tools/node_modules/.bin/buf lint
+	.tools/node_modules/.bin/buf breaking --against proto/baseline.binpb
 
-# Redis, if it is missing.
+# Checks licences, banned crates and sources of all dependencies.
+deny: .tools/cargo-deny-$(CARGO_DENY)
+	.tools/bin/cargo-deny --workspace check licenses bans sources
+
+# Installs Redis if it is missing.
 install:
-	@scripts/install.sh
+	@scripts/install.sh redis-server redis-server valkey-server
 
-# grpcurl and buf, into .tools.
-tools: .tools/grpcurl-$(GRPCURL) .tools/buf-$(BUF)
+# Installs luacheck if it is missing, and grpcurl, buf and typos into .tools.
+tools: .tools/grpcurl-$(GRPCURL) .tools/buf-$(BUF) .tools/typos-$(TYPOS)
+	@scripts/install.sh lua-check luacheck
 
 .tools/grpcurl-$(GRPCURL):
 	GOBIN=$(CURDIR)/.tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v$(GRPCURL)
@@ -45,22 +57,31 @@ tools: .tools/grpcurl-$(GRPCURL) .tools/buf-$(BUF)
 	npm install --silent --no-package-lock --prefix .tools @bufbuild/buf@$(BUF)
 	touch $@
 
-# Regenerates the stubs of every client.
+.tools/typos-$(TYPOS):
+	python3 -m venv .tools/venv
+	.tools/venv/bin/pip install --quiet --disable-pip-version-check typos==$(TYPOS)
+	touch $@
+
+.tools/cargo-deny-$(CARGO_DENY):
+	cargo install --quiet --locked cargo-deny@$(CARGO_DENY) --root .tools
+	touch $@
+
+# Generates the stubs of every client that commits them.
 gen:
 	@for language in $(LANGUAGES); do echo "gen $$language"; $(MAKE) -s -C clients/$$language gen || exit 1; done
 
-# Fails if the committed stubs are not what the proto files give.
+# Fails if the committed stubs differ from what the proto files generate.
 gen-check: gen
 	@git diff --exit-code --stat -- clients && test -z "$$(git status --porcelain -- clients)" \
-		|| { echo "The stubs in clients/ are stale: run 'make gen' and commit what it changes."; exit 1; }
+		|| { echo "stubs in clients/ are stale; run 'make gen' and commit the result"; exit 1; }
 
-# The tables of docs/benchmarks.md.
+# Prints the tables of docs/benchmarks.md.
 bench: install
 	cargo bench --bench calls
 	cargo bench --bench expiry
 	cargo bench --bench snapshot
 	cargo bench --bench hang
 
-# The section on memory in docs/benchmarks.md.
+# Prints the memory tables of docs/benchmarks.md.
 bench-memory: install
 	cargo bench --bench memory

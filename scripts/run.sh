@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Starts the service, waits until it is ready, and says what to type next. Ends with it.
+# Starts the service, waits until it listens, and prints example commands. Exits with the exit code of the service.
 set -euo pipefail
 
 program=$1
 shift
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# An interrupt reaches the service by itself; this script waits for its end.
+# The terminal sends an interrupt to the service as well; this script waits for its exit.
 trap : INT
 trap 'kill -TERM "$service"' TERM
 "$program" serve "$@" > >(tee "$log") 2>&1 &
@@ -32,7 +32,7 @@ sessiond serves gRPC on $address. In another terminal (make tools installs grpcu
   $grpcurl -plaintext -d '{"namespace":"web","subject":"1","attributes":{"cart":{"json_value":"[\"item1\",\"item2\"]"}}}' $address sessiond.v1.SessionService/CreateSession
   $grpcurl -plaintext -d '{"namespace":"web"}' $address sessiond.v1.SessionService/ListSessions
 
-Ctrl-C stops it.
+Press Ctrl-C to stop it.
 
 END
 code=0

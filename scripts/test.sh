@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests of every language, one step after the other, and prints a table of their times. The languages are the
-# arguments. Goes on after a failure, so that one run tells everything, and fails at the end.
+# Runs the tests of every language, one step after the other, and prints a table of their times. The arguments are the
+# languages. Continues after a failure, so that one run reports everything, and fails at the end.
 set -uo pipefail
 
 table=
@@ -14,7 +14,7 @@ step() {
 }
 
 for program in cargo go python3 node npm java mvn; do
-  command -v "$program" >/dev/null || { echo "$program is needed for the tests of every language" >&2; exit 1; }
+  command -v "$program" >/dev/null || { echo "$program is required for the tests of every language" >&2; exit 1; }
 done
 
 step "build" cargo build --workspace --all-targets
