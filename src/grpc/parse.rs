@@ -198,7 +198,7 @@ impl Violations {
 
     fn id(&mut self, field: &str, text: &str) -> Option<SessionId> {
         // The violation has no part of the text: a caller may have put a token into the wrong field.
-        const FORM: &str = "must be 26 characters of a-z2-7, the last one of aeimquy4";
+        const FORM: &str = "must be 26 characters of a-z2-7 that end with one of a, e, i, m, q, u, y, 4";
         text.parse().map_or_else(|_| self.invalid(field, FORM), Some)
     }
 

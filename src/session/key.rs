@@ -48,8 +48,8 @@ pub enum MalformedToken {
     Alphabet,
     /// The text starts with `ses_`, but the bits after the last byte of its id or its secret are not zero.
     #[error(
-        "starts with ses_, but its id or secret has non-zero spare bits: the id must end with one of aeimquy4, the \
-         secret with a or q"
+        "starts with ses_, but its id or secret has non-zero spare bits: the id must end with one of a, e, i, m, q, u, \
+         y, 4, the secret with a or q"
     )]
     SpareBits,
 }
