@@ -318,15 +318,15 @@ impl Fault for KeysDeleted {
 }
 
 /// Deletes a session key with DEL (0), UNLINK (1), RENAME (2) or a TTL of 50 ms (3). Returns whether it was deleted.
+///
+/// One script checks and deletes: between two commands the session can end, and the second would delete its tombstone,
+/// after which a session may have the id again.
 fn remove_key(redis: &Redis, id: &str, method: usize) -> bool {
+    const REMOVE: &str = "if redis.call('HEXISTS', KEYS[1], 'm') == 0 then return 0 end \
+        if ARGV[1] == '0' then return redis.call('DEL', KEYS[1]) end \
+        if ARGV[1] == '1' then return redis.call('UNLINK', KEYS[1]) end \
+        if ARGV[1] == '2' then redis.call('RENAME', KEYS[1], KEYS[2]) return 1 end \
+        return redis.call('PEXPIRE', KEYS[1], 50)";
     let Some(key) = redis.keys(&format!("*:s:*:{id}")).pop() else { return false };
-    if redis.number(&["HEXISTS", &key, "m"]) == 0 {
-        return false;
-    }
-    match method {
-        0 => redis.number(&["DEL", &key]) == 1,
-        1 => redis.number(&["UNLINK", &key]) == 1,
-        2 => redis.command(&["RENAME", &key, &format!("elsewhere:{id}")]) == "+OK\r\n",
-        _ => redis.number(&["PEXPIRE", &key, "50"]) == 1,
-    }
+    redis.number(&["EVAL", REMOVE, "2", &key, &format!("elsewhere:{id}"), &method.to_string()]) == 1
 }
