@@ -198,4 +198,9 @@ impl Policies {
             None => (!self.only_listed).then_some(&self.default),
         }
     }
+
+    /// Returns the policy for sessions that are stored already: the default one for a namespace that is no longer allowed.
+    pub fn of_stored(&self, namespace: &Namespace) -> &Policy {
+        self.listed.get(namespace).unwrap_or(&self.default)
+    }
 }

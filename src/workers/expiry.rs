@@ -95,7 +95,7 @@ impl ExpiryWorker {
     /// Ends one batch of a namespace; the next batch waits until the other namespaces had theirs. Returns the next
     /// deadline in ms since the epoch; 0 if more sessions may be due now; None if the namespace has none.
     async fn end_due_in(&self, partition: Partition, namespace: &Namespace) -> Result<Option<u64>, Error> {
-        let policy = self.policies.of(namespace).unwrap_or(&self.policies.default);
+        let policy = self.policies.of_stored(namespace);
         let due = self.store.due(partition, namespace, BATCH, deadline()).await?;
         let calls = due.ids.into_iter().map(async |(id, due)| {
             let name = SessionRef { namespace: namespace.clone(), id };

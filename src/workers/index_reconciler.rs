@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{BATCH, deadline, jitter};
 use crate::{
     observe::Metrics,
-    session::{Credential, Namespace, Policies, Policy, Session, SessionId, SessionRef, Subject, View},
+    session::{Credential, Namespace, Policies, Session, SessionId, SessionRef, Subject, View},
     store::{
         Admitted, Error, Found, INDEX_PAGE, Left, Limit, ListPosition, Partition, RESERVATION_WINDOW, ScanPosition,
         Store, Why,
@@ -170,11 +170,6 @@ impl IndexReconciler {
         failures
     }
 
-    /// Policy of a namespace, also of one that is no longer configured.
-    fn policy(&self, namespace: &Namespace) -> &Policy {
-        self.policies.of(namespace).unwrap_or(&self.policies.default)
-    }
-
     /// Adds the live sessions that are missing in their subject index, and notes missing keys. Returns the number
     /// added.
     async fn add_missing_entries(&self, partition: Partition, namespace: &Namespace) -> Result<u64, Error> {
@@ -226,7 +221,7 @@ impl IndexReconciler {
             let Some(last) = entries.last() else { break };
             after = last.added;
             for entries in entries.chunks(BATCH) {
-                let policy = self.policy(&subject.namespace);
+                let policy = self.policies.of_stored(&subject.namespace);
                 repaired += self.store.forget_dead(subject, entries, policy, deadline()).await?;
                 sleep(BATCH_PAUSE).await;
             }

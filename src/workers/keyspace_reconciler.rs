@@ -69,7 +69,7 @@ impl KeyspaceReconciler {
         if !self.store.is_due(name, deadline()).await? {
             return Ok(Expired::Before);
         }
-        let policy = self.policies.of(&name.namespace).unwrap_or(&self.policies.default);
+        let policy = self.policies.of_stored(&name.namespace);
         self.store.expire(name, policy, deadline()).await
     }
 
