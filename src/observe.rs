@@ -67,7 +67,8 @@ pub struct Metrics {
     request_seconds: Histograms,
     redis_commands: Family<CommandLabels, Counter>,
     redis_command_seconds: Histogram,
-    attribute_bytes: Family<FormLabel, Counter>,
+    attribute_bytes_plain: Counter,
+    attribute_bytes_stored: Counter,
     sessions: Family<NamespaceLabel, Gauge>,
     /// 1 if every Redis node answered its last heartbeat, else 0.
     pub redis_up: Gauge,
@@ -114,7 +115,8 @@ impl Default for Metrics {
             request_seconds: Family::new_with_constructor(latency as fn() -> Histogram),
             redis_commands: Family::default(),
             redis_command_seconds: latency(),
-            attribute_bytes: Family::default(),
+            attribute_bytes_plain: Counter::default(),
+            attribute_bytes_stored: Counter::default(),
             sessions: Family::default(),
             redis_up: Gauge::default(),
             grpc_connections: Gauge::default(),
@@ -133,7 +135,6 @@ impl Default for Metrics {
             index_repairs: Counter::default(),
         };
         metrics.keyspace_notifications.set(-1);
-        metrics.count_attribute_bytes(0, 0);
         metrics.register_all()
     }
 }
@@ -177,7 +178,10 @@ impl Metrics {
         let help = "Time from the deadline of a session to its end; a rise means that expiry is behind";
         seconds(r, "expiry_lag", help, &self.expiry_lag_seconds);
         let help = "Bytes of attribute values written, before (plain) and after (stored) compression";
-        r.register_with_unit("attribute", help, Unit::Bytes, self.attribute_bytes.clone());
+        let attribute_bytes = Family::default();
+        self.attribute_bytes_plain = attribute_bytes.get_or_create_owned(&FormLabel { form: "plain" });
+        self.attribute_bytes_stored = attribute_bytes.get_or_create_owned(&FormLabel { form: "stored" });
+        r.register_with_unit("attribute", help, Unit::Bytes, attribute_bytes);
         let help = "Records that could not be read; any rise means damaged data in Redis";
         r.register("corrupt_records", help, self.corrupt_records.clone());
         let help = "Subject index entries added or removed by a reconciliation; a rise follows crashes and failovers";
@@ -201,9 +205,8 @@ impl Metrics {
 
     /// Counts the bytes of all attribute values of one write, before and after compression.
     pub fn count_attribute_bytes(&self, plain: usize, stored: usize) {
-        for (form, bytes) in [("plain", plain), ("stored", stored)] {
-            self.attribute_bytes.get_or_create(&FormLabel { form }).inc_by(bytes as u64);
-        }
+        self.attribute_bytes_plain.inc_by(plain as u64);
+        self.attribute_bytes_stored.inc_by(stored as u64);
     }
 
     /// Sets the number of live sessions of a namespace that the configuration lists.
