@@ -85,13 +85,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let mut tasks = Tasks::default();
     tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), ready.subscribe()));
 
+    let policies = Arc::new(config.policies());
+
     // Start: the embedded Redis, the store, the hub, the workers.
     let started = tokio::select! {
-        started = start(&config, &metrics) => started?,
+        started = start(&config, &policies, &metrics) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let Backend { mut embedded, store, hub } = started;
-    let policies = Arc::new(config.policies());
     let draining = CancellationToken::new();
     let service = Service { store: store.clone(), hub: hub.clone(), policies: policies.clone(), draining };
     spawn_workers(&mut tasks, &config, store.clone(), hub.clone(), &policies, &metrics);
@@ -166,7 +167,7 @@ struct Backend {
     hub: Arc<Hub>,
 }
 
-async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Backend, Error> {
+async fn start(config: &Config, policies: &Policies, metrics: &Arc<Metrics>) -> Result<Backend, Error> {
     let embedded = match &config.redis {
         Some(_) => None,
         None => Some(Embedded::start(&config.data_dir).await?),
@@ -174,7 +175,7 @@ async fn start(config: &Config, metrics: &Arc<Metrics>) -> Result<Backend, Error
     let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
     let eviction = if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused };
     let password = config.redis_password.as_deref();
-    let replicated = config.policies().all().any(|policy| policy.durability == Durability::Replicated);
+    let replicated = policies.all().any(|policy| policy.durability == Durability::Replicated);
     let open = Open {
         url: &url,
         password,
