@@ -72,6 +72,8 @@ pub struct Metrics {
     sessions: Family<NamespaceLabel, Gauge>,
     /// 1 if every Redis node answered its last heartbeat, else 0.
     pub redis_up: Gauge,
+    /// Problems of the store that `/readyz` lists.
+    pub store_problems: Gauge,
     /// Open gRPC connections.
     pub grpc_connections: Gauge,
     /// Open watches.
@@ -119,6 +121,7 @@ impl Default for Metrics {
             attribute_bytes_stored: Counter::default(),
             sessions: Family::default(),
             redis_up: Gauge::default(),
+            store_problems: Gauge::default(),
             grpc_connections: Gauge::default(),
             watches: Gauge::default(),
             events_received: Counter::default(),
@@ -154,6 +157,8 @@ impl Metrics {
         seconds(r, "redis_command_duration", "Time until Redis answers a command", &self.redis_command_seconds);
         let help = "1 if every Redis node answered its last heartbeat, else 0";
         r.register("redis_up", help, self.redis_up.clone());
+        let help = "Problems with Redis that /readyz and the log name; a rise needs an operator";
+        r.register("store_problems", help, self.store_problems.clone());
         r.register("watches", "Open watches", self.watches.clone());
         let help =
             "Watches evicted because their client read nothing; a rise means that clients do not read their streams";

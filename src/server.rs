@@ -2,17 +2,18 @@
 
 mod admin;
 mod connections;
+mod health;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::{Semaphore, watch as channel},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::ServingStatus;
 
 use crate::{
     config::{Config, Limits},
@@ -22,21 +23,24 @@ use crate::{
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
     session::{Durability, Policies},
-    store::{Eviction, LogBounds, Open, StartError, Store, Waits},
+    store::{Eviction, LogBounds, Open, Position, StartError, Store, Waits},
     tasks::Tasks,
     watch::{self, Hub, feed},
     workers::{ExpiryWorker, IndexReconciler, KeyspaceReconciler, LogTrimmer},
 };
 use connections::Connections;
+use health::{HealthReport, Readiness};
 
-/// Name of the service in the gRPC health service.
-const NAME: &str = "sessiond.v1.SessionService";
 /// Maximum number of entries in the log of a partition, of any age and size.
 const LOG_ENTRIES: u64 = 1_000_000;
 /// Maximum number of entries that one trim removes from a log.
 const TRIM_BATCH: u64 = 1_000;
-/// Time between two checks whether Redis answers.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
+/// Maximum number of connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
+/// Pause after the first failed attempt to open the store; it doubles with each attempt.
+const FIRST_START_PAUSE: Duration = Duration::from_millis(100);
+/// Maximum pause between two attempts to open the store.
+const LONGEST_START_PAUSE: Duration = Duration::from_secs(2);
 
 /// Failure of the server at start, or while it ran.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +64,11 @@ pub enum Error {
     Task(&'static str),
 }
 
-/// Listening sockets of the server.
+/// Sockets of the server.
 pub struct Listeners {
-    /// Socket of the gRPC server.
-    pub grpc: TcpListener,
+    /// Socket of the gRPC server. It is bound and does not listen: clients are refused until the server is ready, so that
+    /// they use another instance.
+    pub grpc: TcpSocket,
     /// Socket of the admin port.
     pub metrics: TcpListener,
 }
@@ -71,9 +76,18 @@ pub struct Listeners {
 impl Listeners {
     /// Binds both addresses of the configuration.
     pub async fn bind(config: &Config) -> Result<Self, Error> {
-        let bind = async |address| TcpListener::bind(address).await.map_err(|cause| Error::Bind { address, cause });
-        Ok(Listeners { grpc: bind(config.listen).await?, metrics: bind(config.metrics_listen).await? })
+        let failed = |address| move |cause| Error::Bind { address, cause };
+        let grpc = bind_socket(config.listen).map_err(failed(config.listen))?;
+        let metrics = TcpListener::bind(config.metrics_listen).await.map_err(failed(config.metrics_listen))?;
+        Ok(Listeners { grpc, metrics })
     }
+}
+
+fn bind_socket(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Runs the server until `shutdown` is cancelled, then drains it. Fails if a part of it fails.
@@ -81,15 +95,15 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let metrics = Arc::new(Metrics::default());
     let address = listeners.grpc.local_addr().unwrap_or(config.listen);
     let metrics_address = listeners.metrics.local_addr().unwrap_or(config.metrics_listen);
-    let ready = channel::Sender::new(false);
+    let readiness = channel::Sender::new(Readiness::starting());
     let mut tasks = Tasks::default();
-    tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), ready.subscribe()));
+    tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), readiness.subscribe()));
 
     let policies = Arc::new(config.policies());
 
     // Start: the embedded Redis, the store, the hub, the workers.
     let started = tokio::select! {
-        started = start(&config, &policies, &metrics) => started?,
+        started = start(&config, &policies, &metrics, &readiness) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let Backend { mut embedded, store, hub } = started;
@@ -98,13 +112,17 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     spawn_workers(&mut tasks, &config, store.clone(), hub.clone(), &policies, &metrics);
     let kept_alive = store.clone();
     tasks.spawn("keep-alive", async move { kept_alive.keep_alive().await });
+    let checked = store.clone();
+    tasks.spawn("preconditions", async move { checked.check_preconditions().await });
     tasks.spawn("feed", feed(store.clone(), hub));
     tasks.spawn("session counter", admin::count_sessions(store.clone(), policies, metrics.clone()));
 
     // Serve.
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let mut health = HealthReport::new(reporter, readiness);
     let routes = routes(service.clone(), health_service, &config.limits, metrics.clone());
-    let connections = Connections { listener: listeners.grpc, routes, limits: config.limits.clone(), metrics };
+    let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
+    let connections = Connections { listener, routes, limits: config.limits.clone(), metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
     let stop_accepting = CancellationToken::new();
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
@@ -113,12 +131,12 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         name = tasks.first_ended() => Some(name),
         () = &mut serving => Some("accept loop"),
         () = ended(&mut embedded) => Some("embedded Redis"),
-        never = report_health(&health, &ready, &store) => match never {},
+        never = health.follow(&store) => match never {},
     };
 
     // Drain: stop accepting, end the watches with their resume tokens, wait for open calls. Then stop in reverse order.
     tracing::info!("draining");
-    set_health(&health, &ready, ServingStatus::NotServing).await;
+    health.set(ServingStatus::NotServing, vec!["draining".into()]).await;
     service.draining.cancel();
     stop_accepting.cancel();
     if failed.is_none() {
@@ -167,7 +185,12 @@ struct Backend {
     hub: Arc<Hub>,
 }
 
-async fn start(config: &Config, policies: &Policies, metrics: &Arc<Metrics>) -> Result<Backend, Error> {
+async fn start(
+    config: &Config,
+    policies: &Policies,
+    metrics: &Arc<Metrics>,
+    readiness: &channel::Sender<Readiness>,
+) -> Result<Backend, Error> {
     let embedded = match &config.redis {
         Some(_) => None,
         None => Some(Embedded::start(&config.data_dir).await?),
@@ -185,8 +208,7 @@ async fn start(config: &Config, policies: &Policies, metrics: &Arc<Metrics>) -> 
         waits: if replicated { Waits::ForReplicas } else { Waits::Never },
         feed_buffer: config.limits.feed_buffer,
     };
-    let store = Arc::new(Store::open(open, metrics.clone()).await?);
-    let ends = store.ends(Instant::now() + config.limits.call_timeout).await.map_err(StartError::from)?;
+    let (store, ends) = open_store(open, config, metrics, readiness).await?;
     let limits = watch::WatchLimits {
         watches: config.limits.watches,
         slow_consumer_timeout: config.limits.slow_consumer_timeout,
@@ -194,6 +216,33 @@ async fn start(config: &Config, policies: &Policies, metrics: &Arc<Metrics>) -> 
     };
     let hub = Arc::new(Hub::new(store.id(), ends, limits, metrics.clone()));
     Ok(Backend { embedded, store, hub })
+}
+
+/// Opens the store and reads the ends of its logs. Tries again until `start_timeout` while the state of Redis prevents it.
+async fn open_store(
+    open: Open<'_>,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    readiness: &channel::Sender<Readiness>,
+) -> Result<(Arc<Store>, Vec<Position>), StartError> {
+    let give_up = Instant::now() + config.start_timeout;
+    let mut pause = FIRST_START_PAUSE;
+    loop {
+        let attempt = async {
+            let store = Store::open(open, metrics.clone()).await?;
+            let ends = store.ends(Instant::now() + config.limits.call_timeout).await?;
+            Ok::<_, StartError>((Arc::new(store), ends))
+        };
+        let error = match attempt.await {
+            Err(error) if error.is_temporary() && Instant::now() + pause < give_up => error,
+            opened => return opened,
+        };
+        if readiness.send_replace(Readiness::waiting_for_redis(&error)) != *readiness.borrow() {
+            tracing::warn!(%error, timeout = ?config.start_timeout, "cannot open the store; retrying");
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_START_PAUSE);
+    }
 }
 
 /// Waits until the embedded Redis has ended. Never returns without one.
@@ -248,25 +297,4 @@ where
         .add_service(reflection().build_v1().expect(VALID))
         .add_service(reflection().build_v1alpha().expect(VALID));
     routes.routes()
-}
-
-/// Reports SERVING while Redis answers and NOT_SERVING otherwise.
-async fn report_health(health: &HealthReporter, ready: &channel::Sender<bool>, store: &Store) -> Infallible {
-    let mut tick = tokio::time::interval(HEALTH_INTERVAL);
-    let mut reported = None;
-    loop {
-        tick.tick().await;
-        let status = if store.is_up() { ServingStatus::Serving } else { ServingStatus::NotServing };
-        if reported != Some(status) {
-            tracing::info!(%status, "health");
-            set_health(health, ready, status).await;
-            reported = Some(status);
-        }
-    }
-}
-
-async fn set_health(health: &HealthReporter, ready: &channel::Sender<bool>, status: ServingStatus) {
-    ready.send_replace(status == ServingStatus::Serving);
-    health.set_service_status(NAME, status).await;
-    health.set_service_status("", status).await;
 }

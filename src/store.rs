@@ -12,14 +12,18 @@ mod channel;
 mod clock;
 mod codec;
 mod connection;
+mod connector;
 mod directory;
 mod error;
 mod exchange;
+mod health;
+mod heartbeat;
 mod keys;
 mod keyspace;
 mod log;
 mod msgpack;
 mod node;
+mod preconditions;
 mod reads;
 mod record;
 mod replicated;
@@ -36,10 +40,12 @@ use tokio::time::Instant;
 
 pub use channel::{ChannelEvent, Channels, Server};
 pub use error::Error;
+pub use health::Health;
 pub use keys::Partition;
 pub use keyspace::{NotificationStatus, Notifications};
 pub use log::{Entry, Message, Page, Position, StoreId, Tail, Tails};
 pub use node::{Lane, Waits};
+pub use preconditions::Unmet;
 pub use record::Corrupt;
 pub use scan::{Due, ListPosition, LogBounds};
 pub use start::{Eviction, Open, StartError};
@@ -56,6 +62,7 @@ use crate::{
 };
 use connection::Connection;
 use keys::Keys;
+use preconditions::Preconditions;
 
 /// Maximum number of labels of a session.
 pub const MAX_LABELS: usize = 16;
@@ -63,6 +70,7 @@ pub const MAX_LABELS: usize = 16;
 /// Client of the session store in Redis.
 pub struct Store {
     connection: Connection,
+    preconditions: Preconditions,
     keys: Keys,
     /// Number of the Redis database: keyspace notifications name it.
     database: u8,
@@ -302,14 +310,6 @@ impl Store {
         async move {
             let _ = map.wait_for(|now| !now.has_owners_of(&before)).await;
         }
-    }
-
-    /// Returns whether at least one server answers, and sets the metric `redis_up`: 1 if all do. With several servers, the
-    /// partitions of those that answer can be served.
-    pub fn is_up(&self) -> bool {
-        let (servers, up) = self.connection.up();
-        self.metrics.redis_up.set((up == servers).into());
-        up > 0
     }
 
     /// Returns the estimated time in us of the server that owns this partition. None: unknown on this connection.

@@ -48,6 +48,9 @@ settings! {
         /// Origins that may use gRPC-Web, exact, separated by commas. Not available in this version: a server with such
         /// an origin does not start.
         Flag grpc_web_origins: String = String::new(), text();
+        /// Time that the start waits for a Redis that cannot be reached, loads its data, or has no memory left for a new
+        /// store. Then the server exits with code 1. 0s: one attempt.
+        Flag start_timeout: Duration = MINUTE, any_duration();
         /// Time that open calls may still take after a shutdown signal. Then their connections are closed.
         Flag drain_timeout: Duration = 10 * SECOND, any_duration();
         /// Permission to serve addresses other than loopback without TLS.

@@ -9,6 +9,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use super::health::Readiness;
 use crate::{observe::Metrics, session::Policies, store::Store};
 
 /// Time between two counts of the sessions.
@@ -18,16 +19,18 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves the admin port until the future is dropped. `/healthz` answers as long as the process runs, `/readyz` reports
-/// the value of `ready`.
-pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, ready: watch::Receiver<bool>) {
+/// the readiness and every known problem.
+pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: watch::Receiver<Readiness>) {
     let notifications = metrics.keyspace_notifications.clone();
     let readiness = move || {
-        let response = match (*ready.borrow(), notifications.get()) {
-            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            (true, 0) => (StatusCode::OK, "ready; Redis publishes no keyspace notifications\n"),
-            (true, _) => (StatusCode::OK, "ready\n"),
-        };
-        std::future::ready(response)
+        let Readiness { is_ready, mut problems } = readiness.borrow().clone();
+        if is_ready && notifications.get() == 0 {
+            problems.push("Redis publishes no keyspace notifications".into());
+        }
+        let (code, state) =
+            if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+        problems.insert(0, state.into());
+        std::future::ready((code, problems.join("; ") + "\n"))
     };
     let router = Router::new()
         .route("/metrics", get(move || std::future::ready(([(CONTENT_TYPE, OPENMETRICS)], metrics.render()))))

@@ -17,10 +17,11 @@ use tokio::{
 };
 
 use super::{
+    connector::NodeConnector,
     directory::{Directory, Owner},
     error::{Error, Failure, is_halfway},
     keys::Partition,
-    node::{Asking, Node, Opener, name_of},
+    node::{Asking, Node, name_of},
 };
 
 /// Interval between two lookups of the directory.
@@ -70,7 +71,7 @@ impl Map {
 /// Connections to all servers of the store, and the map of partitions.
 pub(super) struct Connection {
     directory: Directory,
-    opener: Opener,
+    opener: NodeConnector,
     /// Cluster slot of each partition.
     slots: Vec<u16>,
     map: watch::Sender<Arc<Map>>,
@@ -79,7 +80,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects to every server that owns a partition.
-    pub(super) async fn open(directory: Directory, opener: Opener, slots: Vec<u16>) -> Result<Self, Error> {
+    pub(super) async fn open(directory: Directory, opener: NodeConnector, slots: Vec<u16>) -> Result<Self, Error> {
         let owners = directory.look(&opener, &slots, &[]).await?;
         let unowned = |slot: &u16| Error::Unavailable(format!("no node of the Cluster serves slot {slot}"));
         let place = |(owner, slot): (&Option<Owner>, _)| Ok(owner.as_ref().ok_or_else(|| unowned(slot))?.place.clone());
@@ -115,12 +116,6 @@ impl Connection {
     /// Closes all connections.
     pub(super) async fn close(&self) {
         join_all(self.nodes().iter().map(|node| node.close())).await;
-    }
-
-    /// Returns the number of servers and how many of them answered their last heartbeats.
-    pub(super) fn up(&self) -> (usize, usize) {
-        let map = self.map.borrow();
-        (map.nodes.len(), map.nodes.iter().filter(|node| node.is_up()).count())
     }
 
     /// Keeps the connections alive and follows the directory; never returns.
@@ -297,7 +292,7 @@ impl Connection {
     }
 }
 
-async fn open_node(opener: &Opener, place: &ServerConfig) -> Result<Arc<Node>, Error> {
+async fn open_node(opener: &NodeConnector, place: &ServerConfig) -> Result<Arc<Node>, Error> {
     let failed = |what: &str| Error::Unavailable(format!("{}: {what}", name_of(place)));
     match timeout(OPEN_TIMEOUT, opener.open(place)).await {
         Ok(opened) => opened.map(Arc::new).map_err(|error| failed(error.details())),

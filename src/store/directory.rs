@@ -18,8 +18,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::{
+    connector::{FEW, NodeConnector},
     error::Error,
-    node::{FEW, Node, Opener, custom},
+    heartbeat::Heartbeat,
+    node::{Node, custom},
     wire::{Line, Making, UNRESPONSIVE_AFTER},
 };
 
@@ -102,7 +104,7 @@ impl Directory {
     /// Returns the owner of each slot; None = no server owns it, or all answers have an outdated epoch.
     pub(super) async fn look(
         &self,
-        opener: &Opener,
+        opener: &NodeConnector,
         slots: &[u16],
         known: &[Arc<Node>],
     ) -> Result<Vec<Option<Owner>>, Error> {
@@ -132,7 +134,13 @@ impl Owner {
 
 impl TopologyProbes {
     /// Asks all seeds and all known nodes.
-    async fn ask(&self, opener: &Opener, command: &'static str, questions: &[Vec<Value>], known: &[Server]) -> Answers {
+    async fn ask(
+        &self,
+        opener: &NodeConnector,
+        command: &'static str,
+        questions: &[Vec<Value>],
+        known: &[Server],
+    ) -> Answers {
         let others = known.iter().filter(|server| !self.seeds.contains(server));
         let asked = self.seeds.iter().chain(others).map(|server| async move {
             let answer = async {
@@ -170,7 +178,7 @@ impl TopologyProbes {
         slots.iter().zip(owners).map(|(slot, owner)| owner.filter(|owner| is_not_superseded(slot, owner))).collect()
     }
 
-    async fn line(&self, opener: &Opener, server: &Server) -> Result<Arc<Line>, FredError> {
+    async fn line(&self, opener: &NodeConnector, server: &Server) -> Result<Arc<Line>, FredError> {
         if let Some(line) = self.lines.lock().get(server).filter(|line| !line.is_over()) {
             return Ok(line.clone());
         }
@@ -179,7 +187,8 @@ impl TopologyProbes {
         if let Some((username, password)) = &self.credentials {
             (config.username, config.password) = (username.clone(), password.clone());
         }
-        let making = Making { config, messages: FEW, unresponsive_after: UNRESPONSIVE_AFTER };
+        let (heartbeat, unresponsive_after) = (Heartbeat::Role, UNRESPONSIVE_AFTER);
+        let making = Making { config, messages: FEW, heartbeat, unresponsive_after };
         let line = Arc::new(Line::open(&making).await?);
         self.lines.lock().insert(server.clone(), line.clone());
         Ok(line)

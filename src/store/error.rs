@@ -119,27 +119,77 @@ pub(super) fn is_halfway(reply: &str) -> bool {
     reply.starts_with("TRYAGAIN") || reply.contains(NON_LOCAL)
 }
 
+/// Meaning of an error reply of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReplyKind {
+    /// The server does not own the slot, or not all of its keys now.
+    Redirect,
+    /// The server is a replica.
+    ReadOnly,
+    /// The user lacks a right, or is not authenticated.
+    NotPermitted,
+    /// The server refuses writes for now: too few replicas, or it cannot save to disk.
+    WritesRefused,
+    /// The server has no memory left.
+    Full,
+    /// The Cluster does not serve all slots.
+    ClusterDown,
+    /// The server serves nothing for now.
+    NotNow,
+    /// The key has another type.
+    WrongType,
+    /// Any other reply, and errors of the connection.
+    Other,
+}
+
+impl ReplyKind {
+    /// Returns the kind of a reply, by its first word.
+    pub(super) fn of(reply: &str) -> Self {
+        const KINDS: [(&str, ReplyKind); 15] = [
+            ("MOVED", ReplyKind::Redirect),
+            ("ASK", ReplyKind::Redirect),
+            ("READONLY", ReplyKind::ReadOnly),
+            ("NOAUTH", ReplyKind::NotPermitted),
+            ("NOPERM", ReplyKind::NotPermitted),
+            ("WRONGPASS", ReplyKind::NotPermitted),
+            ("NOREPLICAS", ReplyKind::WritesRefused),
+            ("MISCONF", ReplyKind::WritesRefused),
+            ("OOM", ReplyKind::Full),
+            ("CLUSTERDOWN", ReplyKind::ClusterDown),
+            ("LOADING", ReplyKind::NotNow),
+            ("MASTERDOWN", ReplyKind::NotNow),
+            ("BUSY", ReplyKind::NotNow),
+            ("WRONGTYPE", ReplyKind::WrongType),
+            ("TRYAGAIN", ReplyKind::Redirect),
+        ];
+        let kind = KINDS.into_iter().find(|(word, _)| reply.starts_with(word)).map(|(_, kind)| kind);
+        kind.unwrap_or(if is_halfway(reply) { ReplyKind::Redirect } else { ReplyKind::Other })
+    }
+}
+
 /// Converts an error of fred. A write counts as not applied only if Redis refused it before running the script, or if it was
 /// never sent.
 pub(super) fn failure(error: &FredError, effect: Effect) -> Failure {
-    const REDIRECTS: [&str; 3] = ["MOVED", "ASK", "READONLY"];
-    const NOT_NOW: [&str; 6] = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "MISCONF"];
-    const REFUSED: [&str; 4] = ["NOAUTH", "NOPERM", "WRONGPASS", "WRONGTYPE"];
     let text = error.details();
-    let is = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
-    let error = match (error.kind(), effect) {
-        (ErrorKind::Backpressure, _) => Error::Overloaded,
-        _ if is(&REDIRECTS) || is_halfway(text) => return Failure::Redirected(text.to_owned()),
-        _ if text.starts_with("OOM") => Error::Full,
+    if *error.kind() == ErrorKind::Backpressure {
+        return Error::Overloaded.into();
+    }
+    let error = match (ReplyKind::of(text), effect) {
+        (ReplyKind::Redirect | ReplyKind::ReadOnly, _) => return Failure::Redirected(text.to_owned()),
+        (ReplyKind::Full, _) => Error::Full,
         // Redis sent this to one call; fred then fails all calls in flight with it, and some may have been applied.
-        (_, Effect::Writes) if text.starts_with("CLUSTERDOWN") => Error::OutcomeUnknown(text.to_owned()),
-        _ if is(&NOT_NOW) => Error::Unavailable(text.to_owned()),
-        _ if is(&REFUSED) => Error::Refused(text.to_owned()),
-        (ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol, Effect::Reads) => {
+        (ReplyKind::ClusterDown, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
+        (ReplyKind::ClusterDown | ReplyKind::NotNow | ReplyKind::WritesRefused, _) => {
             Error::Unavailable(text.to_owned())
         }
-        (_, Effect::Reads) => Error::Refused(text.to_owned()),
-        (_, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
+        (ReplyKind::NotPermitted | ReplyKind::WrongType, _) => Error::Refused(text.to_owned()),
+        (ReplyKind::Other, Effect::Reads) => match error.kind() {
+            ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol => {
+                Error::Unavailable(text.to_owned())
+            }
+            _ => Error::Refused(text.to_owned()),
+        },
+        (ReplyKind::Other, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
     };
     Failure::Error(error)
 }

@@ -9,30 +9,32 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fred::{
+    bytes_utils::Str,
     clients::Client,
     error::{Error as FredError, ErrorKind},
-    interfaces::{ClientLike, LuaInterface, PubsubInterface},
-    types::{
-        ClusterHash, CustomCommand, Key, Value,
-        config::{Config, ServerConfig},
-    },
+    interfaces::{ClientLike, PubsubInterface},
+    types::{ClusterHash, CustomCommand, Key, Value, config::ServerConfig},
 };
-use futures_util::future::{join_all, try_join_all};
-use tokio::time::{Instant, timeout, timeout_at};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::Metrics;
 
 use super::{
     clock::Clock,
-    error::{Error, Failure, failure},
-    replicated::{self, Replicated},
+    error::{Error, Failure, ReplyKind, failure},
+    health::Problems,
+    heartbeat::{Condition, Depth, describe_refused, probe},
+    replicated::Replicated,
     scripts::Script,
-    wire::{CONNECT_TIMEOUT, Line, Making, UNRESPONSIVE_AFTER, Wire},
+    wire::{CONNECT_TIMEOUT, Line, Wire},
 };
 
-/// Message buffer of a connection without subscriptions.
-pub(super) const FEW: usize = 32;
 /// Maximum time between sending a script and its `not_after`, even if the call's deadline is later.
 const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
 
@@ -97,50 +99,20 @@ pub(super) enum Request<'a> {
 pub(super) struct Node {
     /// Address of the server.
     pub place: ServerConfig,
-    calls: Wire,
-    bulk: Wire,
+    pub(super) calls: Wire,
+    pub(super) bulk: Wire,
     pub(super) subscriber: Wire,
     pub(super) replicated: Replicated,
-    clock: Clock,
+    pub(super) clock: Clock,
+    /// Notified when the connection for calls shows that the node cannot be used: all other connections are replaced.
+    pub(super) abandoned: Notify,
+    /// Name of a key and channel that never exist.
+    pub(super) absent: Str,
+    /// Problems that its heartbeats do not show.
+    pub(super) problems: Mutex<Problems>,
     /// Cancelled when the server owns no partition any more.
     pub(super) left: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
-}
-
-/// Settings for connections to any server: credentials, TLS, buffers. The address in `config` is unused.
-pub(super) struct Opener {
-    /// Credentials, TLS and protocol version.
-    pub config: Config,
-    /// Whether connections for replicated writes are opened.
-    pub waits: Waits,
-    /// Message buffer of the feed. If it overflows, messages are lost; the feed detects that and reads the log.
-    pub messages: usize,
-    /// Metrics of the commands.
-    pub metrics: Arc<Metrics>,
-}
-
-impl Opener {
-    /// Connects to a server. [`Node::keep_alive`] reconnects afterwards.
-    pub(super) async fn open(&self, place: &ServerConfig) -> Result<Node, FredError> {
-        let config = Config { server: place.clone(), ..self.config.clone() };
-        let making = Making { config, messages: FEW, unresponsive_after: UNRESPONSIVE_AFTER };
-        let for_subscriber = Making { messages: self.messages, ..making.clone() };
-        let patient = Making { unresponsive_after: replicated::UNRESPONSIVE_AFTER, ..making.clone() };
-        let waiting = if self.waits == Waits::ForReplicas { replicated::CONNECTIONS } else { 0 };
-        let waiting = try_join_all((0..waiting).map(|_| Wire::open(patient.clone())));
-        let (calls, bulk, subscriber) = (Wire::open(making.clone()), Wire::open(making), Wire::open(for_subscriber));
-        let (calls, bulk, subscriber, waiting) = tokio::try_join!(calls, bulk, subscriber, waiting)?;
-        Ok(Node {
-            place: place.clone(),
-            calls,
-            bulk,
-            subscriber,
-            replicated: Replicated::new(waiting),
-            clock: Clock::new(),
-            left: CancellationToken::new(),
-            metrics: self.metrics.clone(),
-        })
-    }
 }
 
 impl Node {
@@ -163,8 +135,9 @@ impl Node {
                 self.clock.forget();
             }
         };
-        let keeping = join_all(self.wires().map(|wire| wire.keep(&name)));
-        let working = async { tokio::join!(forgetting, keeping, self.replicated.work()) };
+        let calls = self.calls.keep(&name, std::future::pending, || self.abandoned.notify_waiters());
+        let others = self.wires().skip(1).map(|wire| wire.keep(&name, || self.abandoned.notified(), || ()));
+        let working = async { tokio::join!(forgetting, calls, join_all(others), self.replicated.work()) };
         tokio::select! {
             _ = working => {}
             () = self.left.cancelled() => {}
@@ -176,9 +149,19 @@ impl Node {
         name_of(&self.place)
     }
 
-    /// Whether the server answered the last ping on every connection.
-    pub(super) fn is_up(&self) -> bool {
-        self.wires().all(Wire::is_up)
+    /// Returns the condition of the connections. If it differs, that of the connection with the most severe one.
+    pub(super) fn condition(&self) -> Condition {
+        self.wires().map(Wire::condition).max().unwrap_or(Condition::Healthy)
+    }
+
+    /// Returns one text for each command that scripts use and the user may not run.
+    pub(super) async fn refused_commands(&self, deadline: Instant) -> Result<Option<String>, Failure> {
+        let line = self.line(&self.calls)?;
+        let refused = match timeout_at(deadline, line.answer(probe(&line, &self.absent, Depth::Full))).await {
+            Ok(refused) => refused.map_err(|error| failure(&error, Effect::Reads))?,
+            Err(_) => return Err(Error::Timeout.into()),
+        };
+        Ok((!refused.is_empty()).then(|| describe_refused(&refused)))
     }
 
     /// Time in ms by the server's clock after which a script of this call must not write. The clock's estimate is at most one
@@ -290,12 +273,22 @@ impl Node {
         answer
     }
 
-    /// Current connection of a wire; an error if it is reconnecting.
+    /// Current connection of a wire; an error with the cause if it is reconnecting.
     fn line(&self, wire: &Wire) -> Result<Arc<Line>, Failure> {
-        wire.line().ok_or_else(|| match self.left.is_cancelled() {
-            true => Failure::Redirected("the partitions of this node moved".into()),
-            false => Error::Unavailable("reconnecting".into()).into(),
-        })
+        wire.line().ok_or_else(|| self.why_disconnected(wire))
+    }
+
+    /// Returns the failure of a call that was not sent, because this wire is reconnecting.
+    pub(super) fn why_disconnected(&self, wire: &Wire) -> Failure {
+        if self.left.is_cancelled() {
+            return Failure::Redirected("the partitions of this node moved".into());
+        }
+        match wire.condition() {
+            // The topology may name another node soon.
+            Condition::Down(cause) if ReplyKind::of(&cause) == ReplyKind::ReadOnly => Failure::Redirected(cause),
+            Condition::Down(cause) => Error::Unavailable(format!("reconnecting: {cause}")).into(),
+            Condition::Healthy | Condition::WritesRefused(_) => Error::Unavailable("reconnecting".into()).into(),
+        }
     }
 
     /// Subscribes to sharded channels, one at a time because their slots differ, and to plain channels.
@@ -328,14 +321,8 @@ impl Request<'_> {
     async fn send(self, client: &Client) -> Result<Value, FredError> {
         match self {
             Request::Script { script, keys, args } => {
-                let (keys, args) = (keys.to_vec(), args.iter().cloned().map(Value::Bytes).collect::<Vec<_>>());
-                match client.evalsha(script.digest().clone(), keys.clone(), args.clone()).await {
-                    // Redis does not have the script: send its source, which also loads it.
-                    Err(error) if error.details().starts_with("NOSCRIPT") => {
-                        client.eval(script.source(), keys, args).await
-                    }
-                    answer => answer,
-                }
+                let args = args.iter().cloned().map(Value::Bytes).collect();
+                script.run(client, keys.to_vec(), args).await
             }
             Request::Command { name, args } => client.custom(custom(name), args.to_vec()).await,
         }

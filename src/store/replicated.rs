@@ -105,8 +105,10 @@ impl Node {
         args: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<(Value, u64), Failure> {
-        if self.replicated.wires.iter().all(|wire| wire.line().is_none()) {
-            return Err(Error::Unavailable("reconnecting".into()).into());
+        if let Some(wire) = self.replicated.wires.first()
+            && self.replicated.wires.iter().all(|wire| wire.line().is_none())
+        {
+            return Err(self.why_disconnected(wire));
         }
         let (answer, answered) = oneshot::channel();
         let call = Call { script, keys, args, replicas, deadline, answer };

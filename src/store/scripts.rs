@@ -2,7 +2,13 @@
 
 use std::sync::OnceLock;
 
-use fred::{bytes_utils::Str, types::scripts::Script as Loaded};
+use fred::{
+    bytes_utils::Str,
+    clients::Client,
+    error::Error as FredError,
+    interfaces::LuaInterface,
+    types::{Key, Value, scripts::Script as Loaded},
+};
 
 /// One Lua script. The header of its file documents keys, arguments and replies.
 pub struct Script {
@@ -70,6 +76,7 @@ registry! {
     INITIALISE "initialise" in "initialise.lua" flags "" keys 1 None;
     DUE "due" in "due.lua" flags "allow-oom" keys 2 None;
     TRIM "trim" in "trim.lua" flags "allow-oom" keys 2 None;
+    PROBE "probe" in "probe.lua" flags "allow-oom" keys 0 None;
 }
 
 impl Script {
@@ -82,6 +89,14 @@ impl Script {
             Prelude::Mutation => &[GATE, RECORD, TOKEN, MUTATION],
         };
         format!("#!lua flags={}\n{}\n{}", self.flags, before.join("\n"), self.body)
+    }
+
+    /// Runs the script on this connection. Sends its source if Redis does not have it, which also loads it.
+    pub(super) async fn run(&self, client: &Client, keys: Vec<Key>, args: Vec<Value>) -> Result<Value, FredError> {
+        match client.evalsha(self.digest().clone(), keys.clone(), args.clone()).await {
+            Err(error) if error.details().starts_with("NOSCRIPT") => client.eval(self.source(), keys, args).await,
+            reply => reply,
+        }
     }
 
     /// SHA-1 digest for EVALSHA.

@@ -9,10 +9,12 @@ use tokio::time::Instant;
 use super::{
     Store, StoreId,
     connection::Connection,
+    connector::NodeConnector,
     directory::Directory,
     error::Error,
     keys::{Keys, Partition},
-    node::{Node, Opener, Waits},
+    node::Waits,
+    preconditions::{Preconditions, Unmet},
     record::FORMAT,
     scripts,
     subjects::Leaving,
@@ -30,21 +32,12 @@ pub enum StartError {
     /// No server, or the topology could not be read.
     #[error("cannot connect to Redis: {0}. Check that it is running and that --redis is right")]
     Connect(String),
-    /// The server has this version.
-    #[error("Redis {0} is too old: 7.0 or newer, or Valkey, is required")]
-    TooOld(String),
-    /// The server at this address is a replica.
-    #[error("{0} is a replica: set --redis to its primary, or to the Sentinels that know it (redis-sentinel://)")]
-    Replica(String),
-    /// The server at this address is a Cluster node, but the URL names a single server.
-    #[error("{0} is a node of a Cluster: use a URL that begins with redis-cluster://")]
-    Cluster(String),
-    /// The server has this maxmemory-policy.
-    #[error(
-        "Redis may evict keys (maxmemory-policy {0}), which would end sessions silently. Set maxmemory-policy to \
-         noeviction, or start with --allow-eviction"
-    )]
-    Eviction(String),
+    /// The server refuses the user.
+    #[error("Redis refuses the connection: {0}. Check user and password")]
+    Refused(String),
+    /// A server does not meet a requirement.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
     /// The store has another number of partitions.
     #[error("the store has {found} partitions, the configuration has {wanted}: set partitions = {found}")]
     Partitions {
@@ -61,6 +54,18 @@ pub enum StartError {
     Store(#[from] Error),
 }
 
+impl StartError {
+    /// Whether the state of Redis is the reason, so that a later attempt may succeed with the same configuration.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            StartError::Connect(_) | StartError::Unmet(Unmet::Replica(_)) => true,
+            StartError::Refused(_) | StartError::Partitions { .. } | StartError::Format(_) => false,
+            StartError::Unmet(Unmet::Version(_) | Unmet::Cluster(_) | Unmet::Eviction(_) | Unmet::Rights(_)) => false,
+            StartError::Store(error) => !matches!(error, Error::Refused(_) | Error::Unexpected(_)),
+        }
+    }
+}
+
 /// Whether a Redis that may evict keys is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eviction {
@@ -71,6 +76,7 @@ pub enum Eviction {
 }
 
 /// Arguments of [`Store::open`].
+#[derive(Clone, Copy)]
 pub struct Open<'a> {
     /// URL of the server, Cluster or Sentinels.
     pub url: &'a str,
@@ -89,7 +95,7 @@ pub struct Open<'a> {
 }
 
 impl Store {
-    /// Connects, checks servers and store, and creates the store if there is none.
+    /// Connects, checks servers and store, and creates the store if there is none. Of an existing store it only reads.
     pub async fn open(open: Open<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let unreachable = |error: fred::error::Error| StartError::Connect(error.details().to_owned());
         let mut config = Config::from_url(open.url).map_err(unreachable)?;
@@ -101,21 +107,25 @@ impl Store {
         config.database = config.database.filter(|database| *database != 0);
         let database = config.database.unwrap_or(0);
         let directory = Directory::of(&config);
-        let is_cluster = directory.is_cluster();
+        let preconditions = Preconditions { eviction: open.eviction, is_cluster: directory.is_cluster() };
         let keys = Keys::new(open.prefix, open.partitions);
-        let opener = Opener { config, waits: open.waits, messages: open.feed_buffer, metrics: metrics.clone() };
+        let absent = keys.absent(Partition(0)).as_str().unwrap_or_default().into();
+        let (waits, messages) = (open.waits, open.feed_buffer);
+        let opener = NodeConnector { config, waits, absent, messages, metrics: metrics.clone() };
         let connection = Connection::open(directory, opener, keys.slots());
         let connection = match tokio::time::timeout(START_TIMEOUT, connection).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(Error::Unavailable(why))) => return Err(StartError::Connect(why)),
+            Ok(Err(Error::Unavailable(why))) if is_refusal(&why) => return Err(StartError::Refused(why)),
+            Ok(Err(Error::Unavailable(why))) => return Err(StartError::Connect(why.trim_end_matches('.').to_owned())),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(StartError::Connect("no reply".into())),
         };
         for node in connection.nodes() {
-            node.check(open.eviction, is_cluster).await?;
+            let checked = node.check(preconditions, Instant::now() + START_TIMEOUT).await?;
+            checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
-        let store = Store { connection, keys, database, id, leaving, metrics };
+        let store = Store { connection, preconditions, keys, database, id, leaving, metrics };
         store.initialise(&store.partitions().collect::<Vec<_>>()).await?;
         Ok(store)
     }
@@ -143,7 +153,12 @@ impl Store {
         role: &'static str,
         deadline: Instant,
     ) -> Result<StoreId, StartError> {
-        let wanted = u16::try_from(self.keys.partitions().len()).unwrap_or(u16::MAX);
+        if let Some(found) = self.stored_id(partition, deadline).await?
+            && (role == "names" || found == id)
+        {
+            return Ok(found);
+        }
+        let wanted = self.wanted_partitions();
         let args = vec![
             id.to_text().into(),
             FORMAT.to_string().into(),
@@ -153,38 +168,36 @@ impl Store {
         ];
         let keys = vec![self.keys.meta(partition)];
         let reply = self.run(partition, &scripts::INITIALISE, keys, args, deadline).await?;
-        let text = |at: usize| reply.get(at).and_then(Value::as_string).unwrap_or_default();
-        if text(2) != FORMAT.to_string() {
-            return Err(StartError::Format(text(2)));
+        self.check_meta(reply.get(1..).unwrap_or_default())
+    }
+
+    /// Reads the store id of a partition. None: it has none. Unlike the script, this works while Redis refuses writes.
+    async fn stored_id(&self, partition: Partition, deadline: Instant) -> Result<Option<StoreId>, StartError> {
+        let fields = ["store", "format", "partitions"].map(Value::from);
+        let args = [Value::from(self.keys.meta(partition))].into_iter().chain(fields).collect();
+        let reply = self.connection.command(partition, "HMGET", args, deadline).await?.into_array();
+        if reply.iter().any(Value::is_null) { Ok(None) } else { self.check_meta(&reply).map(Some) }
+    }
+
+    /// Checks format and number of partitions of a meta, and returns its store id.
+    fn check_meta(&self, meta: &[Value]) -> Result<StoreId, StartError> {
+        let text = |at: usize| meta.get(at).and_then(Value::as_string).unwrap_or_default();
+        if text(1) != FORMAT.to_string() {
+            return Err(StartError::Format(text(1)));
         }
-        if text(3) != wanted.to_string() {
-            return Err(StartError::Partitions { found: text(3), wanted });
+        let wanted = self.wanted_partitions();
+        if text(2) != wanted.to_string() {
+            return Err(StartError::Partitions { found: text(2), wanted });
         }
-        StoreId::from_text(text(1).as_bytes()).ok_or(StartError::Format("unknown".into()))
+        StoreId::from_text(text(0).as_bytes()).ok_or(StartError::Format("unknown".into()))
+    }
+
+    fn wanted_partitions(&self) -> u16 {
+        u16::try_from(self.keys.partitions().len()).unwrap_or(u16::MAX)
     }
 }
 
-impl Node {
-    /// Checks version, role and eviction policy of the server.
-    async fn check(&self, eviction: Eviction, is_cluster: bool) -> Result<(), StartError> {
-        let info = self.info("everything", Instant::now() + START_TIMEOUT).await.map_err(Error::from)?;
-        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let version = field("redis_version").unwrap_or("of an unknown version");
-        let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
-        if major < 7 {
-            return Err(StartError::TooOld(version.to_owned()));
-        }
-        if field("cluster_enabled") == Some("1") && !is_cluster {
-            return Err(StartError::Cluster(self.name()));
-        }
-        if field("role") == Some("slave") {
-            return Err(StartError::Replica(self.name()));
-        }
-        match field("maxmemory_policy") {
-            Some(policy) if policy != "noeviction" && eviction == Eviction::Refused => {
-                Err(StartError::Eviction(policy.to_owned()))
-            }
-            _ => Ok(()),
-        }
-    }
+/// Whether the error of a connection contains a reply that refuses the user.
+fn is_refusal(why: &str) -> bool {
+    ["WRONGPASS", "NOAUTH", "NOPERM"].iter().any(|word| why.contains(word))
 }

@@ -1,15 +1,11 @@
-//! A connection that reconnects: a sequence of fred clients, each with one connection. If a connection breaks or becomes
-//! unresponsive, its client is dropped and a new one is opened; no command is carried over.
+//! A connection that reconnects: a sequence of fred clients, each with one connection. If a connection breaks, becomes
+//! unresponsive or cannot serve calls, its client is dropped and a new one is opened, with a new lookup of the address; no
+//! command is carried over.
 //!
 //! The reconnect of fred is not used: if its only task waits to write to a server that hangs, it neither reads nor handles a
 //! request to reconnect, and it may end permanently when its queue is full.
 
-use std::{
-    ops::Deref,
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
@@ -20,18 +16,21 @@ use fred::{
         config::{Config, ConnectionConfig, TcpConfig, UnresponsiveConfig},
     },
 };
+use parking_lot::Mutex as SyncMutex;
 use tokio::{
     sync::{Mutex, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
+use super::heartbeat::{Condition, Heartbeat, Pulse};
+
 /// Maximum time to open a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time without a reply to a ping after which a connection is unresponsive; with the ping interval, less than 2 s in total.
+/// Time without a reply to a heartbeat after which a connection is unresponsive; with the interval, less than 2 s in total.
 pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
-/// Interval between pings.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Interval between heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Pause after the first failed attempt to connect; it doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum pause between two attempts to connect.
@@ -48,7 +47,9 @@ pub(super) struct Making {
     pub config: Config,
     /// Message buffer. If it overflows, messages are lost and the receiver gets an error.
     pub messages: usize,
-    /// Time without a reply to a ping after which the connection is dropped.
+    /// Proof that the connection can be used.
+    pub heartbeat: Heartbeat,
+    /// Time without a reply to a heartbeat after which the connection is dropped.
     pub unresponsive_after: Duration,
 }
 
@@ -56,8 +57,6 @@ pub(super) struct Making {
 pub(super) struct Line {
     client: Client,
     task: Mutex<ConnectHandle>,
-    /// Whether the server answered the last ping.
-    is_up: AtomicBool,
     over: CancellationToken,
 }
 
@@ -65,6 +64,50 @@ pub(super) struct Line {
 pub(super) struct Wire {
     making: Making,
     line: watch::Sender<Option<Arc<Line>>>,
+    /// Result of the last heartbeat, or the reason why there is no connection.
+    condition: SyncMutex<Condition>,
+}
+
+/// Why a connection is replaced.
+enum Loss {
+    /// It broke, with this error.
+    Broken(String),
+    /// The server did not answer a heartbeat in time.
+    Unresponsive,
+    /// The server answered that it cannot serve calls; with its reply.
+    Unfit(String),
+    /// The node was abandoned: its connection for calls is unresponsive or unfit.
+    Abandoned,
+}
+
+impl Loss {
+    /// Whether the other connections to the node must be replaced, too.
+    fn concerns_node(&self) -> bool {
+        match self {
+            Loss::Unresponsive | Loss::Unfit(_) => true,
+            Loss::Broken(_) | Loss::Abandoned => false,
+        }
+    }
+
+    /// Logs the loss and returns its cause for the operator.
+    fn log(self, server: &str) -> String {
+        match self {
+            Loss::Broken(cause) => {
+                tracing::warn!(server, cause, "connection to Redis lost; reconnecting");
+                cause
+            }
+            Loss::Unresponsive => {
+                tracing::warn!(server, "Redis unresponsive; reconnecting");
+                "Redis does not answer".into()
+            }
+            Loss::Unfit(cause) => {
+                tracing::warn!(server, cause, "Redis cannot serve calls; reconnecting");
+                cause
+            }
+            // The connection for calls has logged the cause.
+            Loss::Abandoned => "reconnecting".into(),
+        }
+    }
 }
 
 impl Line {
@@ -73,7 +116,7 @@ impl Line {
         let client = client(making)?;
         let connect = async {
             let task = Mutex::new(client.connect());
-            Line { client: client.clone(), task, is_up: AtomicBool::new(true), over: CancellationToken::new() }
+            Line { client: client.clone(), task, over: CancellationToken::new() }
         };
         // Begin to wait before connecting. If this future is dropped, the client is closed.
         let (connected, line) = tokio::join!(biased; client.wait_for_connect(), connect);
@@ -105,24 +148,30 @@ impl Line {
         self.over.cancel();
     }
 
-    /// Sends pings until the connection breaks, is unresponsive or is closed. Returns the log line.
-    async fn beat(&self, unresponsive_after: Duration) -> &'static str {
+    /// Sends heartbeats and stores their results, until the connection must be replaced.
+    async fn beat(&self, making: &Making, condition: &SyncMutex<Condition>) -> Loss {
         let beating = async {
-            let mut tick = interval(HEARTBEAT);
+            let mut tick = interval(HEARTBEAT_INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                let Ok(answer) = timeout(unresponsive_after, self.client.ping::<()>(None)).await else { return };
-                self.is_up.store(answer.is_ok(), Ordering::Relaxed);
+                match timeout(making.unresponsive_after, making.heartbeat.send(&self.client)).await {
+                    Ok(Pulse::Alive(now)) => *condition.lock() = now,
+                    Ok(Pulse::Unfit(reply)) => return Loss::Unfit(reply),
+                    Err(_) => return Loss::Unresponsive,
+                }
             }
         };
         let broken = async {
-            let _ = (&mut *self.task.lock().await).await;
+            match (&mut *self.task.lock().await).await {
+                Ok(Err(error)) => Loss::Broken(error.details().to_owned()),
+                Ok(Ok(())) | Err(_) => Loss::Broken("closed".into()),
+            }
         };
         tokio::select! {
-            () = beating => "Redis unresponsive; reconnecting",
-            () = broken => "connection to Redis lost; reconnecting",
-            () = self.over() => "connection to Redis closed",
+            loss = beating => loss,
+            loss = broken => loss,
+            () = self.over() => Loss::Broken("closed".into()),
         }
     }
 }
@@ -146,12 +195,17 @@ impl Wire {
     /// Connects.
     pub(super) async fn open(making: Making) -> Result<Self, FredError> {
         let line = watch::Sender::new(Some(Arc::new(Line::open(&making).await?)));
-        Ok(Wire { making, line })
+        Ok(Wire { making, line, condition: SyncMutex::new(Condition::Healthy) })
     }
 
     /// Returns the current connection. None: it is reconnecting.
     pub(super) fn line(&self) -> Option<Arc<Line>> {
         self.line.borrow().clone()
+    }
+
+    /// Returns the result of the last heartbeat, or the reason why there is no connection.
+    pub(super) fn condition(&self) -> Condition {
+        self.condition.lock().clone()
     }
 
     /// Waits until there is a connection, and returns it.
@@ -167,13 +221,14 @@ impl Wire {
         self.line.subscribe()
     }
 
-    /// Whether the server answered the last ping on this connection.
-    pub(super) fn is_up(&self) -> bool {
-        self.line.borrow().as_ref().is_some_and(|line| line.is_up.load(Ordering::Relaxed))
-    }
-
-    /// Keeps the connection alive and reconnects; never returns.
-    pub(super) async fn keep(&self, server: &str) {
+    /// Keeps the connection alive and reconnects; never returns. Replaces the connection when the future of `abandoned`
+    /// completes, and calls `on_node_loss` when the connection shows that the node cannot be used.
+    pub(super) async fn keep<F: Future<Output = ()>>(
+        &self,
+        server: &str,
+        abandoned: impl Fn() -> F,
+        on_node_loss: impl Fn(),
+    ) {
         let mut pause = Duration::ZERO;
         loop {
             let line = match self.line() {
@@ -181,30 +236,47 @@ impl Wire {
                 None => self.reconnect(&mut pause).await,
             };
             let began = Instant::now();
-            let why = line.beat(self.making.unresponsive_after).await;
-            tracing::warn!(server, "{why}");
+            let loss = tokio::select! {
+                loss = line.beat(&self.making, &self.condition) => loss,
+                () = abandoned() => Loss::Abandoned,
+            };
+            if loss.concerns_node() {
+                on_node_loss();
+            }
+            let cause = loss.log(server);
             if began.elapsed() > FIRST_PAUSE {
                 pause = Duration::ZERO;
             }
+            *self.condition.lock() = Condition::Down(cause);
             self.line.send_replace(None);
             // Fails all calls that wait for a reply.
             line.over.cancel();
         }
     }
 
-    /// Connects after a pause, and again until it succeeds; the pause doubles each time.
+    /// Connects after a pause, and again until the new connection passes a heartbeat; the pause doubles each time.
     async fn reconnect(&self, pause: &mut Duration) -> Arc<Line> {
         loop {
             sleep(*pause).await;
             *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            match timeout(CONNECT_TIMEOUT, Line::open(&self.making)).await {
-                Ok(Ok(line)) => {
+            let opened = async {
+                let line = Line::open(&self.making).await.map_err(|error| error.details().to_owned())?;
+                match self.making.heartbeat.send(&line).await {
+                    Pulse::Alive(condition) => Ok((line, condition)),
+                    Pulse::Unfit(reply) => Err(reply),
+                }
+            };
+            match timeout(CONNECT_TIMEOUT, opened).await.unwrap_or_else(|_| Err("no reply".into())) {
+                Ok((line, condition)) => {
                     let line = Arc::new(line);
+                    *self.condition.lock() = condition;
                     self.line.send_replace(Some(line.clone()));
                     return line;
                 }
-                Ok(Err(error)) => tracing::debug!(%error, "cannot connect to Redis"),
-                Err(_) => tracing::debug!(error = "no reply", "cannot connect to Redis"),
+                Err(cause) => {
+                    tracing::debug!(cause, "cannot connect to Redis");
+                    *self.condition.lock() = Condition::Down(cause);
+                }
             }
         }
     }

@@ -24,6 +24,8 @@ use super::{
     rollback::find_fork,
 };
 
+/// Number of failures in sequence after which the feed reports a problem. A single one may be a lost connection.
+const FAILURES_REPORTED: u32 = 2;
 /// Time between two reads of the tails when nothing else causes one.
 const TAIL_READ_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -112,7 +114,7 @@ impl Follower {
     async fn follow(&self) {
         let mut channels = self.store.listen(&self.server);
         let mut requests = self.requests.lock().await;
-        let (mut subscribed, mut is_new, mut run) = (false, true, None::<String>);
+        let (mut subscribed, mut is_new, mut run, mut failures) = (false, true, None::<String>, 0);
         let mut tick = tokio::time::interval(TAIL_READ_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -130,8 +132,11 @@ impl Follower {
             while let Ok(request) = requests.try_recv() {
                 waiting.push(request);
             }
+            let mut problem = None;
             if !subscribed {
-                subscribed = self.store.subscribe(&self.server).await.is_ok();
+                let result = self.store.subscribe(&self.server).await;
+                subscribed = result.is_ok();
+                problem = result.err();
             }
             let run_before = run.clone();
             match self.catch_up(&mut run).await {
@@ -149,8 +154,14 @@ impl Follower {
                     // is migrated away, even if the slot returns. Subscribe again.
                     subscribed = subscribed && !(is_tick && was_behind);
                 }
-                Err(error) => tracing::debug!(%error, "tail read failed; retrying"),
+                Err(error) => {
+                    tracing::debug!(%error, "tail read failed; retrying");
+                    problem = Some(error);
+                }
             }
+            failures = if problem.is_some() { failures + 1 } else { 0 };
+            let problem = problem.filter(|_| failures >= FAILURES_REPORTED).map(|error| error.to_string());
+            self.store.note_feed_problem(&self.server, problem);
             if is_tick {
                 // A full interval until the next tick, even after a slow read, so that messages are processed in
                 // between.

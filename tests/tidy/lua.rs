@@ -14,7 +14,9 @@ use super::{report, texts};
 fn header_count(text: &str, name: &str) -> Option<usize> {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("-- {name}  ")))?;
     let line = line.split("   (").next().unwrap();
-    Some(if line.starts_with("1 ") {
+    Some(if line.starts_with("none") {
+        0
+    } else if line.starts_with("1 ") {
         line.split("  ").filter(|part| part.starts_with(|digit: char| digit.is_ascii_digit())).count()
     } else {
         line.split(',').count()

@@ -33,7 +33,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `sessiond serve` with these arguments on free ports and returns when it listens.
+    /// Starts `sessiond serve` with these arguments, on free ports unless they name some, and returns when it listens.
     pub fn start(arguments: &[String]) -> Self {
         Process::start_with_env(&[], arguments)
     }
@@ -63,7 +63,12 @@ impl Process {
 
     fn spawn(environment: &[(&str, String)], arguments: &[String]) -> Self {
         let mut command = Command::new(program());
-        command.args(["serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0", "--log-format=json"]);
+        command.args(["serve", "--log-format=json"]);
+        for flag in ["--listen=", "--metrics-listen="] {
+            if !arguments.iter().any(|argument| argument.starts_with(flag)) {
+                command.arg(format!("{flag}127.0.0.1:0"));
+            }
+        }
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         let child = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         Process { child, address: String::new(), metrics_address: String::new(), log: Arc::default() }

@@ -1,0 +1,89 @@
+//! Reports whether the server can serve calls: to the gRPC health service, to `/readyz` and to the log.
+
+use std::{convert::Infallible, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::store::{Health, StartError, Store};
+
+/// Name of the service in the gRPC health service.
+const NAME: &str = "sessiond.v1.SessionService";
+/// Time between two reads of the store's health.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Minimum time between two log lines about problems.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether the server serves calls, and why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Readiness {
+    /// Whether the server serves calls.
+    pub is_ready: bool,
+    /// Known problems, or the reasons why it is not ready.
+    pub problems: Vec<String>,
+}
+
+impl Readiness {
+    /// The server starts.
+    pub(super) fn starting() -> Self {
+        Readiness { is_ready: false, problems: vec!["starting".into()] }
+    }
+
+    /// The server waits for Redis, because the store could not be opened.
+    pub(super) fn waiting_for_redis(error: &StartError) -> Self {
+        Readiness { is_ready: false, problems: vec![error.to_string()] }
+    }
+}
+
+/// Reports the health of the server.
+pub(super) struct HealthReport {
+    reporter: HealthReporter,
+    readiness: watch::Sender<Readiness>,
+    /// Problems that the log named last.
+    logged: Vec<String>,
+    logged_at: Instant,
+}
+
+impl HealthReport {
+    /// A report that updates `readiness` and the gRPC health service.
+    pub(super) fn new(reporter: HealthReporter, readiness: watch::Sender<Readiness>) -> Self {
+        HealthReport { reporter, readiness, logged: Vec::new(), logged_at: Instant::now() }
+    }
+
+    /// Reports SERVING while the store is ready, and logs every change of its problems once; never returns.
+    pub(super) async fn follow(&mut self, store: &Store) -> Infallible {
+        let mut tick = tokio::time::interval(INTERVAL);
+        loop {
+            tick.tick().await;
+            let Health { is_ready, problems } = store.health();
+            if self.readiness.borrow().is_ready != is_ready {
+                tracing::info!(ready = is_ready, "health");
+            }
+            self.log(&problems);
+            self.set(if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing }, problems).await;
+        }
+    }
+
+    /// Logs the problems if they have changed, at most once per [`LOG_INTERVAL`].
+    fn log(&mut self, problems: &[String]) {
+        if self.logged == problems || self.logged_at.elapsed() < LOG_INTERVAL {
+            return;
+        }
+        if problems.is_empty() {
+            tracing::info!("Redis has no problems");
+        } else {
+            tracing::warn!(problems = problems.join("; "), "Redis has problems");
+        }
+        (self.logged, self.logged_at) = (problems.to_vec(), Instant::now());
+    }
+
+    /// Reports this status and these problems.
+    pub(super) async fn set(&mut self, status: ServingStatus, problems: Vec<String>) {
+        let now = Readiness { is_ready: status == ServingStatus::Serving, problems };
+        let before = self.readiness.send_replace(now.clone());
+        if before != now {
+            self.reporter.set_service_status(NAME, status).await;
+            self.reporter.set_service_status("", status).await;
+        }
+    }
+}

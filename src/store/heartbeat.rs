@@ -1,0 +1,98 @@
+//! Heartbeats: each connection proves at short intervals that it can be used for what it is there for.
+//!
+//! An answer to PING is not enough: a replica, or a server whose user has lost a right, answers PING and refuses every call.
+
+use fred::{bytes_utils::Str, clients::Client, error::Error as FredError, interfaces::ClientLike, types::Value};
+
+use super::{error::ReplyKind, node::custom, scripts};
+
+/// Proof that a connection has to give with every heartbeat.
+#[derive(Clone)]
+pub(super) enum Heartbeat {
+    /// The server answers and is a primary (ROLE).
+    Role,
+    /// The server runs a script that may write, and its user may run every command that the scripts use.
+    Probe {
+        /// Key and channel that never exist.
+        absent: Str,
+    },
+}
+
+/// Result of a heartbeat.
+pub(super) enum Pulse {
+    /// The connection is kept.
+    Alive(Condition),
+    /// Another connection may reach a server that can serve calls: this one is replaced. Holds the reply of the server.
+    Unfit(String),
+}
+
+/// Condition of a connection, ordered by severity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Condition {
+    /// Every call can be served.
+    Healthy,
+    /// Redis answers and refuses writes. Holds its reply.
+    WritesRefused(String),
+    /// No call can be served. Holds the cause.
+    Down(String),
+}
+
+/// Reply of the probe that a replica gives to a script that may write. ROLE of a replica is reported in the same words.
+const REPLICA: &str = "READONLY the server is a replica";
+
+impl Heartbeat {
+    /// Sends the heartbeat on this connection and waits for the reply, without a limit.
+    pub(super) async fn send(&self, client: &Client) -> Pulse {
+        let reply = match self {
+            Heartbeat::Role => client.custom(custom("ROLE"), Vec::<Value>::new()).await.map(pulse_of_role),
+            Heartbeat::Probe { absent } => probe(client, absent, Depth::EveryBeat).await.map(pulse_of_probe),
+        };
+        reply.unwrap_or_else(|error| pulse_of_error(error.details()))
+    }
+}
+
+/// Which rights a probe covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// All except HSET, whose probe Redis counts as a failed command.
+    EveryBeat,
+    /// All.
+    Full,
+}
+
+/// Runs the probe. Returns one text for each command that the user may not run.
+pub(super) async fn probe(client: &Client, absent: &Str, depth: Depth) -> Result<Vec<String>, FredError> {
+    let depth = if depth == Depth::Full { "full" } else { "" };
+    let args = vec![absent.clone().into(), Value::from_static_str(depth)];
+    let reply = scripts::PROBE.run(client, Vec::new(), args).await?;
+    Ok(reply.into_array().into_iter().skip(1).filter_map(Value::into_string).collect())
+}
+
+/// Returns the text for an operator about rights that are missing.
+pub(super) fn describe_refused(refused: &[String]) -> String {
+    format!("the Redis user lacks rights: {}", refused.join("; "))
+}
+
+fn pulse_of_role(reply: Value) -> Pulse {
+    let role = reply.into_array().into_iter().next().and_then(Value::into_string);
+    match role.as_deref() {
+        Some("master") => Pulse::Alive(Condition::Healthy),
+        _ => Pulse::Unfit(REPLICA.into()),
+    }
+}
+
+fn pulse_of_probe(refused: Vec<String>) -> Pulse {
+    if refused.is_empty() { Pulse::Alive(Condition::Healthy) } else { Pulse::Unfit(describe_refused(&refused)) }
+}
+
+fn pulse_of_error(reply: &str) -> Pulse {
+    match ReplyKind::of(reply) {
+        ReplyKind::ReadOnly | ReplyKind::NotPermitted => Pulse::Unfit(reply.to_owned()),
+        // The topology decides: the node may own no slot yet, or none any more.
+        ReplyKind::Redirect => Pulse::Alive(Condition::Healthy),
+        ReplyKind::WritesRefused | ReplyKind::Full => Pulse::Alive(Condition::WritesRefused(reply.to_owned())),
+        ReplyKind::ClusterDown | ReplyKind::NotNow | ReplyKind::WrongType | ReplyKind::Other => {
+            Pulse::Alive(Condition::Down(reply.to_owned()))
+        }
+    }
+}
