@@ -24,6 +24,9 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::Subcommand;
 
+use failure::Failure;
+pub use output::print_error;
+
 /// One command of the client, with its arguments.
 #[derive(Subcommand)]
 pub enum Command {
@@ -57,11 +60,21 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Rotate(rotate) => rotate.run().await,
         Command::Delete(delete) => delete.run().await,
     };
+    report(result)
+}
+
+/// Prints the text to standard output and returns the exit code.
+pub fn print(text: &str) -> ExitCode {
+    report(output::print(&[text.to_owned()]))
+}
+
+/// Prints the failure, if any, and returns the exit code.
+fn report(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(text) = failure.text() {
-                eprintln!("{text}");
+                print_error(&text);
             }
             failure.exit_code()
         }
@@ -71,7 +84,8 @@ pub async fn run(command: Command) -> ExitCode {
 /// Prints why the command line is wrong, or the help that it requests, and returns the exit code.
 pub fn report_usage(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> ExitCode {
     if token_file::may_contain_token(error, arguments) {
-        eprintln!("unexpected argument (not shown, because it may be a token); {}", token_file::USAGE);
+        let usage = token_file::USAGE;
+        print_error(&format!("unexpected argument (not shown, because it may be a token); {usage}"));
         return ExitCode::from(2);
     }
     // A failed write means that the reader closed the output: an error message would not be read either.

@@ -119,7 +119,7 @@ impl Embedded {
         if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)) {
             let _ = kill_process(pid, Signal::TERM);
             if timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
-                tracing::warn!("embedded Redis did not stop in time; killing it");
+                crate::observe::warning!("embedded Redis did not stop in time; killing it");
                 let _ = self.child.kill().await;
             }
         }

@@ -35,6 +35,8 @@
         clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
         clippy::cast_sign_loss,
+        clippy::print_stderr,
+        clippy::print_stdout,
     )
 )]
 

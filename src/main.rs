@@ -1,5 +1,7 @@
 //! Parses the command line, runs the server or a client command, and returns the exit code.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -45,10 +47,7 @@ async fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Config(flags) => match load(&flags) {
-            Ok(config) => {
-                print!("{}", config.to_toml());
-                ExitCode::SUCCESS
-            }
+            Ok(config) => cli::print(config.to_toml().trim_end()),
             Err(code) => code,
         },
         Command::Client(command) => cli::run(command).await,
@@ -57,16 +56,20 @@ async fn main() -> ExitCode {
 
 fn load(flags: &Flags) -> Result<Config, ExitCode> {
     Config::load(flags).map_err(|problems| {
-        eprintln!("invalid configuration:\n{problems}");
+        cli::print_error(&format!("invalid configuration:\n{problems}"));
         ExitCode::from(2)
     })
 }
 
+#[expect(clippy::disallowed_macros, reason = "each line is logged once per process")]
 async fn serve(config: Config) -> ExitCode {
-    if let Err(problem) = observe::start_logs(config.log_format, &config.log_level) {
-        eprintln!("{problem}");
-        return ExitCode::from(2);
-    }
+    let _log = match observe::start_logs(config.log_format, &config.log_level) {
+        Ok(log) => log,
+        Err(problem) => {
+            cli::print_error(&problem);
+            return ExitCode::from(2);
+        }
+    };
     let shutdown = CancellationToken::new();
     let mut running = std::pin::pin!(async {
         let listeners = server::Listeners::bind(&config).await?;
@@ -75,7 +78,7 @@ async fn serve(config: Config) -> ExitCode {
     let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
-            eprintln!("cannot install signal handlers: {error}");
+            tracing::error!(%error, "cannot install signal handlers");
             return ExitCode::FAILURE;
         }
     };

@@ -1,6 +1,14 @@
 //! Logs and metrics. No metric has a label with an id, a subject, or a namespace that the configuration does not list.
 
-use std::{io::IsTerminal, time::Duration};
+mod log_limit;
+mod log_writer;
+
+use std::{
+    backtrace::Backtrace,
+    io::IsTerminal,
+    panic::{self, PanicHookInfo},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -8,6 +16,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use tracing_subscriber::EnvFilter;
+
+pub(crate) use log_limit::{LogLimit, error, limited, warning};
+pub use log_writer::LogGuard;
+use log_writer::LogWriter;
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,17 +30,30 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error. `level` takes the directives of `tracing`'s EnvFilter, such as `info` or
-/// `sessiond=debug`. Fails if the level is malformed or logging has started already.
-pub fn start_logs(format: LogFormat, level: &str) -> Result<(), String> {
+/// Starts logging to standard error, panics included. `level` takes the directives of `tracing`'s EnvFilter, such as `info`
+/// or `sessiond=debug`. Fails if the level is malformed or logging has started already.
+pub fn start_logs(format: LogFormat, level: &str) -> Result<LogGuard, String> {
     let filter = EnvFilter::try_new(level).map_err(|error| format!("log_level: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let writer = LogWriter::start().map_err(|error| format!("cannot start the log writer: {error}"))?;
+    let guard = LogGuard(writer.clone());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // tracing-subscriber writes its own errors to standard error at once, and panics if that fails.
+    let builder = builder.with_writer(move || writer.clone()).log_internal_errors(false);
     let builder = builder.with_ansi(std::io::stderr().is_terminal());
     let started = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    // The default hook waits until standard error accepts its text.
+    panic::set_hook(Box::new(log_panic));
+    Ok(guard)
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let cause = panic.payload_as_str().unwrap_or("not a text");
+    let location = panic.location().map(ToString::to_string);
+    error!(cause, location, backtrace = %Backtrace::capture(), "panic");
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -191,6 +216,8 @@ impl Metrics {
         r.register("corrupt_records", help, self.corrupt_records.clone());
         let help = "Subject index entries added or removed by a reconciliation; a rise follows crashes and failovers";
         r.register("index_repairs", help, self.index_repairs.clone());
+        let help = "Log lines dropped because standard error did not accept them; a rise means that its reader is slow or gone";
+        r.register("log_lines_dropped", help, log_writer::dropped());
         r.register("sessions", "Live sessions of each namespace that the configuration lists", self.sessions.clone());
         Metrics { registry, ..self }
     }

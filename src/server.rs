@@ -238,7 +238,7 @@ async fn open_store(
             opened => return opened,
         };
         if readiness.send_replace(Readiness::waiting_for_redis(&error)) != *readiness.borrow() {
-            tracing::warn!(%error, timeout = ?config.start_timeout, "cannot open the store; retrying");
+            crate::observe::warning!(%error, timeout = ?config.start_timeout, "cannot open the store; retrying");
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_START_PAUSE);

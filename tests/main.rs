@@ -16,6 +16,7 @@ mod index_leaks;
 mod library_defaults;
 mod limits;
 mod liveness;
+mod log_output;
 mod names;
 mod out_of_band;
 mod peers;

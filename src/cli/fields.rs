@@ -6,7 +6,7 @@ use data_encoding::BASE64;
 use prost_types::Timestamp;
 use sessiond_client::v1::{AttributeValue, Session, attribute_value::Kind};
 
-use super::table;
+use super::{output::print_error, table};
 
 /// Name and value of one field.
 pub(super) type Field = (String, String);
@@ -59,7 +59,7 @@ pub(super) fn fields(session: &Session) -> Vec<Field> {
 pub(super) fn lines_with_token(session: Option<&Session>, token: &str) -> Vec<String> {
     let mut lines = session.map(fields).unwrap_or_default();
     if !token.is_empty() {
-        eprintln!("save the token now: the server does not return it again");
+        print_error("save the token now: the server does not return it again");
         lines.push(("token".to_owned(), token.to_owned()));
     }
     table::pairs(&lines)

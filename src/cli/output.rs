@@ -1,4 +1,4 @@
-//! Output formats, and writing to standard output.
+//! Output formats, and writing to standard output and standard error.
 
 use std::io::{self, Write};
 
@@ -38,4 +38,9 @@ pub(super) fn print(lines: &[String]) -> Result<(), Failure> {
         writeln!(output, "{line}")?;
     }
     Ok(output.flush()?)
+}
+
+/// Writes the text and a line break to standard error. Ignores a failure, because no other place could report it.
+pub fn print_error(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

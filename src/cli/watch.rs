@@ -14,7 +14,7 @@ use super::{
     connection::Common,
     failure::Failure,
     fields::{attribute, time},
-    output::Format,
+    output::{Format, print_error},
     table::Table,
 };
 
@@ -107,7 +107,7 @@ impl Watch {
                         return Err(failure);
                     }
                     let reason = failure.text().unwrap_or_default();
-                    eprintln!("{reason}; reopening the watch in {} ms", delay.as_millis());
+                    print_error(&format!("{reason}; reopening the watch in {} ms", delay.as_millis()));
                 }
             }
         }

@@ -47,7 +47,7 @@ fn int64(number: u64) -> i64 {
 pub(super) fn session(session: Session) -> Result<pb::Session, Status> {
     let name = session.name.clone();
     try_session(session).map_err(|error| {
-        tracing::error!(session = %name, %error, "record holds a value that is not a message of its type");
+        crate::observe::error!(session = %name, %error, "record holds a value that is not a message of its type");
         let cause = store::Corrupt::Truncated;
         status::from_error(Error::Store(store::Error::Corrupt { name, cause }))
     })
@@ -118,7 +118,7 @@ fn event(event: &Event, seen: Visibility, view: View) -> pb::SessionEvent {
         View::Basic => Session { attributes: BTreeMap::new(), ..event.session.clone() },
     };
     let session = try_session(visible).unwrap_or_else(|error| {
-        tracing::error!(session = %event.session.name, %error, "event holds a value that is not a message of its type");
+        crate::observe::error!(session = %event.session.name, %error, "event holds a value that is not a message of its type");
         let name = &event.session.name;
         pb::Session { namespace: name.namespace.to_string(), id: name.id.to_string(), ..Default::default() }
     });

@@ -205,7 +205,7 @@ fn from_store(error: &store::Error) -> Status {
         // OUTCOME_UNKNOWN is for writes, RECORD_CORRUPT for one session whose record cannot be decoded, and no time-out
         // passed: the store did not serve the read.
         E::UnexpectedRead(_) => {
-            tracing::warn!(error = text, "unexpected reply of Redis to a read");
+            crate::observe::warning!(error = text, "unexpected reply of Redis to a read");
             (StatusBuilder::new(Code::Unavailable, ErrorReason::StoreUnavailable, not_applied()), LONG_DELAY)
         }
         E::Overloaded => (StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, not_applied()), SHORT_DELAY),
@@ -219,7 +219,7 @@ fn from_store(error: &store::Error) -> Status {
             (StatusBuilder::new(Code::DeadlineExceeded, ErrorReason::OutcomeUnknown, retry()), LONG_DELAY)
         }
         E::OutcomeUnknown(_) | E::Unexpected(_) => {
-            tracing::warn!(error = text, "outcome of a call is unknown");
+            crate::observe::warning!(error = text, "outcome of a call is unknown");
             (StatusBuilder::new(Code::Unknown, ErrorReason::OutcomeUnknown, retry()), SHORT_DELAY)
         }
         E::StoreChanged => {

@@ -37,7 +37,7 @@ pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(readiness));
     if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "admin port failed");
+        crate::observe::error!(%error, "admin port failed");
     }
 }
 

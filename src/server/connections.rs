@@ -58,21 +58,21 @@ impl Connections {
             match accepted {
                 // Closed at once, so that the client can try another instance.
                 Ok(_) if tasks.count() >= self.limits.connections => {
-                    tracing::warn!(
+                    crate::observe::warning!(
                         limit = self.limits.connections,
                         "connection limit reached; closing a new connection"
                     );
                 }
                 Ok((stream, _)) => tasks.spawn(self.connection(stream, stop.clone())),
                 Err(error) => {
-                    tracing::warn!(%error, "accept failed");
+                    crate::observe::warning!(%error, "accept failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         drop(self.listener);
         if !tasks.drain(Instant::now() + drain_timeout).await {
-            tracing::warn!("drain timeout reached; remaining connections closed");
+            crate::observe::warning!("drain timeout reached; remaining connections closed");
         }
     }
 

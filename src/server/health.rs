@@ -72,7 +72,7 @@ impl HealthReport {
         if problems.is_empty() {
             tracing::info!("Redis has no problems");
         } else {
-            tracing::warn!(problems = problems.join("; "), "Redis has problems");
+            crate::observe::warning!(problems = problems.join("; "), "Redis has problems");
         }
         (self.logged, self.logged_at) = (problems.to_vec(), Instant::now());
     }

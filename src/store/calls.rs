@@ -255,7 +255,7 @@ impl Store {
     }
 
     pub(super) fn corrupt(&self, name: &SessionRef, cause: Corrupt) -> Error {
-        tracing::error!(session = %name, %cause, "record is corrupt");
+        crate::observe::error!(session = %name, %cause, "record is corrupt");
         self.metrics.corrupt_records.inc();
         Error::Corrupt { name: name.clone(), cause }
     }

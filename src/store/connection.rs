@@ -162,7 +162,7 @@ impl Connection {
                     opening.retain(|other| *other != place);
                     match node {
                         Ok(node) => self.arrange(&owners, Some(node)),
-                        Err(error) => tracing::warn!(%error, "cannot connect to new Redis node"),
+                        Err(error) => crate::observe::warning!(%error, "cannot connect to new Redis node"),
                     }
                 }
                 looked = &mut looking => {
@@ -170,7 +170,7 @@ impl Connection {
                     let was_known = std::mem::replace(&mut is_known, looked.is_ok());
                     match looked {
                         Ok(found) => owners = found,
-                        Err(error) if was_known => tracing::warn!(%error, "topology lookup failed"),
+                        Err(error) if was_known => crate::observe::warning!(%error, "topology lookup failed"),
                         Err(_) => {}
                     }
                     self.arrange(&owners, None);

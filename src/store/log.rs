@@ -95,7 +95,7 @@ impl Entry {
         // The event is delivered even if its session cannot be read.
         let session = record::decode(name.clone(), fields).unwrap_or_else(|cause| {
             if change != Change::Ended(Cause::OutOfBand) {
-                tracing::error!(session = %name, %cause, "log entry has an unreadable session");
+                crate::observe::error!(session = %name, %cause, "log entry has an unreadable session");
             }
             Session::without_state(name)
         });
@@ -245,7 +245,7 @@ impl Store {
         );
         let entries = match entries {
             Err(Error::UnexpectedRead(what)) => {
-                tracing::error!(what, "log entry unreadable; watchers will receive resync");
+                crate::observe::error!(what, "log entry unreadable; watchers will receive resync");
                 return Ok(Page::Compacted);
             }
             entries => entries?,

@@ -130,7 +130,7 @@ impl Store {
             let mut pair = pair.into_array().into_iter();
             let (name, bound) = (pair.next().unwrap_or(Value::Null), pair.next().and_then(|bound| bound.as_f64()));
             let (Some(namespace), Some(bound)) = (name.as_str().and_then(|name| name.parse().ok()), bound) else {
-                tracing::error!(partition = partition.0, "removed invalid namespace from namespace set");
+                crate::observe::error!(partition = partition.0, "removed invalid namespace from namespace set");
                 let args = vec![self.keys.namespaces(partition).into(), name];
                 self.connection.command(partition, "ZREM", args, deadline).await?;
                 continue;
@@ -164,7 +164,7 @@ impl Store {
                 Some(id) => ids.push((id, score.as_f64().unwrap_or(0.0) as u64)),
                 // No script can end such a member: it would stay due.
                 None => {
-                    tracing::error!(partition = partition.0, %namespace, "removed invalid id from due set");
+                    crate::observe::error!(partition = partition.0, %namespace, "removed invalid id from due set");
                     let args = vec![self.keys.due(partition, namespace).into(), id];
                     self.connection.command(partition, "ZREM", args, deadline).await?;
                 }

@@ -235,7 +235,7 @@ impl Store {
                 Some(entry) => entries.push(entry),
                 // No session can have this id: the entry would stay.
                 None => {
-                    tracing::error!(?subject, "removed invalid id from subject index");
+                    crate::observe::error!(?subject, "removed invalid id from subject index");
                     let args = vec![self.keys.subject(subject).into(), id];
                     self.connection.command(partition, "ZREM", args, deadline).await?;
                 }

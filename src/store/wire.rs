@@ -93,15 +93,15 @@ impl Loss {
     fn log(self, server: &str) -> String {
         match self {
             Loss::Broken(cause) => {
-                tracing::warn!(server, cause, "connection to Redis lost; reconnecting");
+                crate::observe::warning!(server, cause, "connection to Redis lost; reconnecting");
                 cause
             }
             Loss::Unresponsive => {
-                tracing::warn!(server, "Redis unresponsive; reconnecting");
+                crate::observe::warning!(server, "Redis unresponsive; reconnecting");
                 "Redis does not answer".into()
             }
             Loss::Unfit(cause) => {
-                tracing::warn!(server, cause, "Redis cannot serve calls; reconnecting");
+                crate::observe::warning!(server, cause, "Redis cannot serve calls; reconnecting");
                 cause
             }
             // The connection for calls has logged the cause.

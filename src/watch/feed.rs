@@ -256,12 +256,12 @@ impl Follower {
                 }
             }
             if lost.forks.len() == tails.len() {
-                tracing::warn!(entries = lost.entries.len(), "log rollback detected; sending resync");
+                crate::observe::warning!(entries = lost.entries.len(), "log rollback detected; sending resync");
                 self.hub.roll_back(lost);
                 return Ok(());
             }
         }
-        tracing::warn!(?reason, "log continuity lost; sending resync");
+        crate::observe::warning!(?reason, "log continuity lost; sending resync");
         self.hub.restart_at(reason, self.store.id(), tails);
         Ok(())
     }

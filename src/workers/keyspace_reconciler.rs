@@ -119,7 +119,7 @@ impl KeyspaceReconciler {
 fn log_status(server: &str, notifications: Notifications) {
     match notifications {
         Notifications::On => {}
-        Notifications::Off => tracing::warn!(
+        Notifications::Off => crate::observe::warning!(
             server,
             "keyspace notifications disabled; out-of-band deletions are found by the next reconciliation only; set \
              notify-keyspace-events to Egxe"

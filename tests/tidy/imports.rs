@@ -64,7 +64,7 @@ fn imports_go_in_one_direction() {
         ("session", &[]),
         ("observe", &[]),
         ("tasks", &[]),
-        ("embedded", &[]),
+        ("embedded", &["observe"]),
         ("pb", &[]),
         // A client: it uses the proto files only.
         ("cli", &["pb"]),

@@ -67,6 +67,13 @@ pub async fn http(address: &str, path: &str) -> Option<String> {
     Some(response)
 }
 
+/// Returns the value of a metric, given the metrics address and its full name with labels; 0 if it is absent.
+pub async fn metric(metrics_address: &str, name: &str) -> f64 {
+    let text = http(metrics_address, "/metrics").await.expect("metrics are served");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
+}
+
 /// Returns a key prefix that no other test of this binary uses.
 pub fn unique_prefix() -> String {
     static TESTS: AtomicU32 = AtomicU32::new(0);
@@ -214,9 +221,7 @@ impl Server {
 
     /// Returns the value of a metric, given its full name with labels; 0 if it is absent.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = self.http("/metrics").await.expect("metrics are served");
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.trim().parse().unwrap())
+        metric(&self.metrics_address, name).await
     }
 }
 

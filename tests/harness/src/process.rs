@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Client, WAIT_LIMIT, eventually};
+use super::{Client, WAIT_LIMIT, eventually, servers};
 
 /// Returns the path of the `sessiond` program in the target directory of the running test, benchmark or program.
 pub fn program() -> PathBuf {
@@ -28,7 +28,7 @@ pub struct Process {
     pub address: String,
     /// Address of the HTTP port with metrics and health checks.
     pub metrics_address: String,
-    /// All log lines so far.
+    /// All log lines so far; empty if the test provided the standard error.
     pub log: Arc<Mutex<String>>,
 }
 
@@ -45,6 +45,30 @@ impl Process {
         process
     }
 
+    /// Starts the process after this `ulimit` of the shell, such as `-n 128`, and returns when it listens.
+    pub fn start_with_ulimit(ulimit: &str, arguments: &[String]) -> Self {
+        let mut process = Process::launch(limited(ulimit, arguments), Stdio::piped());
+        (process.address, process.metrics_address) = process.wait_for_address().expect("the server listens");
+        process
+    }
+
+    /// Starts the process with this standard error, which the harness does not read, and returns when it is ready.
+    pub async fn start_with_stderr(stderr: impl Into<Stdio>, arguments: &[String]) -> Self {
+        let [address, metrics_address, _] = servers::free_ports().map(|port| format!("127.0.0.1:{port}"));
+        let mut command = Command::new(program());
+        let addresses = [format!("--listen={address}"), format!("--metrics-listen={metrics_address}")];
+        command.args(serve(&[&addresses, arguments].concat()));
+        let mut process = Process::launch(command, stderr.into());
+        (process.address, process.metrics_address) = (address, metrics_address);
+        eventually("the server is ready", async || {
+            let exit = process.child.try_wait().unwrap();
+            assert!(exit.is_none(), "the server ended: {exit:?}");
+            process.is_ready().await.then_some(())
+        })
+        .await;
+        process
+    }
+
     /// Starts a process that must exit before it listens; returns its log and its exit code.
     pub fn expect_start_failure(arguments: &[String]) -> (String, Option<i32>) {
         Process::expect_start_failure_with_env(&[], arguments)
@@ -55,22 +79,29 @@ impl Process {
         environment: &[(&str, String)],
         arguments: &[String],
     ) -> (String, Option<i32>) {
-        let mut process = Process::spawn(environment, arguments);
-        let code = process.child.wait().unwrap().code();
-        assert!(process.wait_for_address().is_none(), "the server listens");
-        (process.log.lock().unwrap().clone(), code)
+        Process::spawn(environment, arguments).start_failure()
+    }
+
+    /// Like [`Process::expect_start_failure`], after this `ulimit` of the shell.
+    pub fn expect_start_failure_with_ulimit(ulimit: &str, arguments: &[String]) -> (String, Option<i32>) {
+        Process::launch(limited(ulimit, arguments), Stdio::piped()).start_failure()
+    }
+
+    fn start_failure(mut self) -> (String, Option<i32>) {
+        let code = self.child.wait().unwrap().code();
+        assert!(self.wait_for_address().is_none(), "the server listens");
+        (self.log.lock().unwrap().clone(), code)
     }
 
     fn spawn(environment: &[(&str, String)], arguments: &[String]) -> Self {
         let mut command = Command::new(program());
-        command.args(["serve", "--log-format=json"]);
-        for flag in ["--listen=", "--metrics-listen="] {
-            if !arguments.iter().any(|argument| argument.starts_with(flag)) {
-                command.arg(format!("{flag}127.0.0.1:0"));
-            }
-        }
+        command.args(serve(arguments));
         command.envs(environment.iter().map(|(name, value)| (name, value)));
-        let child = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        Process::launch(command, Stdio::piped())
+    }
+
+    fn launch(mut command: Command, stderr: Stdio) -> Self {
+        let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
         Process { child, address: String::new(), metrics_address: String::new(), log: Arc::default() }
     }
 
@@ -93,6 +124,12 @@ impl Process {
     /// Returns the whole response of `/metrics`.
     pub async fn metrics(&self) -> String {
         super::http(&self.metrics_address, "/metrics").await.expect("metrics are served")
+    }
+
+    /// Returns whether `/readyz` succeeds.
+    pub async fn is_ready(&self) -> bool {
+        let response = super::http(&self.metrics_address, "/readyz").await;
+        response.is_some_and(|response| response.starts_with("HTTP/1.1 200"))
     }
 
     /// Returns the process id.
@@ -126,6 +163,26 @@ impl Process {
         self.signal(Signal::TERM);
         self.wait().await
     }
+}
+
+/// Returns the arguments of `sessiond` that start a server, on free ports unless `arguments` name some.
+fn serve(arguments: &[String]) -> Vec<String> {
+    let mut all = vec!["serve".to_owned(), "--log-format=json".to_owned()];
+    for flag in ["--listen=", "--metrics-listen="] {
+        if !arguments.iter().any(|argument| argument.starts_with(flag)) {
+            all.push(format!("{flag}127.0.0.1:0"));
+        }
+    }
+    all.extend_from_slice(arguments);
+    all
+}
+
+/// Returns the command that starts a server on free ports after this `ulimit` of the shell.
+fn limited(ulimit: &str, arguments: &[String]) -> Command {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit {ulimit}; exec \"$0\" \"$@\"")).arg(program());
+    command.args(serve(arguments));
+    command
 }
 
 impl Drop for Process {
