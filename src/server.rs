@@ -1,7 +1,9 @@
 //! Starts, runs and drains the server: [`run`] shows the whole order.
 
+mod accept;
 mod admin;
 mod connections;
+mod descriptors;
 mod health;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
@@ -28,7 +30,10 @@ use crate::{
     watch::{self, Hub, feed},
     workers::{ExpiryWorker, IndexReconciler, KeyspaceReconciler, LogTrimmer},
 };
+use accept::Acceptor;
 use connections::Connections;
+use descriptors::FileDescriptors;
+pub use descriptors::TooFewDescriptors;
 use health::{HealthReport, Readiness};
 
 /// Maximum number of entries in the log of a partition, of any age and size.
@@ -56,6 +61,9 @@ pub enum Error {
     /// The embedded Redis did not start.
     #[error(transparent)]
     Embedded(#[from] crate::embedded::Error),
+    /// The process may open too few file descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StartError),
@@ -92,6 +100,7 @@ fn bind_socket(address: SocketAddr) -> std::io::Result<TcpSocket> {
 
 /// Runs the server until `shutdown` is cancelled, then drains it. Fails if a part of it fails.
 pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
+    let descriptors = FileDescriptors::raise_limit()?;
     let metrics = Arc::new(Metrics::default());
     let address = listeners.grpc.local_addr().unwrap_or(config.listen);
     let metrics_address = listeners.metrics.local_addr().unwrap_or(config.metrics_listen);
@@ -121,8 +130,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let mut health = HealthReport::new(reporter, readiness);
     let routes = routes(service.clone(), health_service, &config.limits, metrics.clone());
+    let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
-    let connections = Connections { listener, routes, limits: config.limits.clone(), metrics };
+    let acceptor = Acceptor { port: "gRPC", listener, max_connections };
+    let connections = Connections { acceptor, routes, limits: config.limits.clone(), metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
     let stop_accepting = CancellationToken::new();
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));

@@ -338,6 +338,11 @@ impl Store {
         failure.into()
     }
 
+    /// Returns the maximum number of connections that this store has open at the same time, with its current nodes.
+    pub fn max_connections(&self) -> usize {
+        self.connection.max_connections()
+    }
+
     /// Keeps the connections alive and follows the topology; never returns.
     pub async fn keep_alive(&self) {
         self.connection.keep_alive().await;

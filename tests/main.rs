@@ -11,6 +11,7 @@ mod corrupt_records;
 mod durability;
 mod expiry;
 mod faults;
+mod file_descriptors;
 mod golden_records;
 mod index_leaks;
 mod library_defaults;

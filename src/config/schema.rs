@@ -87,7 +87,8 @@ settings! {
     /// Limits of the process.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Limits {
-        /// Maximum number of gRPC connections. Further ones are closed at once.
+        /// Maximum number of gRPC connections. Further ones are closed at once. The maximum is lower if the process may
+        /// open too few [file descriptors](README.md#file-descriptors).
         Key connections: usize = 10_000, integer(1..=1_000_000);
         /// Maximum number of concurrent calls on one connection. Further ones wait in the client, by HTTP/2.
         Key streams_per_connection: u32 = 1_000, integer(1..=100_000);

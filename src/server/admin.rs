@@ -3,23 +3,29 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, http::StatusCode, http::header::CONTENT_TYPE, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     net::TcpListener,
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
-use super::health::Readiness;
-use crate::{observe::Metrics, session::Policies, store::Store};
+use super::{accept::Acceptor, health::Readiness};
+use crate::{observe::Metrics, session::Policies, store::Store, tasks::ConnectionTasks};
 
+/// Maximum number of connections of the admin port.
+pub(super) const MAX_CONNECTIONS: usize = 16;
+/// Time after which a connection of the admin port is closed.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two counts of the sessions.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Time limit of the count of one namespace.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves the admin port until the future is dropped. `/healthz` answers as long as the process runs, `/readyz` reports
-/// the readiness and every known problem.
+/// Serves the admin port until the future is dropped, one request per connection, so that idle clients do not use up the
+/// connections. `/healthz` answers as long as the process runs, `/readyz` reports the readiness and every known problem.
 pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: watch::Receiver<Readiness>) {
     let notifications = metrics.keyspace_notifications.clone();
     let readiness = move || {
@@ -36,8 +42,16 @@ pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
         .route("/metrics", get(move || std::future::ready(([(CONTENT_TYPE, OPENMETRICS)], metrics.render()))))
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(readiness));
-    if let Err(error) = axum::serve(listener, router).await {
-        crate::observe::error!(%error, "admin port failed");
+    let service = TowerToHyperService::new(router);
+    let acceptor = Acceptor { port: "admin", listener, max_connections: MAX_CONNECTIONS };
+    let mut open = ConnectionTasks::default();
+    loop {
+        let stream = acceptor.accept(&mut open).await;
+        let connection =
+            http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service.clone());
+        open.spawn(async move {
+            let _ = timeout(CONNECTION_TIMEOUT, connection).await;
+        });
     }
 }
 

@@ -7,12 +7,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use super::accept::Acceptor;
 use crate::{config::Limits, observe::Metrics, tasks::ConnectionTasks};
 
 /// First bytes that an HTTP/2 client sends.
@@ -21,8 +22,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two checks of an incomplete preface.
 const PREFACE_POLL: Duration = Duration::from_millis(10);
-/// Pause after a failed accept. The most likely reason is a lack of file descriptors, which closed connections return.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Maximum size of the headers of a request.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Bytes of one stream that may be unsent before the stream waits for its reader.
@@ -35,7 +34,7 @@ const MAX_RESET_STREAMS: usize = 100;
 /// Accepts and serves the gRPC connections of one listener.
 pub(super) struct Connections {
     /// Listening socket.
-    pub listener: TcpListener,
+    pub acceptor: Acceptor,
     /// Services that every connection offers.
     pub routes: Routes,
     /// Limits of the process.
@@ -50,27 +49,13 @@ impl Connections {
     pub(super) async fn serve(self, stop: CancellationToken, drain_timeout: Duration) {
         let mut tasks = ConnectionTasks::default();
         loop {
-            let accepted = tokio::select! {
+            let stream = tokio::select! {
                 () = stop.cancelled() => break,
-                () = tasks.wait_for_one() => continue,
-                accepted = self.listener.accept() => accepted,
+                stream = self.acceptor.accept(&mut tasks) => stream,
             };
-            match accepted {
-                // Closed at once, so that the client can try another instance.
-                Ok(_) if tasks.count() >= self.limits.connections => {
-                    crate::observe::warning!(
-                        limit = self.limits.connections,
-                        "connection limit reached; closing a new connection"
-                    );
-                }
-                Ok((stream, _)) => tasks.spawn(self.connection(stream, stop.clone())),
-                Err(error) => {
-                    crate::observe::warning!(%error, "accept failed");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            tasks.spawn(self.connection(stream, stop.clone()));
         }
-        drop(self.listener);
+        drop(self.acceptor);
         if !tasks.drain(Instant::now() + drain_timeout).await {
             crate::observe::warning!("drain timeout reached; remaining connections closed");
         }

@@ -118,6 +118,13 @@ impl Connection {
         join_all(self.nodes().iter().map(|node| node.close())).await;
     }
 
+    /// Returns the maximum number of connections at the same time, with the current servers: each connection twice, because
+    /// a broken one can still be closing while its successor opens, and those that look up the directory.
+    pub(super) fn max_connections(&self) -> usize {
+        let nodes = self.nodes();
+        2 * nodes.iter().map(|node| node.connections()).sum::<usize>() + self.directory.max_probes(nodes.len())
+    }
+
     /// Keeps the connections alive and follows the directory; never returns.
     pub(super) async fn keep_alive(&self) {
         tokio::join!(self.keep_nodes_alive(), self.follow_directory());

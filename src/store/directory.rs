@@ -96,6 +96,15 @@ impl Directory {
         matches!(self, Directory::Fixed(_))
     }
 
+    /// Maximum number of connections that look up the topology of this number of nodes.
+    pub(super) fn max_probes(&self, nodes: usize) -> usize {
+        match self {
+            Directory::Fixed(_) => 0,
+            Directory::Sentinels { probes, .. } => probes.seeds.len(),
+            Directory::Cluster { probes } => probes.seeds.len() + nodes,
+        }
+    }
+
     /// Whether the servers form a Cluster.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self, Directory::Cluster { .. })

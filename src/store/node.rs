@@ -120,6 +120,11 @@ impl Node {
         [&self.calls, &self.bulk, &self.subscriber].into_iter().chain(self.replicated.wires())
     }
 
+    /// Number of connections to the server.
+    pub(super) fn connections(&self) -> usize {
+        self.wires().count()
+    }
+
     /// Closes all connections permanently.
     pub(super) async fn close(&self) {
         self.left.cancel();
