@@ -33,7 +33,8 @@ pub enum LogFormat {
 /// Starts logging to standard error, panics included. `level` takes the directives of `tracing`'s EnvFilter, such as `info`
 /// or `sessiond=debug`. Fails if the level is malformed or logging has started already.
 pub fn start_logs(format: LogFormat, level: &str) -> Result<LogGuard, String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("log_level: {error}"))?;
+    // The Redis client repeats as a warning, for each connection, what the store logs once.
+    let filter = EnvFilter::try_new(format!("fred=error,{level}")).map_err(|error| format!("log_level: {error}"))?;
     let writer = LogWriter::start().map_err(|error| format!("cannot start the log writer: {error}"))?;
     let guard = LogGuard(writer.clone());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);

@@ -43,7 +43,8 @@ settings! {
         /// Format of log lines.
         Flag log_format: LogFormat = LogFormat::Text,
             choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-        /// Log level: error, warn, info, debug, trace, or filter directives such as `sessiond=debug`.
+        /// Log level: error, warn, info, debug, trace, or filter directives such as `sessiond=debug`. The Redis client logs
+        /// errors only, unless a directive such as `fred=debug` names it.
         Flag log_level: String = "info".into(), text();
         /// Origins that may use gRPC-Web, exact, separated by commas. Not available in this version: a server with such
         /// an origin does not start.
