@@ -1,11 +1,13 @@
 //! The gRPC service: each method parses the request, calls the service and renders the response.
 //!
-//! [`layers`] reads the message and sets the deadline before. [`status`] makes every error status.
+//! [`layers`] reads the message and sets the deadline before. [`status`] makes every error status. [`stream`] resets
+//! streams whose clients do not read.
 
 mod layers;
 mod parse;
 mod render;
 mod status;
+mod stream;
 mod watch_stream;
 
 use tokio::time::{Instant, timeout_at};
@@ -13,12 +15,15 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     pb::{self, service::session_service_server::SessionService},
-    service::{Error, Service},
+    service::{self, Error, Service},
     store,
 };
 
 use layers::CallContext;
-pub use layers::{CallService, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
+pub use layers::{
+    CallLimits, CallService, MAX_CONNECTION_RESPONSE_BYTES, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES, largest_session,
+};
+pub use stream::{StreamEnd, run_stream};
 use watch_stream::WatchStream;
 
 /// Implementation of the gRPC service `sessiond.v1.SessionService`.
@@ -134,7 +139,8 @@ impl SessionService for Grpc {
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
         let CallContext { deadline, metrics } = context(&request);
         let (call, view) = parse::watch(request.into_inner())?;
-        let subscription = read_within(deadline, self.service.watch(call)).await?;
+        let stream = service::WatchStream { reset: stream::reset_token(), budget: stream::connection_budget() };
+        let subscription = read_within(deadline, self.service.watch(call, stream)).await?;
         Ok(Response::new(watch_stream::stream(subscription, view, self.service.store.clone(), metrics)))
     }
 }

@@ -102,7 +102,11 @@ pub struct Metrics {
     pub store_problems: Gauge,
     /// Open gRPC connections.
     pub grpc_connections: Gauge,
-    /// Open watches.
+    /// Connections whose client must wait, because as many streams are open as the limit allows.
+    pub grpc_connections_at_stream_limit: Gauge,
+    /// Streams reset because their client did not read the response in time.
+    pub grpc_streams_reset: Counter,
+    /// Open watches, including evicted ones whose stream has not ended.
     pub watches: Gauge,
     /// Log entries that the feed received.
     pub events_received: Counter,
@@ -149,6 +153,8 @@ impl Default for Metrics {
             redis_up: Gauge::default(),
             store_problems: Gauge::default(),
             grpc_connections: Gauge::default(),
+            grpc_connections_at_stream_limit: Gauge::default(),
+            grpc_streams_reset: Counter::default(),
             watches: Gauge::default(),
             events_received: Counter::default(),
             events_delivered: Counter::default(),
@@ -179,13 +185,20 @@ impl Metrics {
         let help = "Time until a request ends, for Watch the life of the stream; a rise with redis_command_duration points to Redis";
         r.register_with_unit("grpc_request_duration", help, Unit::Seconds, self.request_seconds.clone());
         r.register("grpc_connections", "Open gRPC connections", self.grpc_connections.clone());
+        let help = "Connections with as many open streams as streams_per_connection allows, so that further calls wait; \
+                    any value above 0 means that a client opens too many watches on one connection";
+        r.register("grpc_connections_at_stream_limit", help, self.grpc_connections_at_stream_limit.clone());
+        let help = "Streams reset because their client did not read the response within response_timeout; a rise means \
+                    that clients do not read";
+        r.register("grpc_streams_reset", help, self.grpc_streams_reset.clone());
         r.register("redis_commands", "Commands and scripts sent to Redis, by result", self.redis_commands.clone());
         seconds(r, "redis_command_duration", "Time until Redis answers a command", &self.redis_command_seconds);
         let help = "1 if every Redis node answered its last heartbeat, else 0";
         r.register("redis_up", help, self.redis_up.clone());
         let help = "Problems with Redis that /readyz and the log name; a rise needs an operator";
         r.register("store_problems", help, self.store_problems.clone());
-        r.register("watches", "Open watches", self.watches.clone());
+        let help = "Open watches, including evicted ones until their stream ends";
+        r.register("watches", help, self.watches.clone());
         let help =
             "Watches evicted because their client read nothing; a rise means that clients do not read their streams";
         r.register("watches_evicted", help, self.watches_evicted.clone());

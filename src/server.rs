@@ -5,6 +5,7 @@ mod admin;
 mod connections;
 mod descriptors;
 mod health;
+mod streams;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use tonic_health::ServingStatus;
 use crate::{
     config::{Config, Limits},
     embedded::Embedded,
-    grpc::{CallService, Grpc, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES},
+    grpc::{self, CallLimits, CallService, Grpc, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES},
     observe::Metrics,
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
@@ -223,6 +224,7 @@ async fn start(
     let limits = watch::WatchLimits {
         watches: config.limits.watches,
         slow_consumer_timeout: config.limits.slow_consumer_timeout,
+        response_timeout: config.limits.response_timeout,
         ring_slots: config.limits.ring_slots,
     };
     let hub = Arc::new(Hub::new(store.id(), ends, limits, metrics.clone()));
@@ -287,6 +289,11 @@ where
         + 'static,
     H::Future: Send,
 {
+    let call_limits = CallLimits {
+        call_timeout: limits.call_timeout,
+        response_timeout: limits.response_timeout,
+        largest_session: grpc::largest_session(&service.policies),
+    };
     // `CallService` checks the size of the message first: tonic would answer OUT_OF_RANGE.
     let inner = SessionServiceServer::new(Grpc { service }).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let reflection = || {
@@ -301,8 +308,9 @@ where
         .add_service(CallService {
             inner,
             metrics,
-            call_timeout: limits.call_timeout,
+            limits: call_limits,
             message_budget: Arc::new(Semaphore::new(MAX_TOTAL_MESSAGE_BYTES)),
+            response_budget: Arc::new(Semaphore::new(usize::try_from(limits.response_bytes).unwrap_or(usize::MAX))),
         })
         .add_service(health)
         .add_service(reflection().build_v1().expect(VALID))

@@ -24,7 +24,7 @@ use crate::{
 pub use list::{List, ListScope, Page, PageToken};
 pub use sessions::{Create, Delete, Get, Rotate, Update};
 pub use subjects::DeleteSubjectSessions;
-pub use watch::{Watch, WatchKeys};
+pub use watch::{Watch, WatchKeys, WatchStream};
 
 /// The session service: one method per use case.
 #[derive(Clone)]

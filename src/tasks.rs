@@ -64,3 +64,9 @@ impl ConnectionTasks {
         in_time
     }
 }
+
+/// Starts the task of one stream of a connection. It ends with its connection, because h2 then fails its stream.
+#[expect(clippy::disallowed_methods, reason = "this module owns all tasks")]
+pub fn spawn_stream(stream: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(stream);
+}

@@ -7,12 +7,14 @@
 mod bookmark;
 mod catch_up;
 mod deadlines;
+mod eviction;
 mod feed;
 mod filter;
 mod hub;
 mod lifetime;
 mod missing_keys;
 mod page_cache;
+mod place;
 mod registration;
 mod response;
 mod resume_token;

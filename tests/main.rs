@@ -41,6 +41,7 @@ mod subjects;
 mod surface;
 mod tidy;
 mod token_reuse;
+mod unread_responses;
 mod watch;
 mod watch_by_token;
 mod wrong_token;

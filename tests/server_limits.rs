@@ -92,10 +92,13 @@ async fn stream_beyond_the_limit_waits_until_one_ends() {
     client.create(&[]).await;
     let first = client.watch_all().await;
     let _second = client.watch_all().await;
+    let at_limit = async || server.metric("sessiond_grpc_connections_at_stream_limit").await;
+    assert_eq!(at_limit().await, 1.0);
     let mut third = std::pin::pin!(client.create(&[]));
     assert!(tokio::time::timeout(TIMEOUT, &mut third).await.is_err(), "the call ended while two watches were open");
     drop(first);
     tokio::time::timeout(WAIT_LIMIT, third).await.expect("the call ends after one watch has ended");
+    eventually("the connection is below the limit", async || (at_limit().await == 0.0).then_some(())).await;
 }
 
 #[tokio::test]

@@ -101,6 +101,13 @@ settings! {
         /// Time, in addition to one bookmark interval, after which a watch whose client reads nothing is closed
         /// (`resync` SLOW_CONSUMER).
         Key slow_consumer_timeout: Duration = 60 * SECOND, duration(SECOND..=Duration::MAX);
+        /// Time in which a client must read a response that is ready, or the final response of an evicted watch. After it the
+        /// stream is reset: the client receives CANCELLED.
+        Key response_timeout: Duration = MINUTE, duration(SECOND..=Duration::MAX);
+        /// Maximum size of the responses to unary calls that are being made or are not read yet. A call that gets no place
+        /// for its largest response before its deadline fails with OVERLOADED and is not executed. One connection gets at
+        /// most 32 MiB.
+        Key response_bytes: u64 = 256 * MIB, bytes(8 * MIB..=u64::MAX >> 11);
         /// Number of recent events kept in memory, and at most 64 MiB of them. A watch that is further behind reads the
         /// log in Redis.
         Key ring_slots: usize = 65_536, integer(1..=1_000_000);

@@ -1,11 +1,12 @@
 //! The tower service around every method: reads the message, sets the deadline, counts the outcome.
 //!
-//! tonic returns OUT_OF_RANGE for a message that is too large, accepts two messages in a unary call, and waits without
-//! limit for a message that never arrives. The contract requires other results.
+//! tonic returns OUT_OF_RANGE for a message that is too large, accepts two messages in a unary call, waits without limit
+//! for a message that never arrives, and holds unread responses without limit. The contract requires other results.
 
 mod deadline;
 mod frame;
 mod metrics;
+mod response;
 
 use std::{
     convert::Infallible,
@@ -24,24 +25,42 @@ use tokio::{
 use tonic::{Code, Status, body::Body, server::NamedService};
 use tower::Service;
 
-use super::status;
+use super::{status, stream};
 use crate::observe::Metrics;
 
 pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
 pub(super) use metrics::CallMetrics;
+use response::{Content, Reservation, ResponseBody};
+pub use response::{MAX_CONNECTION_RESPONSE_BYTES, largest_session};
 
-/// Names of all methods. Metrics use these only, never the path that a caller sent.
-const METHODS: [&str; 9] = [
-    "CreateSession",
-    "GetSession",
-    "UpdateSession",
-    "TouchSession",
-    "RotateSession",
-    "DeleteSession",
-    "DeleteSubjectSessions",
-    "ListSessions",
-    "Watch",
+/// A method of the service.
+#[derive(Clone, Copy)]
+struct Method {
+    /// Name. Metrics use these names only, never the path that a caller sent.
+    name: &'static str,
+    /// What its response contains.
+    content: Content,
+}
+
+const METHODS: [Method; 9] = [
+    Method { name: "CreateSession", content: Content::Session },
+    Method { name: "GetSession", content: Content::Session },
+    Method { name: "UpdateSession", content: Content::Session },
+    Method { name: "TouchSession", content: Content::Small },
+    Method { name: "RotateSession", content: Content::Session },
+    Method { name: "DeleteSession", content: Content::Small },
+    Method { name: "DeleteSubjectSessions", content: Content::Small },
+    Method { name: "ListSessions", content: Content::Page },
+    Method { name: "Watch", content: Content::Stream },
 ];
+
+impl Method {
+    /// Returns the method with this path. None: there is no such method.
+    fn of_path(path: &str) -> Option<Self> {
+        let (_, name) = path.strip_prefix('/')?.split_once('/')?;
+        METHODS.into_iter().find(|method| method.name == name)
+    }
+}
 
 /// Deadline and metrics of a call. [`CallService`] adds them to the extensions of every request.
 #[derive(Clone)]
@@ -52,6 +71,17 @@ pub(super) struct CallContext {
     pub metrics: CallMetrics,
 }
 
+/// Limits of every call.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLimits {
+    /// Maximum time of a call, and the default for a call without a `grpc-timeout`.
+    pub call_timeout: Duration,
+    /// Maximum time from a response that is ready until its client has room for all of it.
+    pub response_timeout: Duration,
+    /// Largest size of a session that a policy allows, in bytes.
+    pub largest_session: usize,
+}
+
 /// Tower service that wraps the session service.
 #[derive(Clone)]
 pub struct CallService<S> {
@@ -59,11 +89,14 @@ pub struct CallService<S> {
     pub inner: S,
     /// Metrics of the server.
     pub metrics: Arc<Metrics>,
-    /// Maximum time of a call, and the default for a call without a `grpc-timeout`.
-    pub call_timeout: Duration,
+    /// Limits of every call.
+    pub limits: CallLimits,
     /// Number of message bytes that the server may still hold, over all requests in progress. A call returns its bytes
     /// when its response is ready.
     pub message_budget: Arc<Semaphore>,
+    /// Number of bytes that responses may still hold, over all unary calls. A call takes the largest size of its response
+    /// before it starts, and returns each byte that was not needed or has been sent.
+    pub response_budget: Arc<Semaphore>,
 }
 
 impl<S: NamedService> NamedService for CallService<S> {
@@ -75,40 +108,60 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Response<Body>;
+    type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut inner = self.inner.clone();
-        let (mut parts, body) = request.into_parts();
-        let name = parts.uri.path().rsplit('/').next().unwrap_or_default();
-        let method = METHODS.into_iter().find(|method| *method == name).unwrap_or("unknown");
-        let (metrics, budget) = (CallMetrics::new(self.metrics.clone(), method), self.message_budget.clone());
-        let deadline = Instant::now() + deadline::response_time(&parts.headers, self.call_timeout);
+        let service = self.clone();
+        let method = Method::of_path(request.uri().path());
+        let metrics = CallMetrics::new(self.metrics.clone(), method.map_or("unknown", |method| method.name));
         Box::pin(async move {
-            let (message, _permits) = match timeout_at(deadline, frame::read_message(body, &budget)).await {
-                Ok(Ok(read)) => read,
-                Ok(Err(status)) => return Ok(metrics.respond(status)),
-                Err(_) => return Ok(metrics.respond(status::request_timeout())),
-            };
-            parts.extensions.insert(CallContext { deadline, metrics: metrics.clone() });
-            let response = inner.call(Request::from_parts(parts, Body::new(Full::new(message)))).await?;
-            match Status::from_header_map(response.headers()) {
-                // tonic returns INTERNAL for a message that it cannot decode. The service itself never returns INTERNAL.
-                Some(status) if status.code() == Code::Internal => {
-                    return Ok(metrics.respond(status::malformed_message(status.message())));
-                }
-                Some(status) => metrics.finish(status.code()),
-                // The stream finishes the metrics at its end.
-                None if method == "Watch" => {}
-                None => metrics.finish(Code::Ok),
-            }
-            Ok(response)
+            let Some(method) = method else { return Ok(metrics.respond(Status::unimplemented(""))) };
+            Ok(service.respond(method, request, &metrics).await.unwrap_or_else(|status| metrics.respond(status)))
         })
+    }
+}
+
+impl<S> CallService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    async fn respond(
+        mut self,
+        method: Method,
+        request: Request<Body>,
+        metrics: &CallMetrics,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let (mut parts, body) = request.into_parts();
+        let deadline = Instant::now() + deadline::response_time(&parts.headers, self.limits.call_timeout);
+        let reading = timeout_at(deadline, frame::read_message(body, &self.message_budget));
+        let (message, _permits) = reading.await.map_err(|_| status::request_timeout())??;
+        let reservation = match method.content.max_bytes(self.limits.largest_session) {
+            // Before the call: a write that was executed must not lose its response to the budget.
+            Some(bytes) => {
+                let reserving = Reservation::new(stream::connection_budget(), self.response_budget.clone(), bytes);
+                Some(timeout_at(deadline, reserving).await.map_err(|_| status::responses_unread())?)
+            }
+            None => None,
+        };
+        parts.extensions.insert(CallContext { deadline, metrics: metrics.clone() });
+        let Ok(response) = self.inner.call(Request::from_parts(parts, Body::new(Full::new(message)))).await;
+        match Status::from_header_map(response.headers()) {
+            // tonic returns INTERNAL for a message that it cannot decode. The service itself never returns INTERNAL.
+            Some(status) if status.code() == Code::Internal => return Err(status::malformed_message(status.message())),
+            Some(status) => metrics.finish(status.code()),
+            // The stream finishes the metrics at its end.
+            None if method.content == Content::Stream => {}
+            None => {
+                metrics.finish(Code::Ok);
+                stream::reset_after(self.limits.response_timeout);
+            }
+        }
+        Ok(response.map(|body| ResponseBody::new(body, reservation)))
     }
 }

@@ -123,6 +123,12 @@ pub(super) fn overloaded() -> Status {
     from_store(&store::Error::Overloaded)
 }
 
+/// Returns the status for a call that found no place in the budget of responses before its deadline.
+pub(super) fn responses_unread() -> Status {
+    let text = "too many responses are being made, or wait for clients that do not read; nothing was applied";
+    StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, text).retry_after(SHORT_DELAY).build()
+}
+
 fn draining() -> Status {
     let text = "the server is shutting down; resume on another instance with the last resume_token";
     StatusBuilder::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(SHORT_DELAY).build()

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -13,8 +13,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use super::accept::Acceptor;
-use crate::{config::Limits, observe::Metrics, tasks::ConnectionTasks};
+use super::{accept::Acceptor, streams::Streams};
+use crate::{config::Limits, grpc::MAX_CONNECTION_RESPONSE_BYTES, observe::Metrics, tasks::ConnectionTasks};
 
 /// First bytes that an HTTP/2 client sends.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -63,7 +63,10 @@ impl Connections {
 
     /// Serves one connection. After `stop` is cancelled it accepts no new calls and ends with the last open call.
     fn connection(&self, stream: TcpStream, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let limit = usize::try_from(self.limits.response_bytes).unwrap_or(usize::MAX);
+        let response_bytes = limit.min(MAX_CONNECTION_RESPONSE_BYTES);
+        let streams = Streams::new(self.limits.streams_per_connection, response_bytes, self.metrics.clone());
+        let mut builder = hyper::server::conn::http2::Builder::new(streams);
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(self.limits.keepalive_interval)

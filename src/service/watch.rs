@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
+
 use super::*;
 use crate::{
     store::Found,
@@ -47,9 +49,17 @@ pub struct Watch {
     pub bookmark_interval: Duration,
 }
 
+/// HTTP/2 stream that delivers a watch.
+pub struct WatchStream {
+    /// Resets the stream. The hub cancels it if the client does not read after an eviction.
+    pub reset: CancellationToken,
+    /// Number of bytes that responses of the connection may still hold.
+    pub budget: Arc<Semaphore>,
+}
+
 impl Service {
     /// Opens a watch. It delivers every matching change after the resume token, or after the current end of the log.
-    pub async fn watch(&self, call: Watch) -> Result<Subscription, Error> {
+    pub async fn watch(&self, call: Watch, stream: WatchStream) -> Result<Subscription, Error> {
         let policy = self.policy(&call.namespace)?;
         let mut presented = None;
         let (scope, mut lifetime) = match call.keys {
@@ -76,7 +86,8 @@ impl Service {
         let verified = self.hub.read_barrier().await;
         let verified = verified.ok_or_else(|| store::Error::Unavailable("cannot read the end of the log".into()))?;
         let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
-        let registered = self.hub.register(&filter, call.bookmark_interval).map_err(|_| Error::WatchLimit)?;
+        let registered =
+            self.hub.register(&filter, call.bookmark_interval, stream.reset).map_err(|_| Error::WatchLimit)?;
         // The read follows the registration, so an end is either in its result or in the stream.
         lifetime.refresh(&self.store, &call.namespace).await?;
         match lifetime.token_close_reason() {
@@ -96,6 +107,6 @@ impl Service {
             initial_state: call.state,
             as_of: verified.as_of,
         };
-        Ok(Subscription::new(self.store.clone(), registered, start, self.draining.clone()))
+        Ok(Subscription::new(self.store.clone(), registered, start, stream.budget, self.draining.clone()))
     }
 }

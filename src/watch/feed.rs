@@ -19,7 +19,8 @@ use crate::store::{ChannelEvent, Channels, Error, Message, Page, Partition, Posi
 
 use super::{
     READ_TIMEOUT,
-    hub::{BarrierRequest, EVICTION_INTERVAL, Hub, Pushed, TailRead},
+    eviction::EVICTION_INTERVAL,
+    hub::{BarrierRequest, Hub, Pushed, TailRead},
     ring::{ResyncReason, RolledBack},
     rollback::find_fork,
 };

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::AtomicU64,
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     observe::Metrics,
@@ -22,6 +23,7 @@ use crate::{
 
 use super::{
     deadlines::Deadlines,
+    eviction::Evicted,
     filter::{Filter, Scope},
     missing_keys::MissingKeys,
     page_cache::PageCache,
@@ -33,8 +35,6 @@ use super::{
 
 /// Maximum size of the ring. Watchers that need older entries read the log.
 const RING_BYTES: usize = 64 * 1024 * 1024;
-/// Time between two checks for slow consumers.
-pub(super) const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of slots that a watcher takes at once. With [`TAKE_BYTES`] it bounds the memory of a stalled watcher.
 pub(super) const TAKE_SLOTS: usize = 256;
 /// Size in bytes after which a watcher takes no further slot at once.
@@ -80,7 +80,7 @@ pub struct Hub {
     rollbacks: watch::Sender<Rollbacks>,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
-    limits: WatchLimits,
+    pub(super) limits: WatchLimits,
     created: Instant,
 }
 
@@ -91,6 +91,8 @@ pub struct WatchLimits {
     pub watches: usize,
     /// Time without progress after which a watcher is a slow consumer; its bookmark interval is added.
     pub slow_consumer_timeout: Duration,
+    /// Time after an eviction in which the client must read the final response.
+    pub response_timeout: Duration,
     /// Maximum number of slots in the ring.
     pub ring_slots: usize,
 }
@@ -104,13 +106,15 @@ pub(super) struct State {
     pub end_token: Bytes,
     /// Watchers by number, evicted ones excluded.
     pub watchers: HashMap<u64, Watcher>,
+    /// Evicted watchers by number, until they are dropped.
+    pub evicted: HashMap<u64, Evicted>,
     /// Number of open watches, including evicted ones whose final response is still unread.
     pub open_watches: usize,
     next_watcher: u64,
     /// Entries that the last rollback removed from the log.
     rolled_back: HashSet<(Partition, Position)>,
     /// Time of the last check for slow consumers, in ms since the hub was created.
-    last_eviction_ms: u64,
+    pub(super) last_eviction_ms: u64,
     /// Numbers of the watchers of a session, of a whole namespace, and of a subject.
     by_session: HashMap<SessionRef, Vec<u64>>,
     by_namespace: HashMap<Namespace, Vec<u64>>,
@@ -128,6 +132,7 @@ impl Hub {
             end_token: end.encode(),
             end,
             watchers: HashMap::new(),
+            evicted: HashMap::new(),
             open_watches: 0,
             next_watcher: 0,
             rolled_back: HashSet::new(),
@@ -256,42 +261,18 @@ impl Hub {
         self.rollbacks.borrow().count
     }
 
-    /// Evicts slow consumers. Their final response waits for the client. Called every [`EVICTION_INTERVAL`].
-    pub(super) fn evict_slow(&self) {
-        let now = self.now_ms();
-        let mut state = self.state.lock();
-        // If the process was paused, no watcher could make progress: the timeouts of all start again.
-        if now.saturating_sub(state.last_eviction_ms) > 2 * millis(EVICTION_INTERVAL) {
-            state.watchers.values().for_each(|watcher| watcher.progress.progress_at.store(now, Ordering::Relaxed));
-        }
-        state.last_eviction_ms = now;
-        let slow = state.watchers.iter().filter(|(_, watcher)| watcher.progress.is_slow(now)).map(|(id, _)| *id);
-        let slow: Vec<u64> = slow.collect();
-        for id in slow {
-            self.metrics.watches_evicted.inc();
-            self.remove(&mut state, id);
-        }
-    }
-
-    /// Removes a watcher from the index. Does nothing if it was evicted.
-    pub(super) fn remove(&self, state: &mut State, id: u64) {
-        if let Some(watcher) = state.watchers.remove(&id) {
-            watcher.interest.update_index(state, |watchers| watchers.retain(|other| *other != id));
-            self.metrics.watches.dec();
-        }
-    }
-
     /// Milliseconds since the hub was created.
     pub(super) fn now_ms(&self) -> u64 {
         millis(self.created.elapsed())
     }
 
     /// Registers a watcher that makes progress at least once per `interval` while its client reads. The watcher
-    /// receives the events after the returned position.
+    /// receives the events after the returned position. `reset` resets its stream.
     pub fn register(
         self: &Arc<Self>,
         filter: &Filter,
         interval: Duration,
+        reset: CancellationToken,
     ) -> Result<(Registration, ResumeToken), WatchLimitReached> {
         let mut state = self.state.lock();
         if state.open_watches >= self.limits.watches {
@@ -312,16 +293,23 @@ impl Hub {
             progress_at: AtomicU64::new(self.now_ms()),
             timeout_ms: millis(self.limits.slow_consumer_timeout + interval),
         });
-        state.watchers.insert(id, Watcher { first_pending: None, interest, progress: progress.clone() });
+        state.watchers.insert(id, Watcher { first_pending: None, interest, progress: progress.clone(), reset });
         Ok((Registration { hub: self.clone(), id, progress }, state.end.clone()))
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl State {
+    /// Removes a watcher and its place in the index. None: it was removed before.
+    pub(super) fn remove(&mut self, id: u64) -> Option<Watcher> {
+        let watcher = self.watchers.remove(&id)?;
+        watcher.interest.update_index(self, |watchers| watchers.retain(|other| *other != id));
+        Some(watcher)
+    }
+
     /// Appends an item to the ring and wakes the watchers that it may match. A gap wakes all of them.
     fn append(&mut self, item: Item) {
         self.end_token = self.end.encode();

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     hub::{Hub, Interest, TAKE_BYTES, TAKE_SLOTS},
@@ -24,6 +25,8 @@ pub(super) struct Watcher {
     /// Which entries wake the watcher.
     pub interest: Interest,
     pub progress: Arc<WatcherProgress>,
+    /// Resets the stream of the watcher.
+    pub reset: CancellationToken,
 }
 
 /// Wake-up and progress of a watcher, shared by the hub and the registration.
@@ -132,7 +135,9 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut state = self.hub.state.lock();
-        self.hub.remove(&mut state, self.id);
+        state.remove(self.id);
+        state.evicted.remove(&self.id);
         state.open_watches -= 1;
+        self.hub.metrics.watches.dec();
     }
 }

@@ -51,6 +51,13 @@ pub struct Batch {
     pub token: Bytes,
 }
 
+impl Batch {
+    /// Approximate size of the response in bytes.
+    pub fn size(&self) -> usize {
+        self.token.len() + self.events.iter().map(|matched| matched.shared.event.size()).sum::<usize>()
+    }
+}
+
 /// Events of a batch, and their approximate size.
 #[derive(Default)]
 pub(super) struct Events {

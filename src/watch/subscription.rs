@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,6 +21,7 @@ use super::{
     catch_up::CatchUp,
     filter::Filter,
     lifetime::{CloseReason, Lifetime},
+    place::Place,
     registration::{Poll, Registration},
     response::{BATCH_BYTES, Batch, Control, Events, MatchedEvent},
     resume_token::ResumeToken,
@@ -79,16 +83,19 @@ pub struct Subscription {
     /// Time of the last response.
     sent_at: Instant,
     bookmarks: Bookmarks,
+    /// Place of the last response, until the next one is requested.
+    place: Place,
     draining: CancellationToken,
 }
 
 impl Subscription {
-    /// A subscription with the registration and position that [`super::Hub::register`] returned. It closes when
-    /// `draining` is cancelled.
+    /// A subscription with the registration and position that [`super::Hub::register`] returned. Its responses have a
+    /// place in `budget`. It closes when `draining` is cancelled.
     pub fn new(
         store: Arc<Store>,
         (registration, end): (Registration, ResumeToken),
         options: SubscriptionOptions,
+        budget: Arc<Semaphore>,
         draining: CancellationToken,
     ) -> Self {
         let token = options.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
@@ -120,6 +127,7 @@ impl Subscription {
             sent_at: Instant::now(),
             token,
             bookmarks,
+            place: Place::new(budget),
             draining,
         }
     }
@@ -151,6 +159,7 @@ impl Subscription {
     async fn advance(&mut self) -> Result<Batch, CloseReason> {
         loop {
             self.registration.mark_progress();
+            self.place.release();
             if let Some(reason) = self.close_reason.take() {
                 return Err(reason);
             }
@@ -158,16 +167,19 @@ impl Subscription {
                 (Phase::Closed, _) => return Err(CloseReason::Draining),
                 // Boxed: rarely used, and large.
                 (_, Some(snapshot)) if !snapshot.is_sent() => {
+                    self.place.reserve(BATCH_BYTES).await;
                     self.registration.mark_progress_before_reads();
                     Box::pin(self.send_snapshot()).await?
                 }
                 (Phase::CatchingUp(_), _) => {
+                    self.place.reserve(BATCH_BYTES).await;
                     self.registration.mark_progress_before_reads();
                     Box::pin(self.catch_up()).await?
                 }
                 (Phase::Live, _) => self.read_ring().await?,
             };
             if let Some(batch) = batch {
+                self.place.fit(batch.size()).await;
                 self.registration.mark_progress();
                 return Ok(batch);
             }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::Response;
 use tokio::time::Instant;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status};
 
 use crate::observe::Metrics;
 
@@ -32,7 +32,7 @@ impl CallMetrics {
     }
 
     /// Sets the code and returns the response with this status.
-    pub(crate) fn respond(&self, status: Status) -> Response<Body> {
+    pub(crate) fn respond<B: Default>(&self, status: Status) -> Response<B> {
         self.finish(status.code());
         status.into_http()
     }

@@ -23,7 +23,12 @@ fn entry(previous: Position, position: Position) -> store::Entry {
 
 /// A hub with one partition at this position.
 fn hub_at(tail: Position) -> Hub {
-    let limits = WatchLimits { watches: 1, slow_consumer_timeout: Duration::from_secs(1), ring_slots: 16 };
+    let limits = WatchLimits {
+        watches: 1,
+        slow_consumer_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_secs(1),
+        ring_slots: 16,
+    };
     Hub::new(StoreId([0; 16]), vec![tail], limits, Arc::default())
 }
 

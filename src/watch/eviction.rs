@@ -1,0 +1,43 @@
+//! Eviction of slow consumers, and the reset of their streams if they still do not read.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::hub::{Hub, millis};
+
+/// Time between two checks for slow consumers.
+pub(super) const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A watcher that was evicted and whose stream has not ended.
+pub(super) struct Evicted {
+    /// Resets the stream.
+    pub reset: CancellationToken,
+    /// Time of the reset, in ms since the hub was created.
+    pub reset_at: u64,
+}
+
+impl Hub {
+    /// Evicts slow consumers, and resets the streams of evicted ones that have not read their final response in time.
+    /// Called every [`EVICTION_INTERVAL`].
+    pub(super) fn evict_slow(&self) {
+        let now = self.now_ms();
+        let mut state = self.state.lock();
+        // If the process was paused, no watcher could make progress: the timeouts of all start again.
+        if now.saturating_sub(state.last_eviction_ms) > 2 * millis(EVICTION_INTERVAL) {
+            state.watchers.values().for_each(|watcher| watcher.progress.progress_at.store(now, Ordering::Relaxed));
+        }
+        state.last_eviction_ms = now;
+        let slow = state.watchers.iter().filter(|(_, watcher)| watcher.progress.is_slow(now)).map(|(id, _)| *id);
+        let slow: Vec<u64> = slow.collect();
+        for id in slow {
+            self.metrics.watches_evicted.inc();
+            let reset_at = now.saturating_add(millis(self.limits.response_timeout));
+            let reset = state.remove(id).map(|watcher| watcher.reset);
+            state.evicted.extend(reset.map(|reset| (id, Evicted { reset, reset_at })));
+        }
+        for evicted in state.evicted.values().filter(|evicted| evicted.reset_at <= now) {
+            evicted.reset.cancel();
+        }
+    }
+}
