@@ -21,7 +21,8 @@ use crate::{
 
 use layers::CallContext;
 pub use layers::{
-    CallLimits, CallService, MAX_CONNECTION_RESPONSE_BYTES, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES, largest_session,
+    CallLimits, CallService, MAX_CONNECTION_RESPONSE_BYTES, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES,
+    largest_session, unknown_service,
 };
 pub use stream::{StreamEnd, run_stream};
 use watch_stream::WatchStream;

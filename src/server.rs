@@ -307,7 +307,7 @@ where
     routes
         .add_service(CallService {
             inner,
-            metrics,
+            metrics: metrics.clone(),
             limits: call_limits,
             message_budget: Arc::new(Semaphore::new(MAX_TOTAL_MESSAGE_BYTES)),
             response_budget: Arc::new(Semaphore::new(usize::try_from(limits.response_bytes).unwrap_or(usize::MAX))),
@@ -315,5 +315,6 @@ where
         .add_service(health)
         .add_service(reflection().build_v1().expect(VALID))
         .add_service(reflection().build_v1alpha().expect(VALID));
-    routes.routes()
+    let fallback = move || std::future::ready(grpc::unknown_service(metrics.clone()));
+    routes.routes().into_axum_router().fallback(fallback).into()
 }

@@ -115,6 +115,8 @@ pub enum Error {
     /// The session is unknown, the token is malformed, of another namespace, or has a wrong secret. Callers cannot
     /// distinguish these cases.
     NotFound,
+    /// These sessions of a watch by ids are not alive, in the order of their ids.
+    IdsNotFound(Vec<SessionId>),
     /// The session has ended.
     Ended(Cause),
     /// The presented token is superseded: its grace period is over, or this call requires the current token.

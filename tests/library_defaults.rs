@@ -65,7 +65,7 @@ async fn connection_receives_its_limits_as_settings() {
         found.map(|setting| number(&setting[2..]))
     };
     assert_eq!(setting(MAX_CONCURRENT_STREAMS), Some(7));
-    assert_eq!(setting(MAX_HEADER_LIST_SIZE), Some(16 * 1024));
+    assert_eq!(setting(MAX_HEADER_LIST_SIZE), Some(64 * 1024));
     assert_eq!(setting(INITIAL_WINDOW_SIZE), Some(1024 * 1024));
 }
 
@@ -74,7 +74,9 @@ async fn oversized_headers_are_rejected_per_call() {
     let world = World::shared();
     let server = world.server().await;
     let raw = Raw::connect(&server.address).await;
-    let (response, _) = raw.begin("CreateSession", &[("x", &a(20_000))], Some(framed(&create()).into())).await;
+    let (_, status) = raw.call("CreateSession", &[("x", &a(20_000))], framed(&create())).await;
+    assert_eq!((status.code(), &status.reason()[..]), (Code::ResourceExhausted, "METADATA_TOO_LARGE"), "{status:?}");
+    let (response, _) = raw.begin("CreateSession", &[("x", &a(100_000))], Some(framed(&create()).into())).await;
     let rejected = timeout(WAIT_LIMIT, response).await.expect("a response").unwrap();
     assert_eq!(rejected.status(), http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     let (_, status) = raw.call("CreateSession", &[("x", &a(10_000))], framed(&create())).await;

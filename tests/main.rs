@@ -9,6 +9,7 @@ mod consumer;
 mod corrupt_log;
 mod corrupt_records;
 mod durability;
+mod error_statuses;
 mod expiry;
 mod faults;
 mod file_descriptors;

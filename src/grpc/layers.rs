@@ -5,17 +5,20 @@
 
 mod deadline;
 mod frame;
+mod headers;
 mod metrics;
 mod response;
 
 use std::{
     convert::Infallible,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
 use tokio::{
@@ -121,7 +124,7 @@ where
         let method = Method::of_path(request.uri().path());
         let metrics = CallMetrics::new(self.metrics.clone(), method.map_or("unknown", |method| method.name));
         Box::pin(async move {
-            let Some(method) = method else { return Ok(metrics.respond(Status::unimplemented(""))) };
+            let Some(method) = method else { return Ok(metrics.respond(status::method_unknown())) };
             Ok(service.respond(method, request, &metrics).await.unwrap_or_else(|status| metrics.respond(status)))
         })
     }
@@ -138,6 +141,7 @@ where
         metrics: &CallMetrics,
     ) -> Result<Response<ResponseBody>, Status> {
         let (mut parts, body) = request.into_parts();
+        headers::check(&parts.headers)?;
         let deadline = Instant::now() + deadline::response_time(&parts.headers, self.limits.call_timeout);
         let reading = timeout_at(deadline, frame::read_message(body, &self.message_budget));
         let (message, _permits) = reading.await.map_err(|_| status::request_timeout())??;
@@ -150,7 +154,9 @@ where
             None => None,
         };
         parts.extensions.insert(CallContext { deadline, metrics: metrics.clone() });
-        let Ok(response) = self.inner.call(Request::from_parts(parts, Body::new(Full::new(message)))).await;
+        let call = self.inner.call(Request::from_parts(parts, Body::new(Full::new(message))));
+        let response = AssertUnwindSafe(call).catch_unwind().await.map_err(|_| status::panicked())?;
+        let Ok(response) = response;
         match Status::from_header_map(response.headers()) {
             // tonic returns INTERNAL for a message that it cannot decode. The service itself never returns INTERNAL.
             Some(status) if status.code() == Code::Internal => return Err(status::malformed_message(status.message())),
@@ -163,5 +169,45 @@ where
             }
         }
         Ok(response.map(|body| ResponseBody::new(body, reservation)))
+    }
+}
+
+/// Returns the response to a call of a service that this server does not have.
+pub fn unknown_service(metrics: Arc<Metrics>) -> Response<Body> {
+    CallMetrics::new(metrics, "unknown").respond(status::method_unknown())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn panic_of_a_handler_is_an_unknown_outcome() {
+        let mut service = CallService {
+            inner: tower::service_fn(async |_: Request<Body>| -> Result<Response<Body>, Infallible> {
+                panic!("planted by the test")
+            }),
+            metrics: Arc::default(),
+            limits: CallLimits {
+                call_timeout: Duration::from_secs(10),
+                response_timeout: Duration::from_secs(10),
+                largest_session: 1,
+            },
+            message_budget: Arc::new(Semaphore::new(100)),
+            response_budget: Arc::new(Semaphore::new(100)),
+        };
+        let body = Body::new(Full::new(Bytes::from_static(&[0; 5])));
+        let request = Request::post("/sessiond.v1.SessionService/CreateSession").body(body).unwrap();
+        let call = async {
+            let response = service.call(request).await.unwrap();
+            let status = Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(status.code(), Code::Unknown);
+            let reason = tonic_types::StatusExt::get_details_error_info(&status).unwrap().reason;
+            assert_eq!(reason, "OUTCOME_UNKNOWN");
+        };
+        stream::run_stream(Arc::new(Semaphore::new(100)), Box::pin(call)).await;
+        assert_eq!(service.response_budget.available_permits(), 100);
     }
 }

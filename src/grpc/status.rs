@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
     pb::{self, ErrorReason},
     service::{Error, Violation},
-    session::Cause,
+    session::{Cause, SessionId},
     store,
     watch::CloseReason,
 };
@@ -17,11 +17,19 @@ use crate::{
 const DOMAIN: &str = "sessiond";
 /// Prefix of the reasons in the proto file. ErrorInfo has them without it.
 const PREFIX: &str = "ERROR_REASON_";
-/// Maximum size of all paths and reasons in one status, in bytes.
-///
-/// The status has them twice: in its text and, in base64, in its details. Clients close a connection whose headers are
-/// larger than their limit, 8 KiB for some of them.
-const MAX_VIOLATION_BYTES: usize = 1_800;
+/// Maximum cost of the text of a status (see [`cost`]). With this one and the next, the trailers of every status are below
+/// 3,584 bytes. nginx answers 502 if the headers of a response exceed its buffer, 4 KiB by default.
+const MAX_TEXT_COST: usize = 3_100;
+/// Maximum cost of all violations of a status. The rest of the trailers is constant.
+const MAX_VIOLATIONS_COST: usize = 3_000;
+/// Maximum cost of the path of one violation.
+const MAX_FIELD_COST: usize = 1_600;
+/// Maximum cost of the reason of one violation.
+const MAX_REASON_COST: usize = 1_200;
+/// Cost of a violation in addition to its texts: separators in the text, tags and lengths in the details.
+const VIOLATION_COST: usize = 36;
+/// Maximum number of ids that a status lists.
+const MAX_LISTED_IDS: usize = 64;
 /// Retry delay after a short overload.
 const SHORT_DELAY: Duration = Duration::from_millis(100);
 /// Retry delay after an outage or at a limit.
@@ -59,7 +67,7 @@ impl StatusBuilder {
         self.build_with(|_| ())
     }
 
-    /// Builds the status after `add` has added details.
+    /// Builds the status after `add` has added details. Its trailers stay below 3,584 bytes.
     fn build_with(self, add: impl FnOnce(&mut ErrorDetails)) -> Status {
         let reason = self.reason.as_str_name().trim_start_matches(PREFIX);
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, self.metadata);
@@ -67,8 +75,30 @@ impl StatusBuilder {
             details.set_retry_info(self.retry_delay);
         }
         add(&mut details);
-        Status::with_error_details(self.code, self.text, details)
+        Status::with_error_details(self.code, cut(self.text, MAX_TEXT_COST), details)
     }
+}
+
+/// Returns the maximum number of bytes that a text takes in the trailers: percent-encoded in grpc-message and, twice for the
+/// texts of violations, in base64 in the details.
+fn cost(text: &str) -> usize {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:;,()[]/='*+!".contains(byte);
+    let encoded: usize = text.as_bytes().iter().map(|byte| if is_plain(byte) { 1 } else { 3 }).sum();
+    encoded + text.len() * 8 / 3 + 1
+}
+
+/// Returns the text, or as much of its start as this cost allows.
+fn cut(mut text: String, max_cost: usize) -> String {
+    const MARK: &str = "...";
+    if cost(&text) <= max_cost {
+        return text;
+    }
+    while cost(&text) + cost(MARK) > max_cost {
+        // Half of the excess, because no byte costs more than 3 + 8 / 3.
+        let excess = cost(&text) + cost(MARK) - max_cost;
+        text.truncate(text.floor_char_boundary(text.len() - (excess / 6).clamp(1, text.len())));
+    }
+    text + MARK
 }
 
 /// Returns the status for fields that are malformed, out of range, or not allowed by the policy.
@@ -86,16 +116,18 @@ pub(super) fn fields_invalid(violations: Vec<Violation>) -> Status {
 }
 
 /// Keeps the violations that fit into a status. If some do not fit, the last one states that more fields are invalid.
-fn truncate(mut violations: Vec<Violation>) -> Vec<Violation> {
-    let mut left = MAX_VIOLATION_BYTES;
-    let fits = |violation: &Violation| {
-        let bytes = violation.field.bytes().chain(violation.reason.bytes());
-        left = left.checked_sub(bytes.map(|byte| if byte.is_ascii() { 1 } else { 2 }).sum::<usize>() + 8)?;
-        Some(())
-    };
-    let count = violations.iter().map_while(fits).count().max(1);
-    if count < violations.len() {
-        violations.truncate(count);
+fn truncate(violations: Vec<Violation>) -> Vec<Violation> {
+    let (count, mut left) = (violations.len(), MAX_VIOLATIONS_COST);
+    let cut = violations.into_iter().map(|Violation { field, reason }| Violation {
+        field: cut(field, MAX_FIELD_COST),
+        reason: cut(reason, MAX_REASON_COST),
+    });
+    let fitting = cut.map_while(|violation| {
+        left = left.checked_sub(cost(&violation.field) + cost(&violation.reason) + VIOLATION_COST)?;
+        Some(violation)
+    });
+    let mut violations: Vec<_> = fitting.collect();
+    if violations.len() < count {
         violations.push(Violation { field: String::new(), reason: "more fields are invalid".into() });
     }
     violations
@@ -105,6 +137,39 @@ fn truncate(mut violations: Vec<Violation>) -> Vec<Violation> {
 pub(super) fn message_too_large(what: &str, limit: usize) -> Status {
     let text = format!("the {what} is larger than {limit} bytes; send a smaller one");
     StatusBuilder::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, text).build()
+}
+
+/// Returns the status for a call whose headers exceed their size limit.
+pub(super) fn metadata_too_large(limit: usize) -> Status {
+    let text = format!("the metadata of the call is larger than {limit} bytes; send less; nothing was applied");
+    StatusBuilder::new(Code::ResourceExhausted, ErrorReason::MetadataTooLarge, text).build()
+}
+
+/// Returns the status for a compressed request. It states that only uncompressed ones are accepted.
+pub(super) fn compression_unsupported() -> Status {
+    let text = "this server accepts no compressed requests; send the request without compression";
+    let mut status = StatusBuilder::new(Code::Unimplemented, ErrorReason::CompressionUnsupported, text).build();
+    status.metadata_mut().insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+    status
+}
+
+/// Returns the status for a call of a service or method that this server does not have.
+pub(super) fn method_unknown() -> Status {
+    let text = "this server has no such service or method; it may be older than the client";
+    StatusBuilder::new(Code::Unimplemented, ErrorReason::MethodUnknown, text).build()
+}
+
+/// Returns the status for a call whose handler panicked.
+pub(super) fn panicked() -> Status {
+    let text = "the server failed while it handled the call; a change may have been applied; retry, with the same \
+                request_id if the call has one";
+    StatusBuilder::new(Code::Unknown, ErrorReason::OutcomeUnknown, text).retry_after(SHORT_DELAY).build()
+}
+
+/// Returns the status for a call that found no place in the budget of responses before its deadline.
+pub(super) fn responses_unread() -> Status {
+    let text = "too many responses are being made, or wait for clients that do not read; nothing was applied";
+    StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, text).retry_after(SHORT_DELAY).build()
 }
 
 /// Returns the status for a body that is not one message of the method's type.
@@ -123,12 +188,6 @@ pub(super) fn overloaded() -> Status {
     from_store(&store::Error::Overloaded)
 }
 
-/// Returns the status for a call that found no place in the budget of responses before its deadline.
-pub(super) fn responses_unread() -> Status {
-    let text = "too many responses are being made, or wait for clients that do not read; nothing was applied";
-    StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, text).retry_after(SHORT_DELAY).build()
-}
-
 fn draining() -> Status {
     let text = "the server is shutting down; resume on another instance with the last resume_token";
     StatusBuilder::new(Code::Unavailable, ErrorReason::Draining, text).retry_after(SHORT_DELAY).build()
@@ -136,6 +195,15 @@ fn draining() -> Status {
 
 fn not_found() -> Status {
     StatusBuilder::new(Code::NotFound, ErrorReason::SessionNotFound, "no live session for this key").build()
+}
+
+/// Returns the status for a watch by ids of which these are not alive.
+fn ids_not_found(ids: &[SessionId]) -> Status {
+    let listed: Vec<_> = ids.iter().take(MAX_LISTED_IDS).map(ToString::to_string).collect();
+    let text = format!("no live session for {} of the ids; open the watch with the others", ids.len());
+    let status = StatusBuilder::new(Code::NotFound, ErrorReason::SessionNotFound, text);
+    let status = status.metadata("ids", listed.join(","));
+    if listed.len() < ids.len() { status.metadata("ids_total", ids.len()).build() } else { status.build() }
 }
 
 fn ended(cause: Cause) -> Status {
@@ -162,6 +230,7 @@ pub(super) fn from_error(error: Error) -> Status {
             StatusBuilder::new(Code::NotFound, ErrorReason::NamespaceUnknown, text).build()
         }
         Error::NotFound => not_found(),
+        Error::IdsNotFound(ids) => ids_not_found(&ids),
         Error::Ended(cause) => ended(cause),
         Error::Rotated => superseded(),
         Error::Exists => {
@@ -259,31 +328,4 @@ pub(super) fn from_close_reason(reason: CloseReason) -> Option<Status> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reason(status: &Status) -> String {
-        status.get_details_error_info().unwrap().reason
-    }
-
-    #[test]
-    fn unexpected_reply_is_unknown_for_a_write_only() {
-        let read = from_store(&store::Error::UnexpectedRead("no bytes".into()));
-        assert_eq!((read.code(), &reason(&read)[..]), (Code::Unavailable, "STORE_UNAVAILABLE"));
-        assert!(read.message().ends_with("; nothing was applied"), "{read:?}");
-        assert!(read.get_details_retry_info().is_some());
-        let write = from_store(&store::Error::Unexpected("no bytes".into()));
-        assert_eq!((write.code(), &reason(&write)[..]), (Code::Unknown, "OUTCOME_UNKNOWN"));
-    }
-
-    #[test]
-    fn status_of_many_violations_is_truncated() {
-        let violation = |number: usize| Violation { field: format!("field[{number}]"), reason: "\u{e9}".repeat(50) };
-        let status = fields_invalid((0..1_000).map(violation).collect());
-        let fields = status.get_details_bad_request().unwrap().field_violations;
-        assert!((2..100).contains(&fields.len()), "{} fields", fields.len());
-        assert!(status.message().ends_with("; more fields are invalid"), "{status:?}");
-        let one = Violation { field: "field".into(), reason: "x".repeat(MAX_VIOLATION_BYTES) };
-        assert_eq!(fields_invalid(vec![one]).get_details_bad_request().unwrap().field_violations.len(), 1);
-    }
-}
+mod tests;

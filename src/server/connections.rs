@@ -22,8 +22,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two checks of an incomplete preface.
 const PREFACE_POLL: Duration = Duration::from_millis(10);
-/// Maximum size of the headers of a request.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// Size of the headers of a request above which h2 answers with HTTP status 431. Above 16 KiB the call fails with an error
+/// status.
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// Bytes of one stream that may be unsent before the stream waits for its reader.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Flow-control window of one stream; that of a connection has four times the size.

@@ -96,8 +96,10 @@ impl Service {
             Some(CloseReason::TokenEnded(cause)) => return Err(Error::Ended(*cause)),
             Some(CloseReason::TokenRotated) => return Err(Error::Rotated),
             Some(_) => return Err(Error::NotFound),
-            None if !lifetime.all_alive() => return Err(Error::NotFound),
-            None => {}
+            None => match lifetime.ended_ids() {
+                ended if ended.is_empty() => {}
+                ids => return Err(Error::IdsNotFound(ids)),
+            },
         }
         let start = SubscriptionOptions {
             filter,

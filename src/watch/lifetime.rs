@@ -195,6 +195,14 @@ impl Lifetime {
         }
     }
 
+    /// Sessions of a watch by ids that are known to have ended, in order.
+    pub fn ended_ids(&self) -> Vec<SessionId> {
+        let Lifetime::Ids(IdsLifetime { ids, alive: Some(alive) }) = self else { return Vec::new() };
+        let mut ended: Vec<_> = ids.difference(alive).copied().collect();
+        ended.sort_unstable();
+        ended
+    }
+
     /// Why the token is not accepted any more. None: it is accepted, or the watch is not by token.
     pub fn token_close_reason(&self) -> Option<&CloseReason> {
         match self {

@@ -23,7 +23,8 @@ pub(super) async fn read_message(
 ) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Status> {
     let (mut message, mut permits) = (BytesMut::new(), Vec::new());
     while let Some(part) = body.frame().await {
-        let Ok(data) = part?.into_data() else { continue };
+        let part = part.map_err(|_| status::malformed_message("the request was not received completely"))?;
+        let Ok(data) = part.into_data() else { continue };
         if message.len() + data.len() > FRAME_HEADER + MAX_MESSAGE_BYTES {
             return Err(status::message_too_large("request", MAX_MESSAGE_BYTES));
         }

@@ -60,8 +60,17 @@ impl Raw {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        self.send(request.body(()).unwrap(), body).await
+    }
+
+    /// Sends a request of any form. `body`: the whole body. None: the stream stays open, and the test sends the body.
+    pub async fn send(
+        &self,
+        request: http::Request<()>,
+        body: Option<Bytes>,
+    ) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
         let mut requests = timeout(WAIT_LIMIT, self.0.clone().ready()).await.expect("a free stream").unwrap();
-        let (response, mut stream) = requests.send_request(request.body(()).unwrap(), false).unwrap();
+        let (response, mut stream) = requests.send_request(request, false).unwrap();
         if let Some(body) = body {
             stream.send_data(body, true).unwrap();
         }

@@ -39,7 +39,8 @@ const (
 	// INVALID_ARGUMENT: the request_id was already used for this session with a different request. Use a new one.
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 2
 	// NOT_FOUND: no live session matches the key. Unknown ids and unknown, malformed and wrong tokens are not
-	// distinguished.
+	// distinguished. Watch by ids: metadata "ids" names the ids without a live session, at most 64 of them, separated by
+	// commas; metadata "ids_total" holds their number if there are more.
 	ErrorReason_ERROR_REASON_SESSION_NOT_FOUND ErrorReason = 3
 	// NOT_FOUND: the session has ended. Metadata "cause" holds the name of the Cause without its prefix, such as LOGOUT.
 	ErrorReason_ERROR_REASON_SESSION_ENDED ErrorReason = 4
@@ -65,7 +66,8 @@ const (
 	ErrorReason_ERROR_REASON_WATCH_LIMIT ErrorReason = 13
 	// RESOURCE_EXHAUSTED: Redis has no memory for writes. The request was not applied.
 	ErrorReason_ERROR_REASON_STORE_FULL ErrorReason = 14
-	// UNAVAILABLE: too many requests at the same time. The request was not applied.
+	// UNAVAILABLE: too many requests at the same time, or too many responses that clients do not read. The request was not
+	// applied.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 15
 	// UNAVAILABLE: no connection to Redis, a command that Redis refused, or an unexpected reply of Redis to a read. The
 	// request was not applied.
@@ -74,7 +76,8 @@ const (
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 17
 	// UNKNOWN or DEADLINE_EXCEEDED: the outcome of a write is unknown. It was applied before the call's deadline, or it
 	// will never be applied. With durability "replicated" also: the write was applied, but too few replicas have
-	// confirmed it. Also sent if a call of several steps, such as DeleteSubjectSessions, failed after its first step.
+	// confirmed it. Also sent if a call of several steps, such as DeleteSubjectSessions, failed after its first step, and if
+	// the server failed while it handled a call.
 	// Retry, with the same request_id if the request has one.
 	ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN ErrorReason = 18
 	// DATA_LOSS: the stored record of the session cannot be read. Metadata "id" holds the session id. Delete the session
@@ -90,6 +93,12 @@ const (
 	ErrorReason_ERROR_REASON_STORE_CHANGED ErrorReason = 22
 	// DEADLINE_EXCEEDED: the deadline passed during a read, or before a write was sent. The request was not applied.
 	ErrorReason_ERROR_REASON_STORE_TIMEOUT ErrorReason = 23
+	// UNIMPLEMENTED: this server has no such service or method.
+	ErrorReason_ERROR_REASON_METHOD_UNKNOWN ErrorReason = 24
+	// UNIMPLEMENTED: the request is compressed. Send it without compression.
+	ErrorReason_ERROR_REASON_COMPRESSION_UNSUPPORTED ErrorReason = 25
+	// RESOURCE_EXHAUSTED: the metadata of the call (its headers) is larger than 16 KiB. The request was not applied.
+	ErrorReason_ERROR_REASON_METADATA_TOO_LARGE ErrorReason = 26
 )
 
 // Enum value maps for ErrorReason.
@@ -119,6 +128,9 @@ var (
 		21: "ERROR_REASON_GRANT_MISSING",
 		22: "ERROR_REASON_STORE_CHANGED",
 		23: "ERROR_REASON_STORE_TIMEOUT",
+		24: "ERROR_REASON_METHOD_UNKNOWN",
+		25: "ERROR_REASON_COMPRESSION_UNSUPPORTED",
+		26: "ERROR_REASON_METADATA_TOO_LARGE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":             0,
@@ -145,6 +157,9 @@ var (
 		"ERROR_REASON_GRANT_MISSING":           21,
 		"ERROR_REASON_STORE_CHANGED":           22,
 		"ERROR_REASON_STORE_TIMEOUT":           23,
+		"ERROR_REASON_METHOD_UNKNOWN":          24,
+		"ERROR_REASON_COMPRESSION_UNSUPPORTED": 25,
+		"ERROR_REASON_METADATA_TOO_LARGE":      26,
 	}
 )
 
@@ -179,7 +194,7 @@ var File_sessiond_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_sessiond_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1esessiond/v1/error_reason.proto\x12\vsessiond.v1*\xb3\x06\n" +
+	"\x1esessiond/v1/error_reason.proto\x12\vsessiond.v1*\xa3\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -205,7 +220,10 @@ const file_sessiond_v1_error_reason_proto_rawDesc = "" +
 	" ERROR_REASON_CREDENTIALS_INVALID\x10\x14\x12\x1e\n" +
 	"\x1aERROR_REASON_GRANT_MISSING\x10\x15\x12\x1e\n" +
 	"\x1aERROR_REASON_STORE_CHANGED\x10\x16\x12\x1e\n" +
-	"\x1aERROR_REASON_STORE_TIMEOUT\x10\x17BS\n" +
+	"\x1aERROR_REASON_STORE_TIMEOUT\x10\x17\x12\x1f\n" +
+	"\x1bERROR_REASON_METHOD_UNKNOWN\x10\x18\x12(\n" +
+	"$ERROR_REASON_COMPRESSION_UNSUPPORTED\x10\x19\x12#\n" +
+	"\x1fERROR_REASON_METADATA_TOO_LARGE\x10\x1aBS\n" +
 	"\x0fdev.sessiond.v1P\x01Z>github.com/sessiond/sessiond/clients/go/sessiond/v1;sessiondv1b\x06proto3"
 
 var (

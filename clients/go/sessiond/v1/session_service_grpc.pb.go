@@ -23,8 +23,8 @@
 //   them.
 // - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
-// Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB). Namespaces and
-// label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
+// Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB), the metadata of
+// a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
 //
 // Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
 // without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
@@ -35,10 +35,17 @@
 // INVALID_ARGUMENT FIELD_INVALID, RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE, NOT_FOUND NAMESPACE_UNKNOWN, and the errors of
 // the store: STORE_UNAVAILABLE, STORE_TIMEOUT, STORE_CHANGED, STORE_FULL, OUTCOME_UNKNOWN, OVERLOADED and
 // RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED. INVALID_ARGUMENT FIELD_INVALID also
-// carries google.rpc.BadRequest with every invalid field, not only the first. If they do not fit into 8 KiB of headers,
-// the last entry says that more fields are invalid. Errors after which a retry can succeed carry google.rpc.RetryInfo.
-// A status without this ErrorInfo comes from gRPC or from the connection, not from the service: if its code is not
-// UNIMPLEMENTED, the outcome of a write is unknown.
+// carries google.rpc.BadRequest with every invalid field, not only the first. The trailers of a status are smaller than
+// 3,584 bytes, so that they fit into buffers of 4 KiB. Invalid fields that do not fit are omitted; the last entry then
+// says that more fields are invalid. Errors after which a retry can succeed carry google.rpc.RetryInfo. Before a method
+// is called, the server can return UNIMPLEMENTED METHOD_UNKNOWN (also for an unknown service), UNIMPLEMENTED
+// COMPRESSION_UNSUPPORTED and RESOURCE_EXHAUSTED METADATA_TOO_LARGE. A request that is not a gRPC call (another HTTP
+// method, another body) returns INVALID_ARGUMENT FIELD_INVALID; a grpc-timeout that is malformed is ignored. The
+// services grpc.health.v1.Health and grpc.reflection return statuses without ErrorInfo.
+//
+// A status of this service without ErrorInfo comes from gRPC or from the connection: the outcome of a write is unknown.
+// CANCELLED is one of these: the server resets the stream of a client that does not read a response for 60 s
+// (configuration: limits.response_timeout). Headers above 64 KiB return HTTP status 431: the call was not applied.
 //
 // Retries: a write is repeated safely with the same request_id. The session stores its last 16 request ids, each for
 // the policy's retry_window (10 min by default). A retry must have the same fields. CreateSession and RotateSession
@@ -201,10 +208,12 @@ type SessionServiceClient interface {
 	// OK, and no state is discarded. The server sends it to a client that read nothing for the server's
 	// slow_consumer_timeout (60 s by default) plus one bookmark_interval, or that fell behind the start of the log. To
 	// continue, open the watch again with the resume_token of this response; if a snapshot is incomplete (no synced yet),
-	// without one.
+	// without one. If the client does not read this response either, within the server's response_timeout (60 s by
+	// default), it receives CANCELLED instead. Its last resume_token stays valid.
 	//
 	// Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
-	// set. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
+	// set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
+	// metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
 	// it has ended.
 	//
 	// Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
@@ -454,10 +463,12 @@ type SessionServiceServer interface {
 	// OK, and no state is discarded. The server sends it to a client that read nothing for the server's
 	// slow_consumer_timeout (60 s by default) plus one bookmark_interval, or that fell behind the start of the log. To
 	// continue, open the watch again with the resume_token of this response; if a snapshot is incomplete (no synced yet),
-	// without one.
+	// without one. If the client does not read this response either, within the server's response_timeout (60 s by
+	// default), it receives CANCELLED instead. Its last resume_token stays valid.
 	//
 	// Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
-	// set. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
+	// set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
+	// metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
 	// it has ended.
 	//
 	// Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no

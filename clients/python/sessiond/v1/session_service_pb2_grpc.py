@@ -254,10 +254,12 @@ class SessionServiceServicer:
         OK, and no state is discarded. The server sends it to a client that read nothing for the server's
         slow_consumer_timeout (60 s by default) plus one bookmark_interval, or that fell behind the start of the log. To
         continue, open the watch again with the resume_token of this response; if a snapshot is incomplete (no synced yet),
-        without one.
+        without one. If the client does not read this response either, within the server's response_timeout (60 s by
+        default), it receives CANCELLED instead. Its last resume_token stays valid.
 
         Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
-        set. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
+        set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
+        metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
         it has ended.
 
         Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no

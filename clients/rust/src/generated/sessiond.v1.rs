@@ -16,7 +16,8 @@ pub enum ErrorReason {
     /// INVALID_ARGUMENT: the request_id was already used for this session with a different request. Use a new one.
     RequestIdReused = 2,
     /// NOT_FOUND: no live session matches the key. Unknown ids and unknown, malformed and wrong tokens are not
-    /// distinguished.
+    /// distinguished. Watch by ids: metadata "ids" names the ids without a live session, at most 64 of them, separated by
+    /// commas; metadata "ids_total" holds their number if there are more.
     SessionNotFound = 3,
     /// NOT_FOUND: the session has ended. Metadata "cause" holds the name of the Cause without its prefix, such as LOGOUT.
     SessionEnded = 4,
@@ -42,7 +43,8 @@ pub enum ErrorReason {
     WatchLimit = 13,
     /// RESOURCE_EXHAUSTED: Redis has no memory for writes. The request was not applied.
     StoreFull = 14,
-    /// UNAVAILABLE: too many requests at the same time. The request was not applied.
+    /// UNAVAILABLE: too many requests at the same time, or too many responses that clients do not read. The request was not
+    /// applied.
     Overloaded = 15,
     /// UNAVAILABLE: no connection to Redis, a command that Redis refused, or an unexpected reply of Redis to a read. The
     /// request was not applied.
@@ -51,7 +53,8 @@ pub enum ErrorReason {
     Draining = 17,
     /// UNKNOWN or DEADLINE_EXCEEDED: the outcome of a write is unknown. It was applied before the call's deadline, or it
     /// will never be applied. With durability "replicated" also: the write was applied, but too few replicas have
-    /// confirmed it. Also sent if a call of several steps, such as DeleteSubjectSessions, failed after its first step.
+    /// confirmed it. Also sent if a call of several steps, such as DeleteSubjectSessions, failed after its first step, and if
+    /// the server failed while it handled a call.
     /// Retry, with the same request_id if the request has one.
     OutcomeUnknown = 18,
     /// DATA_LOSS: the stored record of the session cannot be read. Metadata "id" holds the session id. Delete the session
@@ -67,6 +70,12 @@ pub enum ErrorReason {
     StoreChanged = 22,
     /// DEADLINE_EXCEEDED: the deadline passed during a read, or before a write was sent. The request was not applied.
     StoreTimeout = 23,
+    /// UNIMPLEMENTED: this server has no such service or method.
+    MethodUnknown = 24,
+    /// UNIMPLEMENTED: the request is compressed. Send it without compression.
+    CompressionUnsupported = 25,
+    /// RESOURCE_EXHAUSTED: the metadata of the call (its headers) is larger than 16 KiB. The request was not applied.
+    MetadataTooLarge = 26,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -99,6 +108,9 @@ impl ErrorReason {
             Self::GrantMissing => "ERROR_REASON_GRANT_MISSING",
             Self::StoreChanged => "ERROR_REASON_STORE_CHANGED",
             Self::StoreTimeout => "ERROR_REASON_STORE_TIMEOUT",
+            Self::MethodUnknown => "ERROR_REASON_METHOD_UNKNOWN",
+            Self::CompressionUnsupported => "ERROR_REASON_COMPRESSION_UNSUPPORTED",
+            Self::MetadataTooLarge => "ERROR_REASON_METADATA_TOO_LARGE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -128,6 +140,9 @@ impl ErrorReason {
             "ERROR_REASON_GRANT_MISSING" => Some(Self::GrantMissing),
             "ERROR_REASON_STORE_CHANGED" => Some(Self::StoreChanged),
             "ERROR_REASON_STORE_TIMEOUT" => Some(Self::StoreTimeout),
+            "ERROR_REASON_METHOD_UNKNOWN" => Some(Self::MethodUnknown),
+            "ERROR_REASON_COMPRESSION_UNSUPPORTED" => Some(Self::CompressionUnsupported),
+            "ERROR_REASON_METADATA_TOO_LARGE" => Some(Self::MetadataTooLarge),
             _ => None,
         }
     }
@@ -1356,10 +1371,12 @@ pub mod session_service_client {
         /// OK, and no state is discarded. The server sends it to a client that read nothing for the server's
         /// slow_consumer_timeout (60 s by default) plus one bookmark_interval, or that fell behind the start of the log. To
         /// continue, open the watch again with the resume_token of this response; if a snapshot is incomplete (no synced yet),
-        /// without one.
+        /// without one. If the client does not read this response either, within the server's response_timeout (60 s by
+        /// default), it receives CANCELLED instead. Its last resume_token stays valid.
         ///
         /// Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
-        /// set. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
+        /// set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
+        /// metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
         /// it has ended.
         ///
         /// Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no

@@ -11,7 +11,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file sessiond/v1/error_reason.proto.
  */
 export const file_sessiond_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("Ch5zZXNzaW9uZC92MS9lcnJvcl9yZWFzb24ucHJvdG8SC3Nlc3Npb25kLnYxKrMGCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIeChpFUlJPUl9SRUFTT05fRklFTERfSU5WQUxJRBABEiIKHkVSUk9SX1JFQVNPTl9SRVFVRVNUX0lEX1JFVVNFRBACEiIKHkVSUk9SX1JFQVNPTl9TRVNTSU9OX05PVF9GT1VORBADEh4KGkVSUk9SX1JFQVNPTl9TRVNTSU9OX0VOREVEEAQSHgoaRVJST1JfUkVBU09OX1RPS0VOX1JPVEFURUQQBRIiCh5FUlJPUl9SRUFTT05fTkFNRVNQQUNFX1VOS05PV04QBhIfChtFUlJPUl9SRUFTT05fU0VTU0lPTl9FWElTVFMQBxIiCh5FUlJPUl9SRUFTT05fUkVWSVNJT05fTUlTTUFUQ0gQCBIoCiRFUlJPUl9SRUFTT05fQ0xJRU5UX1RPS0VOU19GT1JCSURERU4QCRImCiJFUlJPUl9SRUFTT05fU1VCSkVDVF9TRVNTSU9OX0xJTUlUEAoSHwobRVJST1JfUkVBU09OX1NVQkpFQ1RfQ0hBTkdFEAsSIgoeRVJST1JfUkVBU09OX01FU1NBR0VfVE9PX0xBUkdFEAwSHAoYRVJST1JfUkVBU09OX1dBVENIX0xJTUlUEA0SGwoXRVJST1JfUkVBU09OX1NUT1JFX0ZVTEwQDhIbChdFUlJPUl9SRUFTT05fT1ZFUkxPQURFRBAPEiIKHkVSUk9SX1JFQVNPTl9TVE9SRV9VTkFWQUlMQUJMRRAQEhkKFUVSUk9SX1JFQVNPTl9EUkFJTklORxAREiAKHEVSUk9SX1JFQVNPTl9PVVRDT01FX1VOS05PV04QEhIfChtFUlJPUl9SRUFTT05fUkVDT1JEX0NPUlJVUFQQExIkCiBFUlJPUl9SRUFTT05fQ1JFREVOVElBTFNfSU5WQUxJRBAUEh4KGkVSUk9SX1JFQVNPTl9HUkFOVF9NSVNTSU5HEBUSHgoaRVJST1JfUkVBU09OX1NUT1JFX0NIQU5HRUQQFhIeChpFUlJPUl9SRUFTT05fU1RPUkVfVElNRU9VVBAXQlMKD2Rldi5zZXNzaW9uZC52MVABWj5naXRodWIuY29tL3Nlc3Npb25kL3Nlc3Npb25kL2NsaWVudHMvZ28vc2Vzc2lvbmQvdjE7c2Vzc2lvbmR2MWIGcHJvdG8z");
+  fileDesc("Ch5zZXNzaW9uZC92MS9lcnJvcl9yZWFzb24ucHJvdG8SC3Nlc3Npb25kLnYxKqMHCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIeChpFUlJPUl9SRUFTT05fRklFTERfSU5WQUxJRBABEiIKHkVSUk9SX1JFQVNPTl9SRVFVRVNUX0lEX1JFVVNFRBACEiIKHkVSUk9SX1JFQVNPTl9TRVNTSU9OX05PVF9GT1VORBADEh4KGkVSUk9SX1JFQVNPTl9TRVNTSU9OX0VOREVEEAQSHgoaRVJST1JfUkVBU09OX1RPS0VOX1JPVEFURUQQBRIiCh5FUlJPUl9SRUFTT05fTkFNRVNQQUNFX1VOS05PV04QBhIfChtFUlJPUl9SRUFTT05fU0VTU0lPTl9FWElTVFMQBxIiCh5FUlJPUl9SRUFTT05fUkVWSVNJT05fTUlTTUFUQ0gQCBIoCiRFUlJPUl9SRUFTT05fQ0xJRU5UX1RPS0VOU19GT1JCSURERU4QCRImCiJFUlJPUl9SRUFTT05fU1VCSkVDVF9TRVNTSU9OX0xJTUlUEAoSHwobRVJST1JfUkVBU09OX1NVQkpFQ1RfQ0hBTkdFEAsSIgoeRVJST1JfUkVBU09OX01FU1NBR0VfVE9PX0xBUkdFEAwSHAoYRVJST1JfUkVBU09OX1dBVENIX0xJTUlUEA0SGwoXRVJST1JfUkVBU09OX1NUT1JFX0ZVTEwQDhIbChdFUlJPUl9SRUFTT05fT1ZFUkxPQURFRBAPEiIKHkVSUk9SX1JFQVNPTl9TVE9SRV9VTkFWQUlMQUJMRRAQEhkKFUVSUk9SX1JFQVNPTl9EUkFJTklORxAREiAKHEVSUk9SX1JFQVNPTl9PVVRDT01FX1VOS05PV04QEhIfChtFUlJPUl9SRUFTT05fUkVDT1JEX0NPUlJVUFQQExIkCiBFUlJPUl9SRUFTT05fQ1JFREVOVElBTFNfSU5WQUxJRBAUEh4KGkVSUk9SX1JFQVNPTl9HUkFOVF9NSVNTSU5HEBUSHgoaRVJST1JfUkVBU09OX1NUT1JFX0NIQU5HRUQQFhIeChpFUlJPUl9SRUFTT05fU1RPUkVfVElNRU9VVBAXEh8KG0VSUk9SX1JFQVNPTl9NRVRIT0RfVU5LTk9XThAYEigKJEVSUk9SX1JFQVNPTl9DT01QUkVTU0lPTl9VTlNVUFBPUlRFRBAZEiMKH0VSUk9SX1JFQVNPTl9NRVRBREFUQV9UT09fTEFSR0UQGkJTCg9kZXYuc2Vzc2lvbmQudjFQAVo+Z2l0aHViLmNvbS9zZXNzaW9uZC9zZXNzaW9uZC9jbGllbnRzL2dvL3Nlc3Npb25kL3YxO3Nlc3Npb25kdjFiBnByb3RvMw");
 
 /**
  * Reason of an error.
@@ -47,7 +47,8 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND: no live session matches the key. Unknown ids and unknown, malformed and wrong tokens are not
-   * distinguished.
+   * distinguished. Watch by ids: metadata "ids" names the ids without a live session, at most 64 of them, separated by
+   * commas; metadata "ids_total" holds their number if there are more.
    *
    * @generated from enum value: ERROR_REASON_SESSION_NOT_FOUND = 3;
    */
@@ -133,7 +134,8 @@ export enum ErrorReason {
   STORE_FULL = 14,
 
   /**
-   * UNAVAILABLE: too many requests at the same time. The request was not applied.
+   * UNAVAILABLE: too many requests at the same time, or too many responses that clients do not read. The request was not
+   * applied.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 15;
    */
@@ -157,7 +159,8 @@ export enum ErrorReason {
   /**
    * UNKNOWN or DEADLINE_EXCEEDED: the outcome of a write is unknown. It was applied before the call's deadline, or it
    * will never be applied. With durability "replicated" also: the write was applied, but too few replicas have
-   * confirmed it. Also sent if a call of several steps, such as DeleteSubjectSessions, failed after its first step.
+   * confirmed it. Also sent if a call of several steps, such as DeleteSubjectSessions, failed after its first step, and if
+   * the server failed while it handled a call.
    * Retry, with the same request_id if the request has one.
    *
    * @generated from enum value: ERROR_REASON_OUTCOME_UNKNOWN = 18;
@@ -201,6 +204,27 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_STORE_TIMEOUT = 23;
    */
   STORE_TIMEOUT = 23,
+
+  /**
+   * UNIMPLEMENTED: this server has no such service or method.
+   *
+   * @generated from enum value: ERROR_REASON_METHOD_UNKNOWN = 24;
+   */
+  METHOD_UNKNOWN = 24,
+
+  /**
+   * UNIMPLEMENTED: the request is compressed. Send it without compression.
+   *
+   * @generated from enum value: ERROR_REASON_COMPRESSION_UNSUPPORTED = 25;
+   */
+  COMPRESSION_UNSUPPORTED = 25,
+
+  /**
+   * RESOURCE_EXHAUSTED: the metadata of the call (its headers) is larger than 16 KiB. The request was not applied.
+   *
+   * @generated from enum value: ERROR_REASON_METADATA_TOO_LARGE = 26;
+   */
+  METADATA_TOO_LARGE = 26,
 }
 
 /**
