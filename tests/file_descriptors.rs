@@ -51,8 +51,7 @@ async fn redis_reconnects_while_clients_use_all_descriptors() {
     assert!(open_files(&process) < 128);
     world.redis.must(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     world.redis.must(&["CLIENT", "KILL", "TYPE", "normal"]);
-    let mut is_up = eventually_up(&process).await;
-    assert!(is_up);
+    wait_until_ready(&process).await;
     // The oldest clients are connected; the others were rejected.
     drop(idle.drain(..20));
     let client = eventually("a new client is accepted", async || {
@@ -62,20 +61,18 @@ async fn redis_reconnects_while_clients_use_all_descriptors() {
     })
     .await;
     client.create(&[]).await;
-    is_up = eventually_up(&process).await;
-    assert!(is_up);
+    wait_until_ready(&process).await;
     assert!(!process.log.lock().unwrap().contains("accept failed"));
     assert_eq!(process.stop().await, Some(0));
 }
 
 /// Waits until `/readyz` succeeds and all connections to Redis respond.
-async fn eventually_up(process: &Process) -> bool {
+async fn wait_until_ready(process: &Process) {
     eventually("the server is ready", async || process.is_ready().await.then_some(())).await;
     eventually("Redis is connected", async || {
         (harness::metric(&process.metrics_address, "sessiond_redis_up").await == 1.0).then_some(())
     })
     .await;
-    true
 }
 
 #[test]
@@ -95,7 +92,8 @@ fn descriptor_limit_without_room_for_clients_is_refused() {
 
 #[tokio::test]
 async fn leaked_admin_connections_do_not_block_the_admin_port() {
-    let server = World::shared().server().await;
+    let world = World::shared();
+    let server = world.server().await;
     let _leaked = connections(&server.metrics_address, 200, b"GET /metrics HTTP/1.1\r\n").await;
     eventually("the admin port answers", async || {
         server.http("/readyz").await.filter(|response| response.starts_with("HTTP/1.1 200"))
