@@ -293,7 +293,7 @@ async fn malformed_token_gets_the_status_of_an_unknown_one() {
         token.replacen('_', "-", 2),
         a(21),
         a(257),
-        "{ses:00:0}:s:web:x".into(),
+        "{ses:00:28}:s:web:x".into(),
         "\0".into(),
     ];
     for token in malformed.iter().filter(|token| !token.starts_with("SES_") && !token.starts_with("ses-")) {

@@ -21,6 +21,7 @@ mod liveness;
 mod log_output;
 mod names;
 mod out_of_band;
+mod partitions;
 mod peers;
 mod quickstarts;
 mod redis_tls;

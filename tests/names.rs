@@ -25,7 +25,7 @@ const PROTOCOL_WORDS: [&str; 27] = [
     "QUEUED",
     "{",
     "}",
-    "{ses:00:0}",
+    "{ses:00:28}",
     ":",
     "web:{ses}:log",
     "\0",

@@ -70,8 +70,8 @@ settings! {
         /// Time between two reconciliations of the subject indexes, and of sessions whose keys were deleted without a
         /// notification.
         Key reconcile_interval: Duration = 10 * MINUTE, duration(SECOND..=Duration::MAX);
-        /// Number of partitions, a power of two. Fixed when the store is created: every server of the store needs the
-        /// number that it was created with.
+        /// Number of partitions, a power of two. Fixed when the store is created: a server with another number does not
+        /// start.
         Key partitions: u16 = 16, integer(1..=64);
     }
     sections {

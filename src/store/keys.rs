@@ -9,6 +9,8 @@ use crate::session::{ID_BYTES, Namespace, SessionId, SessionRef, Subject};
 
 /// Number of slots of a Redis Cluster.
 const SLOTS: usize = 16_384;
+/// Maximum number of partitions.
+const MAX_PARTITIONS: u16 = 64;
 
 /// Number of a partition, below the number of partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +58,7 @@ impl Names {
 }
 
 impl Keys {
-    /// Creates the names for a key prefix and a number of partitions, which is a power of two of at most 64.
+    /// Creates the names for a key prefix and a number of partitions, which is a power of two of at most [`MAX_PARTITIONS`].
     pub(super) fn new(prefix: &str, partitions: u16) -> Self {
         let names = |index| {
             let tag = tag(index, partitions);
@@ -164,9 +166,12 @@ impl Keys {
 }
 
 /// Hash tag of a partition: the first `ses:<partition>:<n>` whose slot is in this partition's share of all slots.
+///
+/// Partition 0 has one tag for all numbers of partitions, with a slot in the smallest share. Its meta records the number, so
+/// servers with different numbers read the same key.
 #[expect(clippy::expect_used, reason = "a test finds a tag for every partition of every valid number of partitions")]
 fn tag(index: u16, partitions: u16) -> String {
-    let share = SLOTS / usize::from(partitions);
+    let share = SLOTS / usize::from(if index == 0 { MAX_PARTITIONS } else { partitions });
     (0..)
         .map(|n| format!("ses:{index:02}:{n}"))
         .find(|tag| usize::from(slot(tag)) / share == usize::from(index))
@@ -183,6 +188,10 @@ mod tests {
 
     #[test]
     fn tags_never_change() {
+        for partitions in [1, 2, 4, 8, 16, 32, 64] {
+            let meta = Keys::new("sessiond:", partitions).meta(Partition(0));
+            assert_eq!(meta.as_str(), Some("sessiond:{ses:00:28}:meta"));
+        }
         let keys = Keys::new("sessiond:", 16);
         let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
         assert_eq!(keys.session(&name).as_str(), Some("sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa"));
