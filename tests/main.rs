@@ -44,6 +44,7 @@ mod surface;
 mod tidy;
 mod token_reuse;
 mod unread_responses;
+mod tombstones;
 mod watch;
 mod watch_by_token;
 mod wrong_token;

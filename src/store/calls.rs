@@ -11,6 +11,7 @@ use super::{
     error::Error,
     exchange::{Reply, WriteConcern},
     msgpack::Arguments,
+    node::LONGEST_NOT_AFTER,
     record::{self, Corrupt},
     scripts::{self, Outcome, Script},
     subjects::Why,
@@ -19,9 +20,12 @@ use crate::session::{
     Cause, Credential, Millis, Policy, RequestId, Revision, Session, SessionRef, TokenReuse, Touch, View,
 };
 
-/// TTL of a tombstone that is written if there is no session, and minimum TTL of one whose id is about to be removed from
-/// the subject index. Longer than any create or login in flight.
-const LEAST_TOMBSTONE: Duration = Duration::from_secs(60);
+/// TTL of a tombstone that a delete writes if there is no session: the longest time that a create can be in flight, plus the
+/// tolerated difference between the clocks of two Redis hosts.
+const UNKNOWN_ID_TOMBSTONE: Duration = LONGEST_NOT_AFTER.saturating_add(Duration::from_secs(5));
+/// Minimum TTL of a tombstone whose id is about to be removed from the subject index. Longer than any create or login in
+/// flight at the time of the removal.
+const INDEX_TOMBSTONE: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Creates a session.
@@ -121,7 +125,8 @@ impl Store {
         args
     }
 
-    /// Ends a session with this cause; writes a tombstone if there is no session.
+    /// Ends a session with this cause. If there is no session, writes a tombstone for [`UNKNOWN_ID_TOMBSTONE`], so that a
+    /// create in flight fails.
     pub async fn end(
         &self,
         name: &SessionRef,
@@ -134,10 +139,7 @@ impl Store {
         let mut args = Arguments::default();
         add_credential(&mut args, credential, policy);
         add_request(&mut args, request, policy);
-        args.number("cause", cause as u64);
-        // The tombstone holds the request id.
-        let least = if request.is_some() { policy.retry_window.max(LEAST_TOMBSTONE) } else { LEAST_TOMBSTONE };
-        args.number("least_tombstone", millis(least));
+        args.number("cause", cause as u64).number("least_tombstone", millis(UNKNOWN_ID_TOMBSTONE));
         self.end_with(name, args, policy, deadline).await
     }
 
@@ -152,7 +154,7 @@ impl Store {
     ) -> Result<Ended, Error> {
         let mut args = Arguments::default();
         add_tombstone(&mut args, policy);
-        args.number("cause", cause as u64).number("least_tombstone", millis(LEAST_TOMBSTONE));
+        args.number("cause", cause as u64).number("least_tombstone", millis(INDEX_TOMBSTONE));
         args.bytes("subject", &record::stored_subject(condition.subject));
         add_reserved_since(&mut args, condition.reserved_since);
         if let Some(Millis(created_before)) = condition.created_before {
@@ -212,7 +214,7 @@ impl Store {
         deadline: Instant,
     ) -> Result<Settled, Error> {
         let mut args = Arguments::default();
-        args.number("least_tombstone", millis(LEAST_TOMBSTONE));
+        args.number("least_tombstone", millis(INDEX_TOMBSTONE));
         add_reserved_since(&mut args, reserved_since);
         let mut reply = self.end_if_expired(name, args, policy, deadline).await?;
         Ok(match reply.outcome {

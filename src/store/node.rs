@@ -36,7 +36,7 @@ use super::{
 };
 
 /// Maximum time between sending a script and its `not_after`, even if the call's deadline is later.
-const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
 
 /// Whether a command reads or writes: decides what a lost reply means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,6 +72,8 @@ pub enum OccurrenceKind<'a> {
     Ended(Cause),
     /// A tombstone may have been written while there was no session.
     Tombstoned(Cause),
+    /// A tombstone that was written while there was no session may have expired.
+    TombstoneExpired,
 }
 
 impl OccurrenceKind<'_> {
@@ -92,7 +94,10 @@ impl OccurrenceKind<'_> {
             (OccurrenceKind::Tombstoned(cause), State::NotCreated) => {
                 Some(State::Ended(Tombstone { cause, tokens: Vec::new(), deleted_by: None }))
             }
-            (OccurrenceKind::Ended(_) | OccurrenceKind::Tombstoned(_), _) => None,
+            (OccurrenceKind::TombstoneExpired, State::Ended(tombstone)) if tombstone.tokens.is_empty() => {
+                Some(State::NotCreated)
+            }
+            (OccurrenceKind::Ended(_) | OccurrenceKind::Tombstoned(_) | OccurrenceKind::TombstoneExpired, _) => None,
         }
     }
 
@@ -101,7 +106,7 @@ impl OccurrenceKind<'_> {
             OccurrenceKind::Completed(call, _)
             | OccurrenceKind::Indeterminate(call)
             | OccurrenceKind::NotApplied(call) => Some(call),
-            OccurrenceKind::Ended(_) | OccurrenceKind::Tombstoned(_) => None,
+            OccurrenceKind::Ended(_) | OccurrenceKind::Tombstoned(_) | OccurrenceKind::TombstoneExpired => None,
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::history::{Effect, History, Micros, Operation, Outcome, WITHOUT_REASON
 use harness::contract::{Call, Reply, session::end_cause};
 use harness::linearizability::{MAX_OCCURRENCES, Occurrence, OccurrenceKind, has_linearization};
 
+/// Lifetime of a tombstone that a delete writes if there is no session.
+const UNKNOWN_ID_TOMBSTONE: Micros = 15 * 1_000_000;
+
 /// The interval in which Redis may have lost acknowledged writes.
 struct Loss {
     from: Micros,
@@ -100,7 +103,17 @@ fn occurrences<'a>(history: &'a History, id: &str, operations: &[&'a Operation])
         }
     }
     all.extend(subject_tombstone(history, operations));
+    all.extend(expired_tombstones(history, operations));
     all
+}
+
+/// Returns the ends of tombstones that deletes may have written while there was no session.
+fn expired_tombstones<'a>(history: &History, operations: &[&Operation]) -> Vec<Occurrence<'a>> {
+    let deletes = operations.iter().filter(|operation| matches!(operation.call, Call::Delete(_)));
+    let expiries = deletes.map(|delete| delete.called + UNKNOWN_ID_TOMBSTONE).filter(|expiry| *expiry < history.ended);
+    expiries
+        .map(|called| Occurrence { called, returned: Micros::MAX, kind: OccurrenceKind::TombstoneExpired })
+        .collect()
 }
 
 /// Returns the tombstone that DeleteSubjectSessions may write for a session whose create is in flight.
