@@ -29,7 +29,7 @@ use crate::{
     store::{Eviction, LogBounds, Open, Position, StartError, Store, Waits},
     tasks::Tasks,
     watch::{self, Hub, feed},
-    workers::{ExpiryWorker, IndexReconciler, KeyspaceReconciler, LogTrimmer},
+    workers::{DueSets, ExpiryWorker, IndexReconciler, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
 };
 use accept::Acceptor;
 use connections::Connections;
@@ -173,19 +173,16 @@ fn spawn_workers(
 ) {
     let expiry = ExpiryWorker { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
     let trimmer = LogTrimmer { store: store.clone(), bounds: bounds(config) };
-    let index = Arc::new(IndexReconciler {
-        store: store.clone(),
-        hub: hub.clone(),
-        policies: policies.clone(),
-        metrics: metrics.clone(),
-        interval: config.reconcile_interval,
-    });
+    let due_sets = DueSets { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
+    let finder = MissingKeyFinder { due_sets: due_sets.clone() };
+    let index = Arc::new(IndexReconciler { due_sets, metrics: metrics.clone(), interval: config.reconcile_interval });
     let keyspace = Arc::new(KeyspaceReconciler { store, hub, policies: policies.clone(), metrics: metrics.clone() });
     let (removal, settings) = (index.clone(), keyspace.clone());
     tasks.spawn("expiry", async move { expiry.run().await });
     tasks.spawn("log trimmer", async move { trimmer.run().await });
     tasks.spawn("index removal", async move { removal.remove_ended().await });
     tasks.spawn("index reconciler", async move { index.run().await });
+    tasks.spawn("missing key finder", async move { finder.run().await });
     tasks.spawn("keyspace reconciler", async move { keyspace.run().await });
     tasks.spawn("notification settings", async move { settings.watch_notification_settings().await });
 }

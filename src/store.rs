@@ -31,6 +31,7 @@ mod scan;
 pub mod scripts;
 mod start;
 mod subjects;
+mod survey;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -49,9 +50,8 @@ pub use preconditions::Unmet;
 pub use record::Corrupt;
 pub use scan::{Due, ListPosition, LogBounds};
 pub use start::{Eviction, Open, StartError};
-pub use subjects::{
-    Admitted, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, RESERVATION_WINDOW, ScanPosition, Why,
-};
+pub use subjects::{Admitted, Claim, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, RESERVATION_WINDOW, Why};
+pub use survey::{PER_SCRIPT, Partial, ScanPage, ScanPosition, ScanScope, Survey, Surveyed, SurveyedState};
 
 use crate::{
     observe::Metrics,
@@ -76,6 +76,8 @@ pub struct Store {
     database: u8,
     id: RwLock<StoreId>,
     leaving: subjects::Leaving,
+    /// Random number of this instance, which marks its claims.
+    instance: u64,
     metrics: Arc<Metrics>,
 }
 

@@ -3,19 +3,23 @@
 //! The scripts of the workers act once, so any number of instances may run them at the same time. Claims and jitter
 //! only avoid duplicate work. Workers depend on the store and the watch hub, and only the server depends on them.
 
+mod due_sets;
 mod expiry;
 mod index_reconciler;
 mod keyspace_reconciler;
 mod log_trimmer;
+mod missing_key_finder;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use due_sets::DueSets;
 pub use expiry::ExpiryWorker;
 pub use index_reconciler::IndexReconciler;
 pub use keyspace_reconciler::KeyspaceReconciler;
 pub use log_trimmer::LogTrimmer;
+pub use missing_key_finder::MissingKeyFinder;
 
 /// Time limit of one Redis call of a worker.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -25,6 +25,7 @@ mod partitions;
 mod peers;
 mod quickstarts;
 mod redis_tls;
+mod repair;
 mod reservations;
 mod rig;
 mod rollback;

@@ -67,8 +67,8 @@ settings! {
         Key log_max_age: Duration = 15 * MINUTE, any_duration();
         /// Maximum size of the log of one partition.
         Key log_max_bytes: u64 = 64 * MIB, bytes(64 * KIB..=u64::MAX >> 11);
-        /// Time between two reconciliations of the subject indexes, and of sessions whose keys were deleted without a
-        /// notification.
+        /// Time between two reconciliations of the subject indexes, of the sets of deadlines, and of sessions whose keys
+        /// were deleted without a notification.
         Key reconcile_interval: Duration = 10 * MINUTE, duration(SECOND..=Duration::MAX);
         /// Number of partitions, a power of two. Fixed when the store is created: a server with another number does not
         /// start.

@@ -45,6 +45,11 @@ pub(super) struct ScriptKeys {
 }
 
 impl ScriptKeys {
+    /// Keys of a script that takes no common arguments.
+    pub(super) fn new(partition: Partition, keys: Vec<Key>, store: StoreId) -> Self {
+        ScriptKeys { partition, keys, common: Arguments::default(), store }
+    }
+
     /// Requires the store in which the id was reserved.
     pub(super) fn in_store(mut self, reserved: Reservation) -> Self {
         if let Reservation::Held { store, .. } = reserved {
@@ -106,15 +111,13 @@ impl Store {
 
     /// Keys of the scripts of a subject index.
     pub(super) fn subject_target(&self, subject: &Subject) -> ScriptKeys {
-        let partition: Partition = self.keys.partition_of_subject(subject);
-        let keys = vec![self.keys.subject(subject), self.keys.meta(partition)];
-        ScriptKeys { partition, keys, common: Arguments::default(), store: self.id() }
+        let partition = self.keys.partition_of_subject(subject);
+        ScriptKeys::new(partition, vec![self.keys.subject(subject), self.keys.meta(partition)], self.id())
     }
 
-    /// Keys of the scripts of the whole store.
-    pub(super) fn store_target(&self) -> ScriptKeys {
-        let partition = Partition(0);
-        ScriptKeys { partition, keys: vec![self.keys.meta(partition)], common: Arguments::default(), store: self.id() }
+    /// Keys of a script that uses the meta of a partition only.
+    pub(super) fn meta_target(&self, partition: Partition) -> ScriptKeys {
+        ScriptKeys::new(partition, vec![self.keys.meta(partition)], self.id())
     }
 
     /// Runs a script that reads.

@@ -104,8 +104,12 @@ impl Keys {
         format!("{stem}:u:{}:{}", subject.namespace, subject.name).into()
     }
 
-    /// Redis pattern that matches the index keys of all subjects.
-    pub(super) fn subjects_pattern(&self) -> String {
+    /// Redis pattern that matches the keys of all sessions and subject indexes; with a partition, its session keys only.
+    pub(super) fn scan_pattern(&self, partition: Option<Partition>) -> String {
+        let (stem, kind) = match partition {
+            Some(partition) => (&self.partitions[partition.index()].stem[self.prefix.len()..], ":s:*"),
+            None => ("{ses:*}", ":[su]:*"),
+        };
         let mut pattern = String::new();
         for letter in self.prefix.chars() {
             if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
@@ -113,7 +117,7 @@ impl Keys {
             }
             pattern.push(letter);
         }
-        pattern + "{ses:*}:u:*"
+        pattern + stem + kind
     }
 
     /// Subject of an index key. None: another kind of key.

@@ -18,7 +18,7 @@ pub struct Script {
     pub file: &'static str,
     /// Flags for Redis: `no-writes` runs while Redis refuses writes, `allow-oom` while it has no memory left.
     pub flags: &'static str,
-    /// Number of keys it declares.
+    /// Number of keys it declares. The minimum number, if it takes one key for each of many ids.
     pub keys: usize,
     body: &'static str,
     /// Code that precedes its body.
@@ -72,6 +72,9 @@ registry! {
     SETTLE "settle" in "settle.lua" flags "allow-oom" keys 6 Mutation;
     ADMIT "admit" in "admit.lua" flags "" keys 2 Gate;
     FORGET "forget" in "forget.lua" flags "allow-oom" keys 2 Gate;
+    SURVEY "survey" in "survey.lua" flags "allow-oom" keys 4 Gate;
+    INDEXED "indexed" in "indexed.lua" flags "allow-oom" keys 2 Gate;
+    ENTRIES "entries" in "entries.lua" flags "allow-oom" keys 2 Gate;
     CLAIM "claim" in "claim.lua" flags "" keys 1 Gate;
     INITIALISE "initialise" in "initialise.lua" flags "" keys 1 None;
     DUE "due" in "due.lua" flags "allow-oom" keys 2 None;

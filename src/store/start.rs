@@ -125,7 +125,8 @@ impl Store {
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
-        let store = Store { connection, preconditions, keys, database, id, leaving, metrics };
+        let instance = super::random_u64();
+        let store = Store { connection, preconditions, keys, database, id, leaving, instance, metrics };
         store.initialise(&store.partitions().collect::<Vec<_>>()).await?;
         Ok(store)
     }

@@ -14,12 +14,13 @@ use tokio::{
 };
 
 use super::{
-    Found, Lane, Reservation, Settled, Store,
+    Found, Lane, Partition, Reservation, Settled, Store,
     calls::{millis, unexpected},
     error::Error,
     exchange::WriteConcern,
     msgpack::Arguments,
     scripts::{self, Outcome},
+    survey::Partial,
 };
 use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
 
@@ -49,17 +50,22 @@ impl Entry {
     }
 }
 
-/// Position in an iteration over all subjects; the default is the start.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ScanPosition {
-    server: usize,
-    cursor: u64,
+/// Work that the instances share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The reconciliation of the whole store; claimed on the first partition.
+    Reconciliation,
+    /// The check of one partition for missing keys.
+    MissingKeys,
 }
 
-impl ScanPosition {
-    /// Position at the start of the next server.
-    pub fn next_server(self) -> Self {
-        ScanPosition { server: self.server + 1, cursor: 0 }
+impl Claim {
+    /// Field of the meta that holds the claim.
+    fn field(self) -> &'static str {
+        match self {
+            Claim::Reconciliation => "audited",
+            Claim::MissingKeys => "checked",
+        }
     }
 }
 
@@ -244,37 +250,6 @@ impl Store {
         Ok(entries)
     }
 
-    /// Returns the time in us at which an id was added to a subject index; None = the index does not have it.
-    pub async fn added(&self, subject: &Subject, id: SessionId, deadline: Instant) -> Result<Option<u64>, Error> {
-        let args = vec![self.keys.subject(subject).into(), id.to_string().into()];
-        let score = self.connection.command(self.keys.partition_of_subject(subject), "ZSCORE", args, deadline).await?;
-        Ok(score.as_f64().map(|score| score as u64))
-    }
-
-    /// Returns a page of subjects that have an index, and the next position; None = the end. A subject may be returned twice.
-    pub async fn subjects(
-        &self,
-        from: ScanPosition,
-        deadline: Instant,
-    ) -> Result<(Vec<Subject>, Option<ScanPosition>), Error> {
-        let nodes = self.connection.nodes();
-        let Some(node) = nodes.get(from.server) else { return Ok((Vec::new(), None)) };
-        let words =
-            [from.cursor.to_string(), "MATCH".into(), self.keys.subjects_pattern(), "COUNT".into(), PAGE.to_string()];
-        let args = words.map(Value::from);
-        let mut reply = node.command(Lane::Bulk, "SCAN", &args, deadline).await?.into_array().into_iter();
-        let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
-        let cursor = cursor.ok_or_else(|| Error::UnexpectedRead("SCAN".into()))?;
-        let keys = reply.next().map(Value::into_array).unwrap_or_default();
-        let subject = |key: Value| self.keys.subject_of_key(&key.into_string()?);
-        let next = match cursor {
-            0 => from.next_server(),
-            cursor => ScanPosition { cursor, ..from },
-        };
-        let next = (next.server < nodes.len()).then_some(next);
-        Ok((keys.into_iter().filter_map(subject).collect(), next))
-    }
-
     /// Returns whether an entry of a subject index counts: its session has the subject, or may get it. If it does not, the entry
     /// can be removed: a tombstone prevents the id from getting the subject, or the session lives and its reservation is no
     /// longer valid.
@@ -306,23 +281,34 @@ impl Store {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<u64, Error> {
-        let checks = entries.iter().copied();
-        let checks = checks.map(async |entry| (entry, self.counts(subject, entry, policy, deadline).await));
+        // Mostly, all entries belong to live sessions: one script per partition finds that. The others are checked one by one.
+        let entries = entries.iter().map(|entry| (subject.clone(), *entry)).collect();
+        let Partial { found, error } = self.entries_without_session(entries, deadline).await;
+        let checks = found.into_iter();
+        let checks = checks.map(async |(_, entry)| (entry, self.counts(subject, entry, policy, deadline).await));
         let checked: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
         let dead = checked.iter().filter(|(_, counts)| matches!(counts, Ok(false)));
         let dead: Vec<_> = dead.map(|(entry, _)| (entry.id, Some(entry.added))).collect();
         self.forget(subject, dead.iter().copied(), deadline).await?;
         // Entries that do not count are removed even if the check of another entry failed.
         checked.into_iter().try_for_each(|(_, counts)| counts.map(drop))?;
-        Ok(dead.len() as u64)
+        error.map_or(Ok(dead.len() as u64), Err)
     }
 
-    /// Returns whether this instance runs the index reconciliation: one of all instances does, once per period.
-    pub async fn claim_audit(&self, period: Duration, deadline: Instant) -> Result<bool, Error> {
+    /// Claims work on a partition. Returns false if another instance has claimed it within the period, or this instance within
+    /// the second period.
+    pub async fn claim(
+        &self,
+        partition: Partition,
+        claim: Claim,
+        [period, own_period]: [Duration; 2],
+        deadline: Instant,
+    ) -> Result<bool, Error> {
         let mut args = Arguments::default();
-        args.number("period", millis(period));
+        args.bytes("field", claim.field().as_bytes()).text("owner", self.instance);
+        args.number("period", millis(period)).number("own_period", millis(own_period));
         let concern = WriteConcern::Primary(Lane::Bulk);
-        let reply = self.write(&scripts::CLAIM, concern, self.store_target(), args, deadline).await?;
+        let reply = self.write(&scripts::CLAIM, concern, self.meta_target(partition), args, deadline).await?;
         Ok(reply.outcome == Outcome::Done)
     }
 
@@ -337,7 +323,8 @@ impl Store {
     }
 }
 
-fn flat_entries(list: Option<Value>) -> Vec<Entry> {
+/// Entries of a flat list of ids and times.
+pub(super) fn flat_entries(list: Option<Value>) -> Vec<Entry> {
     let mut list = list.map(Value::into_array).unwrap_or_default().into_iter();
     let mut entries = Vec::new();
     while let (Some(id), Some(score)) = (list.next(), list.next()) {

@@ -146,7 +146,7 @@ impl Follower {
                     if is_first_read && run_before.is_some() && run_before == run {
                         // Keyspace notifications were lost while there was no connection. Those from before the first
                         // connection, or of another run of Redis, are left to the next regular reconciliation.
-                        self.hub.missing_keys.note_lost_notifications();
+                        self.hub.missing_keys.note_lost_notifications(&self.server.partitions);
                     }
                     for request in waiting {
                         let _ = request.send(read);
@@ -196,7 +196,7 @@ impl Follower {
                 return NextStep::Continue;
             }
             ChannelEvent::MissedNotifications => {
-                self.hub.missing_keys.note_lost_notifications();
+                self.hub.missing_keys.note_lost_notifications(&self.server.partitions);
                 return NextStep::Continue;
             }
             ChannelEvent::Message(Message::InLog(_, None)) | ChannelEvent::Missed => {}

@@ -3,18 +3,18 @@
 use std::collections::HashSet;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{session::SessionRef, store::Partition};
 
-/// Maximum number of names kept per partition and set. When more keys are missing, all sessions must be checked.
+/// Maximum number of names kept per partition and set. When more keys are missing, the partition must be checked.
 const MAX_NAMES: usize = 8_192;
 
 /// Sessions whose keys are missing, by partition. A session whose end the feed delivered is left out: its own end
 /// removed the key.
 pub struct MissingKeys {
     partitions: Vec<PartitionKeys>,
-    /// Notified when all sessions must be checked.
+    /// Notified when a partition must be checked.
     lost: Notify,
 }
 
@@ -23,6 +23,8 @@ struct PartitionKeys {
     names: Mutex<Names>,
     /// Notified when a missing key was added.
     added: Notify,
+    /// Time of the last loss of notifications. None: none were lost since the last check of the partition began.
+    lost_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -40,7 +42,7 @@ impl MissingKeys {
         MissingKeys { partitions: (0..partitions).map(|_| PartitionKeys::default()).collect(), lost: Notify::new() }
     }
 
-    /// Adds a session whose key is missing, unless it ended recently. If the set is full, all sessions must be checked.
+    /// Adds a session whose key is missing, unless it ended recently. If the set is full, the partition must be checked.
     pub fn add(&self, partition: Partition, name: SessionRef) {
         let keys = &self.partitions[partition.index()];
         let mut names = keys.names.lock();
@@ -48,7 +50,7 @@ impl MissingKeys {
             return;
         }
         if names.missing.len() >= MAX_NAMES {
-            return self.lost.notify_one();
+            return self.note_lost_notifications(&[partition]);
         }
         names.missing.insert(name);
         keys.added.notify_one();
@@ -72,8 +74,11 @@ impl MissingKeys {
         }
     }
 
-    /// Notes that keyspace notifications were lost: all sessions must be checked.
-    pub fn note_lost_notifications(&self) {
+    /// Notes that keyspace notifications of these partitions were lost: their sessions must be checked.
+    pub fn note_lost_notifications(&self, partitions: &[Partition]) {
+        for partition in partitions {
+            *self.partitions[partition.index()].lost_at.lock() = Some(Instant::now());
+        }
         self.lost.notify_one();
     }
 
@@ -82,9 +87,14 @@ impl MissingKeys {
         self.partitions[partition.index()].added.notified().await;
     }
 
-    /// Returns when all sessions must be checked, because notifications were lost or a set was full.
+    /// Returns when a partition must be checked, because notifications were lost or its set was full.
     pub async fn wait_for_loss(&self) {
         self.lost.notified().await;
+    }
+
+    /// Takes the time of the last loss of notifications of this partition. None: it need not be checked.
+    pub fn take_loss(&self, partition: Partition) -> Option<Instant> {
+        self.partitions[partition.index()].lost_at.lock().take()
     }
 
     /// Takes all sessions with missing keys of this partition.

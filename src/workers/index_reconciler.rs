@@ -1,4 +1,4 @@
-//! Keeps the subject indexes consistent with the sessions, and finds sessions whose key is missing.
+//! Keeps the subject indexes consistent with the sessions, and finds sessions that the due sets or the keyspace lack.
 //!
 //! Every instance removes the index entries of the sessions that it ended. A reconciliation of the whole store repairs
 //! what a crash or a failover left, in both directions: a live session is in its subject's index, and an index entry
@@ -9,19 +9,16 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{BATCH, deadline, jitter};
+use super::{DueSets, deadline, due_sets::PAGE_PAUSE, jitter};
 use crate::{
     observe::Metrics,
-    session::{Credential, Namespace, Policies, Session, SessionId, SessionRef, Subject, View},
+    session::{SessionId, Subject},
     store::{
-        Admitted, Error, Found, INDEX_PAGE, Left, Limit, ListPosition, Partition, RESERVATION_WINDOW, ScanPosition,
-        Store, Why,
+        Claim, Error, INDEX_PAGE, IndexEntry, Left, Limit, PER_SCRIPT, Partial, Partition, RESERVATION_WINDOW,
+        ScanPosition, ScanScope, Why,
     },
-    watch::Hub,
 };
 
-/// Pause after each batch, so that other work gets its turn.
-const BATCH_PAUSE: Duration = Duration::from_millis(5);
 /// Maximum age of an end whose index entry is removed at once. Older ones are left to the next reconciliation, because
 /// the tombstone, which is kept for at least 60 s, may be gone.
 const REMOVE_WITHIN: Duration = Duration::from_secs(30);
@@ -29,19 +26,13 @@ const REMOVE_WITHIN: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest pause before a repetition, unless the interval is longer. After that pause only the interval counts again.
 const LONGEST_RETRY: Duration = Duration::from_secs(8);
-/// Lifetime of the claim to reconcile after lost notifications. The holder has received every notification since it
-/// took the claim, so other instances that lost some before need not reconcile too. The holder itself cannot rely on
-/// its own claim: if it loses notifications again, it reconciles again.
-const LOSS_CLAIM: Duration = Duration::from_secs(1);
+/// Maximum number of entries of an index that is read together with others.
+const SMALL_INDEX: usize = 100;
 
 /// Repairs the subject indexes and finds sessions whose key is missing.
 pub struct IndexReconciler {
-    /// Store that holds sessions and indexes.
-    pub store: Arc<Store>,
-    /// Hub that reports rollbacks and collects missing keys.
-    pub hub: Arc<Hub>,
-    /// Policies of the sessions.
-    pub policies: Arc<Policies>,
+    /// Due sets, with the store, the hub that reports rollbacks, and the policies of the sessions.
+    pub due_sets: DueSets,
     /// Metrics that count the repairs.
     pub metrics: Arc<Metrics>,
     /// Time between two reconciliations of the whole store.
@@ -51,10 +42,10 @@ pub struct IndexReconciler {
 impl IndexReconciler {
     /// Removes the index entries of sessions that this instance ended or made anonymous. Never returns.
     pub async fn remove_ended(&self) {
-        let rollbacks = self.hub.rollbacks();
+        let rollbacks = self.due_sets.hub.rollbacks();
         loop {
             let mut removals: HashMap<Subject, Vec<(SessionId, Option<u64>)>> = HashMap::new();
-            for Left { subject, id, why } in self.store.left().await {
+            for Left { subject, id, why } in self.due_sets.store.left().await {
                 let added_until = match why {
                     // An end from before a rollback may have been lost.
                     Why::Ended(at) if at.elapsed() < REMOVE_WITHIN && at > rollbacks.borrow().last => None,
@@ -63,8 +54,9 @@ impl IndexReconciler {
                 };
                 removals.entry(subject).or_default().push((id, added_until));
             }
-            let calls =
-                removals.iter().map(|(subject, ids)| self.store.forget(subject, ids.iter().copied(), deadline()));
+            let calls = removals
+                .iter()
+                .map(|(subject, ids)| self.due_sets.store.forget(subject, ids.iter().copied(), deadline()));
             for removed in futures_util::future::join_all(calls).await {
                 if let Err(error) = removed {
                     tracing::debug!(%error, "index entry removal failed; left to the next reconciliation");
@@ -73,29 +65,22 @@ impl IndexReconciler {
         }
     }
 
-    /// Reconciles the store once per interval, after lost notifications, and after a rollback. Repeats it with growing
-    /// pauses while a part fails. Never returns.
+    /// Reconciles the store once per interval, and after a rollback. Repeats it with growing pauses while a part fails.
+    /// Never returns.
     pub async fn run(&self) {
-        let mut rollbacks = self.hub.rollbacks();
-        // Time of the last claim after lost notifications, and end of the reservations from before the last rollback.
-        let (mut claimed, mut reserved_until) = (None, None);
+        let mut rollbacks = self.due_sets.hub.rollbacks();
+        // End of the reservations from before the last rollback.
+        let mut reserved_until = None;
         // Last pause before a repetition, and time of the next reconciliation that needs no claim.
         let (mut pause, mut due) = (None, None);
         let mut next = Instant::now() + self.period();
         loop {
             tokio::select! {
                 () = sleep_until(due.unwrap_or(next)) => {
-                    if due.is_none() && !self.has_turn(self.interval).await {
+                    if due.is_none() && !self.has_turn().await {
                         next = Instant::now() + self.period();
                         continue;
                     }
-                }
-                () = self.hub.missing_keys.wait_for_loss() => {
-                    let is_ours = claimed.is_some_and(|at: Instant| at.elapsed() < 2 * LOSS_CLAIM);
-                    if !self.has_turn(LOSS_CLAIM).await && !is_ours {
-                        continue;
-                    }
-                    (claimed, pause) = (Some(Instant::now()), None);
                 }
                 Ok(()) = rollbacks.changed() => {
                     (reserved_until, pause) = (Some(Instant::now() + RESERVATION_WINDOW), None);
@@ -121,111 +106,130 @@ impl IndexReconciler {
 
     /// Takes the claim to reconcile in this period; false if another instance has it. True as well if the node that
     /// keeps the claim does not answer: the other nodes may have lost data.
-    async fn has_turn(&self, period: Duration) -> bool {
-        self.store.claim_audit(period, deadline()).await.unwrap_or(true)
+    async fn has_turn(&self) -> bool {
+        let periods = [self.interval; 2];
+        self.due_sets.store.claim(Partition(0), Claim::Reconciliation, periods, deadline()).await.unwrap_or(true)
     }
 
     /// Checks the whole store and returns the number of parts that failed. A failure does not stop the other parts.
     async fn reconcile(&self) -> u32 {
         let started = Instant::now();
-        let (mut repaired, mut failures) = (0, 0);
-        let mut count = |outcome: Result<u64, Error>| match outcome {
-            Ok(repairs) => {
-                repaired += repairs;
-                self.metrics.index_repairs.inc_by(repairs);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "reconciliation failed in part; retrying");
-                failures += 1;
-            }
-        };
-        for partition in self.store.partitions() {
-            match self.store.namespaces(partition, deadline()).await {
-                Ok(namespaces) => {
-                    for namespace in namespaces {
-                        count(self.add_missing_entries(partition, &namespace).await);
-                    }
+        let mut progress = Progress::default();
+        for partition in self.due_sets.store.partitions() {
+            let mut pages = match self.due_sets.pages(partition).await {
+                Ok(pages) => pages,
+                Err(error) => {
+                    progress.count(0, Err(error));
+                    continue;
                 }
-                Err(error) => count(Err(error)),
+            };
+            while let Some(page) = pages.next().await {
+                self.add_missing_entries(page, &mut progress).await;
             }
         }
         let mut from = Some(ScanPosition::default());
         while let Some(position) = from {
-            from = match self.store.subjects(position, deadline()).await {
-                Ok((subjects, next)) => {
-                    for subject in subjects {
-                        count(self.remove_dead_entries(&subject).await);
-                    }
-                    next
+            from = match self.due_sets.store.scan(ScanScope::All, position, deadline()).await {
+                Ok(page) => {
+                    let scheduled = self.due_sets.schedule(page.sessions).await;
+                    self.add_missing_entries(scheduled, &mut progress).await;
+                    self.remove_dead_entries(page.subjects, &mut progress).await;
+                    sleep(PAGE_PAUSE).await;
+                    page.next
                 }
                 Err(error) => {
-                    count(Err(error));
+                    progress.count(0, Err(error));
                     Some(position.next_server())
                 }
             };
         }
+        let Progress { repaired, failures } = progress;
+        self.metrics.index_repairs.inc_by(repaired);
         if repaired > 0 || failures > 0 {
             tracing::info!(repaired, failures, took = ?started.elapsed(), "subject indexes reconciled");
         }
         failures
     }
 
-    /// Adds the live sessions that are missing in their subject index, and notes missing keys. Returns the number
-    /// added.
-    async fn add_missing_entries(&self, partition: Partition, namespace: &Namespace) -> Result<u64, Error> {
-        let (mut repaired, mut failed) = (0, None);
-        let mut next = Some(ListPosition::After(partition, None));
-        while let Some(from) = next.filter(|next| next.partition() == partition) {
-            let (ids, then) = self.store.list(namespace, from, BATCH, deadline()).await?;
-            let checks = ids.into_iter().map(async |id| {
-                let name = SessionRef { namespace: namespace.clone(), id };
-                match self.store.look(&name, Credential::Id, View::Basic, deadline()).await {
-                    Ok(Found::Session(session, _)) => self.add_if_missing(session).await,
-                    // In the due set without a key: deleted out of band, unless it ended after the listing.
-                    Ok(Found::NotFound) => {
-                        self.hub.missing_keys.add(partition, name);
-                        Ok(false)
-                    }
-                    Ok(_) | Err(Error::Corrupt { .. }) => Ok(false),
-                    Err(error) => Err(error),
-                }
-            });
-            for added in futures_util::future::join_all(checks).await {
-                match added {
-                    Ok(added) => repaired += u64::from(added),
-                    // The index of this session may be on a node that fails; the other sessions are still checked.
-                    Err(error) => failed = Some(error),
-                }
-            }
-            sleep(BATCH_PAUSE).await;
-            next = then;
+    /// Adds those of these live sessions that are missing in their subject index.
+    async fn add_missing_entries(&self, page: Result<Vec<(Subject, SessionId)>, Error>, progress: &mut Progress) {
+        let sessions = match page {
+            Ok(sessions) => sessions,
+            Err(error) => return progress.count(0, Err(error)),
+        };
+        let Partial { found, error } = self.due_sets.store.missing_in_indexes(sessions, deadline()).await;
+        progress.count(0, error.map_or(Ok(()), Err));
+        for (subject, id) in found {
+            let admitted = self.due_sets.store.admit(&subject, id, 0, Limit::NONE, deadline()).await;
+            progress.count(u64::from(admitted.is_ok()), admitted.map(drop));
         }
-        failed.map_or(Ok(repaired), Err)
     }
 
-    /// Adds the session to its subject index if it is missing there; returns whether it was.
-    async fn add_if_missing(&self, session: Session) -> Result<bool, Error> {
-        let subject = Subject { namespace: session.name.namespace, name: session.subject };
-        if subject.name.is_empty() || self.store.added(&subject, session.name.id, deadline()).await?.is_some() {
-            return Ok(false);
+    /// Removes the entries of subject indexes that have no live session. Small indexes are checked together.
+    async fn remove_dead_entries(&self, subjects: Vec<Subject>, progress: &mut Progress) {
+        let store = &self.due_sets.store;
+        let Partial { found, error } = store.first_entries(subjects, SMALL_INDEX, deadline()).await;
+        progress.count(0, error.map_or(Ok(()), Err));
+        let (small, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, entries)| entries.is_some());
+        let mut all = Vec::new();
+        for (subject, entries) in small {
+            all.extend(entries.into_iter().flatten().map(|entry| (subject.clone(), entry)));
         }
-        let admitted = self.store.admit(&subject, session.name.id, 0, Limit::NONE, deadline()).await?;
-        Ok(matches!(admitted, Admitted::InPlaceOf(..)))
+        let Partial { found, error } = store.entries_without_session(all, deadline()).await;
+        progress.count(0, error.map_or(Ok(()), Err));
+        let mut suspects: HashMap<Subject, Vec<IndexEntry>> = HashMap::new();
+        for (subject, entry) in found {
+            suspects.entry(subject).or_default().push(entry);
+        }
+        for (subject, entries) in suspects {
+            progress.count_repairs(self.remove_if_dead(&subject, &entries).await);
+        }
+        for (subject, _) in others {
+            progress.count_repairs(self.remove_dead_entries_of(&subject).await);
+        }
     }
 
-    /// Removes the entries of a subject index that have no live session. Returns the number removed.
-    async fn remove_dead_entries(&self, subject: &Subject) -> Result<u64, Error> {
+    async fn remove_if_dead(&self, subject: &Subject, entries: &[IndexEntry]) -> Result<u64, Error> {
+        let policy = self.due_sets.policies.of_stored(&subject.namespace);
+        self.due_sets.store.forget_dead(subject, entries, policy, deadline()).await
+    }
+
+    /// Removes the entries of a large subject index that have no live session. Returns the number removed.
+    async fn remove_dead_entries_of(&self, subject: &Subject) -> Result<u64, Error> {
         let (mut after, mut repaired) = (0, 0);
         loop {
-            let entries = self.store.entries_after(subject, after, INDEX_PAGE, deadline()).await?;
+            let entries = self.due_sets.store.entries_after(subject, after, INDEX_PAGE, deadline()).await?;
             let Some(last) = entries.last() else { break };
             after = last.added;
-            for entries in entries.chunks(BATCH) {
-                let policy = self.policies.of_stored(&subject.namespace);
-                repaired += self.store.forget_dead(subject, entries, policy, deadline()).await?;
-                sleep(BATCH_PAUSE).await;
+            for entries in entries.chunks(PER_SCRIPT) {
+                repaired += self.remove_if_dead(subject, entries).await?;
+                sleep(PAGE_PAUSE).await;
             }
         }
         Ok(repaired)
+    }
+}
+
+/// Repairs and failures of a reconciliation.
+#[derive(Default)]
+struct Progress {
+    repaired: u64,
+    failures: u32,
+}
+
+impl Progress {
+    fn count(&mut self, repairs: u64, outcome: Result<(), Error>) {
+        self.repaired += repairs;
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "reconciliation failed in part; retrying");
+            self.failures += 1;
+        }
+    }
+
+    fn count_repairs(&mut self, repairs: Result<u64, Error>) {
+        match repairs {
+            Ok(repairs) => self.count(repairs, Ok(())),
+            Err(error) => self.count(0, Err(error)),
+        }
     }
 }

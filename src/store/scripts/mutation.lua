@@ -49,11 +49,12 @@ local function pack_meta(s)
   return packed .. seal(packed, s.fixed)
 end
 
+-- Sets the deadline of the session in the due set. If the set of namespaces lacks the namespace, its bound is the
+-- earliest deadline of all its sessions: the set may have been lost.
 local function schedule(expires)
-  local score = expires > 0 and expires or '+inf'
-  redis.call('ZADD', DUE, score, args.id)
+  redis.call('ZADD', DUE, expires > 0 and expires or '+inf', args.id)
   if not namespace_score or tonumber(namespace_score) > (expires > 0 and expires or math.huge) then
-    redis.call('ZADD', NAMESPACES, score, args.namespace)
+    redis.call('ZADD', NAMESPACES, redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2], args.namespace)
   end
 end
 

@@ -21,7 +21,8 @@ if ended then return {DONE, now_us, ended[3], subject} end
 if found.kind == 'corrupt' then return {CORRUPT, now_us} end
 if found.kind == 'live' then
   -- If record and due set differ, the record is right.
-  if tonumber(due_score) ~= (found.expires > 0 and found.expires or math.huge) then schedule(found.expires) end
+  local expires = found.expires > 0 and found.expires or math.huge
+  if tonumber(due_score) ~= expires or not namespace_score then schedule(found.expires) end
   return {NOT_DUE, now_us, subject, is_reserved(found, args.reserved_since) and 1 or 0}
 end
 if found.kind == 'tombstone' and due_score then redis.call('ZREM', DUE, args.id) end

@@ -1,0 +1,264 @@
+//! Reads many sessions or subject indexes with one script per partition, for checks of the whole store or of one subject.
+
+use std::collections::{BTreeMap, HashSet};
+
+use fred::types::Value;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::{
+    IndexEntry, Lane, Store, error::Error, exchange::ScriptKeys, keys::Partition, msgpack::Arguments, node::Node,
+    record, scripts, subjects::flat_entries,
+};
+use crate::session::{Namespace, SessionId, SessionRef, Subject};
+
+/// Maximum number of sessions or indexes that one script reads, so that it does not delay other calls.
+pub const PER_SCRIPT: usize = 500;
+/// Number of keys that Redis visits for one page of a scan.
+const SCAN_COUNT: usize = 1_000;
+
+/// State of a session in a survey. The same list is in survey.lua.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SurveyedState {
+    /// The due set has the session, but it has no key.
+    Missing,
+    /// A live session whose deadline has not passed.
+    Live,
+    /// A session whose deadline has passed.
+    Overdue,
+    /// A live session that the due set lacks.
+    Unscheduled,
+    /// A tombstone, an unreadable record, or no session.
+    Other,
+}
+
+/// One session in a survey.
+pub struct Surveyed {
+    /// Id of the session.
+    pub id: SessionId,
+    /// Its state.
+    pub state: SurveyedState,
+    /// Its subject; empty = anonymous or unreadable.
+    pub subject: String,
+}
+
+/// States of some sessions of one namespace and partition.
+pub struct Survey {
+    /// The sessions, in the order of the ids.
+    pub sessions: Vec<Surveyed>,
+    /// Whether the set of namespaces has the namespace.
+    pub has_namespace: bool,
+}
+
+/// Keys that a scan visits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanScope {
+    /// Sessions and subject indexes of all partitions.
+    All,
+    /// Sessions of one partition.
+    Sessions(Partition),
+}
+
+/// Position in a scan; the default is the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScanPosition {
+    server: usize,
+    cursor: u64,
+}
+
+impl ScanPosition {
+    /// Position at the start of the next server.
+    pub fn next_server(self) -> Self {
+        ScanPosition { server: self.server + 1, cursor: 0 }
+    }
+}
+
+/// Page of a scan. An element may be returned twice.
+#[derive(Default)]
+pub struct ScanPage {
+    /// Sessions and tombstones.
+    pub sessions: Vec<SessionRef>,
+    /// Subjects that have an index.
+    pub subjects: Vec<Subject>,
+    /// Next position. None: the end.
+    pub next: Option<ScanPosition>,
+}
+
+/// What could be read of several partitions.
+pub struct Partial<T> {
+    /// Results of the partitions that could be read.
+    pub found: Vec<T>,
+    /// First error. None: all partitions were read.
+    pub error: Option<Error>,
+}
+
+impl<T> Partial<T> {
+    fn of(replies: Vec<Result<Vec<T>, Error>>) -> Self {
+        let mut partial = Partial { found: Vec::new(), error: None };
+        for reply in replies {
+            match reply {
+                Ok(found) => partial.found.extend(found),
+                Err(error) => partial.error = partial.error.or(Some(error)),
+            }
+        }
+        partial
+    }
+}
+
+impl Store {
+    /// Returns the states of sessions of one namespace and partition, at most [`PER_SCRIPT`]. Has no effect.
+    pub async fn survey(
+        &self,
+        partition: Partition,
+        namespace: &Namespace,
+        ids: &[SessionId],
+        deadline: Instant,
+    ) -> Result<Survey, Error> {
+        if ids.is_empty() {
+            return Ok(Survey { sessions: Vec::new(), has_namespace: true });
+        }
+        let mut keys = vec![self.keys.due(partition, namespace), self.keys.namespaces(partition)];
+        keys.extend(ids.iter().map(|id| self.keys.session(&SessionRef { namespace: namespace.clone(), id: *id })));
+        let mut args = Arguments::default();
+        let texts: Vec<String> = ids.iter().map(SessionId::to_string).collect();
+        args.text("namespace", namespace).list("ids", texts.iter().map(String::as_bytes));
+        let target = self.partition_target(partition, keys);
+        let mut reply = self.read(&scripts::SURVEY, Lane::Bulk, target, &args, deadline).await?;
+        let has_namespace = reply.number().map_err(Error::of_a_read)? == 1;
+        let mut states = reply.next().map(Value::into_array).unwrap_or_default().into_iter();
+        let mut sessions = Vec::with_capacity(ids.len());
+        for id in ids {
+            let (state, subject) = (states.next().and_then(|state| state.as_u64()), states.next());
+            let state = match state {
+                Some(0) => SurveyedState::Missing,
+                Some(1) => SurveyedState::Live,
+                Some(2) => SurveyedState::Overdue,
+                Some(3) => SurveyedState::Unscheduled,
+                Some(4) => SurveyedState::Other,
+                other => return Err(Error::UnexpectedRead(format!("survey: state {other:?}"))),
+            };
+            let subject = subject.and_then(Value::into_bytes).and_then(|stored| record::subject_of(&stored).ok());
+            sessions.push(Surveyed { id: *id, state, subject: subject.unwrap_or_default() });
+        }
+        Ok(Survey { sessions, has_namespace })
+    }
+
+    /// Returns the entries whose session is not live with the subject of the index: dead or only reserved ones. If a partition
+    /// cannot be read, its entries are left out.
+    pub async fn entries_without_session(
+        &self,
+        entries: Vec<(Subject, IndexEntry)>,
+        deadline: Instant,
+    ) -> Partial<(Subject, IndexEntry)> {
+        let group =
+            |(subject, entry): &(Subject, IndexEntry)| (self.partition_of(&entry.id), subject.namespace.clone());
+        let surveys = grouped(entries, group).into_iter().map(async |((partition, namespace), entries)| {
+            let ids: Vec<SessionId> = entries.iter().map(|(_, entry)| entry.id).collect();
+            let survey = self.survey(partition, &namespace, &ids, deadline).await?;
+            let has_session = |subject: &Subject, session: &Surveyed| {
+                session.state == SurveyedState::Live && session.subject == subject.name
+            };
+            let pairs = entries.into_iter().zip(survey.sessions);
+            Ok(pairs.filter(|((of, _), session)| !has_session(of, session)).map(|(entry, _)| entry).collect())
+        });
+        Partial::of(join_all(surveys).await)
+    }
+
+    /// Returns the sessions that the index of their subject lacks.
+    pub async fn missing_in_indexes(
+        &self,
+        sessions: Vec<(Subject, SessionId)>,
+        deadline: Instant,
+    ) -> Partial<(Subject, SessionId)> {
+        let group = |(subject, _): &(Subject, SessionId)| self.keys.partition_of_subject(subject);
+        let checks = grouped(sessions, group).into_iter().map(async |(partition, sessions)| {
+            let keys = sessions.iter().map(|(subject, _)| self.keys.subject(subject)).collect();
+            let texts: Vec<String> = sessions.iter().map(|(_, id)| id.to_string()).collect();
+            let mut args = Arguments::default();
+            args.list("ids", texts.iter().map(String::as_bytes));
+            let target = self.partition_target(partition, keys);
+            let mut reply = self.read(&scripts::INDEXED, Lane::Bulk, target, &args, deadline).await?;
+            let numbers = reply.next().map(Value::into_array).unwrap_or_default();
+            let numbers: HashSet<u64> = numbers.iter().filter_map(Value::as_u64).collect();
+            Ok((1..).zip(sessions).filter(|(number, _)| numbers.contains(number)).map(|(_, session)| session).collect())
+        });
+        Partial::of(join_all(checks).await)
+    }
+
+    /// Returns all entries of each of these indexes. None: the index has more than `page` entries or an invalid one, or cannot
+    /// be read.
+    pub async fn first_entries(
+        &self,
+        subjects: Vec<Subject>,
+        page: usize,
+        deadline: Instant,
+    ) -> Partial<(Subject, Option<Vec<IndexEntry>>)> {
+        let group = |subject: &Subject| self.keys.partition_of_subject(subject);
+        let reads = grouped(subjects, group).into_iter().map(async |(partition, subjects)| {
+            let keys = subjects.iter().map(|subject| self.keys.subject(subject)).collect();
+            let mut args = Arguments::default();
+            args.number("page", page as u64 + 1);
+            let target = self.partition_target(partition, keys);
+            let mut reply = self.read(&scripts::ENTRIES, Lane::Bulk, target, &args, deadline).await?;
+            let indexes = reply.next().map(Value::into_array).unwrap_or_default();
+            let entries = |index: Value| {
+                let count = index.is_array().then(|| index.array_len().unwrap_or(0) / 2)?;
+                Some(flat_entries(Some(index))).filter(|entries| entries.len() == count && count <= page)
+            };
+            Ok(subjects.into_iter().zip(indexes.into_iter().map(entries)).collect())
+        });
+        Partial::of(join_all(reads).await)
+    }
+
+    /// Returns a page of keys. Partitions that move to another server during the scan may be visited in part.
+    pub async fn scan(&self, scope: ScanScope, from: ScanPosition, deadline: Instant) -> Result<ScanPage, Error> {
+        let (nodes, pattern) = match scope {
+            ScanScope::All => (self.connection.nodes(), self.keys.scan_pattern(None)),
+            ScanScope::Sessions(partition) => {
+                (vec![self.connection.node(partition)], self.keys.scan_pattern(Some(partition)))
+            }
+        };
+        let Some(node) = nodes.get(from.server) else { return Ok(ScanPage::default()) };
+        let (cursor, keys) = scan_node(node, from.cursor, pattern, deadline).await?;
+        let next = if cursor == 0 { from.next_server() } else { ScanPosition { cursor, ..from } };
+        let mut page = ScanPage { next: (next.server < nodes.len()).then_some(next), ..Default::default() };
+        for key in keys {
+            match self.keys.session_of_key(&key) {
+                Some(name) => page.sessions.push(name),
+                None => page.subjects.extend(self.keys.subject_of_key(&key)),
+            }
+        }
+        Ok(page)
+    }
+
+    fn partition_target(&self, partition: Partition, mut keys: Vec<fred::types::Key>) -> ScriptKeys {
+        keys.push(self.keys.meta(partition));
+        ScriptKeys::new(partition, keys, self.id())
+    }
+}
+
+/// Groups items by a key, at most [`PER_SCRIPT`] in a group.
+fn grouped<K: Ord + Clone, T>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<(K, Vec<T>)> {
+    let mut groups: BTreeMap<K, Vec<T>> = BTreeMap::new();
+    let mut full = Vec::new();
+    for item in items {
+        let key = key(&item);
+        let group = groups.entry(key.clone()).or_default();
+        group.push(item);
+        if group.len() == PER_SCRIPT {
+            full.push((key, std::mem::take(group)));
+        }
+    }
+    full.extend(groups.into_iter().filter(|(_, group)| !group.is_empty()));
+    full
+}
+
+async fn scan_node(node: &Node, cursor: u64, pattern: String, deadline: Instant) -> Result<(u64, Vec<String>), Error> {
+    let words = [cursor.to_string(), "MATCH".into(), pattern, "COUNT".into(), SCAN_COUNT.to_string()];
+    let reply = node.command(Lane::Bulk, "SCAN", &words.map(Value::from), deadline).await?;
+    let mut reply = reply.into_array().into_iter();
+    let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
+    let cursor = cursor.ok_or_else(|| Error::UnexpectedRead("SCAN".into()))?;
+    let keys = reply.next().map(Value::into_array).unwrap_or_default();
+    Ok((cursor, keys.into_iter().filter_map(Value::into_string).collect()))
+}
