@@ -29,7 +29,7 @@ use crate::{
     store::{Eviction, LogBounds, Open, Position, StartError, Store, Waits},
     tasks::Tasks,
     watch::{self, Hub, feed},
-    workers::{DueSets, ExpiryWorker, IndexReconciler, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
+    workers::{DueSets, ExpiryWorker, IndexReconciler, KeyRepairer, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
 };
 use accept::Acceptor;
 use connections::Connections;
@@ -175,6 +175,7 @@ fn spawn_workers(
     let trimmer = LogTrimmer { store: store.clone(), bounds: bounds(config) };
     let due_sets = DueSets { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
     let finder = MissingKeyFinder { due_sets: due_sets.clone() };
+    let repairer = KeyRepairer { due_sets: due_sets.clone() };
     let index = Arc::new(IndexReconciler { due_sets, metrics: metrics.clone(), interval: config.reconcile_interval });
     let keyspace = Arc::new(KeyspaceReconciler { store, hub, policies: policies.clone(), metrics: metrics.clone() });
     let (removal, settings) = (index.clone(), keyspace.clone());
@@ -183,6 +184,7 @@ fn spawn_workers(
     tasks.spawn("index removal", async move { removal.remove_ended().await });
     tasks.spawn("index reconciler", async move { index.run().await });
     tasks.spawn("missing key finder", async move { finder.run().await });
+    tasks.spawn("key repairer", async move { repairer.run().await });
     tasks.spawn("keyspace reconciler", async move { keyspace.run().await });
     tasks.spawn("notification settings", async move { settings.watch_notification_settings().await });
 }

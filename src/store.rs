@@ -7,6 +7,7 @@
     reason = "counts are bounded by limits, and times and scores are whole numbers below 2^53"
 )]
 
+mod broken_keys;
 mod calls;
 mod channel;
 mod clock;
@@ -76,6 +77,7 @@ pub struct Store {
     database: u8,
     id: RwLock<StoreId>,
     leaving: subjects::Leaving,
+    broken_keys: Arc<broken_keys::BrokenKeys>,
     /// Random number of this instance, which marks its claims.
     instance: u64,
     metrics: Arc<Metrics>,

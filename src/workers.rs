@@ -6,6 +6,7 @@
 mod due_sets;
 mod expiry;
 mod index_reconciler;
+mod key_repairer;
 mod keyspace_reconciler;
 mod log_trimmer;
 mod missing_key_finder;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 pub use due_sets::DueSets;
 pub use expiry::ExpiryWorker;
 pub use index_reconciler::IndexReconciler;
+pub use key_repairer::KeyRepairer;
 pub use keyspace_reconciler::KeyspaceReconciler;
 pub use log_trimmer::LogTrimmer;
 pub use missing_key_finder::MissingKeyFinder;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_keys;
+mod broken_keys;
 mod cli;
 mod cluster;
 mod cluster_failover;
@@ -44,8 +45,8 @@ mod subjects;
 mod surface;
 mod tidy;
 mod token_reuse;
-mod unread_responses;
 mod tombstones;
+mod unread_responses;
 mod watch;
 mod watch_by_token;
 mod wrong_token;

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    broken_keys::BrokenKeys,
     clock::Clock,
     heartbeat::Heartbeat,
     node::{Node, Waits},
@@ -39,6 +40,8 @@ pub(super) struct NodeConnector {
     pub messages: usize,
     /// Metrics of the commands.
     pub metrics: Arc<Metrics>,
+    /// Receives the keys of commands that Redis refuses for the type of a key.
+    pub broken_keys: Arc<BrokenKeys>,
 }
 
 impl NodeConnector {
@@ -65,6 +68,7 @@ impl NodeConnector {
             abandoned: Notify::new(),
             absent: self.absent.clone(),
             problems: Mutex::default(),
+            broken_keys: self.broken_keys.clone(),
             left: CancellationToken::new(),
             metrics: self.metrics.clone(),
         })

@@ -68,6 +68,12 @@ impl Error {
         }
     }
 
+    /// Returns whether Redis refused the command because a key has another type. [`crate::store::Store::repair_keys`] checks
+    /// the keys of such commands.
+    pub fn is_wrong_type(&self) -> bool {
+        matches!(self, Error::Refused(why) if why.starts_with("WRONGTYPE"))
+    }
+
     /// Converts the error of a later step of a call with an applied earlier step: "nothing was applied" becomes "unknown".
     pub fn after_a_part(self) -> Self {
         match self {

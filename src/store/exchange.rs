@@ -199,7 +199,10 @@ impl Store {
                 (node.send(lane, request, deadline, Effect::Writes, asking).await?, 0)
             }
             WriteConcern::Replicated(replicas) => {
-                node.run_replicated(replicas, script, target.keys.clone(), args, deadline).await?
+                let ran = node.run_replicated(replicas, script, target.keys.clone(), args, deadline).await;
+                ran.inspect_err(|failure| {
+                    self.broken_keys.note(failure, target.keys.iter().filter_map(Key::as_str));
+                })?
             }
         };
         Ok((self.reply(script, reply, &node, sent)?, confirmed))

@@ -53,6 +53,7 @@ impl Store {
             problems.extend(known.preconditions.iter().cloned());
             problems.extend(known.feed.iter().map(|cause| format!("events from Redis {name} are late: {cause}")));
         }
+        problems.extend(self.broken_keys());
         self.metrics.redis_up.set((up == nodes.len()).into());
         self.metrics.store_problems.set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
         Health { is_ready: up > 0, problems }

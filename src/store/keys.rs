@@ -57,6 +57,34 @@ impl Names {
     }
 }
 
+/// Kind of a key other than a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    /// Meta of a partition.
+    Meta,
+    /// Log of a partition.
+    Log,
+    /// Namespaces of a partition.
+    Namespaces,
+    /// Due set of a namespace.
+    Due,
+    /// Index of a subject.
+    Subject,
+}
+
+impl KeyKind {
+    /// Name in repair.lua.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            KeyKind::Meta => "meta",
+            KeyKind::Log => "log",
+            KeyKind::Namespaces => "namespaces",
+            KeyKind::Due => "due",
+            KeyKind::Subject => "subject",
+        }
+    }
+}
+
 impl Keys {
     /// Creates the names for a key prefix and a number of partitions, which is a power of two of at most [`MAX_PARTITIONS`].
     pub(super) fn new(prefix: &str, partitions: u16) -> Self {
@@ -125,6 +153,22 @@ impl Keys {
         let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:u:")?;
         let (namespace, name) = rest.split_once(':')?;
         Some(Subject { namespace: namespace.parse().ok()?, name: name.to_owned() })
+    }
+
+    /// Partition and kind of a key. None: a session, or no key of the store.
+    pub(super) fn kind_of_key(&self, key: &str) -> Option<(Partition, KeyKind)> {
+        let rest = |names: &Names| key.strip_prefix(&names.stem)?.strip_prefix(':');
+        let (partition, rest) =
+            self.partitions().zip(&self.partitions).find_map(|(p, names)| Some((p, rest(names)?)))?;
+        let kind = match rest {
+            "meta" => KeyKind::Meta,
+            "log" => KeyKind::Log,
+            "ns" => KeyKind::Namespaces,
+            _ if rest.starts_with("due:") => KeyKind::Due,
+            _ if rest.starts_with("u:") => KeyKind::Subject,
+            _ => return None,
+        };
+        Some((partition, kind))
     }
 
     /// Key of the due set: the namespace's session ids by deadline in ms. It serves expiry and listing.

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::Metrics;
 
 use super::{
+    broken_keys::BrokenKeys,
     clock::Clock,
     error::{Error, Failure, ReplyKind, failure},
     health::Problems,
@@ -110,6 +111,7 @@ pub(super) struct Node {
     pub(super) absent: Str,
     /// Problems that its heartbeats do not show.
     pub(super) problems: Mutex<Problems>,
+    pub(super) broken_keys: Arc<BrokenKeys>,
     /// Cancelled when the server owns no partition any more.
     pub(super) left: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
@@ -275,7 +277,7 @@ impl Node {
             Err(_) => Err(Error::OutcomeTimeout.into()),
         };
         self.metrics.count_redis_command(request.name(), started.elapsed(), answer.is_ok());
-        answer
+        answer.inspect_err(|failure| self.broken_keys.note(failure, request.keys()))
     }
 
     /// Current connection of a wire; an error with the cause if it is reconnecting.
@@ -315,7 +317,17 @@ impl Node {
     }
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// Keys of the request; of a command, its first argument.
+    fn keys(self) -> impl Iterator<Item = &'a str> {
+        let (keys, args): (&[Key], &[Value]) = match self {
+            Request::Script { keys, .. } => (keys, &[]),
+            Request::Command { args, .. } => (&[], &args[..args.len().min(1)]),
+        };
+        let of_command = args.iter().filter_map(|arg| std::str::from_utf8(arg.as_bytes()?).ok());
+        keys.iter().filter_map(Key::as_str).chain(of_command)
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Request::Script { script, .. } => script.name,

@@ -76,6 +76,7 @@ registry! {
     INDEXED "indexed" in "indexed.lua" flags "allow-oom" keys 2 Gate;
     ENTRIES "entries" in "entries.lua" flags "allow-oom" keys 2 Gate;
     CLAIM "claim" in "claim.lua" flags "" keys 1 Gate;
+    REPAIR "repair" in "repair.lua" flags "allow-oom" keys 2 None;
     INITIALISE "initialise" in "initialise.lua" flags "" keys 1 None;
     DUE "due" in "due.lua" flags "allow-oom" keys 2 None;
     TRIM "trim" in "trim.lua" flags "allow-oom" keys 2 None;

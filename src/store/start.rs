@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Store, StoreId,
+    broken_keys::BrokenKeys,
     connection::Connection,
     connector::NodeConnector,
     directory::Directory,
@@ -109,9 +110,15 @@ impl Store {
         let directory = Directory::of(&config);
         let preconditions = Preconditions { eviction: open.eviction, is_cluster: directory.is_cluster() };
         let keys = Keys::new(open.prefix, open.partitions);
-        let absent = keys.absent(Partition(0)).as_str().unwrap_or_default().into();
-        let (waits, messages) = (open.waits, open.feed_buffer);
-        let opener = NodeConnector { config, waits, absent, messages, metrics: metrics.clone() };
+        let broken_keys = Arc::new(BrokenKeys::default());
+        let opener = NodeConnector {
+            config,
+            waits: open.waits,
+            absent: keys.absent(Partition(0)).as_str().unwrap_or_default().into(),
+            messages: open.feed_buffer,
+            metrics: metrics.clone(),
+            broken_keys: broken_keys.clone(),
+        };
         let connection = Connection::open(directory, opener, keys.slots());
         let connection = match tokio::time::timeout(START_TIMEOUT, connection).await {
             Ok(Ok(connection)) => connection,
@@ -126,7 +133,7 @@ impl Store {
         }
         let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
         let instance = super::random_u64();
-        let store = Store { connection, preconditions, keys, database, id, leaving, instance, metrics };
+        let store = Store { connection, preconditions, keys, database, id, leaving, broken_keys, instance, metrics };
         store.initialise(&store.partitions().collect::<Vec<_>>()).await?;
         Ok(store)
     }

@@ -222,7 +222,8 @@ impl Progress {
         self.repaired += repairs;
         if let Err(error) = outcome {
             tracing::debug!(%error, "reconciliation failed in part; retrying");
-            self.failures += 1;
+            // A key of another type stays until the key repairer or an operator deletes it.
+            self.failures += u32::from(!error.is_wrong_type());
         }
     }
 
