@@ -22,6 +22,7 @@ mod ring;
 mod rollback;
 mod snapshot;
 mod subscription;
+mod throttle;
 
 use std::time::Duration;
 

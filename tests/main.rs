@@ -13,6 +13,7 @@ mod durability;
 mod error_statuses;
 mod expiry;
 mod faults;
+mod feed_reads;
 mod file_descriptors;
 mod golden_records;
 mod index_leaks;

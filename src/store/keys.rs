@@ -44,13 +44,14 @@ struct Names {
 }
 
 impl Names {
-    fn new(stem: String, slot: u16) -> Self {
+    fn new(stem: String, slot: u16, database: u8) -> Self {
         Names {
             namespaces: format!("{stem}:ns").into(),
             log: format!("{stem}:log").into(),
             meta: format!("{stem}:meta").into(),
             absent: format!("{stem}:absent").into(),
-            channel: format!("{stem}:events"),
+            // Channels are shared by all databases of a server.
+            channel: if database == 0 { format!("{stem}:events") } else { format!("{stem}:events:{database}") },
             slot,
             stem,
         }
@@ -86,11 +87,11 @@ impl KeyKind {
 }
 
 impl Keys {
-    /// Creates the names for a key prefix and a number of partitions, which is a power of two of at most [`MAX_PARTITIONS`].
-    pub(super) fn new(prefix: &str, partitions: u16) -> Self {
+    /// Creates the names for a key prefix, a Redis database and a number of partitions, which is a power of two of at most [`MAX_PARTITIONS`].
+    pub(super) fn new(prefix: &str, database: u8, partitions: u16) -> Self {
         let names = |index| {
             let tag = tag(index, partitions);
-            Names::new(format!("{prefix}{{{tag}}}"), slot(&tag))
+            Names::new(format!("{prefix}{{{tag}}}"), slot(&tag), database)
         };
         let partitions = (0..partitions).map(names).collect();
         Keys { prefix: prefix.to_owned(), partitions }
@@ -237,17 +238,24 @@ mod tests {
     #[test]
     fn tags_never_change() {
         for partitions in [1, 2, 4, 8, 16, 32, 64] {
-            let meta = Keys::new("sessiond:", partitions).meta(Partition(0));
+            let meta = Keys::new("sessiond:", 0, partitions).meta(Partition(0));
             assert_eq!(meta.as_str(), Some("sessiond:{ses:00:28}:meta"));
         }
-        let keys = Keys::new("sessiond:", 16);
+        let keys = Keys::new("sessiond:", 0, 16);
         let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
         assert_eq!(keys.session(&name).as_str(), Some("sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa"));
     }
 
     #[test]
+    fn channels_of_two_databases_differ() {
+        let channel = |database| Keys::new("sessiond:", database, 16).channel(Partition(5)).to_owned();
+        assert_eq!(channel(0), "sessiond:{ses:05:40}:events");
+        assert_eq!(channel(3), "sessiond:{ses:05:40}:events:3");
+    }
+
+    #[test]
     fn session_of_key_inverts_session() {
-        let keys = Keys::new("sessiond:", 16);
+        let keys = Keys::new("sessiond:", 0, 16);
         let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([7; 16]) };
         let key = keys.session(&name);
         assert_eq!(keys.session_of_key(key.as_str().unwrap()), Some(name));

@@ -131,20 +131,32 @@ pub struct Tails {
 pub enum Message {
     /// A log entry.
     Entry(Box<Entry>),
-    /// An entry that is too large to publish: it is in the log at this position. None: the message is unreadable.
-    InLog(Partition, Option<Position>),
+    /// An entry that is too large to publish and has to be read from the log.
+    Announced {
+        /// Partition of the log.
+        partition: Partition,
+        /// Position of the entry.
+        position: Position,
+        /// Position of the entry before it.
+        previous: Position,
+    },
+    /// Neither of these.
+    Unreadable,
 }
 
 impl Message {
     pub(super) fn decode(partition: Partition, text: Bytes) -> Self {
-        match Position::from_text(&text) {
-            Some(position) => Message::InLog(partition, Some(position)),
-            None => match Entry::decode(partition, text) {
-                Ok(entry) => Message::Entry(Box::new(entry)),
-                Err(_) => Message::InLog(partition, None),
-            },
+        if let Some((position, previous)) = announced(&text) {
+            return Message::Announced { partition, position, previous };
         }
+        Entry::decode(partition, text).map_or(Message::Unreadable, |entry| Message::Entry(Box::new(entry)))
     }
+}
+
+/// Position of an announced entry and the position before it. None: the message is not an announcement.
+fn announced(text: &[u8]) -> Option<(Position, Position)> {
+    let at = text.iter().position(|byte| *byte == b' ')?;
+    Some((Position::from_text(&text[..at])?, Position::from_text(&text[at + 1..])?))
 }
 
 /// Keeps the entries up to the first one that does not follow its predecessor; the next read finds the reason.

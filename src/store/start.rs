@@ -109,7 +109,7 @@ impl Store {
         let database = config.database.unwrap_or(0);
         let directory = Directory::of(&config);
         let preconditions = Preconditions { eviction: open.eviction, is_cluster: directory.is_cluster() };
-        let keys = Keys::new(open.prefix, open.partitions);
+        let keys = Keys::new(open.prefix, database, open.partitions);
         let broken_keys = Arc::new(BrokenKeys::default());
         let opener = NodeConnector {
             config,

@@ -5,14 +5,15 @@
 //! only if the entry's `previous` is the last position of its partition. It reads the tails of the node's partitions,
 //! and from the logs the entries that the hub lacks: when entries before a received one are missing, on every new
 //! connection, after lost messages, and once per second in any case. It subscribes before it reads the tails, so that
-//! no entry is missed between the two.
+//! no entry is missed between the two. Any client with the right to publish can send messages that are not of the log:
+//! reads that such messages cause become rare ([`Throttle`]).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, sleep},
+    time::{Instant, MissedTickBehavior, sleep, sleep_until},
 };
 
 use crate::store::{ChannelEvent, Channels, Error, Message, Page, Partition, Position, Server, Store, Tails};
@@ -23,6 +24,7 @@ use super::{
     hub::{BarrierRequest, Hub, Pushed, TailRead},
     ring::{ResyncReason, RolledBack},
     rollback::find_fork,
+    throttle::Throttle,
 };
 
 /// Number of failures in sequence after which the feed reports a problem. A single one may be a lost connection.
@@ -92,10 +94,20 @@ struct Follower {
 enum NextStep {
     /// Waits for the next event.
     Continue,
-    /// Reads the tails.
-    ReadTails,
+    /// Reads the tails, once the throttle permits it.
+    ReadTails(Doubt),
     /// Subscribes to the channels of the new connection, then reads the tails.
     Subscribe,
+}
+
+/// Why entries may be missing after a channel message.
+enum Doubt {
+    /// The entry at this position does not follow the last one.
+    Gap(Partition, Position),
+    /// The message is unreadable.
+    Unreadable,
+    /// Messages were dropped.
+    Dropped,
 }
 
 impl Follower {
@@ -116,19 +128,25 @@ impl Follower {
         let mut channels = self.store.listen(&self.server);
         let mut requests = self.requests.lock().await;
         let (mut subscribed, mut is_new, mut run, mut failures) = (false, true, None::<String>, 0);
+        let (mut doubt, mut tail_reads) = (None, Throttle::new(TAIL_READ_INTERVAL));
+        let mut log_reads = Throttle::new(TAIL_READ_INTERVAL);
         let mut tick = tokio::time::interval(TAIL_READ_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut waiting: Vec<BarrierRequest> = Vec::new();
             let mut is_tick = false;
             tokio::select! {
-                step = self.receive(&mut channels) => match step {
+                step = self.receive(&mut channels, &mut log_reads) => match step {
                     NextStep::Continue => continue,
-                    NextStep::ReadTails => {}
+                    NextStep::ReadTails(cause) => {
+                        doubt = Some(cause);
+                        continue;
+                    }
                     NextStep::Subscribe => (subscribed, is_new) = (false, true),
                 },
                 request = requests.recv() => waiting.extend(request),
                 _ = tick.tick() => is_tick = true,
+                () = sleep_until(tail_reads.free_at()), if doubt.is_some() => {}
             }
             while let Ok(request) = requests.try_recv() {
                 waiting.push(request);
@@ -140,7 +158,11 @@ impl Follower {
                 problem = result.err();
             }
             let run_before = run.clone();
-            match self.catch_up(&mut run).await {
+            let read = self.catch_up(&mut run).await;
+            if let Some(cause) = doubt.take() {
+                tail_reads.note(self.was_genuine(&cause, &read));
+            }
+            match read {
                 Ok((read, was_behind)) => {
                     let is_first_read = subscribed && std::mem::take(&mut is_new);
                     if is_first_read && run_before.is_some() && run_before == run {
@@ -171,38 +193,63 @@ impl Follower {
         }
     }
 
+    /// Whether the message that caused this read was of the log.
+    fn was_genuine(&self, doubt: &Doubt, read: &Result<(TailRead, bool), Error>) -> bool {
+        match doubt {
+            Doubt::Gap(partition, position) => self.has_entry(*partition, *position),
+            Doubt::Unreadable => false,
+            Doubt::Dropped => read.as_ref().is_ok_and(|(_, was_behind)| *was_behind),
+        }
+    }
+
+    fn has_entry(&self, partition: Partition, position: Position) -> bool {
+        self.hub.state.lock().ring.contains(partition, position)
+    }
+
     /// Receives and processes the next event of the channels.
-    async fn receive(&self, channels: &mut Channels) -> NextStep {
+    async fn receive(&self, channels: &mut Channels, log_reads: &mut Throttle) -> NextStep {
         match channels.next(&self.store).await {
             ChannelEvent::Message(Message::Entry(entry)) => {
                 if let Some(now) = self.store.now_at(entry.partition) {
                     let lag = now.saturating_sub(entry.position.revision.0);
                     self.hub.metrics.feed_lag_seconds.observe(lag as f64 / 1e6);
                 }
+                let (partition, position) = (entry.partition, entry.position);
                 match self.hub.push(*entry) {
-                    Pushed::Appended | Pushed::Stale => return NextStep::Continue,
-                    Pushed::Gap => {}
+                    Pushed::Appended | Pushed::Stale => NextStep::Continue,
+                    Pushed::Gap => NextStep::ReadTails(Doubt::Gap(partition, position)),
                 }
             }
-            ChannelEvent::Message(Message::InLog(partition, Some(position))) => {
-                match self.read_log(partition, position).await {
-                    Ok(None) => return NextStep::Continue,
-                    Ok(Some(_)) => {}
-                    Err(error) => tracing::debug!(partition = partition.0, %error, "log read failed; reading tails"),
+            ChannelEvent::Message(Message::Announced { partition, position, previous }) => {
+                let reached = self.hub.position(partition);
+                if position.revision <= reached.revision {
+                    return NextStep::Continue;
                 }
+                if previous == reached && log_reads.is_free() {
+                    let read = self.read_log(partition, position).await;
+                    log_reads.note(self.has_entry(partition, position));
+                    match read {
+                        Ok(None) => return NextStep::Continue,
+                        Ok(Some(_)) => {}
+                        Err(error) => {
+                            tracing::debug!(partition = partition.0, %error, "log read failed; reading tails")
+                        }
+                    }
+                }
+                NextStep::ReadTails(Doubt::Gap(partition, position))
             }
             ChannelEvent::MissingKey(partition, name) => {
                 self.hub.missing_keys.add(partition, name);
-                return NextStep::Continue;
+                NextStep::Continue
             }
             ChannelEvent::MissedNotifications => {
                 self.hub.missing_keys.note_lost_notifications(&self.server.partitions);
-                return NextStep::Continue;
+                NextStep::Continue
             }
-            ChannelEvent::Message(Message::InLog(_, None)) | ChannelEvent::Missed => {}
-            ChannelEvent::Connected => return NextStep::Subscribe,
+            ChannelEvent::Message(Message::Unreadable) => NextStep::ReadTails(Doubt::Unreadable),
+            ChannelEvent::Missed => NextStep::ReadTails(Doubt::Dropped),
+            ChannelEvent::Connected => NextStep::Subscribe,
         }
-        NextStep::ReadTails
     }
 
     /// Reads all tails, and from the logs the entries that the hub lacks. Returns the tail read, and whether the hub

@@ -159,6 +159,15 @@ impl Ring {
         history
     }
 
+    /// Whether the entry at this position is in the ring.
+    pub(super) fn contains(&self, partition: Partition, position: Position) -> bool {
+        let entries = self.slots.iter().rev().filter_map(|slot| match &slot.item {
+            Item::Entry(entry) if entry.partition == partition => Some(entry.position),
+            Item::Entry(_) | Item::Gap(_) => None,
+        });
+        entries.take_while(|of| of.revision >= position.revision).any(|of| of == position)
+    }
+
     /// Returns the gap of the latest rollback that removed the entry at this position. None: the ring has no such gap.
     pub(super) fn rollback_of(&self, partition: Partition, position: Position) -> Option<Arc<Gap>> {
         self.slots.iter().rev().find_map(|slot| {

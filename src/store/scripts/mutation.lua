@@ -67,8 +67,10 @@ local function append(kind, cause, fields, changed, before)
     changed or {}, before or ''})
   redis.call('XADD', LOG, position, 'e', entry)
   redis.call('HSET', META, 'last', position, 'bytes', string.format('%.0f', logged_bytes + #entry))
-  -- If the publish fails the message is lost: readers find the entry in the log.
-  redis.pcall('SPUBLISH', args.channel, #entry <= INLINE_EVENT_BYTES and entry or position)
+  -- A large entry is announced by its position and the previous one. If the publish fails the message is lost: readers
+  -- find the entry in the log.
+  local message = #entry <= INLINE_EVENT_BYTES and entry or position .. ' ' .. meta[2]
+  redis.pcall('SPUBLISH', args.channel, message)
 end
 
 -- Field `r` with the request id of this call appended and expired ones dropped; unchanged if the call has no request
