@@ -12,7 +12,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{Semaphore, watch as channel},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -134,21 +134,29 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
     let acceptor = Acceptor { port: "gRPC", listener, max_connections };
-    let connections = Connections { acceptor, routes, limits: config.limits.clone(), metrics };
+    let (limits, max_age) = (config.limits.clone(), config.max_connection_age);
+    let connections = Connections { acceptor, routes, limits, max_age, metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
     let stop_accepting = CancellationToken::new();
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
-    let failed = tokio::select! {
-        () = shutdown.cancelled() => None,
-        name = tasks.first_ended() => Some(name),
-        () = &mut serving => Some("accept loop"),
-        () = ended(&mut embedded) => Some("embedded Redis"),
-        never = health.follow(&store) => match never {},
+    let failed = {
+        let mut failure = std::pin::pin!(first_failure(&mut tasks, serving.as_mut(), &mut embedded));
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => None,
+            name = &mut failure => Some(name),
+            never = health.follow(&store) => match never {},
+        };
+        // Not ready: load balancers stop sending clients to this instance, which still serves them.
+        tracing::info!(drain_delay = ?config.drain_delay, "shutting down; not ready");
+        health.set(ServingStatus::NotServing, vec!["shutting down".into()]).await;
+        match failed {
+            Some(name) => Some(name),
+            None => timeout(config.drain_delay, failure).await.ok(),
+        }
     };
 
     // Drain: stop accepting, end the watches with their resume tokens, wait for open calls. Then stop in reverse order.
     tracing::info!("draining");
-    health.set(ServingStatus::NotServing, vec!["draining".into()]).await;
     service.draining.cancel();
     stop_accepting.cancel();
     if failed.is_none() {
@@ -254,6 +262,19 @@ async fn open_store(
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_START_PAUSE);
+    }
+}
+
+/// Waits until a part of the server ends, which none does before the drain, and returns its name.
+async fn first_failure(
+    tasks: &mut Tasks,
+    serving: impl Future<Output = ()>,
+    embedded: &mut Option<Embedded>,
+) -> &'static str {
+    tokio::select! {
+        name = tasks.first_ended() => name,
+        () = serving => "accept loop",
+        () = ended(embedded) => "embedded Redis",
     }
 }
 

@@ -34,6 +34,6 @@ fn deadline() -> Instant {
 }
 
 /// A random duration up to `limit`; zero if the operating system has no randomness.
-fn jitter(limit: Duration) -> Duration {
+pub(crate) fn jitter(limit: Duration) -> Duration {
     limit.mul_f64(f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX))
 }

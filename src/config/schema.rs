@@ -52,8 +52,14 @@ settings! {
         /// Time that the start waits for a Redis that cannot be reached, loads its data, or has no memory left for a new
         /// store. Then the server exits with code 1. 0s: one attempt.
         Flag start_timeout: Duration = MINUTE, any_duration();
-        /// Time that open calls may still take after a shutdown signal. Then their connections are closed.
+        /// Time after a shutdown signal in which the server reports that it is not ready, and still serves new connections
+        /// and calls, so that load balancers can stop using it. Then the drain starts.
+        Flag drain_delay: Duration = Duration::ZERO, any_duration();
+        /// Time that open calls may still take after the start of the drain. Then their connections are closed.
         Flag drain_timeout: Duration = 10 * SECOND, any_duration();
+        /// Age, plus or minus 10 %, at which a gRPC connection is closed to new calls (GOAWAY). Clients then open a new one,
+        /// so that they spread over all instances. Open calls and watches continue until they end.
+        Flag max_connection_age: Option<Duration> = Some(HOUR), timeout();
         /// Permission to serve addresses other than loopback without TLS.
         Flag insecure: bool = false, boolean();
         /// Permission to use a Redis that may evict keys. Sessions then end early (OUT_OF_BAND), or silently if their

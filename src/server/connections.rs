@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::{accept::Acceptor, streams::Streams};
-use crate::{config::Limits, grpc::MAX_CONNECTION_RESPONSE_BYTES, observe::Metrics, tasks::ConnectionTasks};
+use crate::{
+    config::Limits, grpc::MAX_CONNECTION_RESPONSE_BYTES, observe::Metrics, tasks::ConnectionTasks, workers::jitter,
+};
 
 /// First bytes that an HTTP/2 client sends.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -40,6 +42,8 @@ pub(super) struct Connections {
     pub routes: Routes,
     /// Limits of the process.
     pub limits: Limits,
+    /// Age at which a connection is closed to new calls, plus or minus 10 %. None: never.
+    pub max_age: Option<Duration>,
     /// Metrics with the gauge of open connections.
     pub metrics: Arc<Metrics>,
 }
@@ -62,7 +66,8 @@ impl Connections {
         }
     }
 
-    /// Serves one connection. After `stop` is cancelled it accepts no new calls and ends with the last open call.
+    /// Serves one connection. At its maximum age or after `stop` is cancelled, it sends GOAWAY, accepts no new calls, and
+    /// ends with the last open call.
     fn connection(&self, stream: TcpStream, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let limit = usize::try_from(self.limits.response_bytes).unwrap_or(usize::MAX);
         let response_bytes = limit.min(MAX_CONNECTION_RESPONSE_BYTES);
@@ -81,6 +86,8 @@ impl Connections {
             .max_local_error_reset_streams(MAX_RESET_STREAMS);
         let service = TowerToHyperService::new(self.routes.clone().prepare());
         let metrics = self.metrics.clone();
+        // Connections that were opened at the same time close at different times.
+        let age = self.max_age.map(|age| age.mul_f64(0.9).saturating_add(jitter(age.mul_f64(0.2))));
         async move {
             let _gauge = ConnectionGauge::new(metrics);
             let _ = stream.set_nodelay(true);
@@ -91,7 +98,7 @@ impl Connections {
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
+                _ = stop.run_until_cancelled(pass(age)) => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
@@ -100,6 +107,14 @@ impl Connections {
                 tracing::debug!(%error, "connection failed");
             }
         }
+    }
+}
+
+/// Waits for this time. None: never returns.
+async fn pass(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 
