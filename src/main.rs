@@ -75,9 +75,11 @@ async fn serve(config: Config) -> ExitCode {
         let listeners = server::Listeners::bind(&config).await?;
         server::run(config, listeners, shutdown.clone()).await
     });
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
+    let install =
+        || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?));
+    let (mut terminate, mut interrupt, mut hangup) = match install() {
+        Ok(signals) => signals,
+        Err::<_, std::io::Error>(error) => {
             tracing::error!(%error, "cannot install signal handlers");
             return ExitCode::FAILURE;
         }
@@ -93,6 +95,10 @@ async fn serve(config: Config) -> ExitCode {
             },
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP ignored; restart the server to change its configuration");
+                continue;
+            }
         }
         if shutdown.is_cancelled() {
             // The second signal: exit without waiting for the drain.

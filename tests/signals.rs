@@ -13,6 +13,19 @@ fn start(world: &World, arguments: &[&str]) -> Process {
 }
 
 #[tokio::test]
+async fn hangup_is_logged_and_does_not_end_the_server() {
+    let world = World::dedicated();
+    let mut process = start(&world, &[]);
+    let mut watch = process.client().await.watch_all().await;
+    process.signal(Signal::HUP);
+    eventually("the signal is logged", async || process.log.lock().unwrap().contains("SIGHUP ignored").then_some(()))
+        .await;
+    process.client().await.create(&[]).await;
+    assert_eq!(watch.event().await.r#type(), EventType::Created);
+    assert_eq!(process.stop().await, Some(0));
+}
+
+#[tokio::test]
 async fn drain_delay_serves_new_clients_while_not_ready() {
     let world = World::dedicated();
     let mut process = start(&world, &["--drain-delay=1h"]);
