@@ -1,6 +1,7 @@
 //! Parses the command line, runs the server or a client command, and returns the exit code.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
+#![expect(clippy::disallowed_macros, reason = "each line is logged once per process")]
 
 use std::process::ExitCode;
 
@@ -61,7 +62,6 @@ fn load(flags: &Flags) -> Result<Config, ExitCode> {
     })
 }
 
-#[expect(clippy::disallowed_macros, reason = "each line is logged once per process")]
 async fn serve(config: Config) -> ExitCode {
     let _log = match observe::start_logs(config.log_format, &config.log_level) {
         Ok(log) => log,

@@ -48,22 +48,19 @@ macro_rules! limited {
         static LIMIT: $crate::observe::LogLimit = $crate::observe::LogLimit::new();
         if let Some(suppressed) = LIMIT.admit(::std::time::Instant::now()) {
             let suppressed = (suppressed > 0).then_some(suppressed);
-            #[allow(clippy::disallowed_macros, reason = "the limit is applied")]
-            {
-                ::tracing::$level!(suppressed, $($fields)+);
-            }
+            ::tracing::event!(::tracing::Level::$level, suppressed, $($fields)+);
         }
     }};
 }
 
 /// Logs a warning like `tracing::warn`, within the limit of its call site.
 macro_rules! warning {
-    ($($fields:tt)+) => { $crate::observe::limited!(warn, $($fields)+) };
+    ($($fields:tt)+) => { $crate::observe::limited!(WARN, $($fields)+) };
 }
 
 /// Logs an error like `tracing::error`, within the limit of its call site.
 macro_rules! error {
-    ($($fields:tt)+) => { $crate::observe::limited!(error, $($fields)+) };
+    ($($fields:tt)+) => { $crate::observe::limited!(ERROR, $($fields)+) };
 }
 
 pub(crate) use {error, limited, warning};

@@ -67,7 +67,7 @@ impl Store {
                 }
                 Ok(Some(2)) => {
                     if self.broken_keys.announced.lock().insert(key.clone()) {
-                        tracing::warn!(
+                        crate::observe::warning!(
                             key,
                             "subject index has another Redis type; calls for its subject fail; delete the key, so that \
                              the next reconciliation adds the sessions of the subject"
@@ -96,5 +96,5 @@ fn log_deleted(key: &str, kind: KeyKind) {
         KeyKind::Namespaces | KeyKind::Due => "the sessions of the partition are scheduled again",
         KeyKind::Subject => "",
     };
-    tracing::warn!(key, consequence, "key had another Redis type; deleted");
+    crate::observe::warning!(key, consequence, "key had another Redis type; deleted");
 }

@@ -98,7 +98,10 @@ impl DueSets {
             }
         }
         if scheduled > 0 {
-            tracing::warn!(sessions = scheduled, "live sessions were missing in the due set; scheduled again");
+            crate::observe::warning!(
+                sessions = scheduled,
+                "live sessions were missing in the due set; scheduled again"
+            );
         }
         Ok(with_subject)
     }
