@@ -24,7 +24,8 @@
 // - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
 // Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB), the metadata of
-// a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
+// a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62});
+// attribute names have 1 to 128 bytes.
 //
 // Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
 // without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
@@ -932,7 +933,8 @@ type DeleteSessionRequest struct {
 	// Cause of the end, delivered with the event ENDED: LOGOUT (default), REVOKED or REPLACED.
 	Cause Cause `protobuf:"varint,3,opt,name=cause,proto3,enum=sessiond.v1.Cause" json:"cause,omitempty"`
 	// Request id: a retry with it returns the same response, for the policy's retry_window. 16 to 64 visible ASCII
-	// characters.
+	// characters. If there was no session, the request id is stored for 15 s, and no session with the id can be created
+	// in that time. A retry after it is a new request: it finds no session again, or ends one that was created since.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -24,7 +24,8 @@
 // - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
 // Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB), the metadata of
-// a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
+// a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62});
+// attribute names have 1 to 128 bytes.
 //
 // Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
 // without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
@@ -98,8 +99,8 @@ type SessionServiceClient interface {
 	//
 	// Errors:
 	//   - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
-	//   - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also after
-	//     a DeleteSession for this id that found no session: it leaves a tombstone, so that a late create fails.
+	//   - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also
+	//     within 15 s after a DeleteSession for this id that found no session, so that a late create fails.
 	//   - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
 	//   - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the session limit of the subject is reached.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
@@ -213,8 +214,8 @@ type SessionServiceClient interface {
 	//
 	// Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
 	// set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
-	// metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
-	// it has ended.
+	// metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left
+	// (event LEFT) keeps the watch open until it has ended.
 	//
 	// Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
 	// longer accepted: SESSION_ENDED after the event ENDED, or TOKEN_ROTATED. It delivers no event from after the end of
@@ -353,8 +354,8 @@ type SessionServiceServer interface {
 	//
 	// Errors:
 	//   - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
-	//   - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also after
-	//     a DeleteSession for this id that found no session: it leaves a tombstone, so that a late create fails.
+	//   - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also
+	//     within 15 s after a DeleteSession for this id that found no session, so that a late create fails.
 	//   - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
 	//   - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the session limit of the subject is reached.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
@@ -468,8 +469,8 @@ type SessionServiceServer interface {
 	//
 	// Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
 	// set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
-	// metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
-	// it has ended.
+	// metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left
+	// (event LEFT) keeps the watch open until it has ended.
 	//
 	// Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
 	// longer accepted: SESSION_ENDED after the event ENDED, or TOKEN_ROTATED. It delivers no event from after the end of

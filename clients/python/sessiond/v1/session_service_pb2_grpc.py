@@ -104,8 +104,8 @@ class SessionServiceServicer:
 
         Errors:
         - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
-        - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also after
-        a DeleteSession for this id that found no session: it leaves a tombstone, so that a late create fails.
+        - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also
+        within 15 s after a DeleteSession for this id that found no session, so that a late create fails.
         - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
         - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the session limit of the subject is reached.
         """
@@ -259,8 +259,8 @@ class SessionServiceServicer:
 
         Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
         set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
-        metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
-        it has ended.
+        metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left
+        (event LEFT) keeps the watch open until it has ended.
 
         Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
         longer accepted: SESSION_ENDED after the event ENDED, or TOKEN_ROTATED. It delivers no event from after the end of

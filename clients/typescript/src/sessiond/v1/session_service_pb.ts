@@ -22,7 +22,8 @@
 // - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
 // Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB), the metadata of
-// a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62}); attribute names have 1 to 128 bytes.
+// a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62});
+// attribute names have 1 to 128 bytes.
 //
 // Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
 // without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
@@ -612,7 +613,8 @@ export type DeleteSessionRequest = Message<"sessiond.v1.DeleteSessionRequest"> &
 
   /**
    * Request id: a retry with it returns the same response, for the policy's retry_window. 16 to 64 visible ASCII
-   * characters.
+   * characters. If there was no session, the request id is stored for 15 s, and no session with the id can be created
+   * in that time. A retry after it is a new request: it finds no session again, or ends one that was created since.
    *
    * @generated from field: string request_id = 4;
    */
@@ -976,8 +978,8 @@ export const SessionService: GenService<{
    *
    * Errors:
    * - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
-   * - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also after
-   *   a DeleteSession for this id that found no session: it leaves a tombstone, so that a late create fails.
+   * - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also
+   *   within 15 s after a DeleteSession for this id that found no session, so that a late create fails.
    * - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
    * - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the session limit of the subject is reached.
    *
@@ -1155,8 +1157,8 @@ export const SessionService: GenService<{
    *
    * Watch by ids: fails with NOT_FOUND SESSION_NOT_FOUND if one of the sessions is not alive, unless resume_token is
    * set. Metadata "ids" names those that are not, separated by commas. If there are more than 64, it names 64, and
-   * metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left (event LEFT) keeps the watch open until
-   * it has ended.
+   * metadata "ids_total" holds their number. Closes with OK once all sessions have ended. A session that only left
+   * (event LEFT) keeps the watch open until it has ended.
    *
    * Watch by token: the call presents the token like GetSession. The stream ends with NOT_FOUND once the token is no
    * longer accepted: SESSION_ENDED after the event ENDED, or TOKEN_ROTATED. It delivers no event from after the end of
