@@ -1,6 +1,6 @@
 //! Keys of the store that another client has overwritten with another type: they are repaired or announced.
 
-use harness::{Client, Server, Setup, World, client::*, eventually, process::Process, setup_with};
+use harness::{Client, ConfigFile, Server, Setup, World, client::*, eventually, process::Process, setup_with};
 use sessiond_client::v1::{Cause, CreateSessionRequest, EventType, ListSessionsRequest, ResyncReason};
 
 const ONE: &str = "partitions = 1\n";
@@ -107,10 +107,8 @@ async fn all_keys_of_a_partition_overwritten_are_repaired() {
 #[tokio::test]
 async fn overwritten_subject_index_is_announced_and_kept() {
     let world = World::dedicated();
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("sessiond.toml");
-    std::fs::write(&config, "reconcile_interval = \"1s\"\npartitions = 1").unwrap();
-    let arguments = [format!("--redis={}", world.redis.url()), format!("--config={}", config.display())];
+    let config = ConfigFile::new("reconcile_interval = \"1s\"\npartitions = 1");
+    let arguments = [format!("--redis={}", world.redis.url()), config.flag()];
     let mut process = Process::start(&arguments);
     let client = process.client().await;
     let (session, _) = client.create_for("alice").await;

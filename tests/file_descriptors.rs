@@ -1,6 +1,6 @@
 //! The limit of file descriptors: raised at the start, and reserved for Redis and the admin port.
 
-use harness::{Redis, World, client::*, eventually, process::Process};
+use harness::{ConfigFile, Redis, World, client::*, eventually, process::Process};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// First bytes of an HTTP/2 client: the preface and an empty SETTINGS frame.
@@ -34,11 +34,9 @@ fn open_files(process: &Process) -> usize {
 #[tokio::test]
 async fn redis_reconnects_while_clients_use_all_descriptors() {
     let world = World::dedicated();
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("sessiond.toml");
     // The idle clients do not answer pings.
-    std::fs::write(&file, "limits.keepalive_interval = '1h'").unwrap();
-    let arguments = [format!("--redis={}", world.redis.url()), format!("--config={}", file.display())];
+    let file = ConfigFile::new("limits.keepalive_interval = '1h'");
+    let arguments = [format!("--redis={}", world.redis.url()), file.flag()];
     let mut process = Process::start_with_ulimit("-n 128", &arguments);
     let mut idle = connections(&process.address, 200, GREETING).await;
     let _leaked = connections(&process.metrics_address, 100, b"").await;

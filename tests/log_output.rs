@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use harness::{World, client::*, eventually, metric, process::*};
+use harness::{ConfigFile, World, client::*, eventually, metric, process::*};
 use tokio::net::TcpStream;
 
 const DROPPED: &str = "sessiond_log_lines_dropped_total";
@@ -57,10 +57,8 @@ async fn unread_log_delays_neither_calls_nor_the_drain() {
 #[tokio::test]
 async fn log_lines_of_one_cause_are_limited() {
     let world = World::dedicated();
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("sessiond.toml");
-    std::fs::write(&file, "limits.connections = 1").unwrap();
-    let arguments = [format!("--redis={}", world.redis.url()), format!("--config={}", file.display())];
+    let file = ConfigFile::new("limits.connections = 1");
+    let arguments = [format!("--redis={}", world.redis.url()), file.flag()];
     let mut process = Process::start(&arguments);
     let client = process.client().await;
     for _ in 0..100 {

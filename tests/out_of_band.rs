@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use harness::{
-    Client, Redis, Server, Setup, WAIT_LIMIT, WatchReader, World, client::*, eventually, process::Process,
+    Client, ConfigFile, Redis, Server, Setup, WAIT_LIMIT, WatchReader, World, client::*, eventually, process::Process,
     redis::KEYSPACE_NOTIFICATIONS,
 };
 use sessiond_client::v1::{
@@ -207,10 +207,8 @@ async fn key_deleted_while_unsubscribed_is_found_later() {
 #[tokio::test]
 async fn reconciler_without_notifications_finds_deleted_keys() {
     let world = World::dedicated();
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("sessiond.toml");
-    std::fs::write(&config, "reconcile_interval = \"1s\"").unwrap();
-    let arguments = [format!("--redis={}", world.redis.url()), format!("--config={}", config.display())];
+    let config = ConfigFile::new("reconcile_interval = \"1s\"");
+    let arguments = [format!("--redis={}", world.redis.url()), config.flag()];
     let mut process = Process::start(&arguments);
     let client = process.client().await;
     let mut watching = client.watch_all().await;

@@ -150,10 +150,8 @@ fn redis_with_eviction_is_refused_without_allow_eviction() {
 fn store_with_another_partition_count_is_refused() {
     let redis = harness::Redis::start();
     drop(harness::process::Process::start(&[format!("--redis={}", redis.url())]));
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("sessiond.toml");
-    std::fs::write(&file, "partitions = 32").unwrap();
-    let arguments = [format!("--redis={}", redis.url()), format!("--config={}", file.display())];
+    let file = harness::ConfigFile::new("partitions = 32");
+    let arguments = [format!("--redis={}", redis.url()), file.flag()];
     let (log, code) = harness::process::Process::expect_start_failure(&arguments);
     assert!(code == Some(1) && log.contains("set partitions = 16"), "{log}");
 }

@@ -27,15 +27,27 @@ fn resident(process: &Process) -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-/// Asserts for some seconds that the process holds at most 200 MiB more than before: 32 MiB of responses of one connection,
-/// each of which takes several times its size while it is made.
-async fn assert_bounded(process: &Process, before: u64) {
+/// Begins this number of calls on one connection, reads no response, and asserts for some seconds that the process holds at
+/// most 200 MiB more than before: 32 MiB of responses of one connection, each of which takes several times its size while it
+/// is made. Then `others` runs, while the responses are still unread.
+async fn assert_unread_are_bounded(
+    process: &Process,
+    method: &str,
+    request: Vec<u8>,
+    count: usize,
+    others: impl Future<Output = ()>,
+) {
     const BOUND: u64 = 200 << 20;
+    let before = resident(process);
+    let raw = Raw::connect_with_windows(&process.address, 1_000, 1 << 20).await;
+    let unread = join_all((0..count).map(|_| raw.begin(method, &[], Some(request.clone().into())))).await;
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let more = resident(process).saturating_sub(before);
         assert!(more < BOUND, "{} MiB more", more >> 20);
     }
+    others.await;
+    drop(unread);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,12 +86,10 @@ async fn unread_lists_of_a_connection_hold_bounded_memory() {
     let process = Process::start(&[format!("--redis={}", world.redis.url())]);
     let client = process.client().await;
     create_page(&client).await;
-    let before = resident(&process);
-    let raw = Raw::connect_with_windows(&process.address, 1_000, 1 << 20).await;
-    let unread = join_all((0..LISTS).map(|_| raw.begin("ListSessions", &[], Some(full_list().into())))).await;
-    assert_bounded(&process, before).await;
-    client.create(&[]).await;
-    drop(unread);
+    assert_unread_are_bounded(&process, "ListSessions", full_list(), LISTS, async {
+        client.create(&[]).await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,15 +99,13 @@ async fn unread_snapshots_of_a_connection_hold_bounded_memory() {
     let process = Process::start(&[format!("--redis={}", world.redis.url())]);
     let client = process.client().await;
     create_page(&client).await;
-    let before = resident(&process);
-    let raw = Raw::connect_with_windows(&process.address, 1_000, 1 << 20).await;
     let request = framed(&WatchRequest { initial_state: true, ..watch() });
-    let unread = join_all((0..WATCHES).map(|_| raw.begin("Watch", &[], Some(request.clone().into())))).await;
-    assert_bounded(&process, before).await;
-    // A watch on another connection is not delayed.
-    let mut watching = client.watch(WatchRequest { initial_state: true, ..whole_namespace() }).await.unwrap();
-    assert_eq!(watching.events(40).await.len(), 40);
-    drop(unread);
+    assert_unread_are_bounded(&process, "Watch", request, WATCHES, async {
+        // A watch on another connection is not delayed.
+        let mut watching = client.watch(WatchRequest { initial_state: true, ..whole_namespace() }).await.unwrap();
+        assert_eq!(watching.events(40).await.len(), 40);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod config_file;
 pub mod consumer;
 pub mod contract;
 pub mod index;
@@ -39,6 +40,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{Client, Status};
+pub use config_file::ConfigFile;
 pub use redis::Redis;
 pub use watch_reader::WatchReader;
 
@@ -164,16 +166,14 @@ pub struct Server {
 impl Server {
     /// Starts a server on free ports and returns when it is ready.
     pub async fn start(redis_url: &str, prefix: &str, toml: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("sessiond.toml");
-        std::fs::write(&file, toml).unwrap();
+        let file = ConfigFile::new(toml);
         let config = Config::load(&Flags::parse_from([
             "sessiond",
             "--listen=127.0.0.1:0",
             "--metrics-listen=127.0.0.1:0",
             &format!("--redis={redis_url}"),
             &format!("--key-prefix={prefix}"),
-            &format!("--config={}", file.display()),
+            &file.flag(),
         ]))
         .unwrap();
         let listeners = Listeners::bind(&config).await.unwrap();
