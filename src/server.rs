@@ -16,7 +16,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
 
 use crate::{
     config::{Config, Limits},
@@ -26,7 +25,7 @@ use crate::{
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
     session::{Durability, Policies},
-    store::{Eviction, LogBounds, Open, Position, StartError, Store, Waits},
+    store::{Eviction, Health, LogBounds, Open, Position, StartError, Store, Waits},
     tasks::Tasks,
     watch::{self, Hub, feed},
     workers::{DueSets, ExpiryWorker, IndexReconciler, KeyRepairer, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
@@ -35,7 +34,7 @@ use accept::Acceptor;
 use connections::Connections;
 use descriptors::FileDescriptors;
 pub use descriptors::TooFewDescriptors;
-use health::{HealthReport, Readiness};
+use health::{HealthReport, not_ready};
 
 /// Maximum number of entries in the log of a partition, of any age and size.
 const LOG_ENTRIES: u64 = 1_000_000;
@@ -105,7 +104,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let metrics = Arc::new(Metrics::default());
     let address = listeners.grpc.local_addr().unwrap_or(config.listen);
     let metrics_address = listeners.metrics.local_addr().unwrap_or(config.metrics_listen);
-    let readiness = channel::Sender::new(Readiness::starting());
+    let readiness = channel::Sender::new(not_ready("starting"));
     let mut tasks = Tasks::default();
     tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), readiness.subscribe()));
 
@@ -148,7 +147,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         };
         // Not ready: load balancers stop sending clients to this instance, which still serves them.
         tracing::info!(drain_delay = ?config.drain_delay, "shutting down; not ready");
-        health.set(ServingStatus::NotServing, vec!["shutting down".into()]).await;
+        health.set(not_ready("shutting down")).await;
         match failed {
             Some(name) => Some(name),
             None => timeout(config.drain_delay, failure).await.ok(),
@@ -208,7 +207,7 @@ async fn start(
     config: &Config,
     policies: &Policies,
     metrics: &Arc<Metrics>,
-    readiness: &channel::Sender<Readiness>,
+    readiness: &channel::Sender<Health>,
 ) -> Result<Backend, Error> {
     let embedded = match &config.redis {
         Some(_) => None,
@@ -243,7 +242,7 @@ async fn open_store(
     open: Open<'_>,
     config: &Config,
     metrics: &Arc<Metrics>,
-    readiness: &channel::Sender<Readiness>,
+    readiness: &channel::Sender<Health>,
 ) -> Result<(Arc<Store>, Vec<Position>), StartError> {
     let give_up = Instant::now() + config.start_timeout;
     let mut pause = FIRST_START_PAUSE;
@@ -257,7 +256,8 @@ async fn open_store(
             Err(error) if error.is_temporary() && Instant::now() + pause < give_up => error,
             opened => return opened,
         };
-        if readiness.send_replace(Readiness::waiting_for_redis(&error)) != *readiness.borrow() {
+        let waiting = not_ready(&error);
+        if readiness.send_replace(waiting.clone()) != waiting {
             crate::observe::warning!(%error, timeout = ?config.start_timeout, "cannot open the store; retrying");
         }
         sleep(pause).await;

@@ -11,8 +11,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{accept::Acceptor, health::Readiness};
-use crate::{observe::Metrics, session::Policies, store::Store, tasks::ConnectionTasks};
+use super::accept::Acceptor;
+use crate::{
+    observe::Metrics,
+    session::Policies,
+    store::{Health, Store},
+    tasks::ConnectionTasks,
+};
 
 /// Maximum number of connections of the admin port.
 pub(super) const MAX_CONNECTIONS: usize = 16;
@@ -26,10 +31,10 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// Serves the admin port until the future is dropped, one request per connection, so that idle clients do not use up the
 /// connections. `/healthz` answers as long as the process runs, `/readyz` reports the readiness and every known problem.
-pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: watch::Receiver<Readiness>) {
+pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: watch::Receiver<Health>) {
     let notifications = metrics.keyspace_notifications.clone();
     let readiness = move || {
-        let Readiness { is_ready, mut problems } = readiness.borrow().clone();
+        let Health { is_ready, mut problems } = readiness.borrow().clone();
         if is_ready && notifications.get() == 0 {
             problems.push("Redis publishes no keyspace notifications".into());
         }

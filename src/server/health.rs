@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::store::{Health, StartError, Store};
+use crate::store::{Health, Store};
 
 /// Name of the service in the gRPC health service.
 const NAME: &str = "sessiond.v1.SessionService";
@@ -14,31 +14,15 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// Minimum time between two log lines about problems.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether the server serves calls, and why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Readiness {
-    /// Whether the server serves calls.
-    pub is_ready: bool,
-    /// Known problems, or the reasons why it is not ready.
-    pub problems: Vec<String>,
-}
-
-impl Readiness {
-    /// The server starts.
-    pub(super) fn starting() -> Self {
-        Readiness { is_ready: false, problems: vec!["starting".into()] }
-    }
-
-    /// The server waits for Redis, because the store could not be opened.
-    pub(super) fn waiting_for_redis(error: &StartError) -> Self {
-        Readiness { is_ready: false, problems: vec![error.to_string()] }
-    }
+/// Returns the health of a server that does not serve calls for this reason.
+pub(super) fn not_ready(reason: impl ToString) -> Health {
+    Health { is_ready: false, problems: vec![reason.to_string()] }
 }
 
 /// Reports the health of the server.
 pub(super) struct HealthReport {
     reporter: HealthReporter,
-    readiness: watch::Sender<Readiness>,
+    readiness: watch::Sender<Health>,
     /// Problems that the log named last.
     logged: Vec<String>,
     logged_at: Instant,
@@ -46,7 +30,7 @@ pub(super) struct HealthReport {
 
 impl HealthReport {
     /// A report that updates `readiness` and the gRPC health service.
-    pub(super) fn new(reporter: HealthReporter, readiness: watch::Sender<Readiness>) -> Self {
+    pub(super) fn new(reporter: HealthReporter, readiness: watch::Sender<Health>) -> Self {
         HealthReport { reporter, readiness, logged: Vec::new(), logged_at: Instant::now() }
     }
 
@@ -55,12 +39,12 @@ impl HealthReport {
         let mut tick = tokio::time::interval(INTERVAL);
         loop {
             tick.tick().await;
-            let Health { is_ready, problems } = store.health();
-            if self.readiness.borrow().is_ready != is_ready {
-                tracing::info!(ready = is_ready, "health");
+            let health = store.health();
+            if self.readiness.borrow().is_ready != health.is_ready {
+                tracing::info!(ready = health.is_ready, "health");
             }
-            self.log(&problems);
-            self.set(if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing }, problems).await;
+            self.log(&health.problems);
+            self.set(health).await;
         }
     }
 
@@ -77,11 +61,11 @@ impl HealthReport {
         (self.logged, self.logged_at) = (problems.to_vec(), Instant::now());
     }
 
-    /// Reports this status and these problems.
-    pub(super) async fn set(&mut self, status: ServingStatus, problems: Vec<String>) {
-        let now = Readiness { is_ready: status == ServingStatus::Serving, problems };
-        let before = self.readiness.send_replace(now.clone());
-        if before != now {
+    /// Reports this health.
+    pub(super) async fn set(&mut self, health: Health) {
+        let status = if health.is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let before = self.readiness.send_replace(health);
+        if before != *self.readiness.borrow() {
             self.reporter.set_service_status(NAME, status).await;
             self.reporter.set_service_status("", status).await;
         }

@@ -149,27 +149,34 @@ pub(super) enum ReplyKind {
 }
 
 impl ReplyKind {
+    /// First words of replies, with their kinds.
+    const KINDS: [(&str, ReplyKind); 15] = [
+        ("MOVED", ReplyKind::Redirect),
+        ("ASK", ReplyKind::Redirect),
+        ("READONLY", ReplyKind::ReadOnly),
+        ("NOAUTH", ReplyKind::NotPermitted),
+        ("NOPERM", ReplyKind::NotPermitted),
+        ("WRONGPASS", ReplyKind::NotPermitted),
+        ("NOREPLICAS", ReplyKind::WritesRefused),
+        ("MISCONF", ReplyKind::WritesRefused),
+        ("OOM", ReplyKind::Full),
+        ("CLUSTERDOWN", ReplyKind::ClusterDown),
+        ("LOADING", ReplyKind::NotNow),
+        ("MASTERDOWN", ReplyKind::NotNow),
+        ("BUSY", ReplyKind::NotNow),
+        ("WRONGTYPE", ReplyKind::WrongType),
+        ("TRYAGAIN", ReplyKind::Redirect),
+    ];
+
     /// Returns the kind of a reply, by its first word.
     pub(super) fn of(reply: &str) -> Self {
-        const KINDS: [(&str, ReplyKind); 15] = [
-            ("MOVED", ReplyKind::Redirect),
-            ("ASK", ReplyKind::Redirect),
-            ("READONLY", ReplyKind::ReadOnly),
-            ("NOAUTH", ReplyKind::NotPermitted),
-            ("NOPERM", ReplyKind::NotPermitted),
-            ("WRONGPASS", ReplyKind::NotPermitted),
-            ("NOREPLICAS", ReplyKind::WritesRefused),
-            ("MISCONF", ReplyKind::WritesRefused),
-            ("OOM", ReplyKind::Full),
-            ("CLUSTERDOWN", ReplyKind::ClusterDown),
-            ("LOADING", ReplyKind::NotNow),
-            ("MASTERDOWN", ReplyKind::NotNow),
-            ("BUSY", ReplyKind::NotNow),
-            ("WRONGTYPE", ReplyKind::WrongType),
-            ("TRYAGAIN", ReplyKind::Redirect),
-        ];
-        let kind = KINDS.into_iter().find(|(word, _)| reply.starts_with(word)).map(|(_, kind)| kind);
+        let kind = ReplyKind::KINDS.into_iter().find(|(word, _)| reply.starts_with(word)).map(|(_, kind)| kind);
         kind.unwrap_or(if is_halfway(reply) { ReplyKind::Redirect } else { ReplyKind::Other })
+    }
+
+    /// Whether a text about several servers contains a reply of this kind.
+    pub(super) fn is_in(self, text: &str) -> bool {
+        ReplyKind::KINDS.into_iter().any(|(word, kind)| kind == self && text.contains(word))
     }
 }
 

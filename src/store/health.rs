@@ -12,10 +12,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Time limit of one check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Health of the store.
+/// Whether calls can be served, and why not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Whether at least one server can serve calls. With several servers, the partitions of those can be served.
+    /// Whether calls can be served. With several Redis servers: the calls of at least one of them.
     pub is_ready: bool,
     /// Known problems, each with its cause; empty if there is none.
     pub problems: Vec<String>,

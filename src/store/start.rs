@@ -12,7 +12,7 @@ use super::{
     connection::Connection,
     connector::NodeConnector,
     directory::Directory,
-    error::Error,
+    error::{Error, ReplyKind},
     keys::{Keys, Partition},
     node::Waits,
     preconditions::{Preconditions, Unmet},
@@ -122,7 +122,9 @@ impl Store {
         let connection = Connection::open(directory, opener, keys.slots());
         let connection = match tokio::time::timeout(START_TIMEOUT, connection).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(Error::Unavailable(why))) if is_refusal(&why) => return Err(StartError::Refused(why)),
+            Ok(Err(Error::Unavailable(why))) if ReplyKind::NotPermitted.is_in(&why) => {
+                return Err(StartError::Refused(why));
+            }
             Ok(Err(Error::Unavailable(why))) => return Err(StartError::Connect(why.trim_end_matches('.').to_owned())),
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(StartError::Connect("no reply".into())),
@@ -203,9 +205,4 @@ impl Store {
     fn wanted_partitions(&self) -> u16 {
         u16::try_from(self.keys.partitions().len()).unwrap_or(u16::MAX)
     }
-}
-
-/// Whether the error of a connection contains a reply that refuses the user.
-fn is_refusal(why: &str) -> bool {
-    ["WRONGPASS", "NOAUTH", "NOPERM"].iter().any(|word| why.contains(word))
 }

@@ -34,7 +34,7 @@ impl MissingKeyFinder {
         loop {
             missing_keys.wait_for_loss().await;
             sleep(jitter(START_JITTER)).await;
-            for partition in self.in_random_order() {
+            for partition in self.rotated_partitions() {
                 let Some(lost_at) = missing_keys.take_loss(partition) else { continue };
                 if let Err(error) = self.check(partition, lost_at.elapsed()).await {
                     tracing::debug!(partition = partition.0, %error, "check for missing keys failed; retrying");
@@ -46,10 +46,11 @@ impl MissingKeyFinder {
     }
 
     /// All partitions, from a random one on, so that the instances start at different ones.
-    fn in_random_order(&self) -> impl Iterator<Item = Partition> {
-        let partitions: Vec<Partition> = self.due_sets.store.partitions().collect();
+    fn rotated_partitions(&self) -> Vec<Partition> {
+        let mut partitions: Vec<Partition> = self.due_sets.store.partitions().collect();
         let first = getrandom::u32().unwrap_or(0) as usize % partitions.len();
-        partitions[first..].iter().chain(&partitions[..first]).copied().collect::<Vec<_>>().into_iter()
+        partitions.rotate_left(first);
+        partitions
     }
 
     /// Checks a partition, unless another instance does or this instance has since the loss.
