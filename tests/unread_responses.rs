@@ -94,7 +94,7 @@ async fn unread_lists_of_a_connection_hold_bounded_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_snapshots_of_a_connection_hold_bounded_memory() {
-    const WATCHES: usize = 400;
+    const WATCHES: usize = 900;
     let world = World::dedicated();
     let process = Process::start(&[format!("--redis={}", world.redis.url())]);
     let client = process.client().await;
