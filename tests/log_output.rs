@@ -79,7 +79,7 @@ fn exit_code(arguments: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Std
 #[test]
 fn unwritable_output_does_not_change_the_exit_code() {
     let serve = ["serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"];
-    let no_redis = [&serve[..], &["--redis=redis+unix:///no/redis.sock"]].concat();
+    let no_redis = [&serve[..], &["--redis=redis+unix:///no/redis.sock", "--start-timeout=0s"]].concat();
     let no_setting = [&serve[..], &["--drain-timeout=soon"]].concat();
     let no_server = ["get", "aaaaaaaaaaaaaaaaaaaaaaaaaa", "--namespace=web", "--endpoint=http://127.0.0.1:1"];
     let rows: [(&[&str], i32); 5] =
