@@ -21,7 +21,9 @@ mod health;
 mod heartbeat;
 mod keys;
 mod keyspace;
+mod large_reads;
 mod log;
+mod log_page;
 mod msgpack;
 mod node;
 mod preconditions;
@@ -45,7 +47,8 @@ pub use error::Error;
 pub use health::Health;
 pub use keys::Partition;
 pub use keyspace::{NotificationStatus, Notifications};
-pub use log::{Entry, Message, Page, Position, StoreId, Tail, Tails};
+pub use log::{Entry, Message, Position, StoreId, Tail, Tails};
+pub use log_page::Page;
 pub use node::{Lane, Waits};
 pub use preconditions::Unmet;
 pub use record::Corrupt;
@@ -63,6 +66,7 @@ use crate::{
 };
 use connection::Connection;
 use keys::Keys;
+use large_reads::LargeReads;
 use preconditions::Preconditions;
 
 /// Maximum number of labels of a session.
@@ -80,6 +84,7 @@ pub struct Store {
     broken_keys: Arc<broken_keys::BrokenKeys>,
     /// Random number of this instance, which marks its claims.
     instance: u64,
+    large_reads: LargeReads,
     metrics: Arc<Metrics>,
 }
 

@@ -39,7 +39,8 @@ pub use ring::{ResyncReason, SharedEvent};
 pub use rollback::Rollbacks;
 pub use subscription::{InitialState, Subscription, SubscriptionOptions};
 
-/// Time limit of one read from Redis.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit of one read from Redis, which may wait behind large replies on a slow line. If Redis hangs, the heartbeats
+/// fail earlier.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause before a failed read from Redis is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);

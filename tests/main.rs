@@ -18,6 +18,7 @@ mod feed_reads;
 mod file_descriptors;
 mod golden_records;
 mod index_leaks;
+mod large_events;
 mod library_defaults;
 mod limits;
 mod liveness;

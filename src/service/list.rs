@@ -202,7 +202,7 @@ impl Service {
         let PageToken { pending, mut next } = call.from.clone();
         let mut pending = VecDeque::from(pending);
         while sessions.len() < call.page_size && Instant::now() < stop_reading {
-            let limit = (call.page_size - sessions.len()).min(CONCURRENT_READS);
+            let limit = self.store.reads_at_once(call.view, CONCURRENT_READS).min(call.page_size - sessions.len());
             if pending.is_empty() {
                 let Some(position) = next else { return Ok(Page { sessions, next: None }) };
                 let (ids, after) = self.ids(&call.scope, position, limit, deadline).await?;

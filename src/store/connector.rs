@@ -9,13 +9,14 @@ use fred::{
 };
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     broken_keys::BrokenKeys,
     clock::Clock,
     heartbeat::Heartbeat,
+    large_reads::IN_FLIGHT,
     node::{Node, Waits},
     replicated::{self, Replicated},
     wire::{Making, UNRESPONSIVE_AFTER, Wire},
@@ -64,6 +65,7 @@ impl NodeConnector {
             bulk,
             subscriber,
             replicated: Replicated::new(waiting),
+            large_replies: Semaphore::new(IN_FLIGHT),
             clock: Clock::new(),
             abandoned: Notify::new(),
             absent: self.absent.clone(),

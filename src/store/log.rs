@@ -1,4 +1,4 @@
-//! Reads the log of changes, one stream per partition: entries, positions, and the page after a position.
+//! The log of changes, one stream per partition: entries, positions, messages and tails.
 
 use bytes::Bytes;
 use fred::types::Value;
@@ -14,9 +14,6 @@ use super::{
     node::Lane,
     record::{self, Corrupt},
 };
-
-/// Maximum number of entries in a page; bounds the size of one reply.
-const PAGE: usize = 32;
 
 /// Identity of a store: generated on first use, lost when the store is emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +48,7 @@ impl Position {
         (position.revision.0 < Position::BEYOND).then_some(position)
     }
 
-    fn to_text(self) -> String {
+    pub(super) fn to_text(self) -> String {
         format!("{}-{}", self.revision.0, self.nonce)
     }
 }
@@ -70,7 +67,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn decode(partition: Partition, text: Bytes) -> Result<Self, Corrupt> {
+    pub(super) fn decode(partition: Partition, text: Bytes) -> Result<Self, Corrupt> {
         let mut reader = Reader::new(text);
         if reader.array()? < 10 || reader.integer()? != i64::from(record::FORMAT) {
             return Err(Corrupt::Meta);
@@ -159,27 +156,6 @@ fn announced(text: &[u8]) -> Option<(Position, Position)> {
     Some((Position::from_text(&text[..at])?, Position::from_text(&text[at + 1..])?))
 }
 
-/// Keeps the entries up to the first one that does not follow its predecessor; the next read finds the reason.
-fn chained(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let follows = entries.windows(2).take_while(|pair| pair[1].previous == pair[0].position).count();
-    entries.truncate(follows + 1);
-    entries
-}
-
-/// Result of reading the log after a position.
-pub enum Page {
-    /// At least one entry; each follows the one before it.
-    Entries(Vec<Entry>),
-    /// No entry: the position is the tail.
-    Tail,
-    /// The log no longer reaches back to the position.
-    Compacted,
-    /// The position is from before the store was emptied.
-    Flushed,
-    /// The position is not in the current history: it was lost by a rollback, or is of another branch.
-    RolledBack,
-}
-
 impl Store {
     /// Reads the tail of each partition of this server from the primary. Returns [`Error::StoreChanged`] if it is another
     /// store.
@@ -233,94 +209,6 @@ impl Store {
         }
         let position = Position::from_text(&last).ok_or(Error::StoreChanged)?;
         Ok(Tail { position, origin: origin.and_then(|origin| Position::from_text(&origin)) })
-    }
-
-    /// Reads at most one page of entries after a position.
-    pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<Page, Error> {
-        self.read_page(partition, after, PAGE, deadline).await
-    }
-
-    async fn read_page(
-        &self,
-        partition: Partition,
-        after: Position,
-        most: usize,
-        deadline: Instant,
-    ) -> Result<Page, Error> {
-        let from = format!("({}", after.to_text());
-        let follows = |entries: &[Entry]| entries.first().is_some_and(|first| first.previous == after);
-        // Redis replies in order: an entry that is appended after the tail was read can only be among the entries.
-        let (tail, entries) = tokio::join!(
-            biased;
-            self.tail(partition, deadline),
-            self.range(partition, &from, most, deadline)
-        );
-        let entries = match entries {
-            Err(Error::UnexpectedRead(what)) => {
-                crate::observe::error!(what, "log entry unreadable; watchers will receive resync");
-                return Ok(Page::Compacted);
-            }
-            entries => entries?,
-        };
-        if follows(&entries) {
-            return Ok(Page::Entries(chained(entries)));
-        }
-        let tail = tail?;
-        if after == tail.position {
-            return Ok(Page::Tail);
-        }
-        if tail.origin.is_some_and(|origin| after.revision < origin.revision) {
-            return Ok(Page::Flushed);
-        }
-        // During a slot migration each command is redirected separately: the tail may have been read after the entries.
-        let entries = self.range(partition, &from, most, deadline).await?;
-        if follows(&entries) {
-            return Ok(Page::Entries(chained(entries)));
-        }
-        if entries.is_empty() {
-            // After a failover the new primary may lack entries of the old one.
-            if self.tail(partition, deadline).await?.position != tail.position {
-                return Err(Error::Unavailable("the log changed during the read".into()));
-            }
-            let is_behind = after.revision < tail.position.revision;
-            return Ok(if is_behind { Page::Compacted } else { Page::RolledBack });
-        }
-        let first = self.range(partition, "-", 1, deadline).await?;
-        let is_below = |first: &Entry| after.revision < first.previous.revision;
-        Ok(if first.first().is_none_or(is_below) { Page::Compacted } else { Page::RolledBack })
-    }
-
-    /// Returns whether a position is in the current history of its partition. Compacted positions are not.
-    pub async fn is_in_history(
-        &self,
-        partition: Partition,
-        position: Position,
-        deadline: Instant,
-    ) -> Result<bool, Error> {
-        Ok(matches!(self.read_page(partition, position, 1, deadline).await?, Page::Entries(_) | Page::Tail))
-    }
-
-    async fn range(
-        &self,
-        partition: Partition,
-        from: &str,
-        count: usize,
-        deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
-        let log = self.keys.log(partition);
-        let args = vec![log.clone().into(), from.into(), "+".into(), "COUNT".into(), (count as i64).into()];
-        let reply = self.connection.command(partition, "XRANGE", args, deadline).await?;
-        let unreadable = |at: &str| Error::UnexpectedRead(format!("entry {at} of {log:?} has an unknown format"));
-        let mut entries = Vec::new();
-        for entry in reply.into_array() {
-            let mut parts = entry.into_array().into_iter();
-            let id = parts.next().and_then(|id| id.into_string()).unwrap_or_default();
-            let text =
-                parts.next().and_then(|fields| fields.into_array().into_iter().nth(1)).and_then(Value::into_bytes);
-            let text = text.ok_or_else(|| unreadable(&id))?;
-            entries.push(Entry::decode(partition, text).map_err(|_| unreadable(&id))?);
-        }
-        Ok(entries)
     }
 }
 

@@ -18,7 +18,7 @@ use fred::{
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,8 @@ pub(super) struct Node {
     pub(super) bulk: Wire,
     pub(super) subscriber: Wire,
     pub(super) replicated: Replicated,
+    /// Bytes of large replies that may still be requested.
+    pub(super) large_replies: Semaphore,
     pub(super) clock: Clock,
     /// Notified when the connection for calls shows that the node cannot be used: all other connections are replaced.
     pub(super) abandoned: Notify,

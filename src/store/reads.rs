@@ -7,6 +7,7 @@ use super::{
     calls::{add_credential, add_tombstone, add_touch_interval, unexpected},
     error::Error,
     exchange::{Reply, WriteConcern},
+    large_reads::IN_FLIGHT,
     msgpack::Arguments,
     record::Corrupt,
     scripts::{self, Outcome},
@@ -79,8 +80,28 @@ impl Store {
         let mut args = Arguments::default();
         add_credential(&mut args, credential, &Policy::default());
         args.flag("brief", view == View::Basic);
-        let reply = self.read_session(Lane::Bulk, name, &args, deadline).await?;
-        self.read_reply(name, reply).map_err(Error::of_a_read)
+        if view == View::Basic {
+            let reply = self.read_session(Lane::Bulk, name, &args, deadline).await?;
+            return self.read_reply(name, reply).map_err(Error::of_a_read);
+        }
+        let node = self.connection.node(self.keys.partition_of(&name.id));
+        let _reserved = node.reserve(self.large_reads.expected(), deadline).await?;
+        let reply = self.read_session(Lane::Bulk, name, &args, deadline).await;
+        let reply = reply.inspect_err(|error| self.large_reads.note(Err(error)))?;
+        let read_reply = self.read_reply(name, reply).map_err(Error::of_a_read)?;
+        if let Found::Session(session, _) = &read_reply.found {
+            self.large_reads.note(Ok(session.size()));
+        }
+        Ok(read_reply)
+    }
+
+    /// Returns the number of sessions to read with [`Store::look`] at the same time, at most `most`: so many that their
+    /// replies are on their way at once. The others would only wait.
+    pub fn reads_at_once(&self, view: View, most: usize) -> usize {
+        match view {
+            View::Basic => most,
+            View::Full => (IN_FLIGHT / self.large_reads.expected()).clamp(1, most),
+        }
     }
 
     /// Runs the read as a script that may write, so that a replica, whose data may be old, refuses it. If the primary currently

@@ -80,6 +80,7 @@ registry! {
     INITIALISE "initialise" in "initialise.lua" flags "" keys 1 None;
     DUE "due" in "due.lua" flags "allow-oom" keys 2 None;
     TRIM "trim" in "trim.lua" flags "allow-oom" keys 2 None;
+    PAGE "page" in "page.lua" flags "no-writes,allow-oom" keys 1 None;
     PROBE "probe" in "probe.lua" flags "allow-oom" keys 0 None;
 }
 

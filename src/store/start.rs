@@ -14,6 +14,7 @@ use super::{
     directory::Directory,
     error::{Error, ReplyKind},
     keys::{Keys, Partition},
+    large_reads::LargeReads,
     node::Waits,
     preconditions::{Preconditions, Unmet},
     record::FORMAT,
@@ -134,8 +135,9 @@ impl Store {
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
-        let instance = super::random_u64();
-        let store = Store { connection, preconditions, keys, database, id, leaving, broken_keys, instance, metrics };
+        let (instance, large_reads) = (super::random_u64(), LargeReads::new());
+        let store =
+            Store { connection, preconditions, keys, database, id, leaving, large_reads, broken_keys, instance, metrics };
         store.initialise(&store.partitions().collect::<Vec<_>>()).await?;
         Ok(store)
     }

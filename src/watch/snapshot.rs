@@ -28,9 +28,9 @@ use super::{
     subscription::Subscription,
 };
 
-/// Number of sessions that are read at once and held until they are sent.
+/// Maximum number of sessions that are read at once and held until they are sent.
 const PAGE_SIZE: usize = 100;
-/// Number of sessions that are read at once in the FULL view, whose sessions are larger.
+/// Maximum number of sessions that are read at once in the FULL view, whose sessions are larger.
 const FULL_PAGE_SIZE: usize = 16;
 
 /// A snapshot that is being sent.
@@ -124,6 +124,13 @@ impl Snapshot {
     }
 }
 
+fn most_at_once(view: View) -> usize {
+    match view {
+        View::Basic => PAGE_SIZE,
+        View::Full => FULL_PAGE_SIZE,
+    }
+}
+
 impl Subscription {
     /// Sends a part of the snapshot. None: nothing to send yet; call again.
     pub(super) async fn send_snapshot(&mut self) -> Result<Option<Batch>, CloseReason> {
@@ -161,7 +168,7 @@ impl Subscription {
     /// call.
     async fn read_sessions(&self, snapshot: &mut Snapshot) -> Result<bool, Error> {
         let deadline = Instant::now() + READ_TIMEOUT;
-        let limit = if snapshot.view == View::Full { FULL_PAGE_SIZE } else { PAGE_SIZE };
+        let limit = self.store.reads_at_once(snapshot.view, most_at_once(snapshot.view));
         let (ids, unread) = match &snapshot.unread {
             Listing::Ids(ids) if ids.is_empty() => return Ok(false),
             Listing::Ids(ids) => {

@@ -1,9 +1,10 @@
-//! A proxy between a sessiond server and its Redis: cuts connections, and holds back requests or replies, at once or
-//! from a script call on.
+//! A proxy between a sessiond server and its Redis: cuts connections, limits the bandwidth of replies, and holds back
+//! requests or replies, at once or from a script call on.
 
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use sessiond::store::scripts::Script;
@@ -13,9 +14,13 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::watch,
+    time::{Instant, sleep_until},
 };
 
 use super::{Redis, redis::socket_url};
+
+/// Number of bytes after which another connection gets its turn if the bandwidth is limited.
+const CHUNK: usize = 4 * 1024;
 
 /// A proxy on a Unix socket in front of one Redis.
 pub struct Proxy {
@@ -35,6 +40,15 @@ struct Control {
     replies_held: watch::Sender<bool>,
     /// All bytes that Redis has sent, by connection.
     replies: Mutex<Vec<Vec<u8>>>,
+    /// Limit of the bytes of all replies. None: no limit.
+    line: Mutex<Option<Line>>,
+}
+
+/// A line with a limited bandwidth, which all connections share.
+struct Line {
+    bytes_per_second: u32,
+    /// Time at which the line is free again.
+    free_at: Instant,
 }
 
 /// A script at which the proxy starts to hold back bytes.
@@ -76,6 +90,18 @@ impl Control {
         }
         unsearched.drain(..from.max(unsearched.len().saturating_sub(digest.len() - 1)));
     }
+
+    /// Waits until the line has carried these bytes.
+    async fn carry(&self, bytes: usize) {
+        let carried_at = self.line.lock().unwrap().as_mut().map(|line| {
+            let takes = Duration::from_secs_f64(bytes as f64 / f64::from(line.bytes_per_second));
+            line.free_at = line.free_at.max(Instant::now()) + takes;
+            line.free_at
+        });
+        if let Some(carried_at) = carried_at {
+            sleep_until(carried_at).await;
+        }
+    }
 }
 
 impl Proxy {
@@ -87,6 +113,7 @@ impl Proxy {
             breakpoint: Mutex::new(None),
             replies_held: watch::Sender::new(false),
             replies: Mutex::default(),
+            line: Mutex::new(None),
         };
         let proxy = Proxy {
             directory,
@@ -161,6 +188,16 @@ impl Proxy {
         self.control.replies_held.send_replace(false);
     }
 
+    /// Limits the bytes of all replies together; the connections share the line fairly.
+    pub fn limit_bandwidth(&self, bytes_per_second: u32) {
+        *self.control.line.lock().unwrap() = Some(Line { bytes_per_second, free_at: Instant::now() });
+    }
+
+    /// Returns the number of connections that were opened so far.
+    pub fn connections(&self) -> usize {
+        self.control.replies.lock().unwrap().len()
+    }
+
     /// Returns all bytes that Redis has sent so far, by connection.
     pub fn replies(&self) -> Vec<Vec<u8>> {
         self.control.replies.lock().unwrap().clone()
@@ -217,8 +254,11 @@ async fn relay(
                 break;
             }
             control.replies.lock().unwrap()[number].extend_from_slice(&buffer[..count]);
-            // The client may have closed its side while its requests are still held.
-            let _ = to_client.write_all(&buffer[..count]).await;
+            for chunk in buffer[..count].chunks(CHUNK) {
+                control.carry(chunk.len()).await;
+                // The client may have closed its side while its requests are still held.
+                let _ = to_client.write_all(chunk).await;
+            }
         }
     };
     tokio::select! {
