@@ -51,6 +51,7 @@ pub use log::{Entry, Message, Position, StoreId, Tail, Tails};
 pub use log_page::Page;
 pub use node::{Lane, Waits};
 pub use preconditions::Unmet;
+pub use reads::Validity;
 pub use record::Corrupt;
 pub use scan::{Due, ListPosition, LogBounds};
 pub use start::{Eviction, Open, StartError};

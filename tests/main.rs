@@ -4,6 +4,7 @@ mod bad_input;
 mod bad_keys;
 mod broken_keys;
 mod cli;
+mod clock_steps;
 mod cluster;
 mod cluster_failover;
 mod connection_age;

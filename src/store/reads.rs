@@ -17,10 +17,18 @@ use crate::session::{Credential, Millis, Policy, SessionRef, TokenState, Touch, 
 /// Result of a read, with the data that decides what follows.
 struct ReadReply {
     found: Found,
-    /// Time until which the presented token is, or was, accepted. None: no limit.
-    valid_until: Option<Millis>,
+    validity: Validity,
     /// Whether the script that writes has to run: first use of the token, or token reuse.
     needs_write: bool,
+}
+
+/// Validity of a presented token.
+#[derive(Clone, Copy)]
+pub struct Validity {
+    /// Time until which the token is, or was, accepted. None: no limit.
+    pub until: Option<Millis>,
+    /// Whether that time is over.
+    pub is_over: bool,
 }
 
 impl Store {
@@ -59,15 +67,15 @@ impl Store {
         Ok(self.read_without_effect(name, credential, view, deadline).await?.found)
     }
 
-    /// Reads a session without any effect, and returns the time until which the token is, or was, accepted; None = no limit.
+    /// Reads a session without any effect, and the validity of the token.
     pub async fn look_after(
         &self,
         name: &SessionRef,
         credential: Credential,
         deadline: Instant,
-    ) -> Result<(Found, Option<Millis>), Error> {
+    ) -> Result<(Found, Validity), Error> {
         let read_reply = self.read_without_effect(name, credential, View::Basic, deadline).await?;
-        Ok((read_reply.found, read_reply.valid_until))
+        Ok((read_reply.found, read_reply.validity))
     }
 
     async fn read_without_effect(
@@ -142,14 +150,17 @@ impl Store {
             other => return Err(unexpected(&scripts::READ, other)),
         };
         let mut number = || reply.next().and_then(|value| value.as_u64());
-        let valid_until = number().filter(|until| *until > 0).map(Millis);
-        let last = number();
-        Ok(match found {
-            Found::Ended(cause, _) if last == Some(0) => {
-                ReadReply { found: Found::Ended(cause, EndLogged::NotYet), valid_until, needs_write: false }
+        let until = number().filter(|until| *until > 0).map(Millis);
+        let (found, is_over, needs_write) = match found {
+            Found::Ended(cause, _) => {
+                let is_over = number() == Some(1);
+                let logged = if number() == Some(0) { EndLogged::NotYet } else { EndLogged::Yes };
+                (Found::Ended(cause, logged), is_over, false)
             }
-            Found::Ended(..) | Found::NotFound => ReadReply { found, valid_until, needs_write: false },
-            Found::Session(..) | Found::Rotated => ReadReply { found, valid_until, needs_write: last == Some(1) },
-        })
+            Found::Session(..) => (found, false, number() == Some(1)),
+            Found::Rotated => (found, true, number() == Some(1)),
+            Found::NotFound => (found, true, false),
+        };
+        Ok(ReadReply { found, validity: Validity { until, is_over }, needs_write })
     }
 }

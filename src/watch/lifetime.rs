@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{READ_TIMEOUT, RETRY_PAUSE};
 use crate::{
     session::{Cause, Change, Credential, Event, Millis, Namespace, Revision, SessionId, SessionRef, View},
-    store::{EndLogged, Error, Found, Store},
+    store::{EndLogged, Error, Found, Store, Validity},
 };
 
 /// Maximum number of sessions read at the same time.
@@ -81,8 +81,11 @@ pub struct TokenLifetime {
 struct TokenStatus {
     /// Time until which the token is or was valid, in ms since the epoch, Redis clock. None: it has no successor.
     valid_until: Option<Millis>,
+    /// Whether the validity was over at the check.
+    is_over: bool,
     /// Why the token is not accepted any more. None: it is accepted.
     close_reason: Option<CloseReason>,
+    /// Time before the check.
     checked_at: Instant,
     /// Minimum time between this check and the next. Doubles while the result stays the same.
     recheck_pause: Duration,
@@ -109,11 +112,20 @@ impl TokenLifetime {
         }
     }
 
-    /// Whether the token was valid at this revision. None: unknown, the status must be read first.
-    fn was_valid_at(&self, revision: Revision) -> Option<bool> {
+    /// Whether the token was valid when the change of this revision was made, which was received at `received_at`. None:
+    /// unknown, the status must be read first.
+    ///
+    /// A revision is the time of the change, or later if the clock of Redis was set back: one within the validity proves
+    /// that the change was, too. For a later one the clock of Redis decides, in a check after the change was received.
+    fn was_valid_at(&self, revision: Revision, received_at: Instant) -> Option<bool> {
         let status = self.status.as_ref()?;
         match status.valid_until {
-            Some(until) if revision.0 / 1000 >= until.0 => status.close_reason.as_ref().map(|_| false),
+            Some(until) if revision.0 / 1000 >= until.0 => match status.is_over {
+                _ if status.checked_at < received_at => None,
+                false => Some(true),
+                // Not closed: the end of the session is still to come.
+                true => status.close_reason.as_ref().map(|_| false),
+            },
             _ => Some(true),
         }
     }
@@ -156,12 +168,12 @@ impl Lifetime {
         }
     }
 
-    /// Whether the event may be delivered: events after the end of the token's validity are not. False: unknown, call
-    /// [`Lifetime::refresh`] first.
-    pub fn covers(&mut self, event: &Event) -> Result<bool, CloseReason> {
+    /// Whether the event, which was received at `received_at`, may be delivered: events after the end of the token's
+    /// validity are not. False: unknown, call [`Lifetime::refresh`] first.
+    pub fn covers(&mut self, event: &Event, received_at: Instant) -> Result<bool, CloseReason> {
         match self {
             Lifetime::Unlimited | Lifetime::Ids(_) => Ok(true),
-            Lifetime::Token(token) => match token.was_valid_at(event.revision) {
+            Lifetime::Token(token) => match token.was_valid_at(event.revision, received_at) {
                 Some(false) => self.check().map(|()| false),
                 known => Ok(known.is_some()),
             },
@@ -238,24 +250,28 @@ impl Lifetime {
                 ids.alive = Some(alive);
             }
             Lifetime::Token(token) => {
+                let checked_at = Instant::now();
                 let found = store.look_after(&name_of(token.id), token.credential, deadline).await;
-                let (valid_until, close_reason) = match found {
-                    Ok((Found::Session(..), until)) => (until, None),
+                let (Validity { until: valid_until, is_over }, close_reason) = match found {
+                    Ok((Found::Session(..), validity)) => (validity, None),
                     // The ENDED event is still to come.
-                    Ok((Found::Ended(_, EndLogged::NotYet), until)) => (until, None),
-                    Ok((Found::Ended(cause, EndLogged::Yes), until)) => (until, Some(CloseReason::TokenEnded(cause))),
-                    Ok((Found::Rotated, until)) => (until, Some(CloseReason::TokenRotated)),
+                    Ok((Found::Ended(_, EndLogged::NotYet), validity)) => (validity, None),
+                    Ok((Found::Ended(cause, EndLogged::Yes), validity)) => {
+                        (validity, Some(CloseReason::TokenEnded(cause)))
+                    }
+                    Ok((Found::Rotated, validity)) => (validity, Some(CloseReason::TokenRotated)),
                     // The time of the end is unknown: no event may be delivered.
-                    Ok((Found::NotFound, _)) => (Some(Millis(0)), Some(CloseReason::TokenUnknown)),
-                    Err(Error::Corrupt { .. }) => (None, None),
+                    Ok((Found::NotFound, _)) => {
+                        (Validity { until: Some(Millis(0)), is_over: true }, Some(CloseReason::TokenUnknown))
+                    }
+                    Err(Error::Corrupt { .. }) => (Validity { until: None, is_over: false }, None),
                     Err(error) => return Err(error),
                 };
                 let recheck_pause = match &token.status {
                     Some(status) if status.valid_until == valid_until => (status.recheck_pause * 2).min(RETRY_PAUSE),
                     _ => MIN_RECHECK_PAUSE,
                 };
-                token.status =
-                    Some(TokenStatus { valid_until, close_reason, checked_at: Instant::now(), recheck_pause });
+                token.status = Some(TokenStatus { valid_until, is_over, close_reason, checked_at, recheck_pause });
             }
         }
         Ok(())

@@ -318,11 +318,13 @@ impl Subscription {
             return;
         }
         let Some(visibility) = self.filter.visibility(&shared.event) else { return };
+        let (received_at, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
-            match self.lifetime.covers(&shared.event) {
+            match self.lifetime.covers(&shared.event, received_at) {
                 Ok(true) => break,
                 Ok(false) => {
-                    sleep(self.lifetime.next_check(&self.store).unwrap_or_default().min(RETRY_PAUSE)).await;
+                    sleep(pause).await;
+                    pause = RETRY_PAUSE;
                     self.refresh_lifetime().await;
                 }
                 Err(reason) => return self.close_reason = Some(reason),

@@ -24,7 +24,7 @@ local META_FIELD = '>BI8I8I8I8I8I8I4'
 local TOKEN_FIELD = '>c16I8B'
 -- A superseded token: verifier, superseded at, valid until, flags. Oldest first.
 local OLD_TOKEN, OLD_TOKEN_BYTES, OLD_TOKENS_KEPT = '>c16I6I6B', 29, 16
-local USED, ROTATED_AGAIN, REPORTED = 1, 2, 4
+local USED, ROTATED_AGAIN, REPORTED, GRACE_ENDED = 1, 2, 4, 8
 local TOMBSTONE_FIELD = '>BBI8'
 local REQUEST_BYTES = 31
 -- Revision at which the session last lost its subject: reservations from before it are void.

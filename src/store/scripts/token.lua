@@ -25,11 +25,18 @@ local function successor_was_used(tokens, token_index)
   return tokens.used ~= 0
 end
 
--- Time in ms until which the presented token of a live record or a tombstone is, or was, accepted; 0 = no limit.
-local function valid_until(found)
-  if not found.token_index or found.token_index == 0 then return 0 end
-  local _, _, until_ms = struct.unpack(OLD_TOKEN, found.fixed.g, (found.token_index - 1) * OLD_TOKEN_BYTES + 1)
-  return until_ms
+-- Whether the grace period of a superseded token is over. A login ends it for good, also if the clock is set back.
+local function is_over(valid_until, flags)
+  return now >= valid_until or bit.band(flags, GRACE_ENDED) ~= 0
+end
+
+-- Time in ms until which the presented token of a live record or a tombstone is, or was, accepted, 0 = no limit; and
+-- 1 = that time is over.
+local function validity(found)
+  if not found.token_index or found.token_index == 0 then return 0, 0 end
+  local at = (found.token_index - 1) * OLD_TOKEN_BYTES + 1
+  local _, _, valid_until, flags = struct.unpack(OLD_TOKEN, found.fixed.g, at)
+  return valid_until, is_over(valid_until, flags) and 1 or 0
 end
 
 -- State of the presented token of a live record, and whether this use needs a write: it is the first use, or token
@@ -41,7 +48,7 @@ local function token_state(found, tokens)
     return is_due and ROTATION_DUE or CURRENT, tokens.used == 0
   end
   local old = tokens.old[found.token_index]
-  if now < old.valid_until then return SUPERSEDED, bit.band(old.flags, USED) == 0 end
+  if not is_over(old.valid_until, old.flags) then return SUPERSEDED, bit.band(old.flags, USED) == 0 end
   -- Within the policy's grace the cause may be parallel tabs. If no successor was ever presented, it may be a lost
   -- reply.
   local is_reuse = now >= old.superseded + args.grace and successor_was_used(tokens, found.token_index)

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::WAIT_LIMIT;
+use super::{WAIT_LIMIT, clock};
 
 /// Returns the Redis program that the tests start: `redis-server`, or `SESSIOND_TEST_REDIS`.
 fn program() -> String {
@@ -91,6 +91,10 @@ fn spawn_here(directory: &Path, arguments: &[String]) -> Child {
     let mut command = Command::new(program());
     command.current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.args(arguments);
+    let library = directory.join(clock::LIBRARY);
+    if library.exists() {
+        command.env("LD_PRELOAD", library).env("SESSIOND_TEST_CLOCK", directory.join(clock::SHIFT));
+    }
     // SAFETY: between fork and exec this makes one system call and touches no memory of the process.
     #[expect(unsafe_code, reason = "pre_exec has no safe form")]
     unsafe {

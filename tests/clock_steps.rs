@@ -1,0 +1,89 @@
+//! Steps of the clock of Redis: revisions stay ahead of a clock that was set back.
+
+use harness::{Client, WatchReader, World, client::*, clock::Clock, eventually};
+use sessiond_client::v1::{EventType, RotateSessionRequest, UpdateSessionRequest, WatchRequest};
+use tonic::Code;
+
+const HOUR: i64 = 3_600;
+
+/// Opens a watch by this token and returns after its first bookmark.
+async fn watch_by(client: &Client, token: &str) -> WatchReader {
+    let keys = by_token(token).into_iter().collect();
+    let mut watching =
+        client.watch(WatchRequest { keys, bookmark_interval: millis(100), ..Default::default() }).await.unwrap();
+    watching.bookmark().await;
+    watching
+}
+
+#[tokio::test]
+async fn watch_by_token_clock_set_back_receives_events_in_grace() {
+    let (redis, clock) = Clock::start();
+    let world = World { redis, prefix: "sessiond:".into() };
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    let (session, first) = client.create(&[]).await;
+    let mut watching = watch_by(&client, &first).await;
+    clock.shift_to(-HOUR);
+    let second = client.rotate(&first).await.unwrap();
+    assert_eq!(watching.event().await.r#type(), EventType::Rotated);
+    for n in 0..3 {
+        client.set(by_token(&second), &[("n", text(&n.to_string()))]).await.unwrap();
+        assert_eq!(watching.event().await.r#type(), EventType::Updated);
+    }
+    // A watch that resumes with the superseded token gets the same events.
+    let mut resumed = watch_by(&client, &first).await;
+    client.set(by_token(&second), &[("n", text("4"))]).await.unwrap();
+    for watching in [&mut watching, &mut resumed] {
+        assert_eq!(watching.event().await.r#type(), EventType::Updated);
+    }
+    client.delete(by_id(&session.id)).await.unwrap();
+    for watching in [&mut watching, &mut resumed] {
+        assert_eq!(watching.event().await.r#type(), EventType::Ended);
+        expect_error(watching.end().await, Code::NotFound, "SESSION_ENDED");
+    }
+}
+
+#[tokio::test]
+async fn watch_by_token_clock_set_back_receives_no_event_after_grace() {
+    let (redis, clock) = Clock::start();
+    let world = World { redis, prefix: "sessiond:".into() };
+    let server = world.server_with("partitions = 1\n[default_policy]\nrotation_grace = '400ms'").await;
+    let client = server.client().await;
+    for ends_by_login in [false, true] {
+        clock.shift_to(0);
+        let (_, first) = client.create(&[]).await;
+        let mut watching = watch_by(&client, &first).await;
+        clock.shift_to(-HOUR);
+        let second = client.rotate(&first).await.unwrap();
+        assert_eq!(watching.event().await.r#type(), EventType::Rotated);
+        if ends_by_login {
+            let subject = Some("alice".into());
+            let login = UpdateSessionRequest { key: by_token(&second), subject, ..Default::default() };
+            client.update(login).await.unwrap();
+        } else {
+            eventually("the grace period is over", async || {
+                client.get(by_token(&first)).await.err().map(|status| assert_eq!(status.reason(), "TOKEN_ROTATED"))
+            })
+            .await;
+        }
+        client.set(by_token(&second), &[("secret", text("1"))]).await.unwrap();
+        expect_error(watching.end().await, Code::NotFound, "TOKEN_ROTATED");
+        assert!(watching.buffered().is_empty(), "an event from after the validity of the token");
+    }
+}
+
+#[tokio::test]
+async fn grace_ended_by_a_login_stays_over_when_the_clock_is_set_back() {
+    let (redis, clock) = Clock::start();
+    let world = World { redis, prefix: "sessiond:".into() };
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, planted) = client.create(&[]).await;
+    let subject = Some("alice".into());
+    let login = RotateSessionRequest { token: planted.clone(), subject, ..Default::default() };
+    let (_, current) = client.rotate_with(login).await.unwrap();
+    expect_error(client.get(by_token(&planted)).await, Code::NotFound, "TOKEN_ROTATED");
+    clock.shift_to(-HOUR);
+    client.get(by_token(&current)).await.unwrap();
+    expect_error(client.get(by_token(&planted)).await, Code::NotFound, "TOKEN_ROTATED");
+}

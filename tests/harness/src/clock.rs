@@ -1,0 +1,49 @@
+//! A Redis process whose clock steps: a small library, preloaded into it, shifts the time that it reads.
+
+use std::{fs, os::unix::fs::FileExt, path::Path, process::Command};
+
+use super::{Redis, redis::server_arguments};
+
+/// Name of the preloaded library in the directory of a Redis process.
+pub const LIBRARY: &str = "clock.so";
+/// Name of the file with the shift in the directory of a Redis process.
+pub const SHIFT: &str = "clock-shift";
+
+/// Clock of one Redis process.
+pub struct Clock {
+    shift: fs::File,
+}
+
+impl Clock {
+    /// Starts a Redis with a clock that the test can shift. Needs a C compiler.
+    pub fn start() -> (Redis, Self) {
+        let redis = Redis::in_directory(|directory, _| {
+            compile(&directory.join(LIBRARY));
+            fs::write(directory.join(SHIFT), [0; 8]).unwrap();
+            server_arguments(["--port", "0"])
+        });
+        let path = redis.socket().with_file_name(SHIFT);
+        let clock = Clock { shift: fs::File::options().write(true).open(path).unwrap() };
+        let before = now(&redis);
+        clock.shift_to(-3_600);
+        assert!(now(&redis) < before - 3_000, "the library shifts the clock");
+        clock.shift_to(0);
+        (redis, clock)
+    }
+
+    /// Sets the clock to this many seconds after the real time; a negative number is before it.
+    pub fn shift_to(&self, seconds: i64) {
+        self.shift.write_all_at(&(seconds * 1_000_000).to_ne_bytes(), 0).unwrap();
+    }
+}
+
+/// Clock of Redis in seconds.
+fn now(redis: &Redis) -> i64 {
+    redis.list(&["TIME"])[0].parse().unwrap()
+}
+
+fn compile(library: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/clock.c");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(library).arg(source).status();
+    assert!(compiled.expect("a C compiler").success());
+}
