@@ -114,6 +114,12 @@ pub struct Metrics {
     pub events_delivered: Counter,
     /// Times the feed read the log because a channel message was lost, late or too large to publish.
     pub feed_gaps: Counter,
+    /// Bytes of all log entries, of all partitions.
+    pub log_bytes: Gauge,
+    /// Maximum of `log_bytes`.
+    pub log_limit_bytes: Gauge,
+    /// Log entries dropped before their age because Redis was short of memory.
+    pub log_entries_trimmed_early: Counter,
     /// Resync responses sent to watches.
     pub resyncs: Counter,
     /// Watches evicted because their client read nothing for too long. Those whose position was compacted do not count.
@@ -159,6 +165,9 @@ impl Default for Metrics {
             events_received: Counter::default(),
             events_delivered: Counter::default(),
             feed_gaps: Counter::default(),
+            log_bytes: Gauge::default(),
+            log_limit_bytes: Gauge::default(),
+            log_entries_trimmed_early: Counter::default(),
             resyncs: Counter::default(),
             watches_evicted: Counter::default(),
             sessions_deleted_out_of_band: Counter::default(),
@@ -213,6 +222,14 @@ impl Metrics {
             "Resync responses sent to watches; a rise means failovers, restarts, or watchers that are behind the log",
             self.resyncs.clone(),
         );
+        let help = "Bytes of all log entries, of all partitions";
+        r.register_with_unit("log", help, Unit::Bytes, self.log_bytes.clone());
+        let help =
+            "Maximum of log_bytes: log_max_bytes of all partitions, or 20 % of the maxmemory of Redis if that is less";
+        r.register_with_unit("log_limit", help, Unit::Bytes, self.log_limit_bytes.clone());
+        let help =
+            "Log entries dropped early because Redis was short of memory; a rise means that Redis needs more memory";
+        r.register("log_entries_trimmed_early", help, self.log_entries_trimmed_early.clone());
         let help = "Sessions ended because their key was deleted or evicted directly in Redis";
         r.register("sessions_deleted_out_of_band", help, self.sessions_deleted_out_of_band.clone());
         let help = "Keyspace notifications: 1 if every node publishes them, 0 if one does not, -1 if unknown";

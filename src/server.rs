@@ -179,7 +179,7 @@ fn spawn_workers(
     metrics: &Arc<Metrics>,
 ) {
     let expiry = ExpiryWorker { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
-    let trimmer = LogTrimmer { store: store.clone(), bounds: bounds(config) };
+    let trimmer = LogTrimmer::new(store.clone(), bounds(config), metrics.clone());
     let due_sets = DueSets { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
     let finder = MissingKeyFinder { due_sets: due_sets.clone() };
     let repairer = KeyRepairer { due_sets: due_sets.clone() };
@@ -289,6 +289,7 @@ async fn ended(embedded: &mut Option<Embedded>) {
 fn bounds(config: &Config) -> LogBounds {
     LogBounds {
         age_us: config.log_max_age.as_micros().try_into().unwrap_or(u64::MAX),
+        aged: 0,
         entries: LOG_ENTRIES,
         bytes: config.log_max_bytes,
         batch: TRIM_BATCH,

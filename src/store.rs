@@ -35,6 +35,7 @@ pub mod scripts;
 mod start;
 mod subjects;
 mod survey;
+mod trim;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -53,10 +54,11 @@ pub use node::{Lane, Waits};
 pub use preconditions::Unmet;
 pub use reads::Validity;
 pub use record::Corrupt;
-pub use scan::{Due, ListPosition, LogBounds};
+pub use scan::{Due, ListPosition};
 pub use start::{Eviction, Open, StartError};
 pub use subjects::{Admitted, Claim, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, RESERVATION_WINDOW, Why};
 pub use survey::{PER_SCRIPT, Partial, ScanPage, ScanPosition, ScanScope, Survey, Surveyed, SurveyedState};
+pub use trim::{History, LogBounds, Memory, Trimmed};
 
 use crate::{
     observe::Metrics,
@@ -69,6 +71,7 @@ use connection::Connection;
 use keys::Keys;
 use large_reads::LargeReads;
 use preconditions::Preconditions;
+use trim::TrimRequests;
 
 /// Maximum number of labels of a session.
 pub const MAX_LABELS: usize = 16;
@@ -86,6 +89,7 @@ pub struct Store {
     /// Random number of this instance, which marks its claims.
     instance: u64,
     large_reads: LargeReads,
+    trim_requests: TrimRequests,
     metrics: Arc<Metrics>,
 }
 

@@ -8,6 +8,7 @@ mod expiry;
 mod index_reconciler;
 mod key_repairer;
 mod keyspace_reconciler;
+mod log_age;
 mod log_trimmer;
 mod missing_key_finder;
 

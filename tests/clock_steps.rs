@@ -87,3 +87,23 @@ async fn grace_ended_by_a_login_stays_over_when_the_clock_is_set_back() {
     client.get(by_token(&current)).await.unwrap();
     expect_error(client.get(by_token(&planted)).await, Code::NotFound, "TOKEN_ROTATED");
 }
+
+#[tokio::test]
+async fn log_entries_from_a_clock_ahead_leave_at_their_age() {
+    let (redis, clock) = Clock::start();
+    let world = World { redis, prefix: "sessiond:".into() };
+    let server = world.server_with("partitions = 1\nlog_max_age = '1s'").await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[]).await;
+    // Less than the idle timeout.
+    clock.shift_to(HOUR / 4);
+    client.set(by_id(&session.id), &[("n", text("0"))]).await.unwrap();
+    clock.shift_to(0);
+    for n in 1..20 {
+        client.set(by_id(&session.id), &[("n", text(&n.to_string()))]).await.unwrap();
+    }
+    let log = world.redis.keys("*:log").remove(0);
+    assert!(world.redis.number(&["XLEN", &log]) > 1);
+    eventually("all entries but the last have left", async || (world.redis.number(&["XLEN", &log]) == 1).then_some(()))
+        .await;
+}

@@ -23,6 +23,7 @@ mod large_events;
 mod library_defaults;
 mod limits;
 mod liveness;
+mod log_memory;
 mod log_output;
 mod names;
 mod out_of_band;

@@ -71,7 +71,8 @@ settings! {
         /// Maximum age of log entries. A watch that resumes from before the oldest entry receives `resync` COMPACTED. The
         /// log of one partition also has at most 1,000,000 entries.
         Key log_max_age: Duration = 15 * MINUTE, any_duration();
-        /// Maximum size of the log of one partition.
+        /// Maximum size of the log of one partition. All logs on one Redis server together have at most 20 % of its
+        /// `maxmemory`, and less while Redis is short of memory ([sizing](sizing.md)).
         Key log_max_bytes: u64 = 64 * MIB, bytes(64 * KIB..=u64::MAX >> 11);
         /// Time between two reconciliations of the subject indexes, of the sets of deadlines, and of sessions whose keys
         /// were deleted without a notification.

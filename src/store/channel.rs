@@ -26,6 +26,13 @@ pub struct Server {
     pub partitions: Vec<Partition>,
 }
 
+impl Server {
+    /// Returns the address of the server for logs.
+    pub fn name(&self) -> String {
+        self.node.name()
+    }
+}
+
 /// An event on the subscriber connection of a server.
 pub enum ChannelEvent {
     /// A message on the channel of a partition.

@@ -141,8 +141,9 @@ impl Store {
         self.connection.at(target.partition, deadline, attempt).await
     }
 
-    /// Runs a script that may write, with the time after which it must not. If the script ran too late although the call has
-    /// time left, sends it once more, with the server's clock from that reply.
+    /// Runs a script that may write, with the time after which it must not. Nothing was applied if the script ran too late, or
+    /// if Redis had no memory left for it. If the call has time left, sends it once more after each: with the server's clock
+    /// from that reply, or after a trim of the logs.
     pub(super) async fn write(
         &self,
         script: &'static Script,
@@ -155,12 +156,23 @@ impl Store {
             args.flag("durable", true);
         }
         let (target, args) = (&target, &args);
-        for _ in 0..2 {
+        let (mut was_late, mut was_full) = (false, false);
+        loop {
             let attempt = |node, asking| self.write_at(node, script, concern, target, args, deadline, asking);
-            let (reply, confirmed) = self.connection.at(target.partition, deadline, attempt).await?;
+            let (reply, confirmed) = match self.connection.at(target.partition, deadline, attempt).await {
+                Err(Error::Full) if !was_full && self.trim_requests.trim(deadline).await => {
+                    was_full = true;
+                    continue;
+                }
+                done => done?,
+            };
             // A delete that finds no session writes a tombstone. No other outcome implies a write that could be lost.
             let may_have_written = match reply.outcome {
-                Outcome::TooLate => continue,
+                Outcome::TooLate if was_late => return Err(Error::Timeout),
+                Outcome::TooLate => {
+                    was_late = true;
+                    continue;
+                }
                 Outcome::Done | Outcome::Ended => true,
                 Outcome::NotFound => script.name == scripts::END.name,
                 _ => false,
@@ -172,7 +184,6 @@ impl Store {
                 _ => Ok(reply),
             };
         }
-        Err(Error::Timeout)
     }
 
     /// Runs a script at this server, with a deadline by its clock. Returns the reply and the number of replicas that have the

@@ -173,15 +173,6 @@ impl Store {
         let next = reply.next().and_then(|next| next.as_f64()).filter(|next| next.is_finite());
         Ok(Due { ids, next: next.map(|next| next as u64) })
     }
-
-    /// Drops at most one batch of log entries that exceed the bounds. Returns their number.
-    pub async fn trim(&self, partition: Partition, bounds: LogBounds, deadline: Instant) -> Result<u64, Error> {
-        let keys = vec![self.keys.log(partition), self.keys.meta(partition)];
-        let numbers = [bounds.age_us, bounds.entries, bounds.bytes, bounds.batch];
-        let args = numbers.map(|number| number.to_string().into()).to_vec();
-        let reply = self.run(partition, &scripts::TRIM, keys, args, deadline).await?;
-        Ok(reply.first().and_then(|dropped| dropped.as_u64()).unwrap_or(0))
-    }
 }
 
 impl Store {
@@ -212,19 +203,6 @@ pub struct Due {
     pub ids: Vec<(SessionId, u64)>,
     /// Earliest deadline in ms if `ids` is empty. None: there is none.
     pub next: Option<u64>,
-}
-
-/// Bounds of the log of a partition.
-#[derive(Clone, Copy, Debug)]
-pub struct LogBounds {
-    /// Maximum age of an entry in us.
-    pub age_us: u64,
-    /// Maximum number of entries.
-    pub entries: u64,
-    /// Maximum size of all entries in bytes.
-    pub bytes: u64,
-    /// Maximum number of entries dropped per call.
-    pub batch: u64,
 }
 
 fn ids(members: impl IntoIterator<Item = Value>) -> impl Iterator<Item = SessionId> {

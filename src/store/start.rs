@@ -20,6 +20,7 @@ use super::{
     record::FORMAT,
     scripts,
     subjects::Leaving,
+    trim::TrimRequests,
 };
 use crate::observe::Metrics;
 
@@ -135,9 +136,20 @@ impl Store {
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
-        let (instance, large_reads) = (super::random_u64(), LargeReads::new());
-        let store =
-            Store { connection, preconditions, keys, database, id, leaving, large_reads, broken_keys, instance, metrics };
+        let (instance, large_reads, trim_requests) = (super::random_u64(), LargeReads::new(), TrimRequests::default());
+        let store = Store {
+            connection,
+            preconditions,
+            keys,
+            database,
+            id,
+            leaving,
+            large_reads,
+            trim_requests,
+            broken_keys,
+            instance,
+            metrics,
+        };
         store.initialise(&store.partitions().collect::<Vec<_>>()).await?;
         Ok(store)
     }
