@@ -1,4 +1,4 @@
-# Targets that must always work: run, test, test-matrix, test-faults, check, gen, gen-check, bench, bench-memory.
+# Targets that must always work: run, test, test-matrix, test-faults, test-soak, check, gen, gen-check, bench, bench-memory.
 
 LANGUAGES := rust go python typescript java
 BUF := 1.75.0
@@ -6,7 +6,7 @@ GRPCURL := 1.9.3
 TYPOS := 1.52.0
 CARGO_DENY := 0.20.2
 
-.PHONY: run test test-matrix test-faults check deny tools gen gen-check bench bench-memory install
+.PHONY: run test test-matrix test-faults test-soak check deny tools gen gen-check bench bench-memory install
 
 # Starts the service on a private Redis and prints example commands.
 run: install
@@ -26,7 +26,16 @@ test-matrix: install
 HISTORIES ?= 240
 test-faults: install
 	cargo build
-	cargo run -p sessiond-robustness -- $(if $(SEED),--seed=$(SEED),--histories=$(HISTORIES))
+	cargo run -p sessiond-robustness -- histories $(if $(SEED),--seed=$(SEED),--histories=$(HISTORIES))
+
+# Plays faults of ordinary operation for SOAK_MINUTES on the same servers, checks that nothing is lost and that every
+# instance stays flat, and writes the section "Soak" of docs/faults.md. SEED=<seed> plays the faults of that seed.
+# FAULTS=<name,name> plays only these faults, FAULTS=<-name,-name> all others; then nothing is written.
+SOAK_MINUTES ?= 15
+test-soak: install
+	cargo build
+	cargo run -p sessiond-robustness -- soak --minutes=$(SOAK_MINUTES) $(if $(SEED),--seed=$(SEED)) \
+		$(if $(FAULTS),--faults='$(FAULTS)')
 
 # Checks format, lints, spelling, Lua scripts, and the proto files: their style, and that the API did not change.
 check: tools

@@ -106,6 +106,8 @@ pub struct Metrics {
     pub grpc_connections_at_stream_limit: Gauge,
     /// Streams reset because their client did not read the response in time.
     pub grpc_streams_reset: Counter,
+    /// Tasks of the runtime that have not ended, at the time of the last report.
+    pub tasks: Gauge,
     /// Open watches, including evicted ones whose stream has not ended.
     pub watches: Gauge,
     /// Log entries that the feed received.
@@ -161,6 +163,7 @@ impl Default for Metrics {
             grpc_connections: Gauge::default(),
             grpc_connections_at_stream_limit: Gauge::default(),
             grpc_streams_reset: Counter::default(),
+            tasks: Gauge::default(),
             watches: Gauge::default(),
             events_received: Counter::default(),
             events_delivered: Counter::default(),
@@ -206,6 +209,8 @@ impl Metrics {
         r.register("redis_up", help, self.redis_up.clone());
         let help = "Problems with Redis that /readyz and the log name; a rise needs an operator";
         r.register("store_problems", help, self.store_problems.clone());
+        let help = "Tasks of the runtime that have not ended; a rise without more connections or watches is a leak";
+        r.register("tasks", help, self.tasks.clone());
         let help = "Open watches, including evicted ones until their stream ends";
         r.register("watches", help, self.watches.clone());
         let help =

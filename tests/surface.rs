@@ -95,6 +95,7 @@ async fn metrics_count_calls_and_contain_no_namespace_or_subject() {
         "sessiond_grpc_requests_total{method=\"CreateSession\",code=\"OK\"} 1",
         "sessiond_grpc_request_duration_seconds_count{method=\"CreateSession\"} 1",
         "sessiond_redis_commands_total{command=\"create\",result=\"ok\"} 1",
+        "sessiond_tasks ",
         "sessiond_watches 1",
         "sessiond_grpc_streams_reset_total 0",
         "sessiond_grpc_connections_at_stream_limit 0",

@@ -7,6 +7,7 @@ use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     sync::watch,
     time::{Instant, sleep, timeout},
 };
@@ -43,8 +44,13 @@ pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
         problems.insert(0, state.into());
         std::future::ready((code, problems.join("; ") + "\n"))
     };
+    let report = move || {
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        metrics.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        std::future::ready(([(CONTENT_TYPE, OPENMETRICS)], metrics.render()))
+    };
     let router = Router::new()
-        .route("/metrics", get(move || std::future::ready(([(CONTENT_TYPE, OPENMETRICS)], metrics.render()))))
+        .route("/metrics", get(report))
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(readiness));
     let service = TowerToHyperService::new(router);

@@ -203,6 +203,11 @@ impl Proxy {
         self.control.replies.lock().unwrap().clone()
     }
 
+    /// Forgets the bytes that Redis has sent so far.
+    pub fn forget_replies(&self) {
+        self.control.replies.lock().unwrap().iter_mut().for_each(|replies| *replies = Vec::new());
+    }
+
     /// Closes all connections on both sides; held bytes are lost.
     pub fn cut(&self) {
         self.cuts.send_modify(|count| *count += 1);

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     faults::{Fault, faults},
-    run::{HistoryRun, run},
+    run::{HistoryRun, run, start_runtime},
     table::Table,
 };
 
@@ -38,8 +38,7 @@ fn fault_of(seed: u64) -> Box<dyn Fault> {
 }
 
 fn play(fault: Box<dyn Fault>, seed: u64) -> HistoryRun {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("the runtime starts");
+    let runtime = start_runtime();
     let run = runtime.block_on(run(fault, seed));
     runtime.shutdown_background();
     run
@@ -96,19 +95,24 @@ impl Campaign {
             failures.lock().unwrap().push(format!("SEED={seed} {name}: the history panicked, see above"));
             return;
         };
-        println!("SEED={seed} {name}: {} log entries, recovery {:?}", run.log_entries(), run.recovery);
+        println!("SEED={seed} {name}: {} log entries, recovery {:?}", run.log_entries(), run.faults[0].recovery);
         table.lock().unwrap().add(name, topology, &run);
-        failures.lock().unwrap().extend(run.failure(&self.failed_histories));
+        failures
+            .lock()
+            .unwrap()
+            .extend(run.failure(&format!("replay with `make test-faults SEED={seed}`"), &self.failed_histories));
     }
 }
 
 impl HistoryRun {
-    fn log_entries(&self) -> usize {
+    /// Returns the number of log entries of all stores.
+    pub fn log_entries(&self) -> usize {
         self.history.truth.stores.iter().map(|store| store.entries().count()).sum()
     }
 
-    /// Returns a text with the violations, and writes the history into a file in this directory. None: no violation.
-    fn failure(&self, directory: &Path) -> Option<String> {
+    /// Returns a text with the violations and with how to replay them, and writes the history into a file in this directory.
+    /// None: no violation.
+    pub fn failure(&self, replay: &str, directory: &Path) -> Option<String> {
         if self.violations.is_empty() {
             return None;
         }
@@ -120,8 +124,6 @@ impl HistoryRun {
             .iter()
             .map(|(name, text)| format!("{name}: {}\n", text.chars().take(VIOLATION_CHARS).collect::<String>()));
         let (file, violations) = (file.display(), violations.collect::<String>());
-        Some(format!(
-            "SEED={seed}, {about}; replay with `make test-faults SEED={seed}`; history in {file}:\n{violations}"
-        ))
+        Some(format!("SEED={seed}, {about}; {replay}; history in {file}:\n{violations}"))
     }
 }

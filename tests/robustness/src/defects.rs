@@ -17,7 +17,7 @@ mod watches;
 pub type Defect = (&'static str, &'static str, fn(&mut History));
 
 /// All defects; every validator has at least one.
-pub const DEFECTS: [Defect; 44] = [
+pub const DEFECTS: [Defect; 48] = [
     ("an event is missing", "Reliable", omit_event),
     ("an event before a resume is missing", "Reliable", omit_event_before_resume),
     ("an event is delivered twice", "Unique", duplicate_event),
@@ -29,6 +29,8 @@ pub const DEFECTS: [Defect; 44] = [
     ("a position is behind its events", "Resumable", position_behind),
     ("synced precedes the end of the snapshot", "SnapshotConsistent", synced_before_snapshot),
     ("the snapshot contains an ended session", "SnapshotConsistent", snapshot_of_ended_session),
+    ("the snapshot lacks a session, another due set was lost", "SnapshotConsistent", lose_another_due_set),
+    ("the snapshot lacks a session, its due set was lost later", "SnapshotConsistent", lose_due_set_after_snapshot),
     ("an expired session does not end", "EndedOnce", omit_expiry),
     ("a session ends twice", "EndedOnce", end_twice),
     ("an ended session changes", "EndedOnce", update_after_end),
@@ -37,6 +39,7 @@ pub const DEFECTS: [Defect; 44] = [
     ("an event does not match the filter", "Filter", deliver_unmatched_event),
     ("UPDATED is delivered instead of LEFT", "Filter", updated_instead_of_left),
     ("ENDED has another cause than the log", "Filter", wrong_cause),
+    ("an event of another namespace is delivered", "Filter", deliver_event_of_another_namespace),
     ("an event has an older state", "Filter", stale_event_state),
     ("a rollback without a resync", "RollbackReported", rollback_without_resync),
     ("a rollback with reason COMPACTED", "RollbackReported", rollback_as_compacted),
@@ -54,6 +57,7 @@ pub const DEFECTS: [Defect; 44] = [
     ("a watch of a live session closes with OK", "WatchEndJustified", watches::close_watch_of_live_session),
     ("a watch of a namespace ends with NOT_FOUND", "WatchEndJustified", watches::not_found_for_namespace),
     ("a watch ends without a reason, no instance was killed", "WatchEndJustified", watches::end_without_reason),
+    ("a watch ends without a reason, the instance drained", "WatchEndJustified", watches::end_without_reason_at_drain),
     ("opening a watch of a live session fails", "WatchEndJustified", watches::reject_live_session),
     ("a resume fails because its session ended", "WatchEndJustified", watches::reject_resume),
     ("resync ROLLBACK without lost writes", "ResyncJustified", watches::rollback_without_loss),
@@ -73,9 +77,9 @@ fn last_update(history: &History) -> Entry {
     updates.max_by_key(|entry| entry.position.revision).expect("the history has an update").clone()
 }
 
-/// Returns the partition and the last position of each log.
-fn last_entries(history: &History) -> Vec<(usize, Position)> {
-    let last = |log: &Log| log.entries[log.entries.len() - 1].position;
+/// Returns the partition and the position before the last entry of each log.
+fn before_last_entries(history: &History) -> Vec<(usize, Position)> {
+    let last = |log: &Log| log.entries[log.entries.len() - 1].previous;
     history.truth.present().logs.iter().map(last).enumerate().collect()
 }
 
@@ -219,6 +223,27 @@ fn snapshot_of_ended_session(history: &mut History) {
     history.watches[3].responses[0].events.push(event_of(&updated, EventType::Snapshot));
 }
 
+/// Removes a session that does not expire from the snapshot; returns its partition.
+fn omit_from_snapshot(history: &mut History) -> usize {
+    let kept = last_update(history);
+    let mut logs = history.truth.present().logs.iter();
+    let partition = logs.position(|log| log.entries.iter().any(|entry| entry.position == kept.position));
+    for response in &mut history.watches[3].responses {
+        response.events.retain(|event| event.r#type() != EventType::Snapshot || event.id != kept.id);
+    }
+    partition.expect("the entry is in a log")
+}
+
+fn lose_another_due_set(history: &mut History) {
+    let partition = omit_from_snapshot(history);
+    history.faults[0].trace.lost_due_sets.push((1 - partition, 0));
+}
+
+fn lose_due_set_after_snapshot(history: &mut History) {
+    let partition = omit_from_snapshot(history);
+    history.faults[0].trace.lost_due_sets.push((partition, history.ended));
+}
+
 fn omit_expiry(history: &mut History) {
     let ended = find_entry(history, |entry| entry.cause == Cause::IdleTimeout);
     remove_entry(history, &ended);
@@ -284,6 +309,13 @@ fn wrong_cause(history: &mut History) {
     ended.set_cause(Cause::AbsoluteTimeout);
 }
 
+fn deliver_event_of_another_namespace(history: &mut History) {
+    let update = last_update(history);
+    let mut entries = history.truth.stores[0].logs.iter_mut().flat_map(|log| &mut log.entries);
+    let entry = entries.find(|entry| entry.position == update.position).expect("it exists");
+    "other".clone_into(&mut entry.namespace);
+}
+
 fn stale_event_state(history: &mut History) {
     let entry = last_update(history);
     let has_event = |response: &Response| response.events.iter().any(|event| event.revision == entry.key().1);
@@ -300,7 +332,7 @@ fn rollback_as_compacted(history: &mut History) {
     let resync = response(history, 0, |response| matches!(response.control, Some(Control::Resync(..))));
     resync.control = Some(Control::Resync(ResyncReason::Compacted, BTreeSet::new()));
     // The logs are trimmed too, so that `ResyncJustified` accepts the reason.
-    history.faults[0].trimmed = last_entries(history);
+    history.faults[0].trace.trimmed = before_last_entries(history);
 }
 
 /// Replaces the reply of the second read by that of the first.

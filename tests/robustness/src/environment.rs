@@ -1,18 +1,26 @@
 //! The environment of one history: Redis in one topology, three instances of sessiond, and the handles that faults use.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
+use rustix::process::Signal;
+use sessiond_client::v1::CreateSessionRequest;
 use tokio::sync::watch;
 
-use crate::history::Micros;
+use crate::history::Trace;
 use crate::{
-    fixtures::RULES, ground_truth::Position, log_reader::LogReader, recorder::Recorder, seeded_rng::SeededRng,
-    workload::Slots,
+    fixtures::RULES,
+    instance::Instance,
+    log_reader::LogReader,
+    recorder::Recorder,
+    seeded_rng::SeededRng,
+    workload::{Slots, probe_session},
 };
 use harness::{
-    Client, Redis, Server,
+    Client, Redis,
     cluster::Cluster,
-    process::Process,
     proxy::Proxy,
     redis::{CREDENTIALS, server_arguments},
     relay::Relay,
@@ -47,10 +55,8 @@ pub struct Environment {
     pub cluster: Option<Cluster>,
     /// Proxy between the first instance and Redis; used in the standalone topology only.
     pub proxy: Proxy,
-    /// The first two instances, which run in this process.
-    pub servers: Vec<Server>,
-    /// The third instance, a process that a fault can kill.
-    pub process: Process,
+    /// The instances. The first one connects through the proxy; faults that end a process end the last one.
+    pub instances: Vec<Instance>,
     /// Reader of the ground truth.
     pub reader: LogReader,
     /// Recorder of calls and watches.
@@ -63,10 +69,14 @@ pub struct Environment {
     pub rng: SeededRng,
     /// Whether readers with the patterns Stalled and Disconnected stop reading.
     pub readers_stopped: watch::Sender<bool>,
-    /// Ids of sessions whose keys a fault deleted, and the times of deletion.
-    pub deleted_keys: Vec<(String, Micros)>,
-    /// Partition and oldest remaining entry for each trim of a log.
-    pub trimmed: Vec<(usize, Position)>,
+    /// What the present fault has done to single keys.
+    pub trace: Trace,
+    /// Number of times the present fault has verified its own effect.
+    pub confirmed: usize,
+    /// Violations that faults have found themselves.
+    pub problems: Vec<String>,
+    /// Number of sessions that [`Environment::new_probe`] has returned.
+    probes: AtomicUsize,
     /// Directory of the configuration file, deleted on drop.
     _toml: tempfile::TempDir,
 }
@@ -77,15 +87,25 @@ pub struct Pair {
     pub relay: Relay,
 }
 
-/// Sizes of the ring, in events. A watcher that falls further behind reads the log.
-const RING_SLOTS: [usize; 2] = [512, 65_536];
+/// Number of instances.
+const INSTANCES: usize = 3;
 
-fn toml(limits: &str, ring_slots: usize) -> String {
-    format!(
-        "log_max_age = '1d'\nlog_max_bytes = '1024 MiB'\n[limits]\ncall_timeout = '1500ms'\n\
-         ring_slots = {ring_slots}\n{limits}\n[default_policy]\n{}",
-        RULES.policy()
-    )
+/// Configuration of the instances. The policy of the default namespace is that of the contract.
+pub struct Settings {
+    /// Lines at the top level.
+    pub top: String,
+    /// Lines of `[limits]`.
+    pub limits: String,
+    /// Further lines of `[default_policy]`, and further sections.
+    pub policies: String,
+}
+
+impl Settings {
+    fn toml(&self) -> String {
+        let Settings { top, limits, policies } = self;
+        let policy = RULES.policy();
+        format!("{top}\n[limits]\ncall_timeout = '1500ms'\n{limits}\n[default_policy]\n{policy}{policies}\n")
+    }
 }
 
 /// The Redis servers of one topology.
@@ -148,46 +168,87 @@ impl RedisServers {
 }
 
 impl Environment {
-    /// Starts Redis, the proxy, the reader and the instances. `limits`: additional lines for `[limits]` in their
-    /// configuration.
-    pub async fn start(topology: Topology, limits: &str, seed: u64) -> Self {
+    /// Starts Redis, the proxy, the reader and the instances.
+    pub async fn start(topology: Topology, settings: &Settings, seed: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sessiond.toml");
-        let mut rng = SeededRng::from_seed(seed);
-        let toml = toml(limits, rng.choose(&RING_SLOTS));
-        std::fs::write(&file, &toml).unwrap();
+        std::fs::write(&file, settings.toml()).unwrap();
         let RedisServers { redis, url, pair, sentinels, cluster } = RedisServers::start(topology).await;
         let proxy = Proxy::start(&redis);
-        let prefix = "sessiond:";
-        let reader = LogReader::start(if pair.is_some() { redis.url() } else { url.clone() }, prefix).await;
-        let first = if topology == Topology::Standalone { proxy.url() } else { url.clone() };
-        let servers = vec![Server::start(&first, prefix, &toml).await, Server::start(&url, prefix, &toml).await];
-        let arguments = [format!("--redis={url}"), format!("--config={}", file.display())];
-        let process = tokio::task::block_in_place(|| Process::start(&arguments));
+        let source = match topology {
+            // Faults change the user of sessiond, or its rights.
+            Topology::Standalone => redis.unrestricted_url(),
+            Topology::Pair => redis.url(),
+            Topology::Sentinel | Topology::Cluster => url.clone(),
+        };
+        let reader = LogReader::start(source, "sessiond:").await;
+        let mut instances = Vec::new();
+        for number in 0..INSTANCES {
+            let is_behind_proxy = number == 0 && topology == Topology::Standalone;
+            let url = if is_behind_proxy { proxy.url() } else { url.clone() };
+            let config = format!("--config={}", file.display());
+            instances.push(Instance::start(vec![format!("--redis={url}"), config]).await);
+        }
         Environment {
             redis,
             pair,
             sentinels,
             cluster,
             proxy,
-            servers,
-            process,
+            instances,
             reader,
             recorder: Arc::default(),
             slots: Arc::new(Slots::new(seed)),
             seed,
-            rng,
+            rng: SeededRng::from_seed(seed),
             readers_stopped: watch::Sender::new(false),
-            deleted_keys: Vec::new(),
-            trimmed: Vec::new(),
+            trace: Trace::default(),
+            confirmed: 0,
+            problems: Vec::new(),
+            probes: AtomicUsize::new(0),
             _toml: directory,
         }
     }
 
+    /// Starts another history with this seed, on the same servers. Its ground truth begins at the present ends of the
+    /// logs, so all sessions must have ended.
+    pub async fn begin(&mut self, seed: u64) {
+        self.reader.forget().await;
+        self.proxy.forget_replies();
+        (self.recorder, self.slots) = (Arc::default(), Arc::new(Slots::new(seed)));
+        (self.seed, self.rng) = (seed, SeededRng::from_seed(seed));
+        self.problems.clear();
+    }
+
+    /// Returns a new session that matches every watcher except those by ids.
+    pub fn new_probe(&self) -> CreateSessionRequest {
+        let number = self.probes.fetch_add(1, Ordering::Relaxed);
+        probe_session(self.seed, format!("request-of-a-probe-{number}"))
+    }
+
     /// Returns the gRPC addresses of all instances, by number.
     pub fn addresses(&self) -> Vec<String> {
-        let servers = self.servers.iter().map(|server| server.address.clone());
-        servers.chain([self.process.address.clone()]).collect()
+        self.instances.iter().map(|instance| instance.address.clone()).collect()
+    }
+
+    /// Records which entries of the present history the servers have removed from the logs.
+    pub async fn note_trims(&mut self) {
+        self.reader.read().await;
+        for log in self.redis.keys("sessiond:*:log") {
+            let partition = partition_of(&log);
+            let first = self.redis.list(&["XRANGE", &log, "-", "+", "COUNT", "1"]);
+            let revision = first.first().and_then(|position| position.split_once('-')?.0.parse().ok());
+            let last_removed = match revision {
+                Some(revision) => self.reader.before(partition, revision),
+                None => Some(self.reader.end(partition)),
+            };
+            self.trace.trimmed.extend(last_removed.map(|position| (partition, position)));
+        }
+    }
+
+    /// Sends a signal to all instances.
+    pub fn signal_instances(&self, signal: Signal) {
+        self.instances.iter().for_each(|instance| instance.signal(signal));
     }
 
     /// Returns a client for each instance that accepts connections, with the number of the instance.
@@ -207,4 +268,10 @@ impl Environment {
         }
         clients
     }
+}
+
+/// Returns the partition in the name of a key, as in `sessiond:{ses:05:40}:log`.
+pub fn partition_of(key: &str) -> usize {
+    let (_, rest) = key.split_once("{ses:").expect("a key of a partition");
+    rest[..2].parse().expect("the number of a partition")
 }

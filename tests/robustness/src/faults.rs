@@ -1,8 +1,13 @@
 //! The faults. Each is a small struct that injects the fault and heals it.
 
+mod clients;
 mod connections;
+mod instances;
+mod keys;
+mod load;
 mod readers;
 mod replicated;
+mod settings;
 
 use std::time::Duration;
 
@@ -11,25 +16,31 @@ use rustix::process::Signal;
 use sessiond_client::v1::CreateSessionRequest;
 use tokio::time::{Instant, sleep};
 
-use crate::history::Effect;
+use crate::history::{Effect, Outcome};
 use crate::{
     environment::{Environment, Topology},
     fault_observed::Evidence,
     recorder::{Caller, now},
-    workload::{WORKERS, probe_session},
+    workload::WORKERS,
 };
-use harness::contract::Call;
+use harness::contract::{Call, Reply};
 use harness::{
     Redis,
     client::{incompressible, text},
     eventually,
 };
 
+use clients::{DeletesOfUnknownTokens, ForgedMessages, IdleConnections, ListsUnread, WatchesUnread};
 use connections::{ConnectionsCut, PacketsDelayed, SmallFeedBuffer, SubscriberKilled, TinyOutputBuffer};
+use instances::{Ending, Hangup, InstanceRestarted, LogUnread};
+use keys::{BrokenKey, Damage, KeyBroken};
+use load::{LargeSessions, SessionLimitReached};
+pub use load::{SESSION_LIMIT, SIDE_NAMESPACE};
 use readers::{LogTrimmed, ReadersStalled};
 use replicated::{
     ClusterPrimaryKilled, ClusterTakeover, PrimaryFailure, SentinelFailover, SentinelPrimaryFails, SlotsMigrated,
 };
+use settings::{ConnectionsRefused, EvictionEnabled, MemoryFull};
 
 /// A fault, its possible effects, and the evidence that proves that it had one.
 pub trait Fault {
@@ -76,7 +87,42 @@ pub trait Fault {
     }
 }
 
-/// Returns all faults. A seed selects one.
+/// Returns the faults of the soak. All of them leave the servers as they were, and none loses an acknowledged write.
+pub fn soak_faults() -> Vec<Box<dyn Fault>> {
+    let mut faults: Vec<Box<dyn Fault>> = vec![
+        Box::new(SubscriberKilled),
+        Box::new(TinyOutputBuffer),
+        Box::new(RedisStopped),
+        Box::new(RedisKilled),
+        Box::new(LogTrimmed),
+        Box::new(ReadersStalled),
+        Box::new(PacketsDelayed),
+        Box::new(ConnectionsCut),
+        Box::new(KeysDeleted),
+        Box::new(ConnectionsRefused::default()),
+        Box::new(MemoryFull),
+        Box::new(EvictionEnabled),
+        Box::new(IdleConnections::default()),
+        Box::new(ListsUnread::default()),
+        Box::new(WatchesUnread::default()),
+        Box::new(DeletesOfUnknownTokens),
+        Box::new(ForgedMessages),
+        Box::new(InstanceRestarted { ending: Ending::Killed }),
+        Box::new(InstanceRestarted { ending: Ending::Drained }),
+        Box::new(Hangup),
+        Box::new(LogUnread),
+        Box::new(SessionLimitReached),
+        Box::new(LargeSessions),
+    ];
+    faults.extend(settings::CHANGES.map(|change| Box::new(change) as Box<dyn Fault>));
+    for key in [BrokenKey::Log, BrokenKey::DueSet, BrokenKey::NamespaceSet] {
+        let damages = [Damage::Deleted, Damage::Replaced];
+        faults.extend(damages.map(|damage| Box::new(KeyBroken { key, damage }) as Box<dyn Fault>));
+    }
+    faults
+}
+
+/// Returns all faults of the histories. A seed selects one.
 pub fn faults() -> Vec<Box<dyn Fault>> {
     vec![
         Box::new(NoFault),
@@ -102,18 +148,19 @@ pub fn faults() -> Vec<Box<dyn Fault>> {
     ]
 }
 
-/// Creates `count` sessions concurrently, each with an attribute of this many bytes.
-async fn create_many(env: &Environment, count: usize, bytes: usize) {
+/// Creates `count` sessions concurrently, each with an attribute of this many bytes; returns how many were created.
+async fn create_many(env: &Environment, count: usize, bytes: usize) -> usize {
     let through = env.clients().await.remove(0);
     let caller = Caller { client: WORKERS, instance: 0 };
-    let creates = (0..count).map(|number| {
-        let create = probe_session(env.seed, format!("request-of-a-batch-{number}"));
+    let creates = (0..count).map(|_| {
+        let create = env.new_probe();
         let attributes = [("large".to_owned(), text(&incompressible(bytes)))].into();
         // Without a subject, because the workload ends all sessions of its subjects.
         let create = CreateSessionRequest { subject: String::new(), attributes, ..create };
         env.recorder.call(caller, &through, Call::Create(create))
     });
-    join_all(creates).await;
+    let outcomes = join_all(creates).await;
+    outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Answered(Reply::Session(..)))).count()
 }
 
 /// Injects nothing: the validators also check histories without a fault.
@@ -203,19 +250,19 @@ impl Fault for InstanceKilled {
     fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {
             create_many(env, SNAPSHOT_SESSIONS, 0).await;
-            let instance = env.addresses().len() - 1;
+            let instance = env.instances.len() - 1;
             let is_in_snapshot = || env.recorder.is_in_snapshot(instance);
             loop {
                 eventually("an instance sends a snapshot", async || is_in_snapshot().then_some(())).await;
-                env.process.signal(Signal::STOP);
+                env.instances[instance].signal(Signal::STOP);
                 // The responses in flight may complete the snapshot.
                 sleep(READ_TIME).await;
                 if is_in_snapshot() {
                     break;
                 }
-                env.process.signal(Signal::CONT);
+                env.instances[instance].signal(Signal::CONT);
             }
-            env.process.kill();
+            env.instances[instance].kill();
         })
     }
 }
@@ -304,11 +351,12 @@ impl Fault for KeysDeleted {
     fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {
             let started = Instant::now();
-            while env.deleted_keys.len() < 4 && started.elapsed() < Duration::from_secs(2) {
+            while env.trace.deleted_keys.len() < 4 && started.elapsed() < Duration::from_secs(2) {
                 for id in env.slots.ids() {
                     let method = env.rng.below(4);
-                    if env.deleted_keys.iter().all(|(known, _)| *known != id) && remove_key(&env.redis, &id, method) {
-                        env.deleted_keys.push((id, now() + if method == 3 { 60_000 } else { 0 }));
+                    let is_known = env.trace.deleted_keys.iter().any(|(known, _)| *known == id);
+                    if !is_known && remove_key(&env.redis, &id, method) {
+                        env.trace.deleted_keys.push((id, now() + if method == 3 { 60_000 } else { 0 }));
                     }
                 }
                 sleep(Duration::from_millis(100)).await;

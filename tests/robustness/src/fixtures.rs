@@ -83,7 +83,8 @@ pub fn valid() -> History {
     builder.watch(Filter { scope: Scope::Subject("anna".into()), ..unfiltered() }, None, 0..end);
     builder.watch(Filter { scope: Scope::Ids(BTreeSet::from([id_of(&e)])), ..unfiltered() }, None, middle + 2..end);
     let at = deleted_keys[0].1;
-    let fault = FaultRecord { at, healed: at, effects: Vec::new(), trimmed: Vec::new(), deleted_keys };
+    let trace = Trace { deleted_keys, ..Trace::default() };
+    let fault = FaultRecord { at, healed: at, effects: Vec::new(), trace };
     builder.finish("constructed", vec![fault])
 }
 
@@ -114,7 +115,7 @@ pub fn rolled_back() -> History {
     builder.watches[0].responses.extend(continuation);
     builder.watch(unfiltered(), None, 0..end);
     let effects = vec![Effect::LosesWrites];
-    let fault = FaultRecord { at, healed, effects, trimmed: Vec::new(), deleted_keys: Vec::new() };
+    let fault = FaultRecord { at, healed, effects, trace: Trace::default() };
     builder.finish("constructed, rolled back", vec![fault])
 }
 
@@ -207,6 +208,7 @@ impl HistoryBuilder {
         let entry = Entry {
             position: Position { revision, nonce: self.nonce },
             previous: log.entries.last().map_or(log.start, |last| last.position),
+            namespace: NAMESPACE.to_owned(),
             id: id.to_owned(),
             kind,
             cause,

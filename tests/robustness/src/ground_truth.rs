@@ -8,7 +8,7 @@ use std::{
 use sessiond_client::v1::{Cause, EventType, SessionEvent};
 
 use crate::history::{DecodedToken, Filter, Scope};
-use harness::contract::state::Content;
+use harness::{client::NAMESPACE, contract::state::Content};
 
 /// Position of an entry in the log of its partition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub struct Entry {
     pub position: Position,
     /// Position of the entry before it on its branch.
     pub previous: Position,
+    /// Namespace of the session. No watcher watches another one than that of the test clients.
+    pub namespace: String,
     /// Session id.
     pub id: String,
     /// Type of the change. Never LEFT or SNAPSHOT, which depend on the watcher.
@@ -282,7 +284,7 @@ impl<'a> Origins<'a> {
 impl Filter {
     /// Returns the event type that a watcher receives for a change. None: no event.
     pub fn event_type(&self, entry: &Entry) -> Option<EventType> {
-        if matches!(&self.scope, Scope::Ids(ids) if !ids.contains(&entry.id)) {
+        if entry.namespace != NAMESPACE || matches!(&self.scope, Scope::Ids(ids) if !ids.contains(&entry.id)) {
             return None;
         }
         let after = entry.after.as_ref().map(|after| self.matches(&after.content.subject, &after.content.labels));
@@ -302,9 +304,9 @@ impl Filter {
         has_subject && self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
     }
 
-    /// Returns whether a session with this id and content matches.
-    pub fn matches_session(&self, id: &str, content: &Content) -> bool {
-        let has_id = !matches!(&self.scope, Scope::Ids(ids) if !ids.contains(id));
-        has_id && self.matches(&content.subject, &content.labels)
+    /// Returns whether the session of this entry, with this content, matches.
+    pub fn matches_session(&self, entry: &Entry, content: &Content) -> bool {
+        let has_id = !matches!(&self.scope, Scope::Ids(ids) if !ids.contains(&entry.id));
+        has_id && entry.namespace == NAMESPACE && self.matches(&content.subject, &content.labels)
     }
 }

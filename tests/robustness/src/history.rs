@@ -30,7 +30,7 @@ pub struct History {
     pub watches: Vec<Watch>,
     /// Failed attempts to open a watch.
     pub open_failures: Vec<OpenFailure>,
-    /// Faults; a recorded history has one.
+    /// Faults, one after the other.
     pub faults: Vec<FaultRecord>,
     /// Logs of Redis at the end of the recording.
     pub truth: GroundTruth,
@@ -51,6 +51,14 @@ pub struct Operation {
     pub returned: Micros,
     pub call: Call,
     pub outcome: Outcome,
+}
+
+impl Operation {
+    /// Returns whether this is a write with a response or a rejection.
+    pub fn is_answered_write(&self) -> bool {
+        !matches!(self.call, Call::Get(_) | Call::List(_) | Call::Touch(_))
+            && matches!(self.outcome, Outcome::Answered(_))
+    }
 }
 
 /// Outcome of a call at the client.
@@ -190,6 +198,8 @@ pub enum Effect {
     RestartsOrMoves,
     /// An instance is killed; its calls fail without a reason.
     KillsInstance,
+    /// An instance drains and ends; its watches end with DRAINING, and later calls fail without a reason.
+    DrainsInstance,
     /// Watchers stop reading.
     StallsReaders,
 }
@@ -203,10 +213,20 @@ pub struct FaultRecord {
     pub healed: Micros,
     /// Effects that the fault may have.
     pub effects: Vec<Effect>,
-    /// Partition and oldest remaining entry for each trim of a log.
+    /// What it has done to single keys.
+    pub trace: Trace,
+}
+
+/// Changes of a fault to single keys.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// Partition and position of the last removed entry for each trim of a log.
     pub trimmed: Vec<(usize, Position)>,
-    /// Ids of sessions whose keys the fault deleted, and the times of deletion.
+    /// Ids of sessions whose keys were deleted, and the times of deletion.
     pub deleted_keys: Vec<(String, Micros)>,
+    /// Partitions whose due set was deleted, and the times of deletion. A snapshot lacks their sessions until the
+    /// reconciler has repaired the set.
+    pub lost_due_sets: Vec<(usize, Micros)>,
 }
 
 impl fmt::Debug for DecodedToken {
@@ -254,6 +274,14 @@ impl fmt::Debug for History {
 }
 
 impl History {
+    /// Returns the number of acknowledged writes.
+    pub fn acknowledged_writes(&self) -> usize {
+        let is_acknowledged = |operation: &&Operation| {
+            operation.is_answered_write() && !matches!(operation.outcome, Outcome::Answered(Reply::Rejected(..)))
+        };
+        self.operations.iter().filter(is_acknowledged).count()
+    }
+
     /// Returns whether Redis kept all acknowledged writes: no fault may lose any.
     pub fn is_durable(&self) -> bool {
         !self.faults.iter().any(|fault| fault.effects.contains(&Effect::LosesWrites))
@@ -269,8 +297,14 @@ impl History {
         self.truth.stores.len() > 1 && self.faults.iter().any(|fault| fault.at <= by)
     }
 
+    /// Returns whether the due set of this partition was lost by `by`.
+    pub fn has_lost_due_set(&self, partition: usize, by: Micros) -> bool {
+        let mut lost = self.faults.iter().flat_map(|fault| &fault.trace.lost_due_sets);
+        lost.any(|(other, at)| *other == partition && *at <= by)
+    }
+
     /// Returns the ids of the sessions whose keys a fault deleted.
     pub fn deleted_keys(&self) -> BTreeSet<&str> {
-        self.faults.iter().flat_map(|fault| &fault.deleted_keys).map(|(id, _)| &id[..]).collect()
+        self.faults.iter().flat_map(|fault| &fault.trace.deleted_keys).map(|(id, _)| &id[..]).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Robustness tests: records histories of sessiond under faults, and checks them against the guarantees W1–W10 and
 //! S1–S6.
 //!
-//! `run` records one history and `campaign` many. `validate` holds one pure function for each guarantee, and `defects`
+//! `run` records one history, `campaign` many, and `soak` many on the same servers. `validate` holds one pure function for each guarantee, and `defects`
 //! the errors that each of these functions must find. The integration test `robustness` plays a short campaign; the
 //! program of this package plays a long one and writes docs/faults.md.
 
@@ -13,10 +13,13 @@ mod faults;
 pub mod fixtures;
 mod ground_truth;
 mod history;
+mod instance;
 mod log_reader;
+pub mod page;
 mod recorder;
 mod run;
 mod seeded_rng;
+pub mod soak;
 mod streams;
 mod table;
 pub mod validate;

@@ -111,14 +111,29 @@ impl LogReader {
         }
     }
 
-    /// Returns the position that starts the last `kept` entries, for each partition with at least as many.
-    pub fn positions_of_last(&mut self, kept: usize) -> Vec<(usize, Position)> {
+    /// Returns the last `kept` entries of each log with more entries, by partition.
+    pub fn last_entries(&mut self, kept: usize) -> Vec<(usize, &[Entry])> {
         let logs = self.present().logs.iter().enumerate();
-        logs.filter_map(|(partition, log)| {
-            let first_kept = log.current.len().checked_sub(kept)?;
-            Some((partition, log.current.get(first_kept)?.position))
-        })
-        .collect()
+        let last = |log: &'_ LogBranches| log.current.len().checked_sub(kept).filter(|first| *first > 0);
+        logs.filter_map(|(partition, log)| last(log).map(|first| (partition, &log.current[first..]))).collect()
+    }
+
+    /// Returns the position of the last entry that was read, or the start of the log.
+    pub fn end(&mut self, partition: usize) -> Position {
+        self.present().logs[partition].end()
+    }
+
+    /// Returns the position before the entry with this revision. None: the entry was not read.
+    pub fn before(&mut self, partition: usize, revision: u64) -> Option<Position> {
+        let mut entries = self.present().logs[partition].current.iter();
+        entries.find(|entry| entry.position.revision == revision).map(|entry| entry.previous)
+    }
+
+    /// Reads all logs to their ends, and forgets all entries: the logs begin there from now on.
+    pub async fn forget(&mut self) {
+        self.read().await;
+        let logs = self.present().logs.iter_mut();
+        logs.for_each(|log| *log = LogBranches::from(log.end()));
     }
 
     async fn read_partition(&mut self, partition: Partition) -> Result<(), Error> {
@@ -198,6 +213,7 @@ fn parse(entry: store::Entry) -> Entry {
     Entry {
         position: position(entry.position),
         previous: position(entry.previous),
+        namespace: session.name.namespace.to_string(),
         id: session.name.id.to_string(),
         kind,
         cause,

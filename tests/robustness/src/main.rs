@@ -1,26 +1,59 @@
-//! Plays histories with every fault, checks them against the contract, and writes their table into docs/faults.md.
+//! Plays histories with every fault, or a soak, checks them against the contract, and writes the result into
+//! docs/faults.md.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
-use clap::Parser;
-use robustness::campaign::{Campaign, FaultSelection, first_seed};
+use clap::{Parser, Subcommand};
+use robustness::{
+    campaign::{Campaign, FaultSelection, first_seed},
+    soak::Soak,
+};
 
 /// Path of docs/faults.md.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/faults.md");
+/// Minimum duration of a soak whose report is written, in minutes.
+const REPORTED_MINUTES: u64 = 15;
 
-/// Plays histories with every fault and writes their table into docs/faults.md.
+/// Plays faults under load and writes the results into docs/faults.md.
 #[derive(Parser)]
-struct Arguments {
-    /// Number of histories to play.
-    #[arg(long, default_value_t = 240)]
-    histories: u64,
-    /// Replays the history with this seed, and writes nothing.
-    #[arg(long, conflicts_with = "histories")]
-    seed: Option<u64>,
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plays histories, each with its own servers and one fault.
+    Histories {
+        /// Number of histories to play.
+        #[arg(long, default_value_t = 240)]
+        histories: u64,
+        /// Replays the history with this seed, and writes nothing.
+        #[arg(long, conflicts_with = "histories")]
+        seed: Option<u64>,
+    },
+    /// Plays faults of ordinary operation one after the other on the same servers.
+    Soak {
+        /// Minimum duration in minutes. The report of a soak of 15 minutes or more is written.
+        #[arg(long, default_value_t = REPORTED_MINUTES)]
+        minutes: u64,
+        /// Plays the faults of the soak with this seed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Names of faults, or parts of them: only these are played, or, with the prefix `-`, all others. Writes nothing.
+        #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+        faults: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
-    let Arguments { histories, seed } = Arguments::parse();
+    match CommandLine::parse().command {
+        Command::Histories { histories, seed } => play_histories(histories, seed),
+        Command::Soak { minutes, seed, faults } => play_soak(minutes, seed, faults),
+    }
+}
+
+fn play_histories(histories: u64, seed: Option<u64>) -> ExitCode {
     let first = seed.unwrap_or_else(first_seed);
     let count = if seed.is_some() { 1 } else { histories };
     println!("first seed: {first}");
@@ -28,14 +61,29 @@ fn main() -> ExitCode {
     let campaign = Campaign { seeds, selection: FaultSelection::All, failed_histories: std::env::temp_dir() };
     let (table, failures) = campaign.play();
     println!("{}", table.text());
+    finish(&failures, seed.is_none(), |page| table.page(page))
+}
+
+fn play_soak(minutes: u64, seed: Option<u64>, selection: Vec<String>) -> ExitCode {
+    let seed = seed.unwrap_or_else(first_seed);
+    println!("seed: {seed}");
+    let is_written = minutes >= REPORTED_MINUTES && selection.is_empty();
+    let duration = Duration::from_secs(60 * minutes);
+    let soak = Soak { seed, duration, selection, once: false, failed_histories: std::env::temp_dir() };
+    let report = soak.play();
+    println!("{}", report.text());
+    finish(&report.failures, is_written, |page| report.page(page))
+}
+
+/// Prints the failures. If there is none, writes the page if requested: it never shows violations.
+fn finish(failures: &[String], is_written: bool, write: impl FnOnce(&str) -> String) -> ExitCode {
     if !failures.is_empty() {
         eprintln!("{}", failures.join("\n"));
         return ExitCode::FAILURE;
     }
-    // A campaign with failures has returned above, so the page never shows violations.
-    if seed.is_none() {
+    if is_written {
         let page = std::fs::read_to_string(PAGE).expect("docs/faults.md can be read");
-        std::fs::write(PAGE, table.page(&page)).expect("docs/faults.md can be written");
+        std::fs::write(PAGE, write(&page)).expect("docs/faults.md can be written");
     }
     ExitCode::SUCCESS
 }

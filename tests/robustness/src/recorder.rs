@@ -119,11 +119,7 @@ impl Recorder {
 
     /// Returns the number of answered writes.
     pub fn writes(&self) -> usize {
-        let is_write = |operation: &&Operation| {
-            let changes = !matches!(operation.call, Call::Get(_) | Call::List(_) | Call::Touch(_));
-            changes && matches!(operation.outcome, Outcome::Answered(_))
-        };
-        self.operations.lock().unwrap().iter().filter(is_write).count()
+        self.operations.lock().unwrap().iter().filter(|operation| operation.is_answered_write()).count()
     }
 
     /// Adds a watcher; returns its number.
@@ -200,6 +196,11 @@ impl Recorder {
     pub fn record_open_failure(&self, failure: OpenFailure) {
         self.count(format!("watch: {}", failure.error));
         self.open_failures.lock().unwrap().push(failure);
+    }
+
+    /// Returns the errors and resyncs that calls and watches have received, with their number.
+    pub fn reported(&self) -> BTreeMap<String, usize> {
+        self.reported.lock().unwrap().clone()
     }
 
     /// Returns everything that was recorded, and empties the recorder.

@@ -5,19 +5,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+    task::JoinHandle,
+    time::sleep,
+};
 
-use crate::history::{self, History, Micros, Outcome};
+use crate::history::{FaultRecord, History, Micros, Outcome, Trace};
 use crate::{
-    environment::Environment,
+    environment::{Environment, Settings},
     fault_observed::StateBeforeFault,
     faults::Fault,
     fixtures::RULES,
     ground_truth::GroundTruth,
+    instance::Instance,
     recorder::{Caller, Progress, RecordedHistory, now},
+    seeded_rng::SeededRng,
     validate::{lost_write_count, violations},
     watchers::{ReadPattern, Watcher, watcher_kinds},
-    workload::{WORKERS, Worker, probe_session},
+    workload::{WORKERS, Worker},
 };
 use harness::contract::Call;
 use harness::{client::*, eventually};
@@ -37,12 +44,23 @@ pub struct HistoryRun {
     pub history: History,
     /// Violations with the names of their validators.
     pub violations: Vec<(&'static str, String)>,
-    /// Time from the end of the fault until a new write was answered and every watcher had received its event.
-    pub recovery: Duration,
+    /// The faults in order.
+    pub faults: Vec<PlayedFault>,
     /// Number of acknowledged writes that Redis lost.
     pub lost: usize,
     /// Errors and resyncs that calls and watches received, with their number.
     pub reported: BTreeMap<String, usize>,
+}
+
+/// Result of one fault.
+pub struct PlayedFault {
+    /// Name of the fault.
+    pub name: &'static str,
+    /// Time from the end of the fault until a new write was answered and every watcher had received its event.
+    pub recovery: Duration,
+    /// Errors and resyncs that calls and watches received since the start of the fault, with their number.
+    pub reported: BTreeMap<String, usize>,
+    record: FaultRecord,
 }
 
 /// Tasks of the workload and of the watchers.
@@ -57,49 +75,89 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(task)
 }
 
-/// Records a history with this fault and seed, and validates it.
-pub async fn run(mut fault: Box<dyn Fault>, seed: u64) -> HistoryRun {
-    let mut env = Environment::start(fault.topology(), fault.limits(), seed).await;
-    let mut tasks = start_clients(&mut env).await;
-    eventually("load before the fault", async || (env.recorder.writes() >= WRITES_BEFORE_FAULT).then_some(())).await;
+/// Starts a runtime for one history or one soak.
+pub fn start_runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("the runtime starts")
+}
 
-    let before = StateBeforeFault::of(&env).await;
-    let at = now();
-    fault.inject(&mut env).await;
-    sleep(fault.duration()).await;
-    fault.heal(&mut env).await;
-    let healed = now();
-    let recovered = wait_for_recovery(&mut env).await;
-    let answered = env.recorder.writes();
-    let has_load = async || (env.recorder.writes() >= answered + WRITES_AFTER_RECOVERY).then_some(());
-    eventually("load after the recovery", has_load).await;
+/// Sizes of the ring, in events. A watcher that falls further behind reads the log.
+const RING_SLOTS: [usize; 2] = [512, 65_536];
 
-    let drained = drain(&mut env, &mut tasks).await;
-    let ended_servers: Vec<String> = env.servers.iter_mut().filter_map(|server| server.exit_reason()).collect();
+/// Starts an environment, records a history with this fault and seed, and validates it.
+pub async fn run(fault: Box<dyn Fault>, seed: u64) -> HistoryRun {
+    let ring_slots = SeededRng::for_name(seed, "ring").choose(&RING_SLOTS);
+    let settings = Settings {
+        top: "log_max_age = '1d'\nlog_max_bytes = '1024 MiB'".to_owned(),
+        limits: format!("ring_slots = {ring_slots}\n{}", fault.limits()),
+        policies: String::new(),
+    };
+    let mut env = Environment::start(fault.topology(), &settings, seed).await;
+    let run = play(&mut env, vec![fault]).await;
+    env.reader.close().await;
+    run
+}
+
+/// Records a history with these faults, one after the other, and validates it.
+pub async fn play(env: &mut Environment, faults: Vec<Box<dyn Fault>>) -> HistoryRun {
+    let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
+    let about = format!("{}, {:?}", names.join(", then "), faults[0].topology());
+    let mut tasks = start_clients(env).await;
+    let (mut played, mut failures) = (Vec::new(), Vec::new());
+    for fault in faults {
+        played.push(play_fault(env, fault, &mut failures).await);
+    }
+    wait_for_writes(env, WRITES_AFTER_RECOVERY, "load after the recovery").await;
+
+    let drained = drain(env, &mut tasks).await;
+    failures.extend(drained.err().map(|error| ("Recovery", error)));
     let ended = now();
     env.reader.read().await;
     let truth = env.reader.truth();
-    env.reader.close().await;
     let RecordedHistory { operations, watches, open_failures, reported } = env.recorder.finish();
-    let missing_evidence = before.missing_evidence(fault.evidence(), &env, &reported).await;
-    let about = format!("{}, {:?}", fault.name(), fault.topology());
-    let (effects, trimmed, deleted_keys) = (fault.effects().to_vec(), env.trimmed.clone(), env.deleted_keys.clone());
-    let faults = vec![history::FaultRecord { at, healed, effects, trimmed, deleted_keys }];
-    let history = History { seed, about, rules: RULES, operations, watches, open_failures, faults, truth, ended };
+    let faults = played.iter().map(|fault| fault.record.clone()).collect();
+    let history =
+        History { seed: env.seed, about, rules: RULES, operations, watches, open_failures, faults, truth, ended };
     let found = tokio::task::block_in_place(|| violations(&history));
     let mut violations: Vec<_> = found.into_iter().map(|(name, violation)| (name, violation.0)).collect();
-    violations.extend(
-        [recovered.as_ref().err(), drained.err().as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|error| ("Recovery", error.clone())),
-    );
-    if !missing_evidence.is_empty() {
-        violations.push(("FaultObserved", format!("no evidence of the fault: {missing_evidence:?}: {reported:?}")));
-    }
-    violations.extend(ended_servers.into_iter().map(|error| ("ServersRunning", error)));
+    violations.extend(failures);
+    violations.extend(env.problems.drain(..).map(|problem| ("FaultHandled", problem)));
+    let unexpected_ends = env.instances.iter_mut().filter_map(Instance::unexpected_end);
+    violations.extend(unexpected_ends.map(|error| ("InstancesRunning", error)));
     let lost = lost_write_count(&history);
-    HistoryRun { lost, violations, recovery: recovered.unwrap_or(RECOVERY_TIMEOUT), reported, history }
+    HistoryRun { lost, violations, faults: played, reported, history }
+}
+
+/// Waits until this many more writes are answered.
+async fn wait_for_writes(env: &Environment, count: usize, what: &str) {
+    let before = env.recorder.writes();
+    eventually(what, async || (env.recorder.writes() >= before + count).then_some(())).await;
+}
+
+/// Injects the fault under load, heals it, and waits for the recovery and the evidence. Adds what fails to `failures`.
+async fn play_fault(
+    env: &mut Environment,
+    mut fault: Box<dyn Fault>,
+    failures: &mut Vec<(&'static str, String)>,
+) -> PlayedFault {
+    wait_for_writes(env, WRITES_BEFORE_FAULT, "load before the fault").await;
+    (env.trace, env.confirmed) = (Trace::default(), 0);
+    let before = StateBeforeFault::of(env).await;
+    let at = now();
+    fault.inject(env).await;
+    sleep(fault.duration()).await;
+    fault.heal(env).await;
+    let healed = now();
+    let recovered = wait_for_recovery(env).await;
+    let missing_evidence = before.missing_evidence(fault.evidence(), env).await;
+    let reported = before.reported_since(env);
+    failures.extend(recovered.as_ref().err().map(|error| ("Recovery", error.clone())));
+    if !missing_evidence.is_empty() {
+        let name = fault.name();
+        let text = format!("no evidence of the fault {name:?}: {missing_evidence:?}: {reported:?}");
+        failures.push(("FaultObserved", text));
+    }
+    let record = FaultRecord { at, healed, effects: fault.effects().to_vec(), trace: env.trace.clone() };
+    PlayedFault { name: fault.name(), recovery: recovered.unwrap_or(RECOVERY_TIMEOUT), reported, record }
 }
 
 async fn start_clients(env: &mut Environment) -> ClientTasks {
@@ -138,9 +196,8 @@ async fn start_clients(env: &mut Environment) -> ClientTasks {
 /// duration.
 async fn wait_for_recovery(env: &mut Environment) -> Result<Duration, String> {
     let started = Instant::now();
-    let mut attempt = 0;
     loop {
-        let (id, answered) = write_probe(env, started, &mut attempt).await?;
+        let (id, answered) = write_probe(env, started).await?;
         let is_exempt = |progress: &Progress| progress.is_finished || progress.is_slow;
         let has_event = |progress: &Progress| {
             is_exempt(progress) || progress.received_ids.contains(&id) || progress.as_of >= answered
@@ -154,22 +211,21 @@ async fn wait_for_recovery(env: &mut Environment) -> Result<Duration, String> {
 }
 
 /// Creates a session that matches every watcher; returns its id and the time of the answer.
-async fn write_probe(env: &Environment, started: Instant, attempt: &mut usize) -> Result<(String, Micros), String> {
+async fn write_probe(env: &Environment, started: Instant) -> Result<(String, Micros), String> {
     let clients = env.reachable_clients().await;
-    loop {
-        *attempt += 1;
+    for (instance, client) in clients.iter().cycle() {
         if started.elapsed() > RECOVERY_TIMEOUT {
             return Err("no new write is answered".into());
         }
-        let create = probe_session(env.seed, format!("request-of-a-probe-{attempt}"));
+        let create = env.new_probe();
         let id = id_of(&create.token);
-        let (instance, client) = &clients[*attempt % clients.len()];
         let caller = Caller { client: WORKERS, instance: *instance };
         if let Outcome::Answered(_) = env.recorder.call(caller, client, Call::Create(create)).await {
             return Ok((id, now()));
         }
         sleep(Duration::from_millis(20)).await;
     }
+    Err("no instance accepts a connection".into())
 }
 
 /// Waits until every watcher satisfies the condition; returns the duration since `started`.

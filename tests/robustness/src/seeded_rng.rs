@@ -26,7 +26,8 @@ impl SeededRng {
         SeededRng(self.next_u64())
     }
 
-    fn next_u64(&mut self) -> u64 {
+    /// Returns a number of 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use crate::{environment::Topology, run::HistoryRun};
+use crate::{environment::Topology, page, run::HistoryRun};
 
 /// Totals of the histories with one fault in one topology.
 #[derive(Default)]
@@ -22,7 +22,7 @@ struct Row {
 pub struct Table(BTreeMap<(&'static str, Topology), Row>);
 
 /// Returns whether a reported text is a failure of a call or of a watch, not a rejection by the contract.
-fn is_failure(outcome: &str) -> bool {
+pub fn is_failure(outcome: &str) -> bool {
     let rejections = ["NotFound", "AlreadyExists", "Aborted", "FailedPrecondition", "InvalidArgument"];
     !rejections.iter().any(|code| outcome.starts_with(code))
         && !["watch: disconnected", "watch: closed: OK"].contains(&outcome)
@@ -34,7 +34,7 @@ impl Table {
         let row = self.0.entry((fault, topology)).or_default();
         row.histories += 1;
         row.violations += usize::from(!run.violations.is_empty());
-        row.recoveries.push(run.recovery);
+        row.recoveries.extend(run.faults.iter().map(|fault| fault.recovery));
         row.lost += run.lost;
         for (outcome, count) in run.reported.iter().filter(|(outcome, _)| is_failure(outcome)) {
             *row.errors.entry(outcome.clone()).or_default() += count;
@@ -74,12 +74,11 @@ impl Table {
     }
 }
 
-/// Heading of the last section of docs/faults.md, which the table fills.
+/// Heading of the section of docs/faults.md that the table fills.
 const HEADING: &str = "## Histories";
 
 /// Text between the heading and the table.
-const INTRODUCTION: &str = "
-
+const INTRODUCTION: &str = "\
 A history has three instances of sessiond, five clients and twelve watchers. The clients send every kind of call to a
 few sessions at once. The watchers filter by namespace, ids, subject, labels and types, with and without an initial
 snapshot. Some read steadily; the others reconnect, reconnect without a token, disconnect during the fault, read slowly,
@@ -96,9 +95,8 @@ their number.
 ";
 
 impl Table {
-    /// Returns the page with its last section, the histories, replaced by this table.
+    /// Returns the page with the section of the histories replaced by this table.
     pub fn page(&self, page: &str) -> String {
-        let other_sections = page.split(HEADING).next().unwrap_or_default();
-        format!("{}\n\n{HEADING}{INTRODUCTION}{}", other_sections.trim_end(), self.text())
+        page::with_section(page, HEADING, &(INTRODUCTION.to_owned() + &self.text()))
     }
 }

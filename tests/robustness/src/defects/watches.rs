@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sessiond_client::v1::{EventType, ResyncReason};
 
-use super::{find_entry, last_entries};
+use super::{before_last_entries, find_entry};
 use crate::history::*;
 
 /// Number of the watch in `fixtures::valid` that resumes another one.
@@ -45,6 +45,11 @@ pub fn not_found_for_namespace(history: &mut History) {
 
 pub fn end_without_reason(history: &mut History) {
     close(history, RESUMING, "closed: Unavailable without a reason");
+}
+
+pub fn end_without_reason_at_drain(history: &mut History) {
+    history.faults[0].effects.push(Effect::DrainsInstance);
+    end_without_reason(history);
 }
 
 fn reject(history: &mut History, filter: Filter, resumes: bool) {
@@ -90,7 +95,7 @@ pub fn compacted_without_trim(history: &mut History) {
 }
 
 pub fn compacted_while_not_behind(history: &mut History) {
-    history.faults[0].trimmed = last_entries(history);
+    history.faults[0].trace.trimmed = before_last_entries(history);
     resync(history, ResyncReason::Compacted);
 }
 

@@ -6,12 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::sleep;
 
 use super::{Fault, create_many};
-use crate::{
-    environment::Environment,
-    fault_observed::Evidence,
-    recorder::Caller,
-    workload::{WORKERS, probe_session},
-};
+use crate::{environment::Environment, fault_observed::Evidence, recorder::Caller, workload::WORKERS};
 use harness::Redis;
 use harness::contract::Call;
 
@@ -93,8 +88,8 @@ impl Fault for PacketsDelayed {
             let through = env.clients().await.remove(0);
             env.proxy.hold_requests();
             // The workload may use other instances only, so the fault sends a call itself.
-            let create = probe_session(env.seed, "request-of-one-delayed".to_owned());
-            env.recorder.call(Caller { client: WORKERS, instance: 0 }, &through, Call::Create(create)).await;
+            let create = Call::Create(env.new_probe());
+            env.recorder.call(Caller { client: WORKERS, instance: 0 }, &through, create).await;
         })
     }
 

@@ -33,11 +33,11 @@ impl Fault for LogTrimmed {
             env.readers_stopped.send_replace(true);
             for _ in 0..15 {
                 env.reader.read().await;
-                for (partition, position) in env.reader.positions_of_last(KEPT) {
+                for (partition, kept) in env.reader.last_entries(KEPT) {
                     let log = env.redis.keys(&format!("*{{ses:{partition:02}:*}}:log")).remove(0);
-                    let oldest = format!("{}-{}", position.revision, position.nonce);
+                    let oldest = format!("{}-{}", kept[0].position.revision, kept[0].position.nonce);
                     env.redis.command(&["XTRIM", &log, "MINID", &oldest]);
-                    env.trimmed.push((partition, position));
+                    env.trace.trimmed.push((partition, kept[0].previous));
                 }
                 sleep(Duration::from_millis(100)).await;
             }

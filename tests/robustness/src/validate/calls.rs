@@ -146,13 +146,14 @@ pub const FAILURES: [&str; 8] = [
     "ResourceExhausted STORE_FULL",
 ];
 
-/// A failed call reports the cause and whether it may have been applied, unless its instance was killed.
+/// A failed call reports the cause and whether it may have been applied, unless its instance has ended.
 pub fn errors_classified(history: &History) -> Verdict {
-    let is_killed = history.has_effect(Effect::KillsInstance, Micros::MAX);
+    let ends_instance = |effect: &Effect| matches!(effect, Effect::KillsInstance | Effect::DrainsInstance);
+    let is_ended = history.faults.iter().any(|fault| fault.effects.iter().any(ends_instance));
     for operation in &history.operations {
         let (Outcome::NotApplied(failure) | Outcome::Unknown(failure)) = &operation.outcome else { continue };
-        let is_from_killed_instance = is_killed && failure.ends_with(WITHOUT_REASON);
-        ensure(is_from_killed_instance || FAILURES.contains(&&failure[..]), || format!("{failure}: {operation:?}"))?;
+        let is_from_ended_instance = is_ended && failure.ends_with(WITHOUT_REASON);
+        ensure(is_from_ended_instance || FAILURES.contains(&&failure[..]), || format!("{failure}: {operation:?}"))?;
     }
     Ok(())
 }

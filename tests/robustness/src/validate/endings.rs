@@ -124,7 +124,7 @@ pub fn not_used_after_deadline(history: &History) -> Verdict {
 /// W10: a session whose key was deleted has exactly one ENDED, unless its store was flushed, which causes a resync.
 pub fn out_of_band_reported(history: &History) -> Verdict {
     let sessions = history.truth.present().by_session();
-    for (id, at) in history.faults.iter().flat_map(|fault| &fault.deleted_keys) {
+    for (id, at) in history.faults.iter().flat_map(|fault| &fault.trace.deleted_keys) {
         // A session without entries in the present store ended with its store.
         let Some(entries) = sessions.get(&id[..]) else { continue };
         let endings: Vec<_> = entries.iter().filter(|entry| entry.kind == EventType::Ended).collect();

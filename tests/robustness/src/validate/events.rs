@@ -82,7 +82,7 @@ pub fn filter(history: &History) -> Verdict {
 fn is_correct_snapshot(filter: &Filter, event: &SessionEvent, entry: &Entry) -> bool {
     let (Some(session), Some(after)) = (&event.session, &entry.after) else { return false };
     let is_live = entry.kind != EventType::Ended;
-    is_live && Content::from(session) == after.content && filter.matches_session(&entry.id, &after.content)
+    is_live && Content::from(session) == after.content && filter.matches_session(entry, &after.content)
 }
 
 fn is_correct_change(filter: &Filter, event: &SessionEvent, entry: &Entry) -> bool {

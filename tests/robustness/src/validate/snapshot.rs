@@ -54,18 +54,21 @@ fn check_snapshot(
     let (view, deleted_keys) = (view(segment, synced), history.deleted_keys());
     let is_by_subject = matches!(stream.filter.scope, Scope::Subject(_));
     let describe = |id: &str, error: String| format!("watch {}: {id} {error} at {token:?}", stream.watch);
-    for (id, entry) in &truth {
-        let is_match = entry.after.as_ref().is_some_and(|after| stream.filter.matches_session(id, &after.content));
+    for (id, (partition, entry)) in &truth {
+        let is_match = entry.after.as_ref().is_some_and(|after| stream.filter.matches_session(entry, &after.content));
         let (revision, held) = (entry.key().1, view.get(id).copied());
         if is_match {
             // A session whose deadline has passed is not in the snapshot, even if its ENDED event is not logged yet.
             let is_expired = held.is_none() && entry.expires_before(*time);
             // A session whose key was deleted is not in the snapshot either.
             let is_deleted = held.is_none() && deleted_keys.contains(id);
+            // The namespace is listed from its due sets. Subjects have an index of their own.
+            let is_unlisted = held.is_none() && !is_by_subject && history.has_lost_due_set(*partition, *time);
             // Redis may have lost the entry in the subject index, until the reconciler repairs it.
             let is_index_entry_lost = held.is_none() && is_by_subject && !history.is_durable();
             let is_correct = is_expired
                 || is_deleted
+                || is_unlisted
                 || is_index_entry_lost
                 || held.is_some_and(|held| held >= revision)
                 || has_left_since(stream, store, (id, revision), *time) && held.is_none();
@@ -97,15 +100,15 @@ fn is_before(store: &Store, entry: &Entry, token: &DecodedToken) -> bool {
     logs.any(|(log, position)| matches!(log.path(entry.position, *position), LogPath::Forward(_)))
 }
 
-/// Returns the last change of each session that is live at the token. None: the token is on an unknown branch.
-fn state_at<'a>(store: &'a Store, token: &DecodedToken) -> Option<BTreeMap<&'a str, &'a Entry>> {
+/// Returns partition and last change of each session that is live at the token. None: the token is on an unknown branch.
+fn state_at<'a>(store: &'a Store, token: &DecodedToken) -> Option<BTreeMap<&'a str, (usize, &'a Entry)>> {
     let mut state = BTreeMap::new();
-    for (log, position) in store.logs.iter().zip(&token.positions) {
+    for (partition, (log, position)) in store.logs.iter().zip(&token.positions).enumerate() {
         let LogPath::Forward(entries) = log.path(log.start, *position) else { return None };
         for entry in entries {
             match entry.kind {
                 EventType::Ended => state.remove(&entry.id[..]),
-                _ => state.insert(&entry.id[..], entry),
+                _ => state.insert(&entry.id[..], (partition, entry)),
             };
         }
     }

@@ -1,11 +1,9 @@
 //! Validators of the end of a watch and of its resyncs: each has a cause that the contract names.
 
-use std::collections::BTreeSet;
-
 use sessiond_client::v1::{EventType, ResyncReason};
 
 use super::{Verdict, calls::FAILURES, ensure};
-use crate::ground_truth::{Entry, Position};
+use crate::ground_truth::Entry;
 use crate::history::*;
 
 /// Maximum time between reading a session and closing the watch that waits for its end.
@@ -22,7 +20,7 @@ pub fn watch_end_justified(history: &History) -> Verdict {
                 Scope::Ids(ids) => ids.iter().all(|id| has_ended(history, watch, id)),
                 Scope::Namespace | Scope::Subject(_) => false,
             },
-            end => is_failure(history, end.trim_start_matches(CLOSED), watch.ended),
+            end => is_failure(history, &[Effect::KillsInstance], end.trim_start_matches(CLOSED), watch.ended),
         };
         ensure(is_justified, || format!("watch {number}, {:?}, at {}: {}", watch.filter, watch.ended, watch.end))?;
     }
@@ -30,12 +28,12 @@ pub fn watch_end_justified(history: &History) -> Verdict {
         let OpenFailure { filter, resumes, called, returned, error } = failure;
         let is_justified = match (&error[..], &filter.scope) {
             (NO_RESPONSE, _) => true,
-            (NOT_CONNECTED, _) => history.has_effect(Effect::KillsInstance, *returned),
+            (NOT_CONNECTED, _) => ENDS_INSTANCE.iter().any(|effect| history.has_effect(*effect, *returned)),
             // A request with a resume token receives the ENDED events after the token instead.
             ("NotFound SESSION_NOT_FOUND", Scope::Ids(ids)) => {
                 !resumes && ids.iter().any(|id| may_not_be_live(history, id, *called, *returned))
             }
-            (error, _) => is_failure(history, error, *returned),
+            (error, _) => is_failure(history, &ENDS_INSTANCE, error, *returned),
         };
         ensure(is_justified, || format!("{failure:?}"))?;
     }
@@ -46,9 +44,13 @@ fn is_slow_consumer(response: &Response) -> bool {
     matches!(response.control, Some(Control::Resync(ResyncReason::SlowConsumer, _)))
 }
 
-/// Returns whether the status is an error of the store, or the instance was killed.
-fn is_failure(history: &History, status: &str, at: Micros) -> bool {
-    FAILURES.contains(&status) || status.ends_with(WITHOUT_REASON) && history.has_effect(Effect::KillsInstance, at)
+/// Effects after which an instance accepts no connection.
+const ENDS_INSTANCE: [Effect; 2] = [Effect::KillsInstance, Effect::DrainsInstance];
+
+/// Returns whether the status is an error of the store, or has no reason because of one of these effects.
+fn is_failure(history: &History, effects: &[Effect], status: &str, at: Micros) -> bool {
+    let is_explained = || effects.iter().any(|effect| history.has_effect(*effect, at));
+    FAILURES.contains(&status) || status.ends_with(WITHOUT_REASON) && is_explained()
 }
 
 /// Returns the entries of the session on the current branch, in order.
@@ -124,12 +126,7 @@ pub fn resync_justified(history: &History) -> Verdict {
 
 /// Returns whether a log was trimmed past the last position of the watcher.
 fn is_trimmed_past(history: &History, before: Option<&Response>, by: Micros) -> bool {
-    let logs = &history.truth.present().logs;
-    let previous = |partition: usize, oldest: Position| {
-        logs[partition].entries.iter().find(|entry| entry.position == oldest).map(|entry| entry.previous.revision)
-    };
-    let trimmed = history.faults.iter().filter(|fault| fault.at <= by).flat_map(|fault| &fault.trimmed);
-    let kept = BTreeSet::from_iter(trimmed.map(|(partition, oldest)| (*partition, previous(*partition, *oldest))));
     let Some(before) = before else { return false };
-    kept.into_iter().any(|(partition, kept)| kept.is_some_and(|kept| before.token.positions[partition].revision < kept))
+    let mut trimmed = history.faults.iter().filter(|fault| fault.at <= by).flat_map(|fault| &fault.trace.trimmed);
+    trimmed.any(|(partition, last)| before.token.positions[*partition].revision < last.revision)
 }

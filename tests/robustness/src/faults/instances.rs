@@ -1,0 +1,155 @@
+//! Faults of the instances: restarts, hangup, and a log that nobody reads.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::LocalBoxFuture;
+use rustix::process::Signal;
+use sessiond_client::v1::GetSessionRequest;
+use tokio::time::{sleep, timeout};
+
+use super::Fault;
+use crate::history::Effect;
+use crate::{environment::Environment, fault_observed::Evidence, instance::PIPE_BYTES};
+use harness::{
+    Client,
+    client::{NAMESPACE, by_id},
+    contract::Call,
+};
+
+/// How an instance ends.
+#[derive(Clone, Copy)]
+pub enum Ending {
+    /// SIGKILL.
+    Killed,
+    /// SIGTERM: it drains and ends with exit code 0.
+    Drained,
+}
+
+/// The last instance ends and starts again, while the others serve.
+pub struct InstanceRestarted {
+    pub ending: Ending,
+}
+
+impl Fault for InstanceRestarted {
+    fn name(&self) -> &'static str {
+        match self.ending {
+            Ending::Killed => "instance killed (SIGKILL) and restarted",
+            Ending::Drained => "instance drained (SIGTERM) and restarted",
+        }
+    }
+
+    fn evidence(&self) -> &'static [Evidence] {
+        match self.ending {
+            Ending::Killed => &[Evidence::Reported(&["without a reason", "not connected"])],
+            Ending::Drained => &[Evidence::Reported(&["DRAINING"])],
+        }
+    }
+
+    fn effects(&self) -> &'static [Effect] {
+        match self.ending {
+            Ending::Killed => &[Effect::KillsInstance],
+            Ending::Drained => &[Effect::DrainsInstance],
+        }
+    }
+
+    fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async {
+            let instance = env.instances.last_mut().expect("there are instances");
+            match self.ending {
+                Ending::Killed => instance.kill(),
+                Ending::Drained => {
+                    let code = instance.terminate().await;
+                    if code != Some(0) {
+                        env.problems.push(format!("the drained instance ended with code {code:?}"));
+                    }
+                }
+            }
+        })
+    }
+
+    fn heal<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async { env.instances.last_mut().expect("there are instances").restart().await })
+    }
+}
+
+/// Every instance receives SIGHUP, as when a terminal closes.
+pub struct Hangup;
+
+impl Fault for Hangup {
+    fn name(&self) -> &'static str {
+        "SIGHUP to every instance"
+    }
+
+    fn evidence(&self) -> &'static [Evidence] {
+        &[Evidence::Confirmed]
+    }
+
+    fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async {
+            env.signal_instances(Signal::HUP);
+            env.confirmed += 1;
+        })
+    }
+
+    /// Restarts the instances that have ended, so that the later faults can be played.
+    fn heal<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async {
+            for instance in &mut env.instances {
+                if let Some(error) = instance.unexpected_end() {
+                    env.problems.push(error);
+                    instance.restart().await;
+                }
+            }
+        })
+    }
+}
+
+/// Nobody reads standard error of an instance.
+pub struct LogUnread;
+
+/// Instance whose log is not read.
+const INSTANCE: usize = 1;
+/// Free bytes in a pipe that holds no further log line.
+const LINE_BYTES: u64 = 512;
+/// Maximum time until the log lines have filled the pipe.
+const FILL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum time until an instance answers a call.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Fault for LogUnread {
+    fn name(&self) -> &'static str {
+        "log of an instance unread"
+    }
+
+    fn evidence(&self) -> &'static [Evidence] {
+        &[Evidence::Confirmed]
+    }
+
+    fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async {
+            let instance = &env.instances[INSTANCE];
+            instance.set_log_unread(true);
+            let client = Client::connect(&instance.address).await;
+            let started = Instant::now();
+            while instance.unread_log_bytes() + LINE_BYTES < PIPE_BYTES as u64 {
+                if started.elapsed() > FILL_TIMEOUT {
+                    return;
+                }
+                // Each lost connection is one or more log lines.
+                env.redis.command(&["CLIENT", "KILL", "USER", "sessiond"]);
+                sleep(Duration::from_millis(100)).await;
+            }
+            env.confirmed += 1;
+            sleep(Duration::from_secs(1)).await;
+            let key = by_id("aaaaaaaaaaaaaaaaaaaaaaaaaa");
+            let get = Call::Get(GetSessionRequest { namespace: NAMESPACE.into(), key, ..Default::default() });
+            if timeout(ANSWER_TIMEOUT, get.try_send(&client)).await.is_err() {
+                env.problems.push("the instance answers no call while nobody reads its log".into());
+            }
+        })
+    }
+
+    fn heal<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async { env.instances[INSTANCE].set_log_unread(false) })
+    }
+}
