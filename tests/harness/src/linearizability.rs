@@ -121,10 +121,14 @@ pub fn is_linearizable(rules: &Rules, history: &[RecordedCall]) -> bool {
     has_linearization(rules, &all.collect::<Vec<_>>())
 }
 
+/// Maximum number of states of a search. A search visits few of them if there is a linearization; if there is none, calls
+/// with an unknown outcome can make their number too large to visit all.
+const MAX_STATES: usize = 200_000;
+
 /// Maximum number of occurrences for one session.
 pub const MAX_OCCURRENCES: usize = 128;
 
-/// Returns whether the occurrences of one session have a linearization. Uses the algorithm of Wing and Gong with Lowe's
+/// Returns whether a linearization of the occurrences of one session is found among the first `MAX_STATES` states. Uses the algorithm of Wing and Gong with Lowe's
 /// cache of failed states.
 ///
 /// A call that sets the subject of a session has two steps, because the subject index is in another partition: its
@@ -156,7 +160,7 @@ impl Search<'_> {
         let remaining = || (0..history.len()).filter(|at| done.applied & 1 << at == 0);
         let certain = remaining().filter(|at| history[*at].kind.is_certain());
         let Some(first_return) = certain.map(|at| history[at].returned).min() else { return true };
-        if !self.failed_states.insert((done, format!("{state:?}"))) {
+        if self.failed_states.len() == MAX_STATES || !self.failed_states.insert((done, format!("{state:?}"))) {
             return false;
         }
         remaining().filter(|at| history[*at].called <= first_return).any(|at| {

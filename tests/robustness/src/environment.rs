@@ -187,7 +187,8 @@ impl Environment {
             let is_behind_proxy = number == 0 && topology == Topology::Standalone;
             let url = if is_behind_proxy { proxy.url() } else { url.clone() };
             let config = format!("--config={}", file.display());
-            instances.push(Instance::start(vec![format!("--redis={url}"), config]).await);
+            instances
+                .push(Instance::start(vec![format!("--redis={url}"), config, "--log-format=json".to_owned()]).await);
         }
         Environment {
             redis,

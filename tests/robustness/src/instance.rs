@@ -2,8 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    io::{BufRead, BufReader},
-    os::fd::OwnedFd,
+    fs::OpenOptions,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::OpenOptionsExt,
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
 };
@@ -14,13 +15,10 @@ use harness::{
     servers::{free_ports, run_blocking},
 };
 use rustix::{
-    io::ioctl_fionread,
-    pipe::fcntl_setpipe_size,
+    fs::OFlags,
     process::{Pid, Signal, kill_process},
 };
 
-/// Size of the pipe of standard error in bytes. It is small, so that few log lines fill it while nobody reads it.
-pub const PIPE_BYTES: usize = 4096;
 /// Number of log lines that are kept.
 const LOG_LINES: usize = 200;
 
@@ -36,7 +34,6 @@ pub struct Instance {
     child: Child,
     /// Whether a fault has ended the process.
     is_ended: bool,
-    stderr: OwnedFd,
     log: Arc<Log>,
 }
 
@@ -59,9 +56,8 @@ impl Instance {
         let own = ["serve", &format!("--listen={address}"), &format!("--metrics-listen={metrics_address}")];
         let arguments = own.into_iter().map(str::to_owned).chain(arguments).collect::<Vec<_>>();
         let log = Arc::new(Log::default());
-        let (child, stderr) = spawn(&arguments, &log);
-        let mut instance =
-            Instance { address, metrics_address, starts: 1, arguments, child, is_ended: false, stderr, log };
+        let child = spawn(&arguments, &log);
+        let mut instance = Instance { address, metrics_address, starts: 1, arguments, child, is_ended: false, log };
         instance.wait_until_ready().await;
         instance
     }
@@ -69,7 +65,7 @@ impl Instance {
     /// Starts the process again, on the same ports, and returns when it is ready.
     pub async fn restart(&mut self) {
         let (arguments, log) = (self.arguments.clone(), self.log.clone());
-        (self.child, self.stderr) = run_blocking(move || spawn(&arguments, &log)).await;
+        self.child = run_blocking(move || spawn(&arguments, &log)).await;
         (self.starts, self.is_ended) = (self.starts + 1, false);
         self.wait_until_ready().await;
     }
@@ -125,15 +121,20 @@ impl Instance {
         self.log.lines.lock().unwrap().iter().fold(String::new(), |text, line| text + line + "\n")
     }
 
-    /// Stops or continues reading standard error.
-    pub fn set_log_unread(&self, is_unread: bool) {
-        *self.log.is_unread.lock().unwrap() = is_unread;
-        self.log.changed.notify_all();
+    /// Stops reading standard error, and fills its pipe.
+    pub fn leave_log_unread(&self) {
+        *self.log.is_unread.lock().unwrap() = true;
+        let mut pipe = OpenOptions::new();
+        pipe.write(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
+        let pipe = pipe.open(format!("/proc/{}/fd/2", self.child.id()));
+        let mut pipe = pipe.expect("standard error is a pipe");
+        while pipe.write_all(b"unread\n").is_ok() {}
     }
 
-    /// Returns the number of bytes in the pipe of standard error.
-    pub fn unread_log_bytes(&self) -> u64 {
-        ioctl_fionread(&self.stderr).expect("the pipe is open")
+    /// Reads standard error again.
+    pub fn read_log(&self) {
+        *self.log.is_unread.lock().unwrap() = false;
+        self.log.changed.notify_all();
     }
 
     /// Returns the value of a metric, given its full name with labels; 0 if it is absent.
@@ -154,22 +155,19 @@ impl Drop for Instance {
     }
 }
 
-/// Starts the process and the thread that reads its log. Returns the process and a second handle of the pipe.
-fn spawn(arguments: &[String], log: &Arc<Log>) -> (Child, OwnedFd) {
+/// Starts the process and the thread that reads its log.
+fn spawn(arguments: &[String], log: &Arc<Log>) -> Child {
     let mut command = Command::new(program());
     let spawned = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.expect("the program can be started");
-    let stderr = child.stderr.take().expect("standard error is a pipe");
-    fcntl_setpipe_size(&stderr, PIPE_BYTES).expect("the size of a pipe can be set");
-    let handle = rustix::io::dup(&stderr).expect("the pipe can be duplicated");
-    let log = log.clone();
+    let (stderr, log) = (child.stderr.take().expect("standard error is a pipe"), log.clone());
     std::thread::spawn(move || log.read(stderr));
-    (child, handle)
+    child
 }
 
 impl Log {
     fn read(&self, stderr: ChildStderr) {
-        for line in BufReader::with_capacity(PIPE_BYTES, stderr).lines().map_while(Result::ok) {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             let mut lines = self.lines.lock().unwrap();
             lines.push_back(line);
             let excess = lines.len().saturating_sub(LOG_LINES);

@@ -92,13 +92,14 @@ pub async fn run(fault: Box<dyn Fault>, seed: u64) -> HistoryRun {
         policies: String::new(),
     };
     let mut env = Environment::start(fault.topology(), &settings, seed).await;
-    let run = play(&mut env, vec![fault]).await;
+    let run = play(&mut env, vec![fault], Duration::ZERO).await;
     env.reader.close().await;
     run
 }
 
-/// Records a history with these faults, one after the other, and validates it.
-pub async fn play(env: &mut Environment, faults: Vec<Box<dyn Fault>>) -> HistoryRun {
+/// Records a history with these faults, one after the other, and validates it. The load continues for at least `shortest`.
+pub async fn play(env: &mut Environment, faults: Vec<Box<dyn Fault>>, shortest: Duration) -> HistoryRun {
+    let started = Instant::now();
     let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
     let about = format!("{}, {:?}", names.join(", then "), faults[0].topology());
     let mut tasks = start_clients(env).await;
@@ -107,6 +108,7 @@ pub async fn play(env: &mut Environment, faults: Vec<Box<dyn Fault>>) -> History
         played.push(play_fault(env, fault, &mut failures).await);
     }
     wait_for_writes(env, WRITES_AFTER_RECOVERY, "load after the recovery").await;
+    sleep(shortest.saturating_sub(started.elapsed())).await;
 
     let drained = drain(env, &mut tasks).await;
     failures.extend(drained.err().map(|error| ("Recovery", error)));

@@ -26,7 +26,9 @@ use crate::{
 use harness::client::by_id;
 
 /// Maximum number of faults in one segment.
-const FAULTS: usize = 2;
+const FAULTS: usize = 3;
+/// Minimum duration of the load of a segment.
+const LOAD: Duration = Duration::from_secs(25);
 /// Time without load before the instances are sampled.
 const REST: Duration = Duration::from_secs(3);
 /// Maximum time until connections, tasks and descriptors of the last load are released.
@@ -141,7 +143,7 @@ impl Soak {
         let seed = SeededRng::for_name(self.seed, &format!("segment {number}")).next_u64();
         let segment = async {
             env.begin(seed).await;
-            let mut run = play(env, faults).await;
+            let mut run = play(env, faults, if self.once { Duration::ZERO } else { LOAD }).await;
             run.violations.extend(end_sessions(env).await.err().map(|error| ("SessionsEnded", error)));
             run
         };
@@ -152,7 +154,8 @@ impl Soak {
         };
         let took = started.elapsed();
         println!("segment {number}, {names}: {} calls, {took:.0?}", run.history.operations.len());
-        report.add(&run, &self.failed_histories);
+        let failure = report.add(&run, &self.failed_histories);
+        failure.inspect(|failure| eprintln!("{failure}"));
         for (number, sample) in sample(env, report.samples()).await.into_iter().enumerate() {
             println!("    instance {number}: {sample}");
             report.add_sample(number, sample);

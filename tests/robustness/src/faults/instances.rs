@@ -1,6 +1,6 @@
 //! Faults of the instances: restarts, hangup, and a log that nobody reads.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use rustix::process::Signal;
@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Fault;
 use crate::history::Effect;
-use crate::{environment::Environment, fault_observed::Evidence, instance::PIPE_BYTES};
+use crate::{environment::Environment, fault_observed::Evidence};
 use harness::{
     Client,
     client::{NAMESPACE, by_id},
@@ -109,10 +109,8 @@ pub struct LogUnread;
 
 /// Instance whose log is not read.
 const INSTANCE: usize = 1;
-/// Free bytes in a pipe that holds no further log line.
-const LINE_BYTES: u64 = 512;
-/// Maximum time until the log lines have filled the pipe.
-const FILL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Number of times the connections to Redis break, which is logged.
+const BREAKS: usize = 10;
 /// Maximum time until an instance answers a call.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -128,19 +126,13 @@ impl Fault for LogUnread {
     fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {
             let instance = &env.instances[INSTANCE];
-            instance.set_log_unread(true);
             let client = Client::connect(&instance.address).await;
-            let started = Instant::now();
-            while instance.unread_log_bytes() + LINE_BYTES < PIPE_BYTES as u64 {
-                if started.elapsed() > FILL_TIMEOUT {
-                    return;
-                }
-                // Each lost connection is one or more log lines.
-                env.redis.command(&["CLIENT", "KILL", "USER", "sessiond"]);
+            instance.leave_log_unread();
+            env.confirmed += 1;
+            for _ in 0..BREAKS {
+                env.redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
                 sleep(Duration::from_millis(100)).await;
             }
-            env.confirmed += 1;
-            sleep(Duration::from_secs(1)).await;
             let key = by_id("aaaaaaaaaaaaaaaaaaaaaaaaaa");
             let get = Call::Get(GetSessionRequest { namespace: NAMESPACE.into(), key, ..Default::default() });
             if timeout(ANSWER_TIMEOUT, get.try_send(&client)).await.is_err() {
@@ -150,6 +142,6 @@ impl Fault for LogUnread {
     }
 
     fn heal<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async { env.instances[INSTANCE].set_log_unread(false) })
+        Box::pin(async { env.instances[INSTANCE].read_log() })
     }
 }

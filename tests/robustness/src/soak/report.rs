@@ -59,8 +59,8 @@ impl Report {
         &self.samples
     }
 
-    /// Adds a segment. Its history is written into this directory if it has violations.
-    pub(super) fn add(&mut self, run: &HistoryRun, failed_histories: &Path) {
+    /// Adds a segment. If it has violations, returns them and writes its history into this directory.
+    pub(super) fn add(&mut self, run: &HistoryRun, failed_histories: &Path) -> Option<&str> {
         let responses = run.history.watches.iter().flat_map(|watch| &watch.responses);
         self.totals.segments += 1;
         self.totals.calls += run.history.operations.len();
@@ -76,7 +76,9 @@ impl Report {
             }
         }
         let replay = format!("replay the soak with `make test-soak SEED={}`", self.seed);
-        self.failures.extend(run.failure(&replay, failed_histories));
+        let failure = run.failure(&replay, failed_histories)?;
+        self.failures.push(failure);
+        self.failures.last().map(String::as_str)
     }
 
     pub(super) fn add_panicked(&mut self, names: &str) {
@@ -145,7 +147,7 @@ const HEADING: &str = "## Soak";
 /// Text between the heading and the tables.
 const INTRODUCTION: &str = "\
 A soak plays histories, called segments, one after the other on the same three instances and the same Redis. Each
-segment has new sessions, one or two faults of ordinary operation, and the validators of the
+segment has new sessions, up to three faults of ordinary operation, and the validators of the
 [histories](#histories). Then all sessions are ended, the load rests, and every instance is sampled. `make test-soak`
 plays at least 15 minutes and writes this section; `make test-soak SEED=<seed>` plays the same faults again.
 
