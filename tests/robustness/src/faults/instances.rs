@@ -1,4 +1,4 @@
-//! Faults of the instances: restarts, hangup, and a log that nobody reads.
+//! Faults of the instances: restarts, hangup, and a log that is not read.
 
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl Fault for Hangup {
     }
 }
 
-/// Nobody reads standard error of an instance.
+/// Standard error of an instance is not read.
 pub struct LogUnread;
 
 /// Instance whose log is not read.
@@ -136,7 +136,7 @@ impl Fault for LogUnread {
             let key = by_id("aaaaaaaaaaaaaaaaaaaaaaaaaa");
             let get = Call::Get(GetSessionRequest { namespace: NAMESPACE.into(), key, ..Default::default() });
             if timeout(ANSWER_TIMEOUT, get.try_send(&client)).await.is_err() {
-                env.problems.push("the instance answers no call while nobody reads its log".into());
+                env.problems.push("the instance answers no call while its log is not read".into());
             }
         })
     }
