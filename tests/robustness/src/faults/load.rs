@@ -7,6 +7,7 @@ use sessiond_client::v1::CreateSessionRequest;
 
 use super::{Fault, create_many};
 use crate::{environment::Environment, fault_observed::Evidence};
+use harness::Status;
 
 /// Namespace of sessions that no watcher watches. Its policy has a session limit.
 pub const SIDE_NAMESPACE: &str = "side";
@@ -35,7 +36,12 @@ impl Fault for SessionLimitReached {
                 clients[number % clients.len()].create_with(request)
             };
             let created = join_all((0..CREATES).map(create)).await;
-            env.problems.extend(created.iter().filter_map(|created| Some(created.as_ref().err()?.to_string())));
+            // A session can be replaced before its create has ended.
+            let is_replaced = |status: &tonic::Status| {
+                status.reason() == "SESSION_ENDED" && status.metadata_of("cause") == "REPLACED"
+            };
+            let failed = created.into_iter().filter_map(Result::err).filter(|status| !is_replaced(status));
+            env.problems.extend(failed.map(|status| status.to_string()));
             let live = clients[0].list_subject("limited").await.len();
             match live {
                 SESSION_LIMIT => env.confirmed += 1,
