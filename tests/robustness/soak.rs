@@ -59,9 +59,12 @@ fn samples_with_a_leak_of_5_percent_are_found() {
     }
 }
 
+/// Adds a leak to a sample; the number is that of the sample.
+type Leak = fn(&mut Sample, u64);
+
 #[test]
 fn samples_with_one_leaked_resource_are_found() {
-    let leaks: [(&str, fn(&mut Sample, u64)); 5] = [
+    let leaks: [(&str, Leak); 5] = [
         ("descriptors", |sample, count| sample.descriptors += count),
         ("tasks", |sample, count| sample.tasks += count),
         ("threads", |sample, count| sample.threads += count),
