@@ -92,6 +92,22 @@ async fn large_events_arrive_over_a_slow_line() {
     deliver(&redis, &proxy).await;
 }
 
+/// All replies together take about twice as long as a heartbeat without any reply may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_wait_behind_large_replies_to_calls() {
+    const CALLS: usize = 12;
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis);
+    proxy.limit_bandwidth(10_000_000);
+    let server = Server::start(&proxy.url(), "sessiond:", TOML).await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[("a", text(&incompressible(LARGE)))]).await;
+    let connections = proxy.connections();
+    let calls = (0..CALLS).map(async |_| server.client().await.get(by_id(&session.id)).await.unwrap());
+    join_all(calls).await;
+    assert_eq!(proxy.connections(), connections, "the server reconnected");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_events_arrive_with_a_client_memory_limit() {
     let redis = Redis::start_with(&["--maxmemory-clients", "16mb"]);

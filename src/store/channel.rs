@@ -91,6 +91,7 @@ impl Channels {
                     Err(RecvError::Closed) => None,
                 },
             };
+            open.line.note_reply();
             match event {
                 Some(event) => return event,
                 None => self.open = None,

@@ -25,8 +25,8 @@ use crate::observe::Metrics;
 
 /// Message buffer of a connection without subscriptions.
 pub(super) const FEW: usize = 32;
-/// Time without a reply to a heartbeat after which the connection for bulk reads is dropped: a heartbeat waits behind a large
-/// reply, which takes this long on a slow line. If the node hangs, its connection for calls shows that earlier.
+/// Time without any reply, while a heartbeat waits for one, after which the connection for bulk reads is dropped: one large
+/// reply takes this long on a slow line. If the node hangs, its connection for calls shows that earlier.
 const BULK_UNRESPONSIVE_AFTER: Duration = Duration::from_secs(10);
 
 /// Settings for connections to any server: credentials, TLS, buffers. The address in `config` is unused.

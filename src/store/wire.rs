@@ -5,7 +5,7 @@
 //! The reconnect of fred is not used: if its only task waits to write to a server that hangs, it neither reads nor handles a
 //! request to reconnect, and it may end permanently when its queue is full.
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{ops::Deref, pin::pin, sync::Arc, time::Duration};
 
 use fred::{
     clients::Client,
@@ -19,7 +19,7 @@ use fred::{
 use parking_lot::Mutex as SyncMutex;
 use tokio::{
     sync::{Mutex, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,8 @@ use super::heartbeat::{Condition, Heartbeat, Pulse};
 
 /// Maximum time to open a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time without a reply to a heartbeat after which a connection is unresponsive; with the interval, less than 2 s in total.
+/// Time without any reply, while a heartbeat waits for one, after which a connection is unresponsive; with the interval, less
+/// than 2 s in total.
 pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
 /// Interval between heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -49,7 +50,7 @@ pub(super) struct Making {
     pub messages: usize,
     /// Proof that the connection can be used.
     pub heartbeat: Heartbeat,
-    /// Time without a reply to a heartbeat after which the connection is dropped.
+    /// Time without any reply, while a heartbeat waits for one, after which the connection is dropped.
     pub unresponsive_after: Duration,
 }
 
@@ -58,6 +59,7 @@ pub(super) struct Line {
     client: Client,
     task: Mutex<ConnectHandle>,
     over: CancellationToken,
+    last_reply: SyncMutex<Instant>,
 }
 
 /// A connection that reconnects.
@@ -72,7 +74,7 @@ pub(super) struct Wire {
 enum Loss {
     /// It broke, with this error.
     Broken(String),
-    /// The server did not answer a heartbeat in time.
+    /// The server sent nothing, although a heartbeat waited for its reply.
     Unresponsive,
     /// The server answered that it cannot serve calls; with its reply.
     Unfit(String),
@@ -116,7 +118,8 @@ impl Line {
         let client = client(making)?;
         let connect = async {
             let task = Mutex::new(client.connect());
-            Line { client: client.clone(), task, over: CancellationToken::new() }
+            let last_reply = SyncMutex::new(Instant::now());
+            Line { client: client.clone(), task, over: CancellationToken::new(), last_reply }
         };
         // Begin to wait before connecting. If this future is dropped, the client is closed.
         let (connected, line) = tokio::join!(biased; client.wait_for_connect(), connect);
@@ -127,8 +130,31 @@ impl Line {
     pub(super) async fn answer<T>(&self, asked: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
         tokio::select! {
             biased;
-            answer = asked => answer,
+            answer = asked => {
+                self.note_reply();
+                answer
+            }
             () = self.over() => Err(FredError::new(ErrorKind::Timeout, "Redis unresponsive")),
+        }
+    }
+
+    /// Notes that the server has sent a reply or a message.
+    pub(super) fn note_reply(&self) {
+        *self.last_reply.lock() = Instant::now();
+    }
+
+    /// Waits for a reply as long as others arrive, each at most `limit` after the one before: it may be queued behind many
+    /// large ones. None: the server is unresponsive.
+    async fn wait_while_alive<T>(&self, limit: Duration, reply: impl Future<Output = T>) -> Option<T> {
+        let sent = Instant::now();
+        let mut reply = pin!(reply);
+        loop {
+            let until = sent.max(*self.last_reply.lock()) + limit;
+            match timeout_at(until, &mut reply).await {
+                Ok(reply) => return Some(reply),
+                Err(_) if sent.max(*self.last_reply.lock()) + limit <= until => return None,
+                Err(_) => {}
+            }
         }
     }
 
@@ -155,10 +181,11 @@ impl Line {
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                match timeout(making.unresponsive_after, making.heartbeat.send(&self.client)).await {
-                    Ok(Pulse::Alive(now)) => *condition.lock() = now,
-                    Ok(Pulse::Unfit(reply)) => return Loss::Unfit(reply),
-                    Err(_) => return Loss::Unresponsive,
+                let pulse = making.heartbeat.send(&self.client);
+                match self.wait_while_alive(making.unresponsive_after, pulse).await {
+                    Some(Pulse::Alive(now)) => *condition.lock() = now,
+                    Some(Pulse::Unfit(reply)) => return Loss::Unfit(reply),
+                    None => return Loss::Unresponsive,
                 }
             }
         };
