@@ -104,7 +104,7 @@ settings! {
         Key watches: usize = 10_000, integer(1..=1_000_000);
         /// Maximum duration of a unary call and of the opening of a watch. It replaces a later deadline, or none, of the
         /// client. After it the call fails with DEADLINE_EXCEEDED.
-        Key call_timeout: Duration = 10 * SECOND, duration(Duration::ZERO..=10 * SECOND);
+        Key call_timeout: Duration = 10 * SECOND, duration(Duration::from_millis(100)..=10 * SECOND);
         /// Time, in addition to one bookmark interval, after which a watch whose client reads nothing is closed
         /// (`resync` SLOW_CONSUMER).
         Key slow_consumer_timeout: Duration = 60 * SECOND, duration(SECOND..=Duration::MAX);

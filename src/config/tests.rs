@@ -57,7 +57,7 @@ fn problems_are_all_reported_with_their_paths() {
     let file = "listen = '0.0.0.0:1'\npartitions = 3\nlisen = 'x'\ndrain_timeout = 5\nredis_password = 'x'\n\
                 reconcile_interval = '1ms'\n[default_policy]\ntombstone = '1s'\nidle_timeout = '500d'\n\
                 token_reuse = 'ignore'\n[namespace.Web]\n[namespace.b]\nidle_timeout = '1h'\nretry_window = '1h'\nkey = 1\n\
-                [limits]\nwatches = 0\nkeepalive_timeout = '99ms'\ncall_timeout = '11s'";
+                [limits]\nwatches = 0\nkeepalive_timeout = '99ms'\ncall_timeout = '0s'";
     let flags = ["--redis", "http://x", "--key-prefix", "{x}", "--grpc-web-origins", "https://example.com"];
     let mut problems = load(file, &flags).unwrap_err().0;
     problems.sort();
@@ -68,7 +68,7 @@ fn problems_are_all_reported_with_their_paths() {
         "drain_timeout: must be a duration, such as \"30m\"",
         "grpc_web_origins: gRPC-Web is not available in this version",
         "key_prefix: must be a text of at most 64 bytes without braces",
-        "limits.call_timeout: must be a duration, at most 10s",
+        "limits.call_timeout: must be a duration, 100ms to 10s",
         "limits.keepalive_timeout: must be a duration, 100ms to 1h",
         "limits.watches: must be a whole number from 1 to 1000000",
         "lisen: is not known",
