@@ -249,7 +249,15 @@ async fn open_store(
     loop {
         let attempt = async {
             let store = Store::open(open, metrics.clone()).await?;
-            let ends = store.ends(Instant::now() + config.limits.call_timeout).await?;
+            let deadline = Instant::now() + config.limits.call_timeout;
+            let ends = match store.ends(deadline).await {
+                // The worker that repairs keys does not run yet.
+                Err(error) if error.is_wrong_type() => {
+                    store.repair_keys(deadline).await;
+                    store.ends(deadline).await?
+                }
+                ends => ends?,
+            };
             Ok::<_, StartError>((Arc::new(store), ends))
         };
         let error = match attempt.await {

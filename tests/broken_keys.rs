@@ -67,6 +67,36 @@ async fn overwritten_meta_is_initialised_again() {
 }
 
 #[tokio::test]
+async fn overwritten_log_is_emptied_at_the_start() {
+    let Setup { world, server, client } = &mut setup_with(ONE).await;
+    let (session, _) = client.create(&[]).await;
+    let token = client.watch_all().await.token;
+    client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
+    server.stop().await;
+    overwrite(world, "*:log");
+    let server = world.server_with(ONE).await;
+    let client = server.client().await;
+    assert_eq!(client.resume(&token).await.resync().await.reason(), ResyncReason::Compacted);
+    assert!(client.lives(&session.id).await);
+    expect_service(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overwritten_meta_is_named_at_the_start() {
+    let world = World::dedicated();
+    let config = ConfigFile::new(ONE);
+    let arguments = [format!("--redis={}", world.redis.url()), config.flag(), "--start-timeout=1s".into()];
+    let mut process = Process::start(&arguments);
+    let (session, _) = process.client().await.create(&[]).await;
+    process.stop().await;
+    let meta = overwrite(&world, "*:meta");
+    let (log, code) = Process::expect_start_failure(&arguments);
+    assert!(code == Some(1) && log.contains(&format!("key {meta} has another Redis type")), "{log}");
+    world.redis.must(&["DEL", &meta]);
+    assert!(Process::start(&arguments).client().await.lives(&session.id).await);
+}
+
+#[tokio::test]
 async fn overwritten_due_set_is_rebuilt_at_once() {
     let Setup { world, server, client } = &setup_with(ONE).await;
     let mut watching = client.watch_all().await;

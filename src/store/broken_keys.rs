@@ -69,8 +69,9 @@ impl Store {
                     if self.broken_keys.announced.lock().insert(key.clone()) {
                         crate::observe::warning!(
                             key,
-                            "subject index has another Redis type; calls for its subject fail; delete the key, so that \
-                             the next reconciliation adds the sessions of the subject"
+                            "subject index has another Redis type; calls for its subject fail; delete the key, and the \
+                             next reconciliation adds the sessions of the subject: until then its lists, limits and \
+                             deletes by subject miss them"
                         );
                     }
                 }

@@ -52,6 +52,9 @@ pub enum StartError {
     /// The store has this format.
     #[error("the store has format {0}, this version reads format {FORMAT}: use the version that wrote it")]
     Format(String),
+    /// Another client has overwritten this key, which holds the id of the store. A running instance repairs it.
+    #[error("key {0} has another Redis type. If no running instance repairs it, delete it: all sessions are kept")]
+    BrokenMeta(String),
     /// A command failed.
     #[error(transparent)]
     Store(#[from] Error),
@@ -61,9 +64,10 @@ impl StartError {
     /// Whether the state of Redis is the reason, so that a later attempt may succeed with the same configuration.
     pub fn is_temporary(&self) -> bool {
         match self {
-            StartError::Connect(_) | StartError::Unmet(Unmet::Replica(_)) => true,
+            StartError::Connect(_) | StartError::Unmet(Unmet::Replica(_)) | StartError::BrokenMeta(_) => true,
             StartError::Refused(_) | StartError::Partitions { .. } | StartError::Format(_) => false,
             StartError::Unmet(Unmet::Version(_) | Unmet::Cluster(_) | Unmet::Eviction(_) | Unmet::Rights(_)) => false,
+            StartError::Store(error) if error.is_wrong_type() => true,
             StartError::Store(error) => !matches!(error, Error::Refused(_) | Error::Unexpected(_)),
         }
     }
@@ -198,8 +202,13 @@ impl Store {
     /// Reads the store id of a partition. None: it has none. Unlike the script, this works while Redis refuses writes.
     async fn stored_id(&self, partition: Partition, deadline: Instant) -> Result<Option<StoreId>, StartError> {
         let fields = ["store", "format", "partitions"].map(Value::from);
-        let args = [Value::from(self.keys.meta(partition))].into_iter().chain(fields).collect();
-        let reply = self.connection.command(partition, "HMGET", args, deadline).await?.into_array();
+        let meta = self.keys.meta(partition);
+        let name = meta.as_str().unwrap_or_default().to_owned();
+        let args = [Value::from(meta)].into_iter().chain(fields).collect();
+        let reply = match self.connection.command(partition, "HMGET", args, deadline).await {
+            Err(error) if error.is_wrong_type() => return Err(StartError::BrokenMeta(name)),
+            reply => reply?.into_array(),
+        };
         if reply.iter().any(Value::is_null) { Ok(None) } else { self.check_meta(&reply).map(Some) }
     }
 
