@@ -45,32 +45,21 @@ impl Heartbeat {
     pub(super) async fn send(&self, client: &Client) -> Pulse {
         let reply = match self {
             Heartbeat::Role => client.custom(custom("ROLE"), Vec::<Value>::new()).await.map(pulse_of_role),
-            Heartbeat::Probe { absent } => probe(client, absent, Depth::EveryBeat).await.map(pulse_of_probe),
+            Heartbeat::Probe { absent } => probe(client, absent).await.map(pulse_of_probe),
         };
         reply.unwrap_or_else(|error| pulse_of_error(error.details()))
     }
 }
 
-/// Which rights a probe covers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
-    /// All except HSET, whose probe Redis counts as a failed command.
-    EveryBeat,
-    /// All.
-    Full,
-}
-
-/// Runs the probe. Returns one text for each command that the user may not run.
-pub(super) async fn probe(client: &Client, absent: &Str, depth: Depth) -> Result<Vec<String>, FredError> {
-    let depth = if depth == Depth::Full { "full" } else { "" };
-    let args = vec![absent.clone().into(), Value::from_static_str(depth)];
-    let reply = scripts::PROBE.run(client, Vec::new(), args).await?;
+/// Runs the probe. Returns the commands that the user may not run.
+pub(super) async fn probe(client: &Client, absent: &Str) -> Result<Vec<String>, FredError> {
+    let reply = scripts::PROBE.run(client, Vec::new(), vec![absent.clone().into()]).await?;
     Ok(reply.into_array().into_iter().skip(1).filter_map(Value::into_string).collect())
 }
 
 /// Returns the text for an operator about rights that are missing.
 pub(super) fn describe_refused(refused: &[String]) -> String {
-    format!("the Redis user lacks rights: {}", refused.join("; "))
+    format!("the Redis user lacks rights: {}", refused.join(", "))
 }
 
 fn pulse_of_role(reply: Value) -> Pulse {

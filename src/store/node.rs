@@ -30,7 +30,7 @@ use super::{
     clock::Clock,
     error::{Error, Failure, ReplyKind, failure},
     health::Problems,
-    heartbeat::{Condition, Depth, describe_refused, probe},
+    heartbeat::{Condition, describe_refused, probe},
     replicated::Replicated,
     scripts::Script,
     wire::{CONNECT_TIMEOUT, Line, Wire},
@@ -163,10 +163,10 @@ impl Node {
         self.wires().map(Wire::condition).max().unwrap_or(Condition::Healthy)
     }
 
-    /// Returns one text for each command that scripts use and the user may not run.
+    /// Returns a text that names the commands of scripts that the user may not run.
     pub(super) async fn refused_commands(&self, deadline: Instant) -> Result<Option<String>, Failure> {
         let line = self.line(&self.calls)?;
-        let refused = match timeout_at(deadline, line.answer(probe(&line, &self.absent, Depth::Full))).await {
+        let refused = match timeout_at(deadline, line.answer(probe(&line, &self.absent))).await {
             Ok(refused) => refused.map_err(|error| failure(&error, Effect::Reads))?,
             Err(_) => return Err(Error::Timeout.into()),
         };

@@ -10,7 +10,7 @@
 --         durable         true = the caller waits for replicas
 -- Reply no reply: a prelude
 --
--- Order: read and check everything, then XADD, then the other writes, which cannot fail. A script is not a transaction:
+-- Order: read and check everything, also the rights, then XADD, then the other writes, which cannot fail. A script is not a transaction:
 -- Redis keeps what a script wrote before an error.
 
 -- Types of log entries: the numbers of sessiond.v1.EventType.
@@ -58,10 +58,23 @@ local function schedule(expires)
   end
 end
 
+-- Fails if the user may not run one of the commands that follow. Redis checks that command by command, and keeps what a
+-- script wrote before an error, so a right that was taken has to stop the script before its first write.
+local function require_rights()
+  local may = redis.acl_check_cmd
+  if may('XADD', LOG, '*', 'f', 'v') and may('HSET', SESSION, 'f', 'v') and may('HDEL', SESSION, 'f')
+    and may('DEL', SESSION) and may('PEXPIRE', SESSION, 1) and may('ZADD', DUE, 0, 'm') and may('ZREM', DUE, 'm')
+    and may('ZRANGE', DUE, 0, 0) and may('ZCARD', DUE) then
+    return
+  end
+  error({err = 'NOPERM the Redis user lacks a right that the scripts need'})
+end
+
 -- Appends the only log entry of this script and publishes it. The entry is a MessagePack array: format, position,
 -- previous position, type, cause, namespace, id, packed fields after the change (of an end: the last ones), names of
 -- changed attributes, packed fields before the change if the subject or a label changed.
 local function append(kind, cause, fields, changed, before)
+  require_rights()
   local position = string.format('%.0f', revision) .. '-' .. args.nonce
   local entry = cmsgpack.pack({FORMAT, position, meta[2], kind, cause, args.namespace, args.id, fields,
     changed or {}, before or ''})
