@@ -637,3 +637,22 @@ async fn password_from_the_environment_is_used_for_all_nodes() {
     create_many(&process.client().await).await;
     assert!(!process.log.lock().unwrap().contains(password));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cluster_without_all_slots_is_not_ready() {
+    let cluster = run_blocking(|| Cluster::start(0)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "").await;
+    let owner = cluster.primary_of_slot(1);
+    for node in cluster.primaries() {
+        node.must(&["CLUSTER", "DELSLOTS", "1"]);
+    }
+    eventually("the server is not ready", async || {
+        let text = server.http("/readyz").await?;
+        (text.starts_with("HTTP/1.1 503") && text.contains("CLUSTERDOWN")).then_some(())
+    })
+    .await;
+    owner.must(&["CLUSTER", "ADDSLOTS", "1"]);
+    eventually("the server is ready", async || server.http("/readyz").await?.starts_with("HTTP/1.1 200").then_some(()))
+        .await;
+    server.client().await.create(&[]).await;
+}

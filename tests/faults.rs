@@ -345,6 +345,28 @@ async fn connection_with_full_send_buffer_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_with_full_queue_is_replaced() {
+    // More than the queue of the connection holds.
+    const CALLS: usize = 20_000;
+    let Setup { world, server, client } = &World::dedicated().setup().await;
+    let (session, _) = client.create(&[]).await;
+    let clients = join_all((0..25).map(|_| server.client())).await;
+    world.redis.pause();
+    let touch = async |client: &Client| {
+        let request = TouchSessionRequest { namespace: NAMESPACE.into(), key: by_id(&session.id) };
+        client.grpc.clone().touch_session(request).await
+    };
+    let flood = join_all((0..CALLS).map(async |number| touch(&clients[number % clients.len()]).await.is_err()));
+    let replaced = eventually("the connection is replaced", async || {
+        let status = touch(client).await.unwrap_err();
+        status.message().contains("reconnecting").then_some(())
+    });
+    assert!(tokio::join!(flood, replaced).0.iter().all(|failed| *failed));
+    world.redis.resume();
+    eventually("calls succeed again", async || touch(client).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn emptied_store_with_leftover_meta_is_recreated() {
     let Setup { world, client, .. } = &World::dedicated().setup().await;
     let mut watching = client.watch_all().await;

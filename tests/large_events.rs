@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use harness::{Client, Redis, Server, WatchReader, World, client::*, proxy::Proxy};
-use sessiond_client::v1::{ListSessionsRequest, SessionView, WatchRequest};
+use sessiond_client::v1::{GetSessionRequest, ListSessionsRequest, SessionView, WatchRequest};
 
 const TOML: &str = "partitions = 1\n[default_policy]\nmax_payload_bytes = '1 MiB'";
 /// Size of each session in bytes.
@@ -105,6 +105,28 @@ async fn heartbeats_wait_behind_large_replies_to_calls() {
     let connections = proxy.connections();
     let calls = (0..CALLS).map(async |_| server.client().await.get(by_id(&session.id)).await.unwrap());
     join_all(calls).await;
+    assert_eq!(proxy.connections(), connections, "the server reconnected");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_to_callers_that_gave_up_are_signs_of_life() {
+    const CALLS: usize = 12;
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis);
+    proxy.limit_bandwidth(10_000_000);
+    let server = Server::start(&proxy.url(), "sessiond:", TOML).await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[("a", text(&incompressible(LARGE)))]).await;
+    let (small, _) = client.create(&[]).await;
+    let connections = proxy.connections();
+    let calls = (0..CALLS).map(async |_| {
+        let request = GetSessionRequest { namespace: NAMESPACE.into(), key: by_id(&session.id), ..Default::default() };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(std::time::Duration::from_millis(500));
+        server.client().await.grpc.get_session(request).await
+    });
+    assert!(join_all(calls).await.iter().any(Result::is_err), "calls give up");
+    client.get(by_id(&small.id)).await.unwrap();
     assert_eq!(proxy.connections(), connections, "the server reconnected");
 }
 

@@ -91,7 +91,6 @@ impl Channels {
                     Err(RecvError::Closed) => None,
                 },
             };
-            open.line.note_reply();
             match event {
                 Some(event) => return event,
                 None => self.open = None,

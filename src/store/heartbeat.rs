@@ -2,9 +2,21 @@
 //!
 //! An answer to PING is not enough: a replica, or a server whose user has lost a right, answers PING and refuses every call.
 
-use fred::{bytes_utils::Str, clients::Client, error::Error as FredError, interfaces::ClientLike, types::Value};
+use std::time::Duration;
+
+use fred::{
+    bytes_utils::Str,
+    clients::Client,
+    error::{Error as FredError, ErrorKind},
+    interfaces::ClientLike,
+    types::Value,
+};
+use tokio::time::sleep;
 
 use super::{error::ReplyKind, node::custom, scripts};
+
+/// Pause before a heartbeat that found no place in the queue is sent again.
+const QUEUE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Proof that a connection has to give with every heartbeat.
 #[derive(Clone)]
@@ -43,18 +55,28 @@ const REPLICA: &str = "READONLY the server is a replica";
 impl Heartbeat {
     /// Sends the heartbeat on this connection and waits for the reply, without a limit.
     pub(super) async fn send(&self, client: &Client) -> Pulse {
-        let reply = match self {
-            Heartbeat::Role => client.custom(custom("ROLE"), Vec::<Value>::new()).await.map(pulse_of_role),
-            Heartbeat::Probe { absent } => probe(client, absent).await.map(pulse_of_probe),
-        };
-        reply.unwrap_or_else(|error| pulse_of_error(error.details()))
+        loop {
+            let reply = match self {
+                Heartbeat::Role => client.custom(custom("ROLE"), Vec::<Value>::new()).await.map(pulse_of_role),
+                Heartbeat::Probe { absent } => probe(client, absent).await.map(pulse_of_probe),
+            };
+            match reply {
+                Ok(pulse) => return pulse,
+                // Nothing was sent: the queue is full until the server replies.
+                Err(error) if *error.kind() == ErrorKind::Backpressure => sleep(QUEUE_PAUSE).await,
+                Err(error) => return pulse_of_error(error.details()),
+            }
+        }
     }
 }
 
 /// Runs the probe. Returns the commands that the user may not run.
 pub(super) async fn probe(client: &Client, absent: &Str) -> Result<Vec<String>, FredError> {
-    let reply = scripts::PROBE.run(client, Vec::new(), vec![absent.clone().into()]).await?;
-    Ok(reply.into_array().into_iter().skip(1).filter_map(Value::into_string).collect())
+    let reply = scripts::PROBE.run(client, Vec::new(), vec![absent.clone().into()]).await?.into_array();
+    if reply.first().and_then(Value::as_u64) == Some(0) {
+        return Err(FredError::new(ErrorKind::Cluster, "CLUSTERDOWN the Cluster does not serve all slots"));
+    }
+    Ok(reply.into_iter().skip(1).filter_map(Value::into_string).collect())
 }
 
 /// Returns the text for an operator about rights that are missing.

@@ -10,7 +10,7 @@ use std::{ops::Deref, pin::pin, sync::Arc, time::Duration};
 use fred::{
     clients::Client,
     error::{Error as FredError, ErrorKind},
-    interfaces::ClientLike,
+    interfaces::{ClientLike, MetricsInterface},
     types::{
         Builder, ConnectHandle,
         config::{Config, ConnectionConfig, TcpConfig, UnresponsiveConfig},
@@ -19,7 +19,7 @@ use fred::{
 use parking_lot::Mutex as SyncMutex;
 use tokio::{
     sync::{Mutex, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,11 +27,13 @@ use super::heartbeat::{Condition, Heartbeat, Pulse};
 
 /// Maximum time to open a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time without any reply, while a heartbeat waits for one, after which a connection is unresponsive; with the interval, less
+/// Time without any reply, while a heartbeat waits for one, after which a connection is unresponsive; with both intervals, less
 /// than 2 s in total.
 pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
 /// Interval between heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two checks for replies while a heartbeat waits.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// Pause after the first failed attempt to connect; it doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum pause between two attempts to connect.
@@ -59,7 +61,6 @@ pub(super) struct Line {
     client: Client,
     task: Mutex<ConnectHandle>,
     over: CancellationToken,
-    last_reply: SyncMutex<Instant>,
 }
 
 /// A connection that reconnects.
@@ -118,8 +119,7 @@ impl Line {
         let client = client(making)?;
         let connect = async {
             let task = Mutex::new(client.connect());
-            let last_reply = SyncMutex::new(Instant::now());
-            Line { client: client.clone(), task, over: CancellationToken::new(), last_reply }
+            Line { client: client.clone(), task, over: CancellationToken::new() }
         };
         // Begin to wait before connecting. If this future is dropped, the client is closed.
         let (connected, line) = tokio::join!(biased; client.wait_for_connect(), connect);
@@ -130,30 +130,26 @@ impl Line {
     pub(super) async fn answer<T>(&self, asked: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
         tokio::select! {
             biased;
-            answer = asked => {
-                self.note_reply();
-                answer
-            }
+            answer = asked => answer,
             () = self.over() => Err(FredError::new(ErrorKind::Timeout, "Redis unresponsive")),
         }
     }
 
-    /// Notes that the server has sent a reply or a message.
-    pub(super) fn note_reply(&self) {
-        *self.last_reply.lock() = Instant::now();
-    }
-
-    /// Waits for a reply as long as others arrive, each at most `limit` after the one before: it may be queued behind many
-    /// large ones. None: the server is unresponsive.
+    /// Waits for a reply as long as the server sends others, each at most `limit` after the one before: it may be queued behind
+    /// many large ones, also of callers that no longer wait. None: the server is unresponsive.
     async fn wait_while_alive<T>(&self, limit: Duration, reply: impl Future<Output = T>) -> Option<T> {
-        let sent = Instant::now();
+        let received = || self.client.read_res_size_metrics().samples;
+        let (mut last, mut last_at) = (received(), Instant::now());
         let mut reply = pin!(reply);
         loop {
-            let until = sent.max(*self.last_reply.lock()) + limit;
-            match timeout_at(until, &mut reply).await {
-                Ok(reply) => return Some(reply),
-                Err(_) if sent.max(*self.last_reply.lock()) + limit <= until => return None,
-                Err(_) => {}
+            if let Ok(reply) = timeout(PROGRESS_INTERVAL, &mut reply).await {
+                return Some(reply);
+            }
+            let now = received();
+            if now != last {
+                (last, last_at) = (now, Instant::now());
+            } else if last_at.elapsed() >= limit {
+                return None;
             }
         }
     }
