@@ -286,6 +286,28 @@ async fn index_entries_of_other_sessions_are_not_listed_nor_ended() {
     assert!(world.index("alice").is_empty(), "the index keeps entries of other sessions");
 }
 
+#[tokio::test]
+async fn invalid_index_entries_end_no_list_and_no_snapshot() {
+    let Setup { world, client, .. } = &setup().await;
+    let mut created = Vec::new();
+    for _ in 0..3 {
+        created.push(client.create_for("alice").await.0.id);
+    }
+    let key = world.index_key("alice").unwrap();
+    let add = |score: &str, id: &str| world.redis.number(&["ZADD", &key, score, id]);
+    // The first entries in the order of the snapshot, then in that of the list.
+    add("1", "no id");
+    add("2", "no id either");
+    let of_alice = WatchRequest { subject: Some("alice".into()), whole_namespace: false, ..whole_namespace() };
+    let mut watching = client.watch(WatchRequest { initial_state: true, ..of_alice }).await.unwrap();
+    assert_eq!(watching.snapshot().await.len(), 3);
+    add(&(world.now_us() + 60_000_000).to_string(), "no id");
+    add(&(world.now_us() + 60_000_000).to_string(), "no id either");
+    let first = page(client, ListSessionsRequest { page_size: 1, ..list_request("alice") }).await.unwrap();
+    assert_eq!(ids(&first.sessions), [&created[2][..]]);
+    assert!(!first.next_page_token.is_empty());
+}
+
 // ---- change of subject ----
 
 #[tokio::test]

@@ -230,24 +230,29 @@ impl Store {
         let mut args: Vec<Value> = vec![self.keys.subject(subject).into(), from.into(), to.into()];
         args.extend(order.iter().map(|word| Value::from(*word)));
         args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
-        // With scores the reply is an array of pairs, so it does not begin with stored text.
         let partition = self.keys.partition_of_subject(subject);
-        let reply = self.connection.command(partition, "ZRANGE", args, deadline).await?;
-        let mut entries = Vec::new();
-        for pair in reply.into_array() {
-            let mut pair = pair.into_array().into_iter();
-            let (Some(id), Some(score)) = (pair.next(), pair.next()) else { continue };
-            match entry(id.clone(), score) {
-                Some(entry) => entries.push(entry),
-                // No session can have this id: the entry would stay.
-                None => {
-                    crate::observe::error!(?subject, "removed invalid id from subject index");
-                    let args = vec![self.keys.subject(subject).into(), id];
-                    self.connection.command(partition, "ZREM", args, deadline).await?;
+        loop {
+            // With scores the reply is an array of pairs, so it does not begin with stored text.
+            let reply = self.connection.command(partition, "ZRANGE", args.clone(), deadline).await?.into_array();
+            let (is_end, mut entries) = (reply.is_empty(), Vec::new());
+            for pair in reply {
+                let mut pair = pair.into_array().into_iter();
+                let (Some(id), Some(score)) = (pair.next(), pair.next()) else { continue };
+                match entry(id.clone(), score) {
+                    Some(entry) => entries.push(entry),
+                    // No session can have this id: the entry would stay.
+                    None => {
+                        crate::observe::error!(?subject, "removed invalid id from subject index");
+                        let args = vec![self.keys.subject(subject).into(), id];
+                        self.connection.command(partition, "ZREM", args, deadline).await?;
+                    }
                 }
             }
+            // A page of invalid ids is not the end of the index.
+            if is_end || !entries.is_empty() {
+                return Ok(entries);
+            }
         }
-        Ok(entries)
     }
 
     /// Returns whether an entry of a subject index counts: its session has the subject, or may get it. If it does not, the entry
