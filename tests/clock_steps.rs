@@ -89,6 +89,22 @@ async fn grace_ended_by_a_login_stays_over_when_the_clock_is_set_back() {
 }
 
 #[tokio::test]
+async fn grace_over_before_a_login_stays_over_after_a_clock_step() {
+    let (redis, clock) = Clock::start();
+    let world = World { redis, prefix: "sessiond:".into() };
+    let server = world.server_with("[default_policy]\nrotation_grace = '30s'").await;
+    let client = server.client().await;
+    let (_, first) = client.create(&[]).await;
+    let second = client.rotate(&first).await.unwrap();
+    clock.shift_to(60);
+    let subject = Some("alice".into());
+    let login = UpdateSessionRequest { key: by_token(&second), subject, ..Default::default() };
+    client.update(login).await.unwrap();
+    clock.shift_to(0);
+    expect_error(client.get(by_token(&first)).await, Code::NotFound, "TOKEN_ROTATED");
+}
+
+#[tokio::test]
 async fn log_entries_from_a_clock_ahead_leave_at_their_age() {
     let (redis, clock) = Clock::start();
     let world = World { redis, prefix: "sessiond:".into() };

@@ -111,7 +111,7 @@ if args.successor then
 end
 local tokens_changed = args.successor
 for _, old in ipairs(args.login and tokens.old or {}) do
-  tokens_changed = tokens_changed or not is_over(old.valid_until, old.flags)
+  tokens_changed = tokens_changed or bit.band(old.flags, GRACE_ENDED) == 0
   old.valid_until, old.flags = math.min(old.valid_until, now), bit.bor(old.flags, GRACE_ENDED)
 end
 if tokens_changed then pack_tokens(tokens, found.fixed) end
