@@ -75,7 +75,7 @@ registry! {
     SURVEY "survey" in "survey.lua" flags "allow-oom" keys 4 Gate;
     INDEXED "indexed" in "indexed.lua" flags "allow-oom" keys 2 Gate;
     ENTRIES "entries" in "entries.lua" flags "allow-oom" keys 2 Gate;
-    CLAIM "claim" in "claim.lua" flags "" keys 1 Gate;
+    CLAIM "claim" in "claim.lua" flags "allow-oom" keys 1 Gate;
     REPAIR "repair" in "repair.lua" flags "allow-oom" keys 2 None;
     INITIALISE "initialise" in "initialise.lua" flags "" keys 1 None;
     DUE "due" in "due.lua" flags "allow-oom" keys 2 None;

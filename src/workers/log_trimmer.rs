@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{deadline, log_age::LogAge};
 use crate::{
@@ -58,23 +58,26 @@ impl LogTrimmer {
     pub async fn run(&self) {
         let mut pause = TRIM_INTERVAL;
         loop {
+            let earliest = Instant::now() + PRESSED_INTERVAL;
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.store.trim_requested() => {}
+                () = self.store.trim_requested() => sleep_until(earliest).await,
             }
             let servers = self.store.servers();
-            let dropped: u64 = join_all(servers.iter().map(|server| self.trim(server))).await.into_iter().sum();
-            let is_pressed = !self.pressed.lock().is_empty();
-            self.store.note_trimmed(if is_pressed && dropped == 0 { History::Spent } else { History::Trimmable });
-            pause = if is_pressed && dropped > 0 { PRESSED_INTERVAL } else { TRIM_INTERVAL };
+            self.pressed.lock().retain(|name| servers.iter().any(|server| server.name() == *name));
+            let dropped: Vec<u64> =
+                join_all(servers.iter().map(|server| self.trim(server))).await.into_iter().flatten().collect();
+            let is_spent = !dropped.is_empty() && dropped.iter().all(|dropped| *dropped == 0);
+            self.store.note_trimmed(if is_spent { History::Spent } else { History::Trimmable });
+            pause = if dropped.is_empty() || is_spent { TRIM_INTERVAL } else { PRESSED_INTERVAL };
             let logs = self.logs.lock();
             self.metrics.log_bytes.set(logs.iter().filter_map(|log| log.bytes).sum::<u64>().cast_signed());
             self.metrics.log_limit_bytes.set(logs.iter().map(|log| log.limit).sum::<u64>().cast_signed());
         }
     }
 
-    /// Trims the logs of one server. Returns the number of entries that were dropped.
-    async fn trim(&self, server: &Server) -> u64 {
+    /// Trims the logs of one server. Returns the number of entries that were dropped. None: it is not short of memory.
+    async fn trim(&self, server: &Server) -> Option<u64> {
         let memory = self.store.memory(server, deadline()).await.ok();
         let is_pressed = memory.is_some_and(|memory| self.note_memory(server, memory));
         let partitions = server.partitions.len() as u64;
@@ -88,7 +91,7 @@ impl LogTrimmer {
             }
             total += dropped;
         }
-        total
+        is_pressed.then_some(total)
     }
 
     /// Trims the log of one partition. Returns the number of entries that were dropped.
