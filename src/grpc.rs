@@ -21,8 +21,8 @@ use crate::{
 
 use layers::CallContext;
 pub use layers::{
-    CallLimits, CallService, MAX_CONNECTION_RESPONSE_BYTES, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES,
-    largest_session, unknown_service,
+    CallLimits, CallService, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES, ReflectionService,
+    largest_response, largest_session, unknown_service,
 };
 pub use stream::{StreamEnd, run_stream};
 use watch_stream::WatchStream;

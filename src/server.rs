@@ -12,7 +12,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{Semaphore, watch as channel},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -20,7 +20,10 @@ use tonic::service::Routes;
 use crate::{
     config::{Config, Limits},
     embedded::Embedded,
-    grpc::{self, CallLimits, CallService, Grpc, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES},
+    grpc::{
+        self, CallLimits, CallService, Grpc, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
+        ReflectionService,
+    },
     observe::Metrics,
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
@@ -40,6 +43,8 @@ use health::{HealthReport, not_ready};
 const LOG_ENTRIES: u64 = 1_000_000;
 /// Maximum number of entries that one trim removes from a log.
 const TRIM_BATCH: u64 = 1_000;
+/// Maximum size of a request for health or reflection, in bytes: it holds one name.
+const MAX_SMALL_MESSAGE_BYTES: usize = 4 * 1024;
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 /// Pause after the first failed attempt to open the store; it doubles with each attempt.
@@ -128,13 +133,15 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 
     // Serve.
     let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health_service = health_service.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
     let mut health = HealthReport::new(reporter, readiness);
     let routes = routes(service.clone(), health_service, &config.limits, metrics.clone());
     let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
     let acceptor = Acceptor { port: "gRPC", listener, max_connections };
     let (limits, max_age) = (config.limits.clone(), config.max_connection_age);
-    let connections = Connections { acceptor, routes, limits, max_age, metrics };
+    let largest_response = grpc::largest_response(&service.policies);
+    let connections = Connections { acceptor, routes, limits, largest_response, max_age, metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
     let stop_accepting = CancellationToken::new();
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
@@ -246,27 +253,29 @@ async fn open_store(
 ) -> Result<(Arc<Store>, Vec<Position>), StartError> {
     let give_up = Instant::now() + config.start_timeout;
     let mut pause = FIRST_START_PAUSE;
+    let mut cause = StartError::Connect("no reply within the start timeout".into());
     loop {
         let attempt = async {
             let store = Store::open(open, metrics.clone()).await?;
-            let deadline = Instant::now() + config.limits.call_timeout;
-            let ends = match store.ends(deadline).await {
-                // The worker that repairs keys does not run yet.
-                Err(error) if error.is_wrong_type() => {
-                    store.repair_keys(deadline).await;
-                    store.ends(deadline).await?
-                }
-                ends => ends?,
-            };
+            let ends = store.ends(Instant::now() + config.limits.call_timeout).await?;
             Ok::<_, StartError>((Arc::new(store), ends))
         };
-        let error = match attempt.await {
+        // Without a timeout there is one whole attempt.
+        let opened = match config.start_timeout {
+            Duration::ZERO => attempt.await,
+            _ => match timeout_at(give_up, attempt).await {
+                Ok(opened) => opened,
+                Err(_) => return Err(cause),
+            },
+        };
+        cause = match opened {
             Err(error) if error.is_temporary() && Instant::now() + pause < give_up => error,
             opened => return opened,
         };
-        let waiting = not_ready(&error);
+        let waiting = not_ready(&cause);
         if readiness.send_replace(waiting.clone()) != waiting {
-            crate::observe::warning!(%error, timeout = ?config.start_timeout, "cannot open the store; retrying");
+            let (error, timeout) = (&cause, config.start_timeout);
+            crate::observe::warning!(%error, ?timeout, "cannot open the store; retrying");
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_START_PAUSE);
@@ -325,13 +334,16 @@ where
     };
     // `CallService` checks the size of the message first: tonic would answer OUT_OF_RANGE.
     let inner = SessionServiceServer::new(Grpc { service }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let reflection = || {
+    let description = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     const VALID: &str = "generated descriptors are valid";
+    let v1 = description().build_v1().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
+    let v1alpha = description().build_v1alpha().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
+    let (places, timeout) = (Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)), limits.response_timeout);
     let mut routes = Routes::builder();
     routes
         .add_service(CallService {
@@ -342,8 +354,8 @@ where
             response_budget: Arc::new(Semaphore::new(usize::try_from(limits.response_bytes).unwrap_or(usize::MAX))),
         })
         .add_service(health)
-        .add_service(reflection().build_v1().expect(VALID))
-        .add_service(reflection().build_v1alpha().expect(VALID));
+        .add_service(ReflectionService { inner: v1, places: places.clone(), timeout })
+        .add_service(ReflectionService { inner: v1alpha, places, timeout });
     let fallback = move || std::future::ready(grpc::unknown_service(metrics.clone()));
     routes.routes().into_axum_router().fallback(fallback).into()
 }

@@ -46,6 +46,16 @@ async fn start_ends_after_the_start_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_timeout_ends_an_attempt() {
+    let redis = run_blocking(Redis::start).await;
+    // The first write of a new store gets no reply.
+    redis.must(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let url = format!("--redis={}", redis.url());
+    let (log, code) = run_blocking(move || Process::expect_start_failure(&[url, "--start-timeout=1s".into()])).await;
+    assert!(code == Some(1) && log.contains("no reply within the start timeout"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn existing_store_starts_while_redis_is_full() {
     let world = World::dedicated();
     let mut first = world.server().await;

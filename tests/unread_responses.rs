@@ -188,3 +188,68 @@ async fn call_without_room_for_its_response_is_not_executed() {
     client.create_with(create).await.unwrap();
     assert_eq!(client.list_subject("alice").await.len(), created + 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_whose_socket_is_not_read_is_closed() {
+    // Far more bytes than the buffers of the sockets hold.
+    const LISTS: u32 = 15;
+    let settings = "limits = { keepalive_interval = '500ms', keepalive_timeout = '500ms' }";
+    let Setup { server, client, .. } = &setup_with(settings).await;
+    create_page(client).await;
+    let connections = server.metric("sessiond_grpc_connections").await;
+    let unread = Raw::send_without_reading(&server.address, "ListSessions", &full_list(), LISTS).await;
+    eventually("the connection is open", async || {
+        (server.metric("sessiond_grpc_connections").await == connections + 1.0).then_some(())
+    })
+    .await;
+    eventually("the connection is closed", async || {
+        (server.metric("sessiond_grpc_connections").await == connections).then_some(())
+    })
+    .await;
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_lists_leave_room_for_other_connections() {
+    let Setup { server, client, .. } = &setup_with("limits.response_bytes = '8 MiB'").await;
+    create_page(client).await;
+    let raw = Raw::connect_with_windows(&server.address, 0, 1 << 20).await;
+    let mut unread = Vec::new();
+    for _ in 0..40 {
+        unread.push(raw.begin("ListSessions", &[], Some(full_list().into())).await);
+    }
+    // The first response has begun: it holds its place.
+    unread.swap_remove(0).0.await.unwrap();
+    let another = Raw::connect(&server.address).await;
+    for _ in 0..10 {
+        let (_, status) = another.call("ListSessions", &[], full_list()).await;
+        assert_eq!(status.code(), Code::Ok, "{status:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_streams_are_bounded_in_number_size_and_time() {
+    const STREAMS: usize = 32;
+    let Setup { server, .. } = &setup_with("limits.response_timeout = '2s'").await;
+    let raw = Raw::connect(&server.address).await;
+    let open = async || {
+        let path = "http://test/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let request = http::Request::post(path).header("content-type", "application/grpc").header("te", "trailers");
+        let (response, requests) = raw.send(request.body(()).unwrap(), None).await;
+        (response.await.unwrap(), requests)
+    };
+    let status = |response: &http::Response<_>| tonic::Status::from_header_map(response.headers());
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        streams.push(open().await);
+    }
+    assert!(streams.iter().all(|(response, _)| status(response).is_none()));
+    let refused = status(&open().await.0).expect("a status");
+    assert_eq!((refused.code(), refused.reason().as_str()), (Code::Unavailable, "OVERLOADED"));
+    eventually("the streams are reset", async || status(&open().await.0).is_none().then_some(())).await;
+    let (response, mut requests) = open().await;
+    // A list of the services, with a host of 8,000 bytes, which the answer would contain.
+    let request = [&[0x0a, 0xc0, 0x3e][..], &[b'a'; 8_000], &[0x3a, 0]].concat();
+    requests.send_data([header(false, request.len()), request].concat().into(), true).unwrap();
+    assert!(response.into_body().data().await.is_none(), "a large request has no answer");
+}

@@ -7,6 +7,7 @@ mod deadline;
 mod frame;
 mod headers;
 mod metrics;
+mod reflection;
 mod response;
 
 use std::{
@@ -33,8 +34,9 @@ use crate::observe::Metrics;
 
 pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
 pub(super) use metrics::CallMetrics;
+pub use reflection::{MAX_REFLECTION_STREAMS, ReflectionService};
 use response::{Content, Reservation, ResponseBody};
-pub use response::{MAX_CONNECTION_RESPONSE_BYTES, largest_session};
+pub use response::{largest_response, largest_session};
 
 /// A method of the service.
 #[derive(Clone, Copy)]

@@ -172,6 +172,12 @@ pub(super) fn responses_unread() -> Status {
     StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, text).retry_after(SHORT_DELAY).build()
 }
 
+/// Returns the status for a reflection stream above the limit.
+pub(super) fn too_many_reflections() -> Status {
+    let text = "too many reflection streams are open; retry later";
+    StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, text).retry_after(SHORT_DELAY).build()
+}
+
 /// Returns the status for a body that is not one message of the method's type.
 pub(super) fn malformed_message(reason: &str) -> Status {
     fields_invalid(vec![Violation { field: String::new(), reason: reason.to_owned() }])

@@ -10,13 +10,12 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::{accept::Acceptor, streams::Streams};
-use crate::{
-    config::Limits, grpc::MAX_CONNECTION_RESPONSE_BYTES, observe::Metrics, tasks::ConnectionTasks, workers::jitter,
-};
+use crate::{config::Limits, observe::Metrics, tasks::ConnectionTasks, workers::jitter};
 
 /// First bytes that an HTTP/2 client sends.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -31,6 +30,9 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 /// Flow-control window of one stream; that of a connection has four times the size.
 const WINDOW: u32 = 1024 * 1024;
+/// Part of `limits.response_bytes` that one connection may use, so that the calls of others go on while its client does not
+/// read.
+const RESPONSE_SHARE: usize = 8;
 /// Number of streams that a peer may reset, or break, before its connection is closed.
 const MAX_RESET_STREAMS: usize = 100;
 
@@ -42,6 +44,8 @@ pub(super) struct Connections {
     pub routes: Routes,
     /// Limits of the process.
     pub limits: Limits,
+    /// Size of the largest response to a unary call, in bytes.
+    pub largest_response: usize,
     /// Age at which a connection is closed to new calls, plus or minus 10 %. None: never.
     pub max_age: Option<Duration>,
     /// Metrics with the gauge of open connections.
@@ -70,7 +74,7 @@ impl Connections {
     /// ends with the last open call.
     fn connection(&self, stream: TcpStream, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let limit = usize::try_from(self.limits.response_bytes).unwrap_or(usize::MAX);
-        let response_bytes = limit.min(MAX_CONNECTION_RESPONSE_BYTES);
+        let response_bytes = (limit / RESPONSE_SHARE).max(self.largest_response);
         let streams = Streams::new(self.limits.streams_per_connection, response_bytes, self.metrics.clone());
         let mut builder = hyper::server::conn::http2::Builder::new(streams);
         builder
@@ -86,6 +90,7 @@ impl Connections {
             .max_local_error_reset_streams(MAX_RESET_STREAMS);
         let service = TowerToHyperService::new(self.routes.clone().prepare());
         let metrics = self.metrics.clone();
+        let write_timeout = self.limits.keepalive_interval.saturating_add(self.limits.keepalive_timeout);
         // Connections that were opened at the same time close at different times.
         let age = self.max_age.map(|age| age.mul_f64(0.9).saturating_add(jitter(age.mul_f64(0.2))));
         async move {
@@ -94,7 +99,10 @@ impl Connections {
             if timeout(PREFACE_TIMEOUT, preface(&stream)).await.is_err() {
                 return;
             }
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            // hyper cannot close a connection whose peer reads nothing of its socket: it would first write a GOAWAY.
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(write_timeout));
+            let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -67,7 +67,6 @@ impl StartError {
             StartError::Connect(_) | StartError::Unmet(Unmet::Replica(_)) | StartError::BrokenMeta(_) => true,
             StartError::Refused(_) | StartError::Partitions { .. } | StartError::Format(_) => false,
             StartError::Unmet(Unmet::Version(_) | Unmet::Cluster(_) | Unmet::Eviction(_) | Unmet::Rights(_)) => false,
-            StartError::Store(error) if error.is_wrong_type() => true,
             StartError::Store(error) => !matches!(error, Error::Refused(_) | Error::Unexpected(_)),
         }
     }

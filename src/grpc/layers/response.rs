@@ -13,8 +13,6 @@ use tonic::{Status, body::Body};
 
 use crate::session::Policies;
 
-/// Maximum size of all responses that one connection holds, in bytes.
-pub const MAX_CONNECTION_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
 /// Maximum size of a response of ListSessions, in bytes.
 const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// Maximum size of a session without its attributes, with the encoding of up to 1,024 attributes, in bytes.
@@ -26,6 +24,11 @@ const SMALL_BYTES: usize = 4 * 1024;
 pub fn largest_session(policies: &Policies) -> usize {
     let payloads = policies.all().map(|policy| policy.max_payload_bytes);
     payloads.max().unwrap_or_default() + SESSION_OVERHEAD_BYTES
+}
+
+/// Returns the size of the largest response to a unary call, in bytes.
+pub fn largest_response(policies: &Policies) -> usize {
+    largest_session(policies).max(MAX_PAGE_BYTES)
 }
 
 /// What the response of a method contains, which limits its size.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tonic::Status;
 
 use super::WAIT_LIMIT;
@@ -39,6 +39,45 @@ impl Raw {
         #[expect(clippy::disallowed_methods, reason = "the test's runtime owns it")]
         tokio::spawn(connection);
         Raw(requests)
+    }
+
+    /// Sends whole calls on a socket that nothing reads, with the largest flow-control windows. The connection ends when the
+    /// socket is dropped.
+    pub async fn send_without_reading(address: &str, method: &str, message: &[u8], calls: u32) -> TcpStream {
+        fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+            let length = (payload.len() as u32).to_be_bytes();
+            [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+        }
+        const WINDOW: u32 = (1 << 31) - 1;
+        let path = format!("/sessiond.v1.SessionService/{method}");
+        let headers = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", &path),
+            (":authority", "test"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ];
+        let mut block = Vec::new();
+        for (name, value) in headers {
+            // A literal header field with a literal name.
+            block.push(0);
+            for text in [name, value] {
+                block.push(text.len() as u8);
+                block.extend_from_slice(text.as_bytes());
+            }
+        }
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let settings = [&4u16.to_be_bytes()[..], &WINDOW.to_be_bytes()].concat();
+        bytes.extend(frame(4, 0, 0, &settings));
+        bytes.extend(frame(8, 0, 0, &(WINDOW - 65_535).to_be_bytes()));
+        for call in 0..calls {
+            bytes.extend(frame(1, 4, 2 * call + 1, &block));
+            bytes.extend(frame(0, 1, 2 * call + 1, message));
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream
     }
 
     /// Sends a whole call; returns the body of the response, length prefix included, and the status.
