@@ -11,7 +11,10 @@ use sessiond::{
     config::{Config, Flags},
     observe, server,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -36,8 +39,21 @@ enum Command {
 }
 
 // `server::run` runs on the main thread: the embedded Redis is stopped when the thread that started it ends.
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            cli::print_error(&format!("cannot start the runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run());
+    // The lookup of a name may take long: the end does not wait for it.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run() -> ExitCode {
     let command_line = match CommandLine::try_parse() {
         Ok(command_line) => command_line,
         Err(error) => return cli::report_usage(&error, std::env::args_os()),

@@ -18,7 +18,8 @@ use prometheus_client::metrics::counter::Counter;
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 /// Maximum time that the end of the process waits for the queue.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-const FLUSH_POLL: Duration = Duration::from_millis(2);
+/// Time between two checks of the queue, or of a standard error that accepts nothing.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Number of dropped lines of the process. Static, because logging starts before the metrics exist.
 static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
@@ -44,7 +45,7 @@ impl LogWriter {
         let unwritten_bytes = writer.unwritten_bytes.clone();
         thread::Builder::new().name("log writer".into()).spawn(move || {
             for line in queue {
-                if io::stderr().write_all(&line).is_err() {
+                if write_line(&line).is_err() {
                     DROPPED.inc();
                 }
                 unwritten_bytes.fetch_sub(line.len(), Ordering::AcqRel);
@@ -52,6 +53,20 @@ impl LogWriter {
         })?;
         Ok(writer)
     }
+}
+
+/// Writes the whole line. Waits while standard error accepts nothing: another process may have made it non-blocking.
+fn write_line(mut line: &[u8]) -> io::Result<()> {
+    while !line.is_empty() {
+        match io::stderr().write(line) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => line = &line[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(POLL),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Write for LogWriter {
@@ -76,7 +91,7 @@ impl Drop for LogGuard {
     fn drop(&mut self) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         while self.0.unwritten_bytes.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
-            thread::sleep(FLUSH_POLL);
+            thread::sleep(POLL);
         }
     }
 }
