@@ -239,6 +239,7 @@ async fn start(
         slow_consumer_timeout: config.limits.slow_consumer_timeout,
         response_timeout: config.limits.response_timeout,
         ring_slots: config.limits.ring_slots,
+        largest_session: grpc::largest_session(policies),
     };
     let hub = Arc::new(Hub::new(store.id(), ends, limits, metrics.clone()));
     Ok(Backend { embedded, store, hub })

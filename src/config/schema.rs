@@ -113,7 +113,7 @@ settings! {
         Key response_timeout: Duration = MINUTE, duration(SECOND..=Duration::MAX);
         /// Maximum size of the responses to unary calls that are being made or are not read yet. A call that gets no place
         /// for its largest response before its deadline fails with OVERLOADED and is not executed. One connection gets at
-        /// most 32 MiB.
+        /// most one eighth, and at least the largest response.
         Key response_bytes: u64 = 256 * MIB, bytes(8 * MIB..=u64::MAX >> 11);
         /// Number of recent events kept in memory, and at most 64 MiB of them. A watch that is further behind reads the
         /// log in Redis.

@@ -95,6 +95,8 @@ pub struct WatchLimits {
     pub response_timeout: Duration,
     /// Maximum number of slots in the ring.
     pub ring_slots: usize,
+    /// Largest size of a session that a policy allows, in bytes.
+    pub largest_session: usize,
 }
 
 /// State of the hub, behind its lock.

@@ -14,6 +14,9 @@ use super::{
 /// Size of the events of a batch after which no further event is added.
 pub(super) const BATCH_BYTES: usize = 512 * 1024;
 
+/// Size of one id in a response.
+const ID_BYTES: usize = 28;
+
 /// An event that matches the filter of the watcher.
 pub struct MatchedEvent {
     /// The event, shared with other watchers.
@@ -54,7 +57,9 @@ pub struct Batch {
 impl Batch {
     /// Approximate size of the response in bytes.
     pub fn size(&self) -> usize {
-        self.token.len() + self.events.iter().map(|matched| matched.shared.event.size()).sum::<usize>()
+        let events: usize = self.events.iter().map(|matched| matched.shared.event.size()).sum();
+        let ids = if let Some(Control::Resync { ids, .. }) = &self.control { ids.len() * ID_BYTES } else { 0 };
+        self.token.len() + events + ids
     }
 }
 

@@ -163,16 +163,18 @@ impl Subscription {
             if let Some(reason) = self.close_reason.take() {
                 return Err(reason);
             }
+            // The last event of a batch may exceed its size.
+            let largest = BATCH_BYTES + self.registration.hub().limits.largest_session;
             let batch = match (&self.phase, &self.snapshot) {
                 (Phase::Closed, _) => return Err(CloseReason::Draining),
                 // Boxed: rarely used, and large.
                 (_, Some(snapshot)) if !snapshot.is_sent() => {
-                    self.place.reserve(BATCH_BYTES).await;
+                    self.place.reserve(largest).await;
                     self.registration.mark_progress_before_reads();
                     Box::pin(self.send_snapshot()).await?
                 }
                 (Phase::CatchingUp(_), _) => {
-                    self.place.reserve(BATCH_BYTES).await;
+                    self.place.reserve(largest).await;
                     self.registration.mark_progress_before_reads();
                     Box::pin(self.catch_up()).await?
                 }

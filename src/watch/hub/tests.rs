@@ -28,6 +28,7 @@ fn hub_at(tail: Position) -> Hub {
         slow_consumer_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(1),
         ring_slots: 16,
+        largest_session: 1,
     };
     Hub::new(StoreId([0; 16]), vec![tail], limits, Arc::default())
 }
