@@ -34,7 +34,7 @@ const (
 	// Never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
 	// INVALID_ARGUMENT: one or more fields are malformed, out of range or not allowed by the policy.
-	// google.rpc.BadRequest lists them.
+	// google.rpc.BadRequest lists them, as many as fit into trailers of 3,584 bytes.
 	ErrorReason_ERROR_REASON_FIELD_INVALID ErrorReason = 1
 	// INVALID_ARGUMENT: the request_id was already used for this session with a different request. Use a new one.
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 2

@@ -45,8 +45,9 @@
 // services grpc.health.v1.Health and grpc.reflection return statuses without ErrorInfo.
 //
 // A status of this service without ErrorInfo comes from gRPC or from the connection: the outcome of a write is unknown.
-// CANCELLED is one of these: the server resets the stream of a client that does not read a response for 60 s
-// (configuration: limits.response_timeout). Headers above 64 KiB return HTTP status 431: the call was not applied.
+// CANCELLED is one of these: the server resets the stream of a client that has not read the whole response 60 s after
+// it was ready (configuration: limits.response_timeout); a write was applied then. Headers above 64 KiB return HTTP
+// status 431: the call was not applied.
 //
 // Retries: a write is repeated safely with the same request_id. The session stores its last 16 request ids, each for
 // the policy's retry_window (10 min by default). A retry must have the same fields. CreateSession and RotateSession
@@ -186,7 +187,7 @@ type SessionServiceClient interface {
 	// positions the stream delivers every matching event exactly once, or it sends resync. It never skips an event
 	// silently. Events of one session arrive in the order of their revisions. To continue after a lost connection, open
 	// the watch again with the last resume_token, on any instance. The token is valid while the log reaches back to it
-	// (configuration: log_max_age, 15 min by default, and log_max_bytes).
+	// (configuration: log_max_age, 15 min by default, and log_max_bytes), for a shorter time if Redis is short of memory.
 	//
 	// Start: with neither resume_token nor initial_state, the first response is a bookmark with the start position, sent
 	// at once. With resume_token, the events after that position come first, then a bookmark.
@@ -441,7 +442,7 @@ type SessionServiceServer interface {
 	// positions the stream delivers every matching event exactly once, or it sends resync. It never skips an event
 	// silently. Events of one session arrive in the order of their revisions. To continue after a lost connection, open
 	// the watch again with the last resume_token, on any instance. The token is valid while the log reaches back to it
-	// (configuration: log_max_age, 15 min by default, and log_max_bytes).
+	// (configuration: log_max_age, 15 min by default, and log_max_bytes), for a shorter time if Redis is short of memory.
 	//
 	// Start: with neither resume_token nor initial_state, the first response is a bookmark with the start position, sent
 	// at once. With resume_token, the events after that position come first, then a bookmark.

@@ -11,7 +11,7 @@ pub enum ErrorReason {
     /// Never sent.
     Unspecified = 0,
     /// INVALID_ARGUMENT: one or more fields are malformed, out of range or not allowed by the policy.
-    /// google.rpc.BadRequest lists them.
+    /// google.rpc.BadRequest lists them, as many as fit into trailers of 3,584 bytes.
     FieldInvalid = 1,
     /// INVALID_ARGUMENT: the request_id was already used for this session with a different request. Use a new one.
     RequestIdReused = 2,
@@ -1349,7 +1349,7 @@ pub mod session_service_client {
         /// positions the stream delivers every matching event exactly once, or it sends resync. It never skips an event
         /// silently. Events of one session arrive in the order of their revisions. To continue after a lost connection, open
         /// the watch again with the last resume_token, on any instance. The token is valid while the log reaches back to it
-        /// (configuration: log_max_age, 15 min by default, and log_max_bytes).
+        /// (configuration: log_max_age, 15 min by default, and log_max_bytes), for a shorter time if Redis is short of memory.
         ///
         /// Start: with neither resume_token nor initial_state, the first response is a bookmark with the start position, sent
         /// at once. With resume_token, the events after that position come first, then a bookmark.

@@ -32,7 +32,7 @@ export enum ErrorReason {
 
   /**
    * INVALID_ARGUMENT: one or more fields are malformed, out of range or not allowed by the policy.
-   * google.rpc.BadRequest lists them.
+   * google.rpc.BadRequest lists them, as many as fit into trailers of 3,584 bytes.
    *
    * @generated from enum value: ERROR_REASON_FIELD_INVALID = 1;
    */
