@@ -158,8 +158,10 @@ async fn slow_reader_gets_its_whole_response() {
 async fn call_without_room_for_its_response_is_not_executed() {
     let Setup { server, client, .. } = &setup_with("limits.response_bytes = '8 MiB'").await;
     create_page(client).await;
-    let raw = Raw::connect_with_windows(&server.address, 1_000, 1 << 20).await;
-    let unread = join_all((0..20).map(|_| raw.begin("ListSessions", &[], Some(full_list().into())))).await;
+    // Four connections with a quarter of the budget each.
+    let raws = join_all((0..4).map(|_| Raw::connect_with_windows(&server.address, 1_000, 1 << 20))).await;
+    let lists = raws.iter().flat_map(|raw| (0..5).map(|_| raw.begin("ListSessions", &[], Some(full_list().into()))));
+    let (unread, raw) = (join_all(lists).await, &raws[0]);
     let create = CreateSessionRequest { subject: "alice".into(), ..create() };
     let mut created = 0;
     let expect_overloaded = |status: tonic::Status| {
@@ -180,7 +182,7 @@ async fn call_without_room_for_its_response_is_not_executed() {
     expect_overloaded(other.call("ListSessions", &[("grpc-timeout", "300m")], full_list()).await.1);
     // Calls whose responses contain no session need no place.
     assert!(!client.delete(by_id(SOME_ID)).await.unwrap());
-    drop((unread, raw));
+    drop((unread, raws));
     eventually("the places are free", async || {
         (other.call("ListSessions", &[], full_list()).await.1.code() == Code::Ok).then_some(())
     })
