@@ -111,15 +111,17 @@ if args.successor then
 end
 local tokens_changed = args.successor
 for _, old in ipairs(args.login and tokens.old or {}) do
-  tokens_changed = tokens_changed or bit.band(old.flags, GRACE_ENDED) == 0
+  tokens_changed = tokens_changed or not is_over(old.valid_until, old.flags)
   old.valid_until, old.flags = math.min(old.valid_until, now), bit.bor(old.flags, GRACE_ENDED)
 end
-if tokens_changed then pack_tokens(tokens, found.fixed) end
 
 local idle = args.idle or found.idle
 local absolute = found.absolute
 if args.absolute then absolute = args.absolute > 0 and found.created + args.absolute or 0 end
 local logged = #written > 0 or #removed > 0 or idle ~= found.idle or absolute ~= found.absolute or tokens_changed
+-- Also of grace periods that are over: the clock may be set back.
+if logged and args.login and #tokens.old > 0 then tokens_changed = true end
+if tokens_changed then pack_tokens(tokens, found.fixed) end
 local used = args.touch and (logged or touch_is_due(found))
 
 local session = {
