@@ -168,13 +168,15 @@ pub(super) fn panicked() -> Status {
 
 /// Returns the status for a call that found no place in the budget of responses before its deadline.
 pub(super) fn responses_unread() -> Status {
-    let text = "too many responses are being made, or wait for clients that do not read; nothing was applied";
-    StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, text).retry_after(SHORT_DELAY).build()
+    overloaded_with("too many responses are being made, or wait for clients that do not read; nothing was applied")
 }
 
 /// Returns the status for a reflection stream above the limit.
 pub(super) fn too_many_reflections() -> Status {
-    let text = "too many reflection streams are open; retry later";
+    overloaded_with("too many reflection streams are open; retry later")
+}
+
+fn overloaded_with(text: &str) -> Status {
     StatusBuilder::new(Code::Unavailable, ErrorReason::Overloaded, text).retry_after(SHORT_DELAY).build()
 }
 

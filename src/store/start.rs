@@ -202,10 +202,11 @@ impl Store {
     async fn stored_id(&self, partition: Partition, deadline: Instant) -> Result<Option<StoreId>, StartError> {
         let fields = ["store", "format", "partitions"].map(Value::from);
         let meta = self.keys.meta(partition);
-        let name = meta.as_str().unwrap_or_default().to_owned();
-        let args = [Value::from(meta)].into_iter().chain(fields).collect();
+        let args = [Value::from(meta.clone())].into_iter().chain(fields).collect();
         let reply = match self.connection.command(partition, "HMGET", args, deadline).await {
-            Err(error) if error.is_wrong_type() => return Err(StartError::BrokenMeta(name)),
+            Err(error) if error.is_wrong_type() => {
+                return Err(StartError::BrokenMeta(meta.as_str().unwrap_or_default().to_owned()));
+            }
             reply => reply?.into_array(),
         };
         if reply.iter().any(Value::is_null) { Ok(None) } else { self.check_meta(&reply).map(Some) }

@@ -10,8 +10,8 @@
 --         durable         true = the caller waits for replicas
 -- Reply no reply: a prelude
 --
--- Order: read and check everything, also the rights, then XADD, then the other writes, which cannot fail. A script is not a transaction:
--- Redis keeps what a script wrote before an error.
+-- Order: read and check everything, also the rights, then XADD, then the other writes, which cannot fail. A script is
+-- not a transaction: Redis keeps what a script wrote before an error.
 
 -- Types of log entries: the numbers of sessiond.v1.EventType.
 local CREATED, UPDATED, ROTATING, ENDING, TOKEN_REUSED = 1, 2, 3, 4, 7
