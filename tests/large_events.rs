@@ -92,42 +92,58 @@ async fn large_events_arrive_over_a_slow_line() {
     deliver(&redis, &proxy).await;
 }
 
+/// A line of 10 MB/s to a store with one session of [`LARGE`] bytes.
+struct SlowLine {
+    proxy: Proxy,
+    server: Server,
+    client: Client,
+    /// Id of the session.
+    id: String,
+    /// Number of connections to Redis.
+    connections: usize,
+}
+
+impl SlowLine {
+    async fn start() -> Self {
+        let redis = Redis::start();
+        let proxy = Proxy::start(&redis);
+        proxy.limit_bandwidth(10_000_000);
+        let server = Server::start(&proxy.url(), "sessiond:", TOML).await;
+        let client = server.client().await;
+        let (session, _) = client.create(&[("a", text(&incompressible(LARGE)))]).await;
+        let connections = proxy.connections();
+        SlowLine { proxy, server, client, id: session.id, connections }
+    }
+
+    fn assert_no_reconnect(&self) {
+        assert_eq!(self.proxy.connections(), self.connections, "the server reconnected");
+    }
+}
+
 /// All replies together take about twice as long as a heartbeat without any reply may take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_wait_behind_large_replies_to_calls() {
     const CALLS: usize = 12;
-    let redis = Redis::start();
-    let proxy = Proxy::start(&redis);
-    proxy.limit_bandwidth(10_000_000);
-    let server = Server::start(&proxy.url(), "sessiond:", TOML).await;
-    let client = server.client().await;
-    let (session, _) = client.create(&[("a", text(&incompressible(LARGE)))]).await;
-    let connections = proxy.connections();
-    let calls = (0..CALLS).map(async |_| server.client().await.get(by_id(&session.id)).await.unwrap());
+    let line = SlowLine::start().await;
+    let calls = (0..CALLS).map(async |_| line.server.client().await.get(by_id(&line.id)).await.unwrap());
     join_all(calls).await;
-    assert_eq!(proxy.connections(), connections, "the server reconnected");
+    line.assert_no_reconnect();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_to_callers_that_gave_up_are_signs_of_life() {
     const CALLS: usize = 12;
-    let redis = Redis::start();
-    let proxy = Proxy::start(&redis);
-    proxy.limit_bandwidth(10_000_000);
-    let server = Server::start(&proxy.url(), "sessiond:", TOML).await;
-    let client = server.client().await;
-    let (session, _) = client.create(&[("a", text(&incompressible(LARGE)))]).await;
-    let (small, _) = client.create(&[]).await;
-    let connections = proxy.connections();
+    let line = SlowLine::start().await;
+    let (small, _) = line.client.create(&[]).await;
     let calls = (0..CALLS).map(async |_| {
-        let request = GetSessionRequest { namespace: NAMESPACE.into(), key: by_id(&session.id), ..Default::default() };
+        let request = GetSessionRequest { namespace: NAMESPACE.into(), key: by_id(&line.id), ..Default::default() };
         let mut request = tonic::Request::new(request);
         request.set_timeout(std::time::Duration::from_millis(500));
-        server.client().await.grpc.get_session(request).await
+        line.server.client().await.grpc.get_session(request).await
     });
     assert!(join_all(calls).await.iter().any(Result::is_err), "calls give up");
-    client.get(by_id(&small.id)).await.unwrap();
-    assert_eq!(proxy.connections(), connections, "the server reconnected");
+    line.client.get(by_id(&small.id)).await.unwrap();
+    line.assert_no_reconnect();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

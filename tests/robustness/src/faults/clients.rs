@@ -16,7 +16,7 @@ use sessiond_client::v1::{CreateSessionRequest, ListSessionsRequest, SessionView
 use tokio::time::{sleep, timeout};
 
 use super::{Fault, load::SIDE_NAMESPACE};
-use crate::{environment::Environment, fault_observed::Evidence};
+use crate::{environment::Environment, fault_observed::Evidence, instance::Instance};
 use harness::{
     Client,
     client::{NAMESPACE, by_token, incompressible, new_token, text, whole_namespace},
@@ -39,6 +39,11 @@ async fn start_unread(address: &str, method: &str, request: &impl Message, count
         calls.push(raw.begin(method, &[], Some(body.clone())).await);
     }
     (raw, calls)
+}
+
+/// Waits until a metric of the instance has at least this value.
+async fn wait_until_counted(instance: &Instance, metric: &str, count: usize) {
+    eventually("the clients are counted", async || (instance.metric(metric).await >= count as f64).then_some(())).await;
 }
 
 /// 200 clients connect to one instance and make no call.
@@ -68,10 +73,7 @@ impl Fault for IdleConnections {
             let number = env.rng.below(env.instances.len());
             let instance = &env.instances[number];
             self.open = join_all((0..IDLE_CONNECTIONS).map(|_| Raw::connect(&instance.address))).await;
-            eventually("the connections are counted", async || {
-                (instance.metric("sessiond_grpc_connections").await >= IDLE_CONNECTIONS as f64).then_some(())
-            })
-            .await;
+            wait_until_counted(instance, "sessiond_grpc_connections", IDLE_CONNECTIONS).await;
             env.confirmed += 1;
         })
     }
@@ -166,10 +168,7 @@ impl Fault for WatchesUnread {
             let instance = &env.instances[number];
             let request = WatchRequest { namespace: NAMESPACE.into(), ..whole_namespace() };
             self.open = Some(start_unread(&instance.address, "Watch", &request, WATCHES).await);
-            eventually("the watches are counted", async || {
-                (instance.metric("sessiond_watches").await >= WATCHES as f64).then_some(())
-            })
-            .await;
+            wait_until_counted(instance, "sessiond_watches", WATCHES).await;
             env.confirmed += 1;
         })
     }
