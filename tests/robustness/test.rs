@@ -13,7 +13,7 @@ use robustness::{
 
 #[test]
 fn validators_valid_history_report_no_violation() {
-    for history in [fixtures::valid(), fixtures::rolled_back(), fixtures::restarted()] {
+    for history in [fixtures::valid(), fixtures::rolled_back(), fixtures::restarted(), fixtures::outcomes_unknown()] {
         let violations = violations(&history);
         assert!(violations.is_empty(), "{violations:#?}\n{history:?}");
     }

@@ -118,24 +118,44 @@ pub fn is_linearizable(rules: &Rules, history: &[RecordedCall]) -> bool {
         let RecordedCall { called, call, reply, returned } = recorded;
         Occurrence { called: *called, returned: *returned, kind: OccurrenceKind::Completed(call, reply) }
     });
-    has_linearization(rules, &all.collect::<Vec<_>>())
+    match find_linearization(rules, &all.collect::<Vec<_>>()) {
+        Linearization::Found => true,
+        Linearization::None => false,
+        Linearization::Undecided => panic!("the history has too many states to visit all"),
+    }
+}
+
+/// Result of a search for a linearization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linearization {
+    /// There is one.
+    Found,
+    /// There is none: a guarantee is violated.
+    None,
+    /// The search visited `MAX_STATES` states and found none. Others are possible.
+    Undecided,
 }
 
 /// Maximum number of states of a search. A search visits few of them if there is a linearization; if there is none, calls
 /// with an unknown outcome can make their number too large to visit all.
-const MAX_STATES: usize = 200_000;
+pub const MAX_STATES: usize = 200_000;
 
 /// Maximum number of occurrences for one session.
 pub const MAX_OCCURRENCES: usize = 128;
 
-/// Returns whether a linearization of the occurrences of one session is found among the first `MAX_STATES` states. Uses the algorithm of Wing and Gong with Lowe's
-/// cache of failed states.
+/// Searches for a linearization of the occurrences of one session. Uses the algorithm of Wing and Gong with Lowe's cache
+/// of failed states.
 ///
 /// A call that sets the subject of a session has two steps, because the subject index is in another partition: its
 /// token can count as presented before the call takes effect.
-pub fn has_linearization(rules: &Rules, history: &[Occurrence<'_>]) -> bool {
+pub fn find_linearization(rules: &Rules, history: &[Occurrence<'_>]) -> Linearization {
     assert!(history.len() <= MAX_OCCURRENCES, "the history of one session fits into the bit sets");
-    Search { rules, history, failed_states: HashSet::new() }.search(Done::default(), &State::NotCreated)
+    let mut search = Search { rules, history, failed_states: HashSet::new() };
+    match search.search(Done::default(), &State::NotCreated) {
+        true => Linearization::Found,
+        false if search.failed_states.len() < MAX_STATES => Linearization::None,
+        false => Linearization::Undecided,
+    }
 }
 
 /// Depth-first search for a linearization.
@@ -158,12 +178,14 @@ impl Search<'_> {
     fn search(&mut self, done: Done, state: &State) -> bool {
         let history = self.history;
         let remaining = || (0..history.len()).filter(|at| done.applied & 1 << at == 0);
-        let certain = remaining().filter(|at| history[*at].kind.is_certain());
-        let Some(first_return) = certain.map(|at| history[at].returned).min() else { return true };
+        let (certain, possible): (Vec<usize>, Vec<usize>) = remaining().partition(|at| history[*at].kind.is_certain());
+        let Some(first_return) = certain.iter().map(|at| history[*at].returned).min() else { return true };
         if self.failed_states.len() == MAX_STATES || !self.failed_states.insert((done, format!("{state:?}"))) {
             return false;
         }
-        remaining().filter(|at| history[*at].called <= first_return).any(|at| {
+        // Most calls with an unknown outcome were not applied, so a search that tries them last visits fewer states.
+        let candidates = certain.into_iter().chain(possible);
+        candidates.filter(|at| history[*at].called <= first_return).any(|at| {
             let kind = &history[at].kind;
             let bit = 1 << at;
             let applied = Done { applied: done.applied | bit, ..done };

@@ -133,6 +133,19 @@ pub fn restarted() -> History {
     history
 }
 
+/// Returns a history in which many updates of one session failed with an unknown outcome. None of them was applied.
+pub fn outcomes_unknown() -> History {
+    let mut builder = HistoryBuilder::new();
+    let token = new_token();
+    builder.create(&token, "", "red", IDLE);
+    for name in 0..24 {
+        builder.fail_to_set(&token, &name.to_string());
+    }
+    builder.set(&token, "x", "1");
+    builder.get(&token);
+    builder.finish("constructed, many outcomes unknown", Vec::new())
+}
+
 /// Returns the state that the log entry of a change stores for this session.
 pub fn after_of(session: &Session) -> SessionState {
     let expires = session.expire_time.map(|expires| (expires.seconds, expires.nanos));
@@ -268,6 +281,15 @@ impl HistoryBuilder {
         self.set(token, name, value);
         let last = self.operations.last_mut().expect("it exists");
         last.outcome = Outcome::Unknown("Unknown OUTCOME_UNKNOWN".to_owned());
+    }
+
+    /// Records an update that was not applied and whose outcome is unknown.
+    fn fail_to_set(&mut self, token: &str, name: &str) {
+        let set_attributes = [(name.to_owned(), text("1"))].into();
+        let request = UpdateSessionRequest { key: by_id(&id_of(token)), set_attributes, ..Default::default() };
+        let (called, returned) = (self.tick(), self.tick());
+        let (call, outcome) = (Call::Update(request), Outcome::Unknown("Unknown OUTCOME_UNKNOWN".to_owned()));
+        self.operations.push(Operation { client: 0, instance: 0, called, returned, call, outcome });
     }
 
     fn label(&mut self, token: &str, colour: &str) {

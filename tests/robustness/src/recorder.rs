@@ -88,6 +88,7 @@ fn failure(call: &Call, status: &Status) -> Outcome {
         (Code::Unavailable, "STORE_UNAVAILABLE" | "OVERLOADED" | "DRAINING" | "STORE_CHANGED") => {
             Outcome::NotApplied(describe(status))
         }
+        (Code::ResourceExhausted, "STORE_FULL") => Outcome::NotApplied(describe(status)),
         // A write with this error was not sent. A read may have been executed, which marks its token as presented.
         (_, "STORE_TIMEOUT") if !is_read => Outcome::NotApplied(describe(status)),
         _ => Outcome::Unknown(describe(status)),

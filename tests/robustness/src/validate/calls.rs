@@ -9,7 +9,9 @@ use super::{Verdict, Violation, ensure};
 use crate::ground_truth::Entry;
 use crate::history::{Effect, History, Micros, Operation, Outcome, WITHOUT_REASON};
 use harness::contract::{Call, Reply, session::end_cause};
-use harness::linearizability::{MAX_OCCURRENCES, Occurrence, OccurrenceKind, has_linearization};
+use harness::linearizability::{
+    Linearization, MAX_OCCURRENCES, MAX_STATES, Occurrence, OccurrenceKind, find_linearization,
+};
 
 /// Lifetime of a tombstone that a delete writes if there is no session.
 const UNKNOWN_ID_TOMBSTONE: Micros = 15 * 1_000_000;
@@ -60,9 +62,14 @@ pub fn linearizable(history: &History) -> Verdict {
         if occurrences.len() > MAX_OCCURRENCES {
             return Err(Violation(format!("{} calls for {id} are too many to check", occurrences.len())));
         }
-        ensure(has_linearization(&history.rules, &occurrences), || {
+        let found = find_linearization(&history.rules, &occurrences);
+        ensure(found == Linearization::Found, || {
             let lines: Vec<String> = occurrences.iter().map(|occurrence| format!("{occurrence:?}\n")).collect();
-            format!("no linearization of the calls for {id}:\n{}", lines.concat())
+            let result = match found {
+                Linearization::Undecided => format!("no linearization among {MAX_STATES} states"),
+                _ => "no linearization".to_owned(),
+            };
+            format!("{result} of the calls for {id}:\n{}", lines.concat())
         })?;
     }
     Ok(())
