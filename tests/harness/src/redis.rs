@@ -297,6 +297,11 @@ impl Redis {
         self.0.runs.store(true, Ordering::Relaxed);
     }
 
+    /// Waits until this server is a replica, so that no client can use it as a primary.
+    pub fn wait_until_replica(&self) {
+        servers::wait_until("the server is a replica", || self.info("replication", "role") == "slave");
+    }
+
     /// Kills the process (SIGKILL) and waits until it has ended.
     pub fn kill(&self) {
         self.0.runs.store(false, Ordering::Relaxed);

@@ -88,10 +88,11 @@ pub fn valid() -> History {
     builder.finish("constructed", vec![fault])
 }
 
-/// Returns a history in which a failover lost the last changes, after a watcher had received them.
+/// Returns a history in which a failover lost the last changes, after a watcher had received them. One instance uses the
+/// old primary for a while after the other has created a session on the new one.
 pub fn rolled_back() -> History {
     let mut builder = HistoryBuilder::new();
-    let [a, b] = [0; 2].map(|_| new_token());
+    let [a, b, c] = [0; 3].map(|_| new_token());
     builder.create(&a, "", "red", IDLE);
     builder.create(&b, "", "red", IDLE);
     let kept = builder.order.len();
@@ -106,6 +107,9 @@ pub fn rolled_back() -> History {
         builder.logs[partition].lost.push(entry);
     }
     let healed = builder.tick();
+    builder.create(&c, "", "red", IDLE);
+    builder.operations.last_mut().expect("it exists").instance = 1;
+    builder.delete_in_vain(&c);
     builder.set(&a, "kept", "1");
     builder.set(&b, "kept", "1");
     builder.set(&a, "kept", "2");
@@ -318,6 +322,13 @@ impl HistoryBuilder {
         self.end(&id, Cause::Logout);
         let request = DeleteSessionRequest { key: by_id(&id), ..Default::default() };
         self.record_call(called, Call::Delete(request), Reply::Deleted(true));
+    }
+
+    /// Records a delete that found no session.
+    fn delete_in_vain(&mut self, token: &str) {
+        let request = DeleteSessionRequest { key: by_id(&id_of(token)), ..Default::default() };
+        let called = self.tick();
+        self.record_call(called, Call::Delete(request), Reply::Deleted(false));
     }
 
     fn of_subject(&self, subject: &str) -> Vec<Session> {

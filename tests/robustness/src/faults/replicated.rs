@@ -197,7 +197,14 @@ impl Fault for ClusterTakeover {
     }
 
     fn heal<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
-        Box::pin(async { env.redis.resume() })
+        Box::pin(async {
+            let redis = env.redis.clone();
+            run_blocking(move || {
+                redis.resume();
+                redis.wait_until_replica();
+            })
+            .await;
+        })
     }
 }
 

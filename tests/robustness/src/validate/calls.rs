@@ -23,8 +23,8 @@ struct Loss {
 }
 
 impl Loss {
-    /// Returns the interval from the fault to its healing or to the last lost write, because a server can use the old
-    /// primary for a while after the fault. None: no fault loses writes.
+    /// Returns the interval from the fault until every instance uses the new primary, because an instance can use the old one
+    /// for a while after the fault was healed. None: no fault loses writes.
     fn of(history: &History) -> Option<Self> {
         let lossy = || history.faults.iter().filter(|fault| fault.effects.contains(&Effect::LosesWrites));
         let from = lossy().map(|fault| fault.at).min()?;
@@ -32,8 +32,21 @@ impl Loss {
         let answered = lost_writes(history).map(|operation| operation.returned).max();
         let logs = history.truth.stores.iter().flat_map(|store| &store.logs);
         let logged = logs.flat_map(|log| &log.lost).map(|entry| entry.position.time()).max();
-        Some(Loss { from, until: healed.max(answered.unwrap_or(0)).max(logged.unwrap_or(0)) })
+        let until = [answered, logged, all_moved(history, healed)].into_iter().flatten().fold(healed, Micros::max);
+        Some(Loss { from, until })
     }
+}
+
+/// Returns the time at which every instance has executed a change after this time that is in the log of the present store.
+/// An instance without one is left out. None: no instance has one.
+fn all_moved(history: &History, healed: Micros) -> Option<Micros> {
+    let logged = logged(history);
+    let is_new = |change: &(&str, i64)| change.1 as Micros >= healed && logged.contains(change);
+    let mut moved: BTreeMap<usize, Micros> = BTreeMap::new();
+    for operation in history.operations.iter().filter(|operation| change_by(operation).as_ref().is_some_and(is_new)) {
+        moved.entry(operation.instance).or_insert(operation.returned);
+    }
+    moved.into_values().max()
 }
 
 /// Returns the id of the session that the call addresses. None: several sessions, or the id is not known.
@@ -170,7 +183,7 @@ pub fn acknowledged_kept(history: &History) -> Verdict {
     if !history.is_durable() {
         return Ok(());
     }
-    let logged: BTreeSet<(&str, i64)> = history.truth.present().entries().map(Entry::key).collect();
+    let logged = logged(history);
     for operation in &history.operations {
         if let Outcome::Answered(Reply::Session(session, ..)) = &operation.outcome {
             let Session { id, revision, .. } = &**session;
@@ -182,15 +195,25 @@ pub fn acknowledged_kept(history: &History) -> Verdict {
     Ok(())
 }
 
+/// Returns ids and revisions of all entries in the log of the present store.
+fn logged(history: &History) -> BTreeSet<(&str, i64)> {
+    history.truth.present().entries().map(Entry::key).collect()
+}
+
+/// Returns id and revision in the response to a create, update or rotation. None: another call, or no response.
+fn change_by(operation: &Operation) -> Option<(&str, i64)> {
+    match (&operation.call, &operation.outcome) {
+        (Call::Create(_) | Call::Update(_) | Call::Rotate(_), Outcome::Answered(Reply::Session(session, ..))) => {
+            Some((&session.id, session.revision))
+        }
+        _ => None,
+    }
+}
+
 /// Returns the acknowledged creates, updates and rotations that are not in the log of the present store.
 fn lost_writes(history: &History) -> impl Iterator<Item = &Operation> {
-    let logged: BTreeSet<(&str, i64)> = history.truth.present().entries().map(Entry::key).collect();
-    history.operations.iter().filter(move |operation| match (&operation.call, &operation.outcome) {
-        (Call::Create(_) | Call::Update(_) | Call::Rotate(_), Outcome::Answered(Reply::Session(session, ..))) => {
-            !logged.contains(&(&session.id[..], session.revision))
-        }
-        _ => false,
-    })
+    let logged = logged(history);
+    history.operations.iter().filter(move |operation| change_by(operation).is_some_and(|key| !logged.contains(&key)))
 }
 
 /// Returns the number of acknowledged creates, updates and rotations that are not in the log.
