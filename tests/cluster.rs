@@ -652,7 +652,10 @@ async fn cluster_without_all_slots_is_not_ready() {
     })
     .await;
     owner.must(&["CLUSTER", "ADDSLOTS", "1"]);
-    eventually("the server is ready", async || server.http("/readyz").await?.starts_with("HTTP/1.1 200").then_some(()))
-        .await;
+    eventually("all nodes have learned that the Cluster is complete", async || {
+        let text = server.http("/readyz").await?;
+        (text.starts_with("HTTP/1.1 200") && !text.contains("CLUSTERDOWN")).then_some(())
+    })
+    .await;
     server.client().await.create(&[]).await;
 }

@@ -27,6 +27,14 @@ static int64_t shifted_us(void) {
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000 + (offset ? *offset : 0);
 }
 
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    if (clock != CLOCK_REALTIME) return syscall(SYS_clock_gettime, clock, now);
+    int64_t us = shifted_us();
+    now->tv_sec = us / 1000000;
+    now->tv_nsec = us % 1000000 * 1000;
+    return 0;
+}
+
 int gettimeofday(struct timeval *now, void *zone) {
     (void)zone;
     int64_t us = shifted_us();
