@@ -187,10 +187,7 @@ impl Cluster {
         // After a failover the old primary is a primary without slots until it becomes a replica.
         let is_settled = |info: &NodeInfo| info.is_primary != info.slots.is_empty();
         let is_expected = |info: &NodeInfo| !self.at(info.port).runs() || info.is_healthy && is_settled(info);
-        let follows = |node: &Redis| {
-            let is_replica = node.info("replication", "role") == "slave";
-            !is_replica || node.info("replication", "master_link_status") == "up"
-        };
+        let follows = |node: &Redis| !node.is_replica() || node.info("replication", "master_link_status") == "up";
         let serves = |node: &Redis| {
             let state = node.command(&["CLUSTER", "INFO"]);
             state.contains("cluster_state:ok") && state.contains("cluster_slots_ok:16384")

@@ -299,7 +299,12 @@ impl Redis {
 
     /// Waits until this server is a replica, so that no client can use it as a primary.
     pub fn wait_until_replica(&self) {
-        servers::wait_until("the server is a replica", || self.info("replication", "role") == "slave");
+        servers::wait_until("the server is a replica", || self.is_replica());
+    }
+
+    /// Returns whether this server is a replica.
+    pub fn is_replica(&self) -> bool {
+        self.info("replication", "role") == "slave"
     }
 
     /// Kills the process (SIGKILL) and waits until it has ended.

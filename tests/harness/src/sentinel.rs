@@ -158,7 +158,7 @@ impl Sentinels {
     /// Waits until every running server replicates from the primary and has caught up.
     pub fn wait_until_replicated(&self) {
         let follows = |server: &Redis, primary: u16| {
-            server.info("replication", "role") == "slave"
+            server.is_replica()
                 && server.info("replication", "master_port") == primary.to_string()
                 && server.info("replication", "master_link_status") == "up"
         };

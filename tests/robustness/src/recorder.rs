@@ -85,10 +85,8 @@ fn failure(call: &Call, status: &Status) -> Outcome {
     let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
     let is_read = matches!(call, Call::Get(_) | Call::List(_));
     match (status.code(), &reason[..]) {
-        (Code::Unavailable, "STORE_UNAVAILABLE" | "OVERLOADED" | "DRAINING" | "STORE_CHANGED") => {
-            Outcome::NotApplied(describe(status))
-        }
-        (Code::ResourceExhausted, "STORE_FULL") => Outcome::NotApplied(describe(status)),
+        (Code::Unavailable, "STORE_UNAVAILABLE" | "OVERLOADED" | "DRAINING" | "STORE_CHANGED")
+        | (Code::ResourceExhausted, "STORE_FULL") => Outcome::NotApplied(describe(status)),
         // A write with this error was not sent. A read may have been executed, which marks its token as presented.
         (_, "STORE_TIMEOUT") if !is_read => Outcome::NotApplied(describe(status)),
         _ => Outcome::Unknown(describe(status)),

@@ -68,10 +68,10 @@ pub fn linearizable(history: &History) -> Verdict {
             sessions.entry(id).or_default().push(operation);
         }
     }
-    let deleted_keys = history.deleted_keys();
+    let (deleted_keys, loss) = (history.deleted_keys(), Loss::of(history));
     sessions.retain(|id, _| !deleted_keys.contains(&id[..]));
     for (id, operations) in &sessions {
-        let occurrences = occurrences(history, id, operations);
+        let occurrences = occurrences(history, loss.as_ref(), id, operations);
         if occurrences.len() > MAX_OCCURRENCES {
             return Err(Violation(format!("{} calls for {id} are too many to check", occurrences.len())));
         }
@@ -89,10 +89,15 @@ pub fn linearizable(history: &History) -> Verdict {
 }
 
 /// Returns the occurrences for a session. A call that Redis may have lost is indeterminate or omitted.
-fn occurrences<'a>(history: &'a History, id: &str, operations: &[&'a Operation]) -> Vec<Occurrence<'a>> {
+fn occurrences<'a>(
+    history: &'a History,
+    loss: Option<&Loss>,
+    id: &str,
+    operations: &[&'a Operation],
+) -> Vec<Occurrence<'a>> {
     let first = operations.iter().map(|operation| operation.called).min().unwrap_or(0);
-    let loss = Loss::of(history).filter(|loss| first < loss.until);
-    let is_kept = |at: Micros| loss.as_ref().is_none_or(|loss| at < loss.from);
+    let loss = loss.filter(|loss| first < loss.until);
+    let is_kept = |at: Micros| loss.is_none_or(|loss| at < loss.from);
     let mut all = Vec::new();
     for Operation { called, returned, call, outcome, .. } in
         operations.iter().filter(|operation| is_kept(operation.called))
