@@ -46,6 +46,7 @@ pub mod embedded;
 pub mod grpc;
 pub mod observe;
 pub mod pb;
+pub mod redis;
 pub mod server;
 pub mod service;
 pub mod session;

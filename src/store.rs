@@ -7,36 +7,28 @@
     reason = "counts are bounded by limits, and times and scores are whole numbers below 2^53"
 )]
 
-mod broken_keys;
+pub(crate) mod broken_keys;
 mod calls;
 mod channel;
-mod clock;
 mod codec;
-mod connection;
-mod connector;
-mod directory;
-mod error;
+pub(crate) mod error;
 mod exchange;
-mod health;
-mod heartbeat;
+pub(crate) mod health;
 mod keys;
 mod keyspace;
-mod large_reads;
+pub(crate) mod large_reads;
 mod log;
 mod log_page;
 mod msgpack;
-mod node;
 mod preconditions;
 mod reads;
 mod record;
-mod replicated;
 mod scan;
 pub mod scripts;
 mod start;
 mod subjects;
 mod survey;
 mod trim;
-mod wire;
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,7 +42,6 @@ pub use keys::Partition;
 pub use keyspace::{NotificationStatus, Notifications};
 pub use log::{Entry, Message, Position, StoreId, Tail, Tails};
 pub use log_page::Page;
-pub use node::{Lane, Waits};
 pub use preconditions::Unmet;
 pub use reads::Validity;
 pub use record::Corrupt;
@@ -60,14 +51,15 @@ pub use subjects::{Admitted, Claim, Entry as IndexEntry, Left, Limit, PAGE as IN
 pub use survey::{PER_SCRIPT, Partial, ScanPage, ScanPosition, ScanScope, Survey, Surveyed, SurveyedState};
 pub use trim::{History, LogBounds, Memory, Trimmed};
 
+pub use crate::redis::node::{Priority, Waits};
 use crate::{
     observe::Metrics,
+    redis::router::Router,
     session::{
         Cause, Content, Credential, Millis, Patch, RequestId, Revision, Session, SessionId, TimeoutsMs, TokenState,
         Touch, Verifier, View,
     },
 };
-use connection::Connection;
 use keys::Keys;
 use large_reads::LargeReads;
 use preconditions::Preconditions;
@@ -78,7 +70,7 @@ pub const MAX_LABELS: usize = 16;
 
 /// Client of the session store in Redis.
 pub struct Store {
-    connection: Connection,
+    router: Router,
     preconditions: Preconditions,
     keys: Keys,
     /// Number of the Redis database: keyspace notifications name it.
@@ -312,14 +304,14 @@ impl Store {
 
     /// Returns the servers that own partitions, with their partitions.
     pub fn servers(&self) -> Vec<Server> {
-        let map = self.connection.map().borrow().clone();
+        let map = self.router.map().borrow().clone();
         let server = |node| Server { partitions: map.partitions_of(node).collect(), node: Arc::clone(node) };
         map.nodes.iter().map(server).filter(|server| !server.partitions.is_empty()).collect()
     }
 
     /// Returns a future that completes when the owner of any partition changes after this call.
     pub fn moved(&self) -> impl Future<Output = ()> + use<> {
-        let mut map = self.connection.map();
+        let mut map = self.router.map();
         let before = map.borrow().clone();
         async move {
             let _ = map.wait_for(|now| !now.has_owners_of(&before)).await;
@@ -328,43 +320,43 @@ impl Store {
 
     /// Returns the estimated time in us of the server that owns this partition. None: unknown on this connection.
     pub fn now_at(&self, partition: Partition) -> Option<u64> {
-        self.connection.node(partition).now()
+        self.router.node(partition).now()
     }
 
     /// Returns the latest estimated time in us of any server. None: none is known.
     pub fn now(&self) -> Option<u64> {
-        self.connection.nodes().iter().filter_map(|node| node.now()).max()
+        self.router.nodes().iter().filter_map(|node| node.now()).max()
     }
 
     /// Returns the latest known time in us of any server; reads the clock of the first partition's server if none is known.
     pub async fn clock(&self, deadline: Instant) -> Result<u64, Error> {
         match self.now() {
             Some(now) => Ok(now),
-            None => Ok(self.connection.node(Partition(0)).time(Lane::Calls, deadline).await?),
+            None => Ok(self.router.node(Partition(0)).time(Priority::Interactive, deadline).await?),
         }
     }
 
     /// Converts the failure of a server that may no longer own a partition; triggers a lookup of the topology.
     fn note_redirect(&self, failure: error::Failure) -> Error {
         if let error::Failure::Redirected(_) = failure {
-            self.connection.note_out_of_date();
+            self.router.note_out_of_date();
         }
         failure.into()
     }
 
     /// Returns the maximum number of connections that this store has open at the same time, with its current nodes.
     pub fn max_connections(&self) -> usize {
-        self.connection.max_connections()
+        self.router.max_connections()
     }
 
     /// Keeps the connections alive and follows the topology; never returns.
     pub async fn keep_alive(&self) {
-        self.connection.keep_alive().await;
+        self.router.keep_alive().await;
     }
 
     /// Closes all connections.
     pub async fn close(&self) {
-        self.connection.close().await;
+        self.router.close().await;
     }
 }
 

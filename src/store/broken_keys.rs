@@ -15,7 +15,7 @@ use super::{
 
 /// Keys that may have another type. The commands of workers and calls find them: Redis refuses those with WRONGTYPE.
 #[derive(Default)]
-pub(super) struct BrokenKeys {
+pub(crate) struct BrokenKeys {
     /// Keys of refused commands that have not been checked.
     suspects: Mutex<BTreeSet<String>>,
     /// Notified when a key was added to `suspects`.
@@ -26,7 +26,7 @@ pub(super) struct BrokenKeys {
 
 impl BrokenKeys {
     /// Notes the keys of a command if Redis refused it because one of them has another type.
-    pub(super) fn note<'a>(&self, failure: &Failure, keys: impl Iterator<Item = &'a str>) {
+    pub(crate) fn note<'a>(&self, failure: &Failure, keys: impl Iterator<Item = &'a str>) {
         if matches!(failure, Failure::Error(error) if error.is_wrong_type()) {
             self.suspects.lock().extend(keys.map(str::to_owned));
             self.added.notify_one();

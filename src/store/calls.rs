@@ -6,16 +6,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Create, Created, Ended, Expired, Lane, MAX_LABELS, Reservation, Settled, Store, Successor, Update,
+    Condition, Create, Created, Ended, Expired, MAX_LABELS, Priority, Reservation, Settled, Store, Successor, Update,
     Updated,
     error::Error,
     exchange::{Reply, WriteConcern},
     msgpack::Arguments,
-    node::LONGEST_NOT_AFTER,
     record::{self, Corrupt},
     scripts::{self, Outcome, Script},
     subjects::Why,
 };
+use crate::redis::node::LONGEST_NOT_AFTER;
 use crate::session::{
     Cause, Credential, Millis, Policy, RequestId, Revision, Session, SessionRef, TokenReuse, Touch, View,
 };
@@ -239,7 +239,7 @@ impl Store {
         deadline: Instant,
     ) -> Result<Reply, Error> {
         add_tombstone(&mut args, policy);
-        let concern = WriteConcern::Primary(Lane::Bulk);
+        let concern = WriteConcern::Primary(Priority::Background);
         self.write(&scripts::SETTLE, concern, self.session_target(name), args, deadline).await
     }
 

@@ -11,7 +11,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Store, error::Error, keys::Partition, log::Message, node::Node, wire::Line};
+use super::{Store, error::Error, keys::Partition, log::Message};
+use crate::redis::{node::Node, reconnecting_connection::Connection};
 use crate::session::SessionRef;
 
 /// Keyspace events after which a key no longer exists under its name. Redis publishes them for out-of-band deletions, for
@@ -56,7 +57,7 @@ pub struct Channels {
 
 /// Receivers of one connection.
 struct Open {
-    line: Arc<Line>,
+    connection: Arc<Connection>,
     messages: Receiver<Raw>,
     keyspace: Receiver<KeyspaceEvent>,
 }
@@ -66,14 +67,14 @@ impl Channels {
     pub async fn next(&mut self, store: &Store) -> ChannelEvent {
         loop {
             let Some(open) = &mut self.open else {
-                let line = self.node.subscriber.connected().await;
-                let (messages, keyspace) = (line.message_rx(), line.keyspace_event_rx());
-                self.open = Some(Open { line, messages, keyspace });
+                let connection = self.node.subscriber.connected().await;
+                let (messages, keyspace) = (connection.message_rx(), connection.keyspace_event_rx());
+                self.open = Some(Open { connection, messages, keyspace });
                 return ChannelEvent::Connected;
             };
             let event = tokio::select! {
                 biased;
-                () = open.line.over() => None,
+                () = open.connection.over() => None,
                 message = open.messages.recv() => match message {
                     Ok(raw) => match store.read_message(raw) {
                         Some(message) => Some(ChannelEvent::Message(message)),
@@ -115,7 +116,7 @@ impl Store {
 
     /// Fails if the Sentinels or the Cluster do not name this server as the owner of any partition.
     pub async fn confirm(&self, server: &Server) -> Result<(), Error> {
-        self.connection.confirm(&server.node).await
+        self.router.confirm(&server.node).await
     }
 
     /// Returns the run id of a server; it changes with every restart.

@@ -4,7 +4,8 @@ use fred::error::{Error as FredError, ErrorKind};
 
 use crate::session::SessionRef;
 
-use super::{node::Effect, record::Corrupt};
+use super::record::Corrupt;
+use crate::redis::node::Effect;
 
 /// Failure of a store call. Each variant defines whether anything was applied.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ pub enum Error {
 
 impl Error {
     /// Converts the error of a read whose script may have recorded a first use: nothing that matters to the caller was applied.
-    pub(super) fn of_a_read(self) -> Self {
+    pub(crate) fn of_a_read(self) -> Self {
         match self {
             Error::OutcomeTimeout => Error::Timeout,
             Error::OutcomeUnknown(why) => Error::Unavailable(why),
@@ -95,7 +96,7 @@ impl Error {
 
 /// Failure of a request to one server.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Nothing was applied: the server does not own the slot, or not all of its keys now. Holds its reply.
     Redirected(String),
     /// Any other failure.
@@ -119,7 +120,7 @@ impl From<Failure> for Error {
 }
 
 /// Whether the reply says that the slot is migrating, while the server still owns it.
-pub(super) fn is_halfway(reply: &str) -> bool {
+pub(crate) fn is_halfway(reply: &str) -> bool {
     // Error of a command inside a script. Session scripts are refused before they begin: see `Keys::absent`.
     const NON_LOCAL: &str = "attempted to access a non local key";
     reply.starts_with("TRYAGAIN") || reply.contains(NON_LOCAL)
@@ -127,7 +128,7 @@ pub(super) fn is_halfway(reply: &str) -> bool {
 
 /// Meaning of an error reply of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReplyKind {
+pub(crate) enum ReplyKind {
     /// The server does not own the slot, or not all of its keys now.
     Redirect,
     /// The server is a replica.
@@ -169,20 +170,20 @@ impl ReplyKind {
     ];
 
     /// Returns the kind of a reply, by its first word.
-    pub(super) fn of(reply: &str) -> Self {
+    pub(crate) fn of(reply: &str) -> Self {
         let kind = ReplyKind::KINDS.into_iter().find(|(word, _)| reply.starts_with(word)).map(|(_, kind)| kind);
         kind.unwrap_or(if is_halfway(reply) { ReplyKind::Redirect } else { ReplyKind::Other })
     }
 
     /// Whether a text about several servers contains a reply of this kind.
-    pub(super) fn is_in(self, text: &str) -> bool {
+    pub(crate) fn is_in(self, text: &str) -> bool {
         ReplyKind::KINDS.into_iter().any(|(word, kind)| kind == self && text.contains(word))
     }
 }
 
 /// Converts an error of fred. A write counts as not applied only if Redis refused it before running the script, or if it was
 /// never sent.
-pub(super) fn failure(error: &FredError, effect: Effect) -> Failure {
+pub(crate) fn failure(error: &FredError, effect: Effect) -> Failure {
     let text = error.details();
     if *error.kind() == ErrorKind::Backpressure {
         return Error::Overloaded.into();

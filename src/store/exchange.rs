@@ -7,21 +7,21 @@ use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use super::{
-    Lane, Reservation, Store, StoreId,
+    Priority, Reservation, Store, StoreId,
     error::{Error, Failure},
     keys::Partition,
     msgpack::Arguments,
-    node::{Asking, Effect, Node, Request},
     random_u64,
     scripts::{self, Outcome, Script},
 };
+use crate::redis::node::{Asking, Effect, Node, Request};
 use crate::session::{Cause, Durability, Policy, SessionRef, Subject};
 
 /// Servers that must have a write before its reply is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteConcern {
     /// The primary, on this connection.
-    Primary(Lane),
+    Primary(Priority),
     /// The primary and this number of replicas.
     Replicated(u32),
 }
@@ -30,7 +30,7 @@ impl WriteConcern {
     /// Write concern of a policy.
     pub(super) fn of(policy: &Policy) -> Self {
         match policy.durability {
-            Durability::Local => WriteConcern::Primary(Lane::Calls),
+            Durability::Local => WriteConcern::Primary(Priority::Interactive),
             Durability::Replicated => WriteConcern::Replicated(policy.replicas),
         }
     }
@@ -124,7 +124,7 @@ impl Store {
     pub(super) async fn read(
         &self,
         script: &'static Script,
-        lane: Lane,
+        priority: Priority,
         target: ScriptKeys,
         args: &Arguments,
         deadline: Instant,
@@ -135,10 +135,10 @@ impl Store {
         let attempt = |node: Arc<Node>, asking| async move {
             let sent = Instant::now();
             let request = Request::Script { script, keys, args };
-            let reply = node.send(lane, request, deadline, Effect::Reads, asking).await?;
+            let reply = node.send(priority, request, deadline, Effect::Reads, asking).await?;
             Ok(self.reply(script, reply, &node, sent).map_err(Error::of_a_read)?)
         };
-        self.connection.at(target.partition, deadline, attempt).await
+        self.router.route(target.partition, deadline, attempt).await
     }
 
     /// Runs a script that may write, with the time after which it must not. Nothing was applied if the script ran too late, or
@@ -159,7 +159,7 @@ impl Store {
         let (mut was_late, mut was_full) = (false, false);
         loop {
             let attempt = |node, asking| self.write_at(node, script, concern, target, args, deadline, asking);
-            let (reply, confirmed) = match self.connection.at(target.partition, deadline, attempt).await {
+            let (reply, confirmed) = match self.router.route(target.partition, deadline, attempt).await {
                 Err(Error::Full) if !was_full && self.trim_requests.trim(deadline).await => {
                     was_full = true;
                     continue;
@@ -205,9 +205,9 @@ impl Store {
         let args = vec![Arguments::join([&gate, &target.common, args])];
         let sent = Instant::now();
         let (reply, confirmed) = match concern {
-            WriteConcern::Primary(lane) => {
+            WriteConcern::Primary(priority) => {
                 let request = Request::Script { script, keys: &target.keys, args: &args };
-                (node.send(lane, request, deadline, Effect::Writes, asking).await?, 0)
+                (node.send(priority, request, deadline, Effect::Writes, asking).await?, 0)
             }
             WriteConcern::Replicated(replicas) => {
                 let ran = node.run_replicated(replicas, script, target.keys.clone(), args, deadline).await;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::{Server, Store, heartbeat::Condition, node::Node};
+use super::{Server, Store};
+use crate::redis::{heartbeat::Condition, node::Node};
 
 /// Time between two checks of the preconditions.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,7 +24,7 @@ pub struct Health {
 
 /// Problems of a server that its heartbeats do not show.
 #[derive(Default)]
-pub(super) struct Problems {
+pub(crate) struct Problems {
     /// Problems that the last check of the preconditions found.
     pub preconditions: Vec<String>,
     /// Reason why the feed cannot read the log or receive the channels. None: it can.
@@ -33,7 +34,7 @@ pub(super) struct Problems {
 impl Store {
     /// Returns the health, and sets the metrics `redis_up` (1 if all servers serve calls) and `store_problems`.
     pub fn health(&self) -> Health {
-        let nodes = self.connection.nodes();
+        let nodes = self.router.nodes();
         let (mut up, mut problems) = (0, Vec::new());
         for node in &nodes {
             let name = node.name();
@@ -61,7 +62,7 @@ impl Store {
 
     /// Checks the preconditions of every server periodically, and at once when the topology changes; never returns.
     pub async fn check_preconditions(&self) {
-        let mut map = self.connection.map();
+        let mut map = self.router.map();
         loop {
             let nodes = map.borrow_and_update().nodes.clone();
             join_all(nodes.iter().map(|node| self.check_node(node))).await;

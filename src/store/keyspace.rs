@@ -4,11 +4,8 @@ use fred::types::Value;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{
-    Store,
-    error::Error,
-    node::{Lane, Node},
-};
+use super::{Store, error::Error};
+use crate::redis::node::{Node, Priority};
 use crate::session::SessionRef;
 
 /// Whether a server publishes keyspace notifications for removed keys. Ordered from worst to best.
@@ -50,12 +47,12 @@ impl Store {
     pub async fn is_due(&self, name: &SessionRef, deadline: Instant) -> Result<bool, Error> {
         let partition = self.keys.partition_of(&name.id);
         let args = vec![self.keys.due(partition, &name.namespace).into(), name.id.to_string().into()];
-        Ok(!self.connection.command(partition, "ZSCORE", args, deadline).await?.is_null())
+        Ok(!self.router.command(partition, "ZSCORE", args, deadline).await?.is_null())
     }
 
     /// Returns the status of each server; omits those that do not answer.
     pub async fn notifications(&self, deadline: Instant) -> Vec<NotificationStatus> {
-        let asks = self.connection.nodes().into_iter().map(async |node| {
+        let asks = self.router.nodes().into_iter().map(async |node| {
             let found = match node.flags(deadline).await {
                 Ok(flags) => Notifications::of_flags(&flags),
                 Err(Error::Refused(_)) => Notifications::Unknown,
@@ -69,11 +66,11 @@ impl Store {
 
     /// Adds the required flags to the setting of a server. Fails if the server does not allow `CONFIG SET`.
     pub async fn switch_on_notifications(&self, server: &str, deadline: Instant) -> Result<(), Error> {
-        let nodes = self.connection.nodes();
+        let nodes = self.router.nodes();
         let Some(node) = nodes.iter().find(|node| node.name() == server) else { return Ok(()) };
         let flags = node.flags(deadline).await? + REQUIRED_FLAGS;
         let args = ["SET", SETTING, &flags].map(Value::from);
-        node.command(Lane::Bulk, "CONFIG", &args, deadline).await?;
+        node.command(Priority::Background, "CONFIG", &args, deadline).await?;
         Ok(())
     }
 }
@@ -81,7 +78,7 @@ impl Store {
 impl Node {
     async fn flags(&self, deadline: Instant) -> Result<String, Error> {
         let args = ["GET", SETTING].map(Value::from);
-        let reply = self.command(Lane::Bulk, "CONFIG", &args, deadline).await?;
+        let reply = self.command(Priority::Background, "CONFIG", &args, deadline).await?;
         let flags = reply.into_map().ok().and_then(|map| map.values().next()?.as_string());
         flags.ok_or_else(|| Error::Refused("it has no setting notify-keyspace-events".into()))
     }

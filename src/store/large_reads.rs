@@ -10,42 +10,40 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    error::{Error, Failure},
-    node::Node,
-};
+use super::error::{Error, Failure};
+use crate::redis::node::Node;
 
 /// Maximum expected size in bytes of all large replies on their way from one server.
-pub(super) const IN_FLIGHT: usize = 1024 * 1024;
+pub(crate) const IN_FLIGHT: usize = 1024 * 1024;
 /// Maximum size in bytes of a page of the log. A single entry may be larger.
 const MAX_PAGE: usize = 512 * 1024;
 /// Minimum of the limit of a page and of an expected reply.
 const LEAST: usize = 16 * 1024;
 
 /// Expected size of large replies, and the limit of pages.
-pub(super) struct LargeReads {
+pub(crate) struct LargeReads {
     expected: AtomicUsize,
     page: AtomicUsize,
 }
 
 impl LargeReads {
     /// Nothing is known: one reply at a time.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         LargeReads { expected: AtomicUsize::new(IN_FLIGHT), page: AtomicUsize::new(MAX_PAGE) }
     }
 
     /// Expected size in bytes of the next large reply: the largest of the last ones. At most [`IN_FLIGHT`].
-    pub(super) fn expected(&self) -> usize {
+    pub(crate) fn expected(&self) -> usize {
         self.expected.load(Ordering::Relaxed)
     }
 
     /// Maximum size of the next page in bytes. Half of the last one if that could not be read.
-    pub(super) fn page(&self) -> usize {
+    pub(crate) fn page(&self) -> usize {
         self.page.load(Ordering::Relaxed)
     }
 
     /// Notes the result of a read: the size of the reply in bytes, or its failure.
-    pub(super) fn note(&self, read: Result<usize, &Error>) {
+    pub(crate) fn note(&self, read: Result<usize, &Error>) {
         match read {
             Ok(bytes) => {
                 let expected = self.expected();
@@ -64,7 +62,7 @@ impl LargeReads {
 
 impl Node {
     /// Waits until a reply of this size may be on its way, at most until the deadline.
-    pub(super) async fn reserve(&self, bytes: usize, deadline: Instant) -> Result<SemaphorePermit<'_>, Failure> {
+    pub(crate) async fn reserve(&self, bytes: usize, deadline: Instant) -> Result<SemaphorePermit<'_>, Failure> {
         let bytes = bytes.min(IN_FLIGHT) as u32;
         let reserved = timeout_at(deadline, self.large_replies.acquire_many(bytes)).await;
         reserved.ok().and_then(Result::ok).ok_or(Failure::Error(Error::Timeout))

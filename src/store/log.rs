@@ -11,9 +11,9 @@ use super::{
     error::{Error, Failure},
     keys::Partition,
     msgpack::{Reader, Truncated},
-    node::Lane,
     record::{self, Corrupt},
 };
+use crate::redis::node::Priority;
 
 /// Identity of a store: generated on first use, lost when the store is emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,10 +162,10 @@ impl Store {
     pub async fn tails(&self, server: &Server, deadline: Instant) -> Result<Tails, Error> {
         // Redis replies in order: it reads its clock first.
         let node = &server.node;
-        let as_of = async { Ok(node.time(Lane::Bulk, deadline).await?) };
+        let as_of = async { Ok(node.time(Priority::Background, deadline).await?) };
         let is_primary = async { node.is_primary(deadline).await.map_err(|failure| self.note_redirect(failure)) };
         let reads = server.partitions.iter().map(async |partition| {
-            match node.command(Lane::Bulk, "HMGET", &self.tail_fields(*partition), deadline).await {
+            match node.command(Priority::Background, "HMGET", &self.tail_fields(*partition), deadline).await {
                 Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
                 // Its slot is migrating.
                 Err(Failure::Redirected(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
@@ -194,7 +194,7 @@ impl Store {
     /// Reads the tail of a partition.
     pub async fn tail(&self, partition: Partition, deadline: Instant) -> Result<Tail, Error> {
         let args = self.tail_fields(partition).to_vec();
-        self.tail_of(self.connection.command(partition, "HMGET", args, deadline).await?)
+        self.tail_of(self.router.command(partition, "HMGET", args, deadline).await?)
     }
 
     fn tail_fields(&self, partition: Partition) -> [Value; 4] {

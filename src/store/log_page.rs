@@ -11,9 +11,9 @@ use super::{
     error::{Error, Failure},
     keys::Partition,
     log::{Entry, Position},
-    node::{Asking, Effect, Lane, Node, Request},
     scripts,
 };
+use crate::redis::node::{Asking, Effect, Node, Priority, Request};
 
 /// Maximum number of entries in a page.
 const PAGE: usize = 32;
@@ -120,7 +120,7 @@ impl Store {
         let attempt = |node: Arc<Node>, asking: Asking| async move {
             let _reserved = node.reserve(reads.expected(), deadline).await?;
             let request = Request::Script { script: &scripts::PAGE, keys, args };
-            let reply = node.send(Lane::Bulk, request, deadline, Effect::Reads, asking);
+            let reply = node.send(Priority::Background, request, deadline, Effect::Reads, asking);
             // ROLE follows the script on the same connection: a replica, which may lack recent entries, runs it too.
             let read = tokio::try_join!(biased; reply, node.is_primary(deadline));
             if let Err(Failure::Error(error)) = &read {
@@ -128,7 +128,7 @@ impl Store {
             }
             Ok(read?.0)
         };
-        let reply = self.connection.at(partition, deadline, attempt).await?.into_array();
+        let reply = self.router.route(partition, deadline, attempt).await?.into_array();
         let texts: Vec<Bytes> = reply.into_iter().skip(1).filter_map(Value::into_bytes).collect();
         reads.note(Ok(texts.iter().map(Bytes::len).sum()));
         let unreadable = |_| Error::UnexpectedRead(format!("an entry of the log of partition {}", partition.0));

@@ -4,9 +4,9 @@ use tokio::time::Instant;
 
 use super::{
     error::{Error, Failure},
-    node::Node,
     start::Eviction,
 };
+use crate::redis::node::Node;
 
 /// Requirement that a Redis server does not meet. Each text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

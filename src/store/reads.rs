@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{
-    EndLogged, Found, Get, Lane, Store,
+    EndLogged, Found, Get, Priority, Store,
     calls::{add_credential, add_tombstone, add_touch_interval, unexpected},
     error::Error,
     exchange::{Reply, WriteConcern},
@@ -39,7 +39,7 @@ impl Store {
         add_credential(&mut args, get.credential, policy);
         args.flag("brief", get.view == View::Basic);
         if get.touch == Touch::No {
-            let reply = self.read_session(Lane::Calls, name, &args, deadline).await?;
+            let reply = self.read_session(Priority::Interactive, name, &args, deadline).await?;
             let read_reply = self.read_reply(name, reply).map_err(Error::of_a_read)?;
             if !read_reply.needs_write {
                 return Ok(read_reply.found);
@@ -48,7 +48,7 @@ impl Store {
         args.flag("writes", true).flag("touch", get.touch == Touch::Yes);
         add_touch_interval(&mut args, policy);
         add_tombstone(&mut args, policy);
-        let concern = WriteConcern::Primary(Lane::Calls);
+        let concern = WriteConcern::Primary(Priority::Interactive);
         let reply = self.write(&scripts::TOUCH, concern, self.session_target(name), args, deadline).await;
         // Recording the first use does not concern the caller: the read itself has no unknown outcome.
         let read_reply = reply.and_then(|reply| self.read_reply(name, reply));
@@ -89,12 +89,12 @@ impl Store {
         add_credential(&mut args, credential, &Policy::default());
         args.flag("brief", view == View::Basic);
         if view == View::Basic {
-            let reply = self.read_session(Lane::Bulk, name, &args, deadline).await?;
+            let reply = self.read_session(Priority::Background, name, &args, deadline).await?;
             return self.read_reply(name, reply).map_err(Error::of_a_read);
         }
-        let node = self.connection.node(self.keys.partition_of(&name.id));
+        let node = self.router.node(self.keys.partition_of(&name.id));
         let _reserved = node.reserve(self.large_reads.expected(), deadline).await?;
-        let reply = self.read_session(Lane::Bulk, name, &args, deadline).await;
+        let reply = self.read_session(Priority::Background, name, &args, deadline).await;
         let reply = reply.inspect_err(|error| self.large_reads.note(Err(error)))?;
         let read_reply = self.read_reply(name, reply).map_err(Error::of_a_read)?;
         if let Found::Session(session, _) = &read_reply.found {
@@ -116,15 +116,15 @@ impl Store {
     /// refuses writes, runs the read-only variant.
     async fn read_session(
         &self,
-        lane: Lane,
+        priority: Priority,
         name: &SessionRef,
         args: &Arguments,
         deadline: Instant,
     ) -> Result<Reply, Error> {
         const WRITES_DISABLED: [&str; 2] = ["MISCONF", "NOREPLICAS"];
-        match self.read(&scripts::READ, lane, self.session_target(name), args, deadline).await {
+        match self.read(&scripts::READ, priority, self.session_target(name), args, deadline).await {
             Err(Error::Unavailable(why)) if WRITES_DISABLED.iter().any(|word| why.starts_with(word)) => {
-                self.read(&scripts::READ_ONLY, lane, self.session_target(name), args, deadline).await
+                self.read(&scripts::READ_ONLY, priority, self.session_target(name), args, deadline).await
             }
             reply => reply,
         }

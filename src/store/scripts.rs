@@ -97,7 +97,7 @@ impl Script {
     }
 
     /// Runs the script on this connection. Sends its source if Redis does not have it, which also loads it.
-    pub(super) async fn run(&self, client: &Client, keys: Vec<Key>, args: Vec<Value>) -> Result<Value, FredError> {
+    pub(crate) async fn run(&self, client: &Client, keys: Vec<Key>, args: Vec<Value>) -> Result<Value, FredError> {
         match client.evalsha(self.digest().clone(), keys.clone(), args.clone()).await {
             Err(error) if error.details().starts_with("NOSCRIPT") => client.eval(self.source(), keys, args).await,
             reply => reply,
@@ -105,7 +105,7 @@ impl Script {
     }
 
     /// SHA-1 digest for EVALSHA.
-    pub(super) fn digest(&self) -> &Str {
+    pub(crate) fn digest(&self) -> &Str {
         self.loaded.get_or_init(|| Loaded::from_lua(self.source())).sha1()
     }
 }

@@ -9,13 +9,9 @@ use tokio::time::Instant;
 use super::{
     Store, StoreId,
     broken_keys::BrokenKeys,
-    connection::Connection,
-    connector::NodeConnector,
-    directory::Directory,
     error::{Error, ReplyKind},
     keys::{Keys, Partition},
     large_reads::LargeReads,
-    node::Waits,
     preconditions::{Preconditions, Unmet},
     record::FORMAT,
     scripts,
@@ -23,6 +19,7 @@ use super::{
     trim::TrimRequests,
 };
 use crate::observe::Metrics;
+use crate::redis::{node::Waits, node_connector::NodeConnector, router::Router, topology::Topology};
 
 /// Maximum time to connect, and to initialise the required partitions.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,11 +109,11 @@ impl Store {
         // Database 0 is already selected: SELECT would need another right.
         config.database = config.database.filter(|database| *database != 0);
         let database = config.database.unwrap_or(0);
-        let directory = Directory::of(&config);
-        let preconditions = Preconditions { eviction: open.eviction, is_cluster: directory.is_cluster() };
+        let topology = Topology::of(&config);
+        let preconditions = Preconditions { eviction: open.eviction, is_cluster: topology.is_cluster() };
         let keys = Keys::new(open.prefix, database, open.partitions);
         let broken_keys = Arc::new(BrokenKeys::default());
-        let opener = NodeConnector {
+        let connector = NodeConnector {
             config,
             waits: open.waits,
             absent: keys.absent(Partition(0)).as_str().unwrap_or_default().into(),
@@ -124,9 +121,9 @@ impl Store {
             metrics: metrics.clone(),
             broken_keys: broken_keys.clone(),
         };
-        let connection = Connection::open(directory, opener, keys.slots());
-        let connection = match tokio::time::timeout(START_TIMEOUT, connection).await {
-            Ok(Ok(connection)) => connection,
+        let router = Router::open(topology, connector, keys.slots());
+        let router = match tokio::time::timeout(START_TIMEOUT, router).await {
+            Ok(Ok(router)) => router,
             Ok(Err(Error::Unavailable(why))) if ReplyKind::NotPermitted.is_in(&why) => {
                 return Err(StartError::Refused(why));
             }
@@ -134,14 +131,14 @@ impl Store {
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(StartError::Connect("no reply".into())),
         };
-        for node in connection.nodes() {
+        for node in router.nodes() {
             let checked = node.check(preconditions, Instant::now() + START_TIMEOUT).await?;
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
         let (instance, large_reads, trim_requests) = (super::random_u64(), LargeReads::new(), TrimRequests::default());
         let store = Store {
-            connection,
+            router,
             preconditions,
             keys,
             database,
@@ -203,7 +200,7 @@ impl Store {
         let fields = ["store", "format", "partitions"].map(Value::from);
         let meta = self.keys.meta(partition);
         let args = [Value::from(meta.clone())].into_iter().chain(fields).collect();
-        let reply = match self.connection.command(partition, "HMGET", args, deadline).await {
+        let reply = match self.router.command(partition, "HMGET", args, deadline).await {
             Err(error) if error.is_wrong_type() => {
                 return Err(StartError::BrokenMeta(meta.as_str().unwrap_or_default().to_owned()));
             }

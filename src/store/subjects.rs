@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Found, Lane, Partition, Reservation, Settled, Store,
+    Found, Partition, Priority, Reservation, Settled, Store,
     calls::{millis, unexpected},
     error::Error,
     exchange::WriteConcern,
@@ -163,7 +163,8 @@ impl Store {
         }
         let (target, store) = (self.subject_target(subject), self.id());
         let target = target.in_store(Reservation::Held { store, added: 0 });
-        let mut reply = self.write(&scripts::ADMIT, WriteConcern::Primary(Lane::Calls), target, args, deadline).await?;
+        let mut reply =
+            self.write(&scripts::ADMIT, WriteConcern::Primary(Priority::Interactive), target, args, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 let reservation = Reservation::Held { store, added: reply.number()? };
@@ -190,7 +191,7 @@ impl Store {
             let mut args = Arguments::default();
             args.list("entries", entries.iter().map(String::as_bytes));
             let target = self.subject_target(subject);
-            self.write(&scripts::FORGET, WriteConcern::Primary(Lane::Bulk), target, args, deadline).await?;
+            self.write(&scripts::FORGET, WriteConcern::Primary(Priority::Background), target, args, deadline).await?;
         }
         Ok(())
     }
@@ -233,7 +234,7 @@ impl Store {
         let partition = self.keys.partition_of_subject(subject);
         loop {
             // With scores the reply is an array of pairs, so it does not begin with stored text.
-            let reply = self.connection.command(partition, "ZRANGE", args.clone(), deadline).await?.into_array();
+            let reply = self.router.command(partition, "ZRANGE", args.clone(), deadline).await?.into_array();
             let (is_end, mut entries) = (reply.is_empty(), Vec::new());
             for pair in reply {
                 let mut pair = pair.into_array().into_iter();
@@ -244,7 +245,7 @@ impl Store {
                     None => {
                         crate::observe::error!(?subject, "removed invalid id from subject index");
                         let args = vec![self.keys.subject(subject).into(), id];
-                        self.connection.command(partition, "ZREM", args, deadline).await?;
+                        self.router.command(partition, "ZREM", args, deadline).await?;
                     }
                 }
             }
@@ -312,7 +313,7 @@ impl Store {
         let mut args = Arguments::default();
         args.bytes("field", claim.field().as_bytes()).text("owner", self.instance);
         args.number("period", millis(period)).number("own_period", millis(own_period));
-        let concern = WriteConcern::Primary(Lane::Bulk);
+        let concern = WriteConcern::Primary(Priority::Background);
         let reply = self.write(&scripts::CLAIM, concern, self.meta_target(partition), args, deadline).await?;
         Ok(reply.outcome == Outcome::Done)
     }

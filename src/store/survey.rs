@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    IndexEntry, Lane, Store, error::Error, exchange::ScriptKeys, keys::Partition, msgpack::Arguments, node::Node,
-    record, scripts, subjects::flat_entries,
+    IndexEntry, Priority, Store, error::Error, exchange::ScriptKeys, keys::Partition, msgpack::Arguments, record,
+    scripts, subjects::flat_entries,
 };
+use crate::redis::node::Node;
 use crate::session::{Namespace, SessionId, SessionRef, Subject};
 
 /// Maximum number of sessions or indexes that one script reads, so that it does not delay other calls.
@@ -123,7 +124,7 @@ impl Store {
         let texts: Vec<String> = ids.iter().map(SessionId::to_string).collect();
         args.text("namespace", namespace).list("ids", texts.iter().map(String::as_bytes));
         let target = self.partition_target(partition, keys);
-        let mut reply = self.read(&scripts::SURVEY, Lane::Bulk, target, &args, deadline).await?;
+        let mut reply = self.read(&scripts::SURVEY, Priority::Background, target, &args, deadline).await?;
         let has_namespace = reply.number().map_err(Error::of_a_read)? == 1;
         let mut states = reply.next().map(Value::into_array).unwrap_or_default().into_iter();
         let mut sessions = Vec::with_capacity(ids.len());
@@ -177,7 +178,7 @@ impl Store {
             let mut args = Arguments::default();
             args.list("ids", texts.iter().map(String::as_bytes));
             let target = self.partition_target(partition, keys);
-            let mut reply = self.read(&scripts::INDEXED, Lane::Bulk, target, &args, deadline).await?;
+            let mut reply = self.read(&scripts::INDEXED, Priority::Background, target, &args, deadline).await?;
             let numbers = reply.next().map(Value::into_array).unwrap_or_default();
             let numbers: HashSet<u64> = numbers.iter().filter_map(Value::as_u64).collect();
             Ok((1..).zip(sessions).filter(|(number, _)| numbers.contains(number)).map(|(_, session)| session).collect())
@@ -199,7 +200,7 @@ impl Store {
             let mut args = Arguments::default();
             args.number("page", page as u64 + 1);
             let target = self.partition_target(partition, keys);
-            let mut reply = self.read(&scripts::ENTRIES, Lane::Bulk, target, &args, deadline).await?;
+            let mut reply = self.read(&scripts::ENTRIES, Priority::Background, target, &args, deadline).await?;
             let indexes = reply.next().map(Value::into_array).unwrap_or_default();
             let entries = |index: Value| {
                 let count = index.is_array().then(|| index.array_len().unwrap_or(0) / 2)?;
@@ -213,9 +214,9 @@ impl Store {
     /// Returns a page of keys. Partitions that move to another server during the scan may be visited in part.
     pub async fn scan(&self, scope: ScanScope, from: ScanPosition, deadline: Instant) -> Result<ScanPage, Error> {
         let (nodes, pattern) = match scope {
-            ScanScope::All => (self.connection.nodes(), self.keys.scan_pattern(None)),
+            ScanScope::All => (self.router.nodes(), self.keys.scan_pattern(None)),
             ScanScope::Sessions(partition) => {
-                (vec![self.connection.node(partition)], self.keys.scan_pattern(Some(partition)))
+                (vec![self.router.node(partition)], self.keys.scan_pattern(Some(partition)))
             }
         };
         let Some(node) = nodes.get(from.server) else { return Ok(ScanPage::default()) };
@@ -255,7 +256,7 @@ fn grouped<K: Ord + Clone, T>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<(K, V
 
 async fn scan_node(node: &Node, cursor: u64, pattern: String, deadline: Instant) -> Result<(u64, Vec<String>), Error> {
     let words = [cursor.to_string(), "MATCH".into(), pattern, "COUNT".into(), SCAN_COUNT.to_string()];
-    let reply = node.command(Lane::Bulk, "SCAN", &words.map(Value::from), deadline).await?;
+    let reply = node.command(Priority::Background, "SCAN", &words.map(Value::from), deadline).await?;
     let mut reply = reply.into_array().into_iter();
     let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
     let cursor = cursor.ok_or_else(|| Error::UnexpectedRead("SCAN".into()))?;

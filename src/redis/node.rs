@@ -1,8 +1,8 @@
 //! One Redis server: its connections with their heartbeats, and an estimate of its clock.
 //!
-//! fred gets single servers only; `connection` decides which of them owns a partition. Some defaults of fred are disabled:
+//! fred gets single servers only; `router` decides which of them owns a partition. Some defaults of fred are disabled:
 //! sending a command again after a disconnect (one attempt each), queues without a limit, RESP2 (it mistakes an array that
-//! begins with the text `message` for a push), and waiting without a limit. `wire` implements timeouts, heartbeats and
+//! begins with the text `message` for a push), and waiting without a limit. `reconnecting_connection` implements timeouts, heartbeats and
 //! reconnects.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -23,38 +23,42 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::Metrics;
-
 use super::{
-    broken_keys::BrokenKeys,
     clock::Clock,
-    error::{Error, Failure, ReplyKind, failure},
-    health::Problems,
     heartbeat::{Condition, describe_refused, probe},
-    replicated::Replicated,
-    scripts::Script,
-    wire::{CONNECT_TIMEOUT, Line, Wire},
+    reconnecting_connection::{CONNECT_TIMEOUT, Connection, ReconnectingConnection},
+    replicated_writer::ReplicatedWriter,
+};
+use crate::{
+    observe::Metrics,
+    store::{
+        Error,
+        broken_keys::BrokenKeys,
+        error::{Failure, ReplyKind, failure},
+        health::Problems,
+        scripts::Script,
+    },
 };
 
 /// Maximum time between sending a script and its `not_after`, even if the call's deadline is later.
-pub(super) const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
 
 /// Whether a command reads or writes: decides what a lost reply means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// A lost reply means that nothing was applied.
     Reads,
     /// A lost reply means that the outcome is unknown.
     Writes,
 }
 
-/// Connection that a command uses.
+/// Priority of a command: each has its own connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Calls of clients.
-    Calls,
-    /// Log pages, scans and expiry, so that no large reply delays a client's call.
-    Bulk,
+pub enum Priority {
+    /// A client waits for the reply.
+    Interactive,
+    /// The reply may be large or late: it delays no interactive command.
+    Background,
 }
 
 /// Whether connections for replicated writes are opened.
@@ -68,7 +72,7 @@ pub enum Waits {
 
 /// Whether ASKING precedes the command, because the slot is migrating to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asking {
+pub(crate) enum Asking {
     /// The server owns the slot.
     No,
     /// The slot is migrating to the server.
@@ -77,7 +81,7 @@ pub(super) enum Asking {
 
 /// Request to a server.
 #[derive(Clone, Copy)]
-pub(super) enum Request<'a> {
+pub(crate) enum Request<'a> {
     /// A script; the reply is an array that begins with an integer.
     Script {
         /// Script to run.
@@ -97,55 +101,58 @@ pub(super) enum Request<'a> {
 }
 
 /// One Redis server.
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Address of the server.
-    pub place: ServerConfig,
-    pub(super) calls: Wire,
-    pub(super) bulk: Wire,
-    pub(super) subscriber: Wire,
-    pub(super) replicated: Replicated,
+    pub address: ServerConfig,
+    pub(crate) interactive: ReconnectingConnection,
+    pub(crate) background: ReconnectingConnection,
+    pub(crate) subscriber: ReconnectingConnection,
+    pub(crate) replicated: ReplicatedWriter,
     /// Bytes of large replies that may still be requested.
-    pub(super) large_replies: Semaphore,
-    pub(super) clock: Clock,
+    pub(crate) large_replies: Semaphore,
+    pub(crate) clock: Clock,
     /// Notified when the connection for calls shows that the node cannot be used: all other connections are replaced.
-    pub(super) abandoned: Notify,
+    pub(crate) abandoned: Notify,
     /// Name of a key and channel that never exist.
-    pub(super) absent: Str,
+    pub(crate) absent: Str,
     /// Problems that its heartbeats do not show.
-    pub(super) problems: Mutex<Problems>,
-    pub(super) broken_keys: Arc<BrokenKeys>,
+    pub(crate) problems: Mutex<Problems>,
+    pub(crate) broken_keys: Arc<BrokenKeys>,
     /// Cancelled when the server owns no partition any more.
-    pub(super) left: CancellationToken,
-    pub(super) metrics: Arc<Metrics>,
+    pub(crate) left: CancellationToken,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Node {
-    fn wires(&self) -> impl Iterator<Item = &Wire> {
-        [&self.calls, &self.bulk, &self.subscriber].into_iter().chain(self.replicated.wires())
+    fn all_connections(&self) -> impl Iterator<Item = &ReconnectingConnection> {
+        [&self.interactive, &self.background, &self.subscriber].into_iter().chain(self.replicated.connections())
     }
 
     /// Number of connections to the server.
-    pub(super) fn connections(&self) -> usize {
-        self.wires().count()
+    pub(crate) fn connections(&self) -> usize {
+        self.all_connections().count()
     }
 
     /// Closes all connections permanently.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.left.cancel();
-        join_all(self.wires().map(Wire::close)).await;
+        join_all(self.all_connections().map(ReconnectingConnection::close)).await;
     }
 
     /// Keeps every connection alive until [`Node::close`]. Drops the clock's estimate when the connection for calls changes.
-    pub(super) async fn keep_alive(&self) {
+    pub(crate) async fn keep_alive(&self) {
         let name = self.name();
-        let mut lines = self.calls.lines();
+        let mut changes = self.interactive.changes();
         let forgetting = async {
-            while lines.changed().await.is_ok() {
+            while changes.changed().await.is_ok() {
                 self.clock.forget();
             }
         };
-        let calls = self.calls.keep(&name, std::future::pending, || self.abandoned.notify_waiters());
-        let others = self.wires().skip(1).map(|wire| wire.keep(&name, || self.abandoned.notified(), || ()));
+        let calls = self.interactive.keep_alive(&name, std::future::pending, || self.abandoned.notify_waiters());
+        let others = self
+            .all_connections()
+            .skip(1)
+            .map(|connection| connection.keep_alive(&name, || self.abandoned.notified(), || ()));
         let working = async { tokio::join!(forgetting, calls, join_all(others), self.replicated.work()) };
         tokio::select! {
             _ = working => {}
@@ -154,19 +161,19 @@ impl Node {
     }
 
     /// Address of the server for logs.
-    pub(super) fn name(&self) -> String {
-        name_of(&self.place)
+    pub(crate) fn name(&self) -> String {
+        name_of(&self.address)
     }
 
     /// Returns the condition of the connections. If it differs, that of the connection with the most severe one.
-    pub(super) fn condition(&self) -> Condition {
-        self.wires().map(Wire::condition).max().unwrap_or(Condition::Healthy)
+    pub(crate) fn condition(&self) -> Condition {
+        self.all_connections().map(ReconnectingConnection::condition).max().unwrap_or(Condition::Healthy)
     }
 
     /// Returns a text that names the commands of scripts that the user may not run.
-    pub(super) async fn refused_commands(&self, deadline: Instant) -> Result<Option<String>, Failure> {
-        let line = self.line(&self.calls)?;
-        let refused = match timeout_at(deadline, line.answer(probe(&line, &self.absent))).await {
+    pub(crate) async fn refused_commands(&self, deadline: Instant) -> Result<Option<String>, Failure> {
+        let connection = self.connected(&self.interactive)?;
+        let refused = match timeout_at(deadline, connection.reply(probe(&connection, &self.absent))).await {
             Ok(refused) => refused.map_err(|error| failure(&error, Effect::Reads))?,
             Err(_) => return Err(Error::Timeout.into()),
         };
@@ -175,40 +182,40 @@ impl Node {
 
     /// Time in ms by the server's clock after which a script of this call must not write. The clock's estimate is at most one
     /// round trip ahead, so this is at most one round trip after the deadline.
-    pub(super) async fn not_after(&self, deadline: Instant) -> Result<u64, Failure> {
+    pub(crate) async fn not_after(&self, deadline: Instant) -> Result<u64, Failure> {
         if !self.clock.is_known() {
-            self.time(Lane::Calls, deadline).await?;
+            self.time(Priority::Interactive, deadline).await?;
         }
         Ok(self.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
     }
 
     /// Estimated time in us of the server's clock. None: no reading on this connection.
-    pub(super) fn now(&self) -> Option<u64> {
+    pub(crate) fn now(&self) -> Option<u64> {
         self.clock.is_known().then(|| self.clock.at(Instant::now()))
     }
 
     /// Adds a reading of the server's clock from the reply to a request sent at `sent`.
-    pub(super) fn note_time(&self, redis_us: u64, sent: Instant) {
+    pub(crate) fn note_time(&self, redis_us: u64, sent: Instant) {
         self.clock.note(redis_us, sent);
     }
 
     /// Returns a section of INFO: one `field:value` per line.
-    pub(super) async fn info(&self, section: &'static str, deadline: Instant) -> Result<String, Failure> {
-        let reply = self.command(Lane::Bulk, "INFO", &[section.into()], deadline).await?;
+    pub(crate) async fn info(&self, section: &'static str, deadline: Instant) -> Result<String, Failure> {
+        let reply = self.command(Priority::Background, "INFO", &[section.into()], deadline).await?;
         reply.into_string().ok_or_else(|| Error::UnexpectedRead("INFO".into()).into())
     }
 
     /// Returns the run id of the server; it changes with every restart.
-    pub(super) async fn run(&self, deadline: Instant) -> Result<String, Failure> {
+    pub(crate) async fn run(&self, deadline: Instant) -> Result<String, Failure> {
         let info = self.info("server", deadline).await?;
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
         run.map(str::to_owned).ok_or_else(|| Error::UnexpectedRead("INFO".into()).into())
     }
 
     /// Reads the server's clock in us.
-    pub(super) async fn time(&self, lane: Lane, deadline: Instant) -> Result<u64, Failure> {
+    pub(crate) async fn time(&self, priority: Priority, deadline: Instant) -> Result<u64, Failure> {
         let sent = Instant::now();
-        let reply = self.command(lane, "TIME", &[], deadline).await?;
+        let reply = self.command(priority, "TIME", &[], deadline).await?;
         let mut parts = reply.into_array().into_iter().filter_map(|part| part.as_u64());
         let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
             return Err(Error::UnexpectedRead("TIME".into()).into());
@@ -219,8 +226,8 @@ impl Node {
     }
 
     /// Fails if the server is a replica: its data may be old.
-    pub(super) async fn is_primary(&self, deadline: Instant) -> Result<(), Failure> {
-        let reply = self.command(Lane::Bulk, "ROLE", &[], deadline).await?;
+    pub(crate) async fn is_primary(&self, deadline: Instant) -> Result<(), Failure> {
+        let reply = self.command(Priority::Background, "ROLE", &[], deadline).await?;
         let role = reply.into_array().into_iter().next().and_then(|role| role.into_string());
         if role.as_deref() == Some("master") {
             Ok(())
@@ -230,49 +237,49 @@ impl Node {
     }
 
     /// Sends a command that reads or can be sent twice. Fails if the server is a replica, which may lack recent writes.
-    pub(super) async fn ask_primary(
+    pub(crate) async fn ask_primary(
         &self,
         name: &'static str,
         args: &[Value],
         deadline: Instant,
         asking: Asking,
     ) -> Result<Value, Failure> {
-        let reply = self.send(Lane::Bulk, Request::Command { name, args }, deadline, Effect::Reads, asking);
+        let reply = self.send(Priority::Background, Request::Command { name, args }, deadline, Effect::Reads, asking);
         // ROLE follows the command on the same connection.
         Ok(tokio::try_join!(biased; reply, self.is_primary(deadline))?.0)
     }
 
     /// Sends a command that reads or can be sent twice.
-    pub(super) async fn command(
+    pub(crate) async fn command(
         &self,
-        lane: Lane,
+        priority: Priority,
         name: &'static str,
         args: &[Value],
         deadline: Instant,
     ) -> Result<Value, Failure> {
-        self.send(lane, Request::Command { name, args }, deadline, Effect::Reads, Asking::No).await
+        self.send(priority, Request::Command { name, args }, deadline, Effect::Reads, Asking::No).await
     }
 
     /// Sends a request and waits for its reply, at most until the deadline.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
-        lane: Lane,
+        priority: Priority,
         request: Request<'_>,
         deadline: Instant,
         effect: Effect,
         asking: Asking,
     ) -> Result<Value, Failure> {
-        let line = self.line(match lane {
-            Lane::Calls => &self.calls,
-            Lane::Bulk => &self.bulk,
+        let connection = self.connected(match priority {
+            Priority::Interactive => &self.interactive,
+            Priority::Background => &self.background,
         })?;
         let started = Instant::now();
         // Boxed: a future of fred takes some 30 KB, which the future of every caller would contain.
         let sending: Pin<Box<dyn Future<Output = _> + Send>> = match asking {
-            Asking::No => Box::pin(request.send(&line)),
-            Asking::Yes => Box::pin(request.ask(&line)),
+            Asking::No => Box::pin(request.send(&connection)),
+            Asking::Yes => Box::pin(request.ask(&connection)),
         };
-        let answer = timeout_at(deadline, line.answer(sending)).await;
+        let answer = timeout_at(deadline, connection.reply(sending)).await;
         let answer = match answer {
             Ok(answer) => answer.map_err(|error| failure(&error, effect)),
             Err(_) if effect == Effect::Reads => Err(Error::Timeout.into()),
@@ -282,17 +289,17 @@ impl Node {
         answer.inspect_err(|failure| self.broken_keys.note(failure, request.keys()))
     }
 
-    /// Current connection of a wire; an error with the cause if it is reconnecting.
-    fn line(&self, wire: &Wire) -> Result<Arc<Line>, Failure> {
-        wire.line().ok_or_else(|| self.why_disconnected(wire))
+    /// Current connection; an error with the cause if it is reconnecting.
+    fn connected(&self, connection: &ReconnectingConnection) -> Result<Arc<Connection>, Failure> {
+        connection.current().ok_or_else(|| self.why_disconnected(connection))
     }
 
-    /// Returns the failure of a call that was not sent, because this wire is reconnecting.
-    pub(super) fn why_disconnected(&self, wire: &Wire) -> Failure {
+    /// Returns the failure of a call that was not sent, because this connection is reconnecting.
+    pub(crate) fn why_disconnected(&self, connection: &ReconnectingConnection) -> Failure {
         if self.left.is_cancelled() {
             return Failure::Redirected("the partitions of this node moved".into());
         }
-        match wire.condition() {
+        match connection.condition() {
             // The topology may name another node soon.
             Condition::Down(cause) if ReplyKind::of(&cause) == ReplyKind::ReadOnly => Failure::Redirected(cause),
             Condition::Down(cause) => Error::Unavailable(format!("reconnecting: {cause}")).into(),
@@ -301,18 +308,18 @@ impl Node {
     }
 
     /// Subscribes to sharded channels, one at a time because their slots differ, and to plain channels.
-    pub(super) async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
-        let line = self.line(&self.subscriber)?;
+    pub(crate) async fn subscribe(&self, sharded: Vec<String>, plain: Vec<String>) -> Result<(), Failure> {
+        let connection = self.connected(&self.subscriber)?;
         // One channel whose slot has moved must not prevent the other subscriptions.
         let subscribing = async {
-            let mut outcome = line.subscribe(plain).await;
+            let mut outcome = connection.subscribe(plain).await;
             for channel in sharded {
-                let subscribed = line.ssubscribe(channel).await;
+                let subscribed = connection.ssubscribe(channel).await;
                 outcome = outcome.and(subscribed);
             }
             outcome
         };
-        match timeout(CONNECT_TIMEOUT, line.answer(subscribing)).await {
+        match timeout(CONNECT_TIMEOUT, connection.reply(subscribing)).await {
             Ok(subscribed) => subscribed.map_err(|error| failure(&error, Effect::Reads)),
             Err(_) => Err(Error::Timeout.into()),
         }
@@ -366,14 +373,14 @@ impl<'a> Request<'a> {
 }
 
 /// Creates a command by name. The slot is irrelevant for connections to single servers.
-pub(super) fn custom(name: &'static str) -> CustomCommand {
+pub(crate) fn custom(name: &'static str) -> CustomCommand {
     CustomCommand::new_static(name, ClusterHash::FirstKey, false)
 }
 
 /// Returns `host:port`, or the path of a socket.
-pub(super) fn name_of(place: &ServerConfig) -> String {
-    match place {
+pub(crate) fn name_of(address: &ServerConfig) -> String {
+    match address {
         ServerConfig::Unix { path } => path.display().to_string(),
-        place => place.hosts().first().map(ToString::to_string).unwrap_or_default(),
+        address => address.hosts().first().map(ToString::to_string).unwrap_or_default(),
     }
 }

@@ -1,4 +1,4 @@
-//! Replicated writes: sends a script and WAIT on one connection and replies when replicas have the write.
+//! ReplicatedWriter writes: sends a script and WAIT on one connection and replies when replicas have the write.
 //!
 //! WAIT counts from the last write of its own connection, so it has to follow the script on the same one, and it blocks that
 //! connection. These connections are therefore separate, and each has a worker that sends one call at a time. A call in the
@@ -21,18 +21,22 @@ use tokio::{
 };
 
 use super::{
-    error::{Error, Failure, failure},
     node::{Effect, Node, custom},
+    reconnecting_connection::{self, ReconnectingConnection},
+};
+use crate::store::{
+    Error,
+    error::{Failure, failure},
     scripts::Script,
-    wire::{self, Wire},
 };
 
 /// Number of connections for replicated writes per server.
-pub(super) const CONNECTIONS: usize = 4;
+pub(crate) const CONNECTIONS: usize = 4;
 /// Maximum time that WAIT waits for replicas.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time after which the connection is unresponsive: a ping waits behind WAIT.
-pub(super) const UNRESPONSIVE_AFTER: Duration = WAIT_TIMEOUT.saturating_add(wire::UNRESPONSIVE_AFTER);
+pub(crate) const UNRESPONSIVE_AFTER: Duration =
+    WAIT_TIMEOUT.saturating_add(reconnecting_connection::UNRESPONSIVE_AFTER);
 /// Maximum number of queued calls.
 const QUEUE: usize = 1_024;
 
@@ -53,41 +57,41 @@ type Answers = [Result<Value, FredError>; 2];
 type Waiting = Arc<Mutex<Option<Call>>>;
 
 /// Connections for replicated writes, and their queue.
-pub(super) struct Replicated {
-    wires: Vec<Wire>,
+pub(crate) struct ReplicatedWriter {
+    connections: Vec<ReconnectingConnection>,
     sender: mpsc::Sender<Waiting>,
     receiver: AsyncMutex<mpsc::Receiver<Waiting>>,
 }
 
-impl Replicated {
+impl ReplicatedWriter {
     /// Creates the queue for these connections; empty = replicated writes are not used.
-    pub(super) fn new(wires: Vec<Wire>) -> Self {
+    pub(crate) fn new(connections: Vec<ReconnectingConnection>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        Replicated { wires, sender, receiver: AsyncMutex::new(receiver) }
+        ReplicatedWriter { connections, sender, receiver: AsyncMutex::new(receiver) }
     }
 
     /// The connections.
-    pub(super) fn wires(&self) -> &[Wire] {
-        &self.wires
+    pub(crate) fn connections(&self) -> &[ReconnectingConnection] {
+        &self.connections
     }
 
     /// Sends queued calls on all connections; never returns.
-    pub(super) async fn work(&self) {
-        join_all(self.wires.iter().map(|wire| self.work_on(wire))).await;
+    pub(crate) async fn work(&self) {
+        join_all(self.connections.iter().map(|connection| self.work_on(connection))).await;
     }
 
-    async fn work_on(&self, wire: &Wire) {
+    async fn work_on(&self, connection: &ReconnectingConnection) {
         loop {
-            let line = wire.connected().await;
+            let connection = connection.connected().await;
             let waiting = tokio::select! {
                 waiting = async { self.receiver.lock().await.recv().await } => waiting,
-                () = line.over() => continue,
+                () = connection.over() => continue,
             };
             let Some(waiting) = waiting else { return };
             // Taken out only when it can be sent at once: until then its caller may give up.
             let Some(call) = waiting.lock().take() else { continue };
             if !call.answer.is_closed() {
-                let answers = line.answer(send(&line, &call)).await;
+                let answers = connection.reply(send(&connection, &call)).await;
                 let _ = call.answer.send(answers);
             }
         }
@@ -97,7 +101,7 @@ impl Replicated {
 impl Node {
     /// Runs a script that may write and waits until `replicas` replicas have the write, at most 1 s. Returns the reply and the
     /// number of replicas that confirmed.
-    pub(super) async fn run_replicated(
+    pub(crate) async fn run_replicated(
         &self,
         replicas: u32,
         script: &'static Script,
@@ -105,10 +109,10 @@ impl Node {
         args: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<(Value, u64), Failure> {
-        if let Some(wire) = self.replicated.wires.first()
-            && self.replicated.wires.iter().all(|wire| wire.line().is_none())
+        if let Some(connection) = self.replicated.connections.first()
+            && self.replicated.connections.iter().all(|connection| connection.current().is_none())
         {
-            return Err(self.why_disconnected(wire));
+            return Err(self.why_disconnected(connection));
         }
         let (answer, answered) = oneshot::channel();
         let call = Call { script, keys, args, replicas, deadline, answer };

@@ -13,14 +13,15 @@ use fred::{
 };
 use tokio::time::sleep;
 
-use super::{error::ReplyKind, node::custom, scripts};
+use super::node::custom;
+use crate::store::{error::ReplyKind, scripts};
 
 /// Pause before a heartbeat that found no place in the queue is sent again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Proof that a connection has to give with every heartbeat.
 #[derive(Clone)]
-pub(super) enum Heartbeat {
+pub(crate) enum Heartbeat {
     /// The server answers and is a primary (ROLE).
     Role,
     /// The server runs a script that may write, and its user may run every command that the scripts use.
@@ -31,7 +32,7 @@ pub(super) enum Heartbeat {
 }
 
 /// Result of a heartbeat.
-pub(super) enum Pulse {
+pub(crate) enum Pulse {
     /// The connection is kept.
     Alive(Condition),
     /// Another connection may reach a server that can serve calls: this one is replaced. Holds the reply of the server.
@@ -40,7 +41,7 @@ pub(super) enum Pulse {
 
 /// Condition of a connection, ordered by severity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Condition {
+pub(crate) enum Condition {
     /// Every call can be served.
     Healthy,
     /// Redis answers and refuses writes. Holds its reply.
@@ -54,7 +55,7 @@ const REPLICA: &str = "READONLY the server is a replica";
 
 impl Heartbeat {
     /// Sends the heartbeat on this connection and waits for the reply, without a limit.
-    pub(super) async fn send(&self, client: &Client) -> Pulse {
+    pub(crate) async fn send(&self, client: &Client) -> Pulse {
         loop {
             let reply = match self {
                 Heartbeat::Role => client.custom(custom("ROLE"), Vec::<Value>::new()).await.map(pulse_of_role),
@@ -71,7 +72,7 @@ impl Heartbeat {
 }
 
 /// Runs the probe. Returns the commands that the user may not run.
-pub(super) async fn probe(client: &Client, absent: &Str) -> Result<Vec<String>, FredError> {
+pub(crate) async fn probe(client: &Client, absent: &Str) -> Result<Vec<String>, FredError> {
     let reply = scripts::PROBE.run(client, Vec::new(), vec![absent.clone().into()]).await?.into_array();
     if reply.first().and_then(Value::as_u64) == Some(0) {
         return Err(FredError::new(ErrorKind::Cluster, "CLUSTERDOWN the Cluster does not serve all slots"));
@@ -80,7 +81,7 @@ pub(super) async fn probe(client: &Client, absent: &Str) -> Result<Vec<String>, 
 }
 
 /// Returns the text for an operator about rights that are missing.
-pub(super) fn describe_refused(refused: &[String]) -> String {
+pub(crate) fn describe_refused(refused: &[String]) -> String {
     format!("the Redis user lacks rights: {}", refused.join(", "))
 }
 

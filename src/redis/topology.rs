@@ -18,20 +18,20 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    connector::{FEW, NodeConnector},
-    error::Error,
     heartbeat::Heartbeat,
     node::{Node, custom},
-    wire::{Line, Making, UNRESPONSIVE_AFTER},
+    node_connector::{FEW, NodeConnector},
+    reconnecting_connection::{ConnectOptions, Connection, UNRESPONSIVE_AFTER},
 };
+use crate::store::Error;
 
 /// Maximum time that one Sentinel or node may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_millis(800);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
 /// Time after which an epoch that no server has returned again is forgotten: the Sentinels or the Cluster may be new.
-const REMEMBERED: Duration = Duration::from_secs(10);
+const EPOCH_MEMORY: Duration = Duration::from_secs(10);
 
 /// Source of the topology.
-pub(super) enum Directory {
+pub(crate) enum Topology {
     /// One server owns all slots.
     Fixed(ServerConfig),
     /// Sentinels name the primary, which owns all slots.
@@ -49,11 +49,11 @@ pub(super) enum Directory {
 }
 
 /// Connections to the Sentinels or nodes that are asked, opened on first use.
-pub(super) struct TopologyProbes {
+pub(crate) struct TopologyProbes {
     seeds: Vec<Server>,
     /// User and password for Sentinels. None: those of the servers.
     credentials: Option<(Option<String>, Option<String>)>,
-    lines: Mutex<HashMap<Server, Arc<Line>>>,
+    connections: Mutex<HashMap<Server, Arc<Connection>>>,
     /// Newest epoch of each slot, and the time it was last returned.
     newest: Mutex<HashMap<u16, (u64, Instant)>>,
 }
@@ -63,72 +63,72 @@ type Answers = Vec<(Server, Result<Vec<Value>, String>)>;
 
 /// Owner of a slot.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     /// Address of the owner.
-    pub place: ServerConfig,
+    pub address: ServerConfig,
     /// Configuration epoch at which it became the owner.
     epoch: u64,
     /// Server to which the slot migrates. None: it does not migrate.
-    pub next: Option<ServerConfig>,
+    pub migrating_to: Option<ServerConfig>,
 }
 
-impl Directory {
-    /// Creates the directory that the Redis URL describes.
-    pub(super) fn of(config: &Config) -> Self {
+impl Topology {
+    /// Creates the topology that the Redis URL describes.
+    pub(crate) fn of(config: &Config) -> Self {
         let probes = |seeds: &[Server], credentials| TopologyProbes {
             seeds: seeds.to_vec(),
             credentials,
-            lines: Mutex::default(),
+            connections: Mutex::default(),
             newest: Mutex::default(),
         };
         match &config.server {
-            ServerConfig::Clustered { hosts, .. } => Directory::Cluster { probes: probes(hosts, None) },
-            ServerConfig::Sentinel { hosts, service_name, username, password } => Directory::Sentinels {
+            ServerConfig::Clustered { hosts, .. } => Topology::Cluster { probes: probes(hosts, None) },
+            ServerConfig::Sentinel { hosts, service_name, username, password } => Topology::Sentinels {
                 probes: probes(hosts, Some((username.clone(), password.clone()))),
                 service: service_name.clone(),
             },
-            place => Directory::Fixed(place.clone()),
+            address => Topology::Fixed(address.clone()),
         }
     }
 
     /// Whether the topology cannot change.
-    pub(super) fn is_fixed(&self) -> bool {
-        matches!(self, Directory::Fixed(_))
+    pub(crate) fn is_fixed(&self) -> bool {
+        matches!(self, Topology::Fixed(_))
     }
 
     /// Maximum number of connections that look up the topology of this number of nodes.
-    pub(super) fn max_probes(&self, nodes: usize) -> usize {
+    pub(crate) fn max_probes(&self, nodes: usize) -> usize {
         match self {
-            Directory::Fixed(_) => 0,
-            Directory::Sentinels { probes, .. } => probes.seeds.len(),
-            Directory::Cluster { probes } => probes.seeds.len() + nodes,
+            Topology::Fixed(_) => 0,
+            Topology::Sentinels { probes, .. } => probes.seeds.len(),
+            Topology::Cluster { probes } => probes.seeds.len() + nodes,
         }
     }
 
     /// Whether the servers form a Cluster.
-    pub(super) fn is_cluster(&self) -> bool {
-        matches!(self, Directory::Cluster { .. })
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Topology::Cluster { .. })
     }
 
     /// Returns the owner of each slot; None = no server owns it, or all answers have an outdated epoch.
-    pub(super) async fn look(
+    pub(crate) async fn lookup(
         &self,
-        opener: &NodeConnector,
+        connector: &NodeConnector,
         slots: &[u16],
         known: &[Arc<Node>],
     ) -> Result<Vec<Option<Owner>>, Error> {
         match self {
-            Directory::Fixed(place) => Ok(vec![Some(Owner::of(place.clone(), 0)); slots.len()]),
-            Directory::Sentinels { probes, service } => {
+            Topology::Fixed(address) => Ok(vec![Some(Owner::of(address.clone(), 0)); slots.len()]),
+            Topology::Sentinels { probes, service } => {
                 let questions = ["MASTER", "GET-MASTER-ADDR-BY-NAME"].map(|word| vec![word.into(), service.into()]);
-                let answers = probes.ask(opener, "SENTINEL", &questions, &[]).await;
+                let answers = probes.ask(connector, "SENTINEL", &questions, &[]).await;
                 let primary = newest_primary(answers, service)?;
                 Ok(probes.not_superseded(slots, vec![Some(primary); slots.len()]))
             }
-            Directory::Cluster { probes } => {
-                let known: Vec<Server> = known.iter().flat_map(|node| node.place.hosts()).collect();
-                let answers = probes.ask(opener, "CLUSTER", &[vec!["NODES".into()]], &known).await;
-                let owners = newest_owners(answers, slots, opener.config.tls.is_some())?;
+            Topology::Cluster { probes } => {
+                let known: Vec<Server> = known.iter().flat_map(|node| node.address.hosts()).collect();
+                let answers = probes.ask(connector, "CLUSTER", &[vec!["NODES".into()]], &known).await;
+                let owners = newest_owners(answers, slots, connector.config.tls.is_some())?;
                 Ok(probes.not_superseded(slots, owners))
             }
         }
@@ -136,8 +136,8 @@ impl Directory {
 }
 
 impl Owner {
-    fn of(place: ServerConfig, epoch: u64) -> Self {
-        Owner { place, epoch, next: None }
+    fn of(address: ServerConfig, epoch: u64) -> Self {
+        Owner { address, epoch, migrating_to: None }
     }
 }
 
@@ -145,7 +145,7 @@ impl TopologyProbes {
     /// Asks all seeds and all known nodes.
     async fn ask(
         &self,
-        opener: &NodeConnector,
+        connector: &NodeConnector,
         command: &'static str,
         questions: &[Vec<Value>],
         known: &[Server],
@@ -153,22 +153,22 @@ impl TopologyProbes {
         let others = known.iter().filter(|server| !self.seeds.contains(server));
         let asked = self.seeds.iter().chain(others).map(|server| async move {
             let answer = async {
-                let line = self.line(opener, server).await?;
-                let asks = questions.iter().map(|question| line.custom(custom(command), question.clone()));
+                let connection = self.connection(connector, server).await?;
+                let asks = questions.iter().map(|question| connection.custom(custom(command), question.clone()));
                 try_join_all(asks).await
             };
-            let answer = match timeout(ANSWER_WITHIN, answer).await {
+            let answer = match timeout(PROBE_TIMEOUT, answer).await {
                 Ok(answer) => answer.map_err(|error| error.details().to_owned()),
                 Err(_) => Err("no reply".into()),
             };
             if answer.is_err() {
-                self.lines.lock().remove(server);
+                self.connections.lock().remove(server);
             }
             (server.clone(), answer)
         });
         let answers = join_all(asked).await;
         // Drop the connections to servers that are no longer known.
-        self.lines.lock().retain(|server, _| answers.iter().any(|(asked, _)| asked == server));
+        self.connections.lock().retain(|server, _| answers.iter().any(|(asked, _)| asked == server));
         answers
     }
 
@@ -178,7 +178,7 @@ impl TopologyProbes {
         let (mut newest, now) = (self.newest.lock(), Instant::now());
         let mut is_not_superseded = |slot: &u16, owner: &Owner| {
             let (known, named) = newest.entry(*slot).or_insert((owner.epoch, now));
-            if owner.epoch < *known && now - *named < REMEMBERED {
+            if owner.epoch < *known && now - *named < EPOCH_MEMORY {
                 return false;
             }
             (*known, *named) = (owner.epoch, now);
@@ -187,20 +187,20 @@ impl TopologyProbes {
         slots.iter().zip(owners).map(|(slot, owner)| owner.filter(|owner| is_not_superseded(slot, owner))).collect()
     }
 
-    async fn line(&self, opener: &NodeConnector, server: &Server) -> Result<Arc<Line>, FredError> {
-        if let Some(line) = self.lines.lock().get(server).filter(|line| !line.is_over()) {
-            return Ok(line.clone());
+    async fn connection(&self, connector: &NodeConnector, server: &Server) -> Result<Arc<Connection>, FredError> {
+        if let Some(connection) = self.connections.lock().get(server).filter(|connection| !connection.is_over()) {
+            return Ok(connection.clone());
         }
-        let place = ServerConfig::Centralized { server: server.clone() };
-        let mut config = Config { server: place, database: None, ..opener.config.clone() };
+        let address = ServerConfig::Centralized { server: server.clone() };
+        let mut config = Config { server: address, database: None, ..connector.config.clone() };
         if let Some((username, password)) = &self.credentials {
             (config.username, config.password) = (username.clone(), password.clone());
         }
         let (heartbeat, unresponsive_after) = (Heartbeat::Role, UNRESPONSIVE_AFTER);
-        let making = Making { config, messages: FEW, heartbeat, unresponsive_after };
-        let line = Arc::new(Line::open(&making).await?);
-        self.lines.lock().insert(server.clone(), line.clone());
-        Ok(line)
+        let options = ConnectOptions { config, messages: FEW, heartbeat, unresponsive_after };
+        let connection = Arc::new(Connection::open(&options).await?);
+        self.connections.lock().insert(server.clone(), connection.clone());
+        Ok(connection)
     }
 }
 
@@ -220,8 +220,8 @@ fn newest_primary(answers: Answers, service: &str) -> Result<Owner, Error> {
         let [primary, address] = &answer.as_ref().ok()?[..] else { return None };
         let fields: HashMap<String, String> = primary.clone().convert().ok()?;
         let (host, port): (String, String) = address.clone().convert().ok()?;
-        let place = ServerConfig::new_centralized(host, port.parse().ok()?);
-        Some(Owner::of(place, fields.get("config-epoch")?.parse().ok()?))
+        let address = ServerConfig::new_centralized(host, port.parse().ok()?);
+        Some(Owner::of(address, fields.get("config-epoch")?.parse().ok()?))
     });
     let newest = named.max_by_key(|owner| owner.epoch);
     newest.ok_or_else(|| {
@@ -235,18 +235,19 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
     let mut owners: Vec<Option<Owner>> = vec![None; slots.len()];
     for (server, answer) in &answers {
         let text = answer.as_ref().ok().and_then(|answer| answer.first()?.as_string()).unwrap_or_default();
-        let lines: Vec<NodeRow> = text.lines().filter_map(|line| NodeRow::read(line, server, by_name)).collect();
-        let place_of = |id: &str| lines.iter().find(|line| line.id == id).map(|line| line.place.clone());
-        for line in lines.iter().filter(|line| line.is_primary) {
+        let rows: Vec<NodeRow> = text.lines().filter_map(|line| NodeRow::read(line, server, by_name)).collect();
+        let address_of = |id: &str| rows.iter().find(|row| row.id == id).map(|row| row.address.clone());
+        for row in rows.iter().filter(|row| row.is_primary) {
             for (slot, owner) in slots.iter().zip(&mut owners) {
-                let is_newer = owner.as_ref().is_none_or(|owner| line.epoch > owner.epoch);
-                if is_newer && line.ranges.iter().any(|(first, last)| (first..=last).contains(&slot)) {
-                    *owner = Some(Owner::of(line.place.clone(), line.epoch));
+                let is_newer = owner.as_ref().is_none_or(|owner| row.epoch > owner.epoch);
+                if is_newer && row.ranges.iter().any(|(first, last)| (first..=last).contains(&slot)) {
+                    *owner = Some(Owner::of(row.address.clone(), row.epoch));
                 }
-                let given = line.migrating.iter().find(|(given, _)| given == slot);
-                if let (Some((_, to)), Some(owner)) = (given, owner.as_mut().filter(|owner| owner.place == line.place))
+                let given = row.migrating.iter().find(|(given, _)| given == slot);
+                if let (Some((_, to)), Some(owner)) =
+                    (given, owner.as_mut().filter(|owner| owner.address == row.address))
                 {
-                    owner.next = place_of(to);
+                    owner.migrating_to = address_of(to);
                 }
             }
         }
@@ -260,7 +261,7 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
 /// One line of CLUSTER NODES.
 struct NodeRow<'a> {
     id: &'a str,
-    place: ServerConfig,
+    address: ServerConfig,
     is_primary: bool,
     epoch: u64,
     ranges: Vec<(u16, u16)>,
@@ -284,7 +285,7 @@ impl<'a> NodeRow<'a> {
             (false, ip) => ip,
         };
         let is_primary = flags.split(',').any(|flag| flag == "master");
-        let place = ServerConfig::new_centralized(host, port.parse().ok()?);
+        let address = ServerConfig::new_centralized(host, port.parse().ok()?);
         let (mut ranges, mut migrating) = (Vec::new(), Vec::new());
         for word in words.skip(1) {
             // [slot->-id] migrates away, [slot-<-id] is imported.
@@ -296,7 +297,7 @@ impl<'a> NodeRow<'a> {
                 _ => {}
             }
         }
-        Some(NodeRow { id, place, is_primary, epoch, ranges, migrating })
+        Some(NodeRow { id, address, is_primary, epoch, ranges, migrating })
     }
 }
 
@@ -316,27 +317,27 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
         (Server::new(host, 6379), Ok(vec![Value::from(text)]))
     }
 
-    fn host(place: Option<ServerConfig>) -> String {
-        place.map(|place| place.hosts()[0].host.to_string()).unwrap_or_default()
+    fn host(address: Option<ServerConfig>) -> String {
+        address.map(|address| address.hosts()[0].host.to_string()).unwrap_or_default()
     }
 
     fn hosts(owners: Vec<Option<Owner>>) -> Vec<String> {
-        owners.into_iter().map(|owner| host(owner.map(|owner| owner.place))).collect()
+        owners.into_iter().map(|owner| host(owner.map(|owner| owner.address))).collect()
     }
 
     #[test]
     fn newest_owners_different_epochs_returns_newest() {
         let answers = || vec![answer("10.0.0.1", BEFORE), answer("10.0.0.3", AFTER)];
-        let places = newest_owners(answers(), &[7, 5461, 10923], false).unwrap();
-        assert_eq!(hosts(places), ["10.0.0.3", "10.0.0.2", "10.0.0.2"]);
+        let addresses = newest_owners(answers(), &[7, 5461, 10923], false).unwrap();
+        assert_eq!(hosts(addresses), ["10.0.0.3", "10.0.0.2", "10.0.0.2"]);
         let by_name = newest_owners(answers(), &[5461], true).unwrap();
         assert_eq!(hosts(by_name), ["two.example"]);
     }
 
     #[test]
     fn newest_owners_unowned_slot_others_are_found() {
-        let places = newest_owners(vec![answer("10.0.0.1", BEFORE)], &[7, 16000], false).unwrap();
-        assert_eq!(hosts(places), ["10.0.0.1", ""]);
+        let addresses = newest_owners(vec![answer("10.0.0.1", BEFORE)], &[7, 16000], false).unwrap();
+        assert_eq!(hosts(addresses), ["10.0.0.1", ""]);
     }
 
     #[test]
@@ -348,7 +349,7 @@ dd 10.0.0.4:6379@16379,four.example master - 0 1 0 connected\n";
         let answers = || vec![answer("10.0.0.1", gives), answer("10.0.0.2", &gives.replace("[7->-dd] ", ""))];
         let next = |by_name| {
             let owners = newest_owners(answers(), &[7, 8, 9], by_name).unwrap();
-            owners.into_iter().map(|owner| host(owner.unwrap().next)).collect::<Vec<_>>()
+            owners.into_iter().map(|owner| host(owner.unwrap().migrating_to)).collect::<Vec<_>>()
         };
         assert_eq!(next(false), ["10.0.0.4", "", ""]);
         assert_eq!(next(true), ["four.example", "", ""]);
@@ -371,8 +372,12 @@ dd 10.0.0.4:6379@16379,four.example master - 0 1 0 connected\n";
 
     #[test]
     fn not_superseded_older_epoch_is_ignored() {
-        let probes =
-            TopologyProbes { seeds: Vec::new(), credentials: None, lines: Mutex::default(), newest: Mutex::default() };
+        let probes = TopologyProbes {
+            seeds: Vec::new(),
+            credentials: None,
+            connections: Mutex::default(),
+            newest: Mutex::default(),
+        };
         let accepted = |epochs: [Option<u64>; 2]| {
             let owners = epochs.map(|epoch| Some(Owner::of(ServerConfig::new_centralized("10.0.0.1", 6379), epoch?)));
             probes.not_superseded(&[3, 4], owners.into()).iter().map(Option::is_some).collect::<Vec<_>>()

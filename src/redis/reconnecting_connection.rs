@@ -26,26 +26,26 @@ use tokio_util::sync::CancellationToken;
 use super::heartbeat::{Condition, Heartbeat, Pulse};
 
 /// Maximum time to open a connection.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time without any reply, while a heartbeat waits for one, after which a connection is unresponsive; with both intervals, less
 /// than 2 s in total.
-pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
+pub(crate) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
 /// Interval between heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two checks for replies while a heartbeat waits.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 /// Pause after the first failed attempt to connect; it doubles with each attempt.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const FIRST_RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum pause between two attempts to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 /// Maximum number of commands queued for a connection.
-const QUEUE: usize = 16_384;
+const MAX_QUEUED_COMMANDS: usize = 16_384;
 /// Maximum time that closing a connection may take.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Options of a connection.
 #[derive(Clone)]
-pub(super) struct Making {
+pub(crate) struct ConnectOptions {
     /// Address, credentials, TLS and protocol version.
     pub config: Config,
     /// Message buffer. If it overflows, messages are lost and the receiver gets an error.
@@ -57,16 +57,16 @@ pub(super) struct Making {
 }
 
 /// One connection, until it breaks.
-pub(super) struct Line {
+pub(crate) struct Connection {
     client: Client,
     task: Mutex<ConnectHandle>,
     over: CancellationToken,
 }
 
 /// A connection that reconnects.
-pub(super) struct Wire {
-    making: Making,
-    line: watch::Sender<Option<Arc<Line>>>,
+pub(crate) struct ReconnectingConnection {
+    options: ConnectOptions,
+    current: watch::Sender<Option<Arc<Connection>>>,
     /// Result of the last heartbeat, or the reason why there is no connection.
     condition: SyncMutex<Condition>,
 }
@@ -113,24 +113,24 @@ impl Loss {
     }
 }
 
-impl Line {
+impl Connection {
     /// Connects.
-    pub(super) async fn open(making: &Making) -> Result<Self, FredError> {
-        let client = client(making)?;
+    pub(crate) async fn open(options: &ConnectOptions) -> Result<Self, FredError> {
+        let client = client(options)?;
         let connect = async {
             let task = Mutex::new(client.connect());
-            Line { client: client.clone(), task, over: CancellationToken::new() }
+            Connection { client: client.clone(), task, over: CancellationToken::new() }
         };
         // Begin to wait before connecting. If this future is dropped, the client is closed.
-        let (connected, line) = tokio::join!(biased; client.wait_for_connect(), connect);
-        connected.map(|()| line)
+        let (connected, connection) = tokio::join!(biased; client.wait_for_connect(), connect);
+        connected.map(|()| connection)
     }
 
     /// Waits for a reply; fails as soon as the connection is dropped. fred itself would keep its callers waiting.
-    pub(super) async fn answer<T>(&self, asked: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
+    pub(crate) async fn reply<T>(&self, sent: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
         tokio::select! {
             biased;
-            answer = asked => answer,
+            reply = sent => reply,
             () = self.over() => Err(FredError::new(ErrorKind::Timeout, "Redis unresponsive")),
         }
     }
@@ -155,30 +155,30 @@ impl Line {
     }
 
     /// Returns when the connection is dropped.
-    pub(super) async fn over(&self) {
+    pub(crate) async fn over(&self) {
         self.over.cancelled().await;
     }
 
     /// Whether the connection is dropped or broken.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.over.is_cancelled() || self.task.try_lock().is_ok_and(|task| task.is_finished())
     }
 
     /// Closes the connection with QUIT.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let _ = timeout(QUIT_TIMEOUT, self.client.quit()).await;
         self.over.cancel();
     }
 
     /// Sends heartbeats and stores their results, until the connection must be replaced.
-    async fn beat(&self, making: &Making, condition: &SyncMutex<Condition>) -> Loss {
+    async fn beat(&self, options: &ConnectOptions, condition: &SyncMutex<Condition>) -> Loss {
         let beating = async {
             let mut tick = interval(HEARTBEAT_INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                let pulse = making.heartbeat.send(&self.client);
-                match self.wait_while_alive(making.unresponsive_after, pulse).await {
+                let pulse = options.heartbeat.send(&self.client);
+                match self.wait_while_alive(options.unresponsive_after, pulse).await {
                     Some(Pulse::Alive(now)) => *condition.lock() = now,
                     Some(Pulse::Unfit(reply)) => return Loss::Unfit(reply),
                     None => return Loss::Unresponsive,
@@ -199,7 +199,7 @@ impl Line {
     }
 }
 
-impl Deref for Line {
+impl Deref for Connection {
     type Target = Client;
 
     fn deref(&self) -> &Client {
@@ -207,46 +207,46 @@ impl Deref for Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.over.cancel();
         self.task.get_mut().abort();
     }
 }
 
-impl Wire {
+impl ReconnectingConnection {
     /// Connects.
-    pub(super) async fn open(making: Making) -> Result<Self, FredError> {
-        let line = watch::Sender::new(Some(Arc::new(Line::open(&making).await?)));
-        Ok(Wire { making, line, condition: SyncMutex::new(Condition::Healthy) })
+    pub(crate) async fn open(options: ConnectOptions) -> Result<Self, FredError> {
+        let current = watch::Sender::new(Some(Arc::new(Connection::open(&options).await?)));
+        Ok(ReconnectingConnection { options, current, condition: SyncMutex::new(Condition::Healthy) })
     }
 
     /// Returns the current connection. None: it is reconnecting.
-    pub(super) fn line(&self) -> Option<Arc<Line>> {
-        self.line.borrow().clone()
+    pub(crate) fn current(&self) -> Option<Arc<Connection>> {
+        self.current.borrow().clone()
     }
 
     /// Returns the result of the last heartbeat, or the reason why there is no connection.
-    pub(super) fn condition(&self) -> Condition {
+    pub(crate) fn condition(&self) -> Condition {
         self.condition.lock().clone()
     }
 
     /// Waits until there is a connection, and returns it.
     #[expect(clippy::expect_used, reason = "the sender is a field of self, and the value was checked")]
-    pub(super) async fn connected(&self) -> Arc<Line> {
-        let mut line = self.line.subscribe();
-        let line = line.wait_for(Option::is_some).await.expect("the sender lives as long as self");
-        line.clone().expect("waited until there is one")
+    pub(crate) async fn connected(&self) -> Arc<Connection> {
+        let mut current = self.current.subscribe();
+        let current = current.wait_for(Option::is_some).await.expect("the sender lives as long as self");
+        current.clone().expect("waited until there is one")
     }
 
     /// Returns a receiver that is notified when the connection changes or is lost.
-    pub(super) fn lines(&self) -> watch::Receiver<Option<Arc<Line>>> {
-        self.line.subscribe()
+    pub(crate) fn changes(&self) -> watch::Receiver<Option<Arc<Connection>>> {
+        self.current.subscribe()
     }
 
     /// Keeps the connection alive and reconnects; never returns. Replaces the connection when the future of `abandoned`
     /// completes, and calls `on_node_loss` when the connection shows that the node cannot be used.
-    pub(super) async fn keep<F: Future<Output = ()>>(
+    pub(crate) async fn keep_alive<F: Future<Output = ()>>(
         &self,
         server: &str,
         abandoned: impl Fn() -> F,
@@ -254,47 +254,47 @@ impl Wire {
     ) {
         let mut pause = Duration::ZERO;
         loop {
-            let line = match self.line() {
-                Some(line) => line,
+            let connection = match self.current() {
+                Some(connection) => connection,
                 None => self.reconnect(&mut pause).await,
             };
             let began = Instant::now();
             let loss = tokio::select! {
-                loss = line.beat(&self.making, &self.condition) => loss,
+                loss = connection.beat(&self.options, &self.condition) => loss,
                 () = abandoned() => Loss::Abandoned,
             };
             if loss.concerns_node() {
                 on_node_loss();
             }
             let cause = loss.log(server);
-            if began.elapsed() > FIRST_PAUSE {
+            if began.elapsed() > FIRST_RECONNECT_PAUSE {
                 pause = Duration::ZERO;
             }
             *self.condition.lock() = Condition::Down(cause);
-            self.line.send_replace(None);
+            self.current.send_replace(None);
             // Fails all calls that wait for a reply.
-            line.over.cancel();
+            connection.over.cancel();
         }
     }
 
     /// Connects after a pause, and again until the new connection passes a heartbeat; the pause doubles each time.
-    async fn reconnect(&self, pause: &mut Duration) -> Arc<Line> {
+    async fn reconnect(&self, pause: &mut Duration) -> Arc<Connection> {
         loop {
             sleep(*pause).await;
-            *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            *pause = (*pause * 2).clamp(FIRST_RECONNECT_PAUSE, MAX_RECONNECT_PAUSE);
             let opened = async {
-                let line = Line::open(&self.making).await.map_err(|error| error.details().to_owned())?;
-                match self.making.heartbeat.send(&line).await {
-                    Pulse::Alive(condition) => Ok((line, condition)),
+                let connection = Connection::open(&self.options).await.map_err(|error| error.details().to_owned())?;
+                match self.options.heartbeat.send(&connection).await {
+                    Pulse::Alive(condition) => Ok((connection, condition)),
                     Pulse::Unfit(reply) => Err(reply),
                 }
             };
             match timeout(CONNECT_TIMEOUT, opened).await.unwrap_or_else(|_| Err("no reply".into())) {
-                Ok((line, condition)) => {
-                    let line = Arc::new(line);
+                Ok((connection, condition)) => {
+                    let connection = Arc::new(connection);
                     *self.condition.lock() = condition;
-                    self.line.send_replace(Some(line.clone()));
-                    return line;
+                    self.current.send_replace(Some(connection.clone()));
+                    return connection;
                 }
                 Err(cause) => {
                     tracing::debug!(cause, "cannot connect to Redis");
@@ -305,26 +305,26 @@ impl Wire {
     }
 
     /// Closes the current connection with QUIT.
-    pub(super) async fn close(&self) {
-        if let Some(line) = self.line.send_replace(None) {
-            line.close().await;
+    pub(crate) async fn close(&self) {
+        if let Some(connection) = self.current.send_replace(None) {
+            connection.close().await;
         }
     }
 }
 
-fn client(making: &Making) -> Result<Client, FredError> {
-    Builder::from_config(making.config.clone())
+fn client(options: &ConnectOptions) -> Result<Client, FredError> {
+    Builder::from_config(options.config.clone())
         .with_connection_config(|connection: &mut ConnectionConfig| {
             connection.connection_timeout = CONNECT_TIMEOUT;
             connection.internal_command_timeout = CONNECT_TIMEOUT;
             connection.max_command_attempts = 1;
-            connection.max_command_buffer_len = QUEUE;
-            // `Line::beat` detects unresponsive servers.
+            connection.max_command_buffer_len = MAX_QUEUED_COMMANDS;
+            // `Connection::beat` detects unresponsive servers.
             connection.unresponsive = UnresponsiveConfig { max_timeout: None, ..UnresponsiveConfig::default() };
             connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
             // These errors mean that nothing was applied. fred would send the command again; the caller decides instead.
             connection.reconnect_errors = Vec::new();
         })
-        .with_performance_config(|performance| performance.broadcast_channel_capacity = making.messages)
+        .with_performance_config(|performance| performance.broadcast_channel_capacity = options.messages)
         .build()
 }

@@ -13,24 +13,25 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    broken_keys::BrokenKeys,
     clock::Clock,
     heartbeat::Heartbeat,
-    large_reads::IN_FLIGHT,
     node::{Node, Waits},
-    replicated::{self, Replicated},
-    wire::{Making, UNRESPONSIVE_AFTER, Wire},
+    reconnecting_connection::{ConnectOptions, ReconnectingConnection, UNRESPONSIVE_AFTER},
+    replicated_writer::{self, ReplicatedWriter},
 };
-use crate::observe::Metrics;
+use crate::{
+    observe::Metrics,
+    store::{broken_keys::BrokenKeys, large_reads::IN_FLIGHT},
+};
 
 /// Message buffer of a connection without subscriptions.
-pub(super) const FEW: usize = 32;
+pub(crate) const FEW: usize = 32;
 /// Time without any reply, while a heartbeat waits for one, after which the connection for bulk reads is dropped: one large
 /// reply takes this long on a slow line. If the node hangs, its connection for calls shows that earlier.
 const BULK_UNRESPONSIVE_AFTER: Duration = Duration::from_secs(10);
 
 /// Settings for connections to any server: credentials, TLS, buffers. The address in `config` is unused.
-pub(super) struct NodeConnector {
+pub(crate) struct NodeConnector {
     /// Credentials, TLS and protocol version.
     pub config: Config,
     /// Whether connections for replicated writes are opened.
@@ -47,24 +48,29 @@ pub(super) struct NodeConnector {
 
 impl NodeConnector {
     /// Connects to a server. [`Node::keep_alive`] reconnects afterwards.
-    pub(super) async fn open(&self, place: &ServerConfig) -> Result<Node, FredError> {
-        let config = Config { server: place.clone(), ..self.config.clone() };
+    pub(crate) async fn open(&self, address: &ServerConfig) -> Result<Node, FredError> {
+        let config = Config { server: address.clone(), ..self.config.clone() };
         let (heartbeat, unresponsive_after) = (Heartbeat::Role, UNRESPONSIVE_AFTER);
-        let making = Making { config, messages: FEW, heartbeat, unresponsive_after };
-        let for_calls = Making { heartbeat: Heartbeat::Probe { absent: self.absent.clone() }, ..making.clone() };
-        let for_bulk = Making { unresponsive_after: BULK_UNRESPONSIVE_AFTER, ..making.clone() };
-        let patient = Making { unresponsive_after: replicated::UNRESPONSIVE_AFTER, ..making.clone() };
-        let for_subscriber = Making { messages: self.messages, ..making };
-        let waiting = if self.waits == Waits::ForReplicas { replicated::CONNECTIONS } else { 0 };
-        let waiting = try_join_all((0..waiting).map(|_| Wire::open(patient.clone())));
-        let (calls, bulk, subscriber) = (Wire::open(for_calls), Wire::open(for_bulk), Wire::open(for_subscriber));
+        let options = ConnectOptions { config, messages: FEW, heartbeat, unresponsive_after };
+        let for_calls =
+            ConnectOptions { heartbeat: Heartbeat::Probe { absent: self.absent.clone() }, ..options.clone() };
+        let for_bulk = ConnectOptions { unresponsive_after: BULK_UNRESPONSIVE_AFTER, ..options.clone() };
+        let patient = ConnectOptions { unresponsive_after: replicated_writer::UNRESPONSIVE_AFTER, ..options.clone() };
+        let for_subscriber = ConnectOptions { messages: self.messages, ..options };
+        let waiting = if self.waits == Waits::ForReplicas { replicated_writer::CONNECTIONS } else { 0 };
+        let waiting = try_join_all((0..waiting).map(|_| ReconnectingConnection::open(patient.clone())));
+        let (calls, bulk, subscriber) = (
+            ReconnectingConnection::open(for_calls),
+            ReconnectingConnection::open(for_bulk),
+            ReconnectingConnection::open(for_subscriber),
+        );
         let (calls, bulk, subscriber, waiting) = tokio::try_join!(calls, bulk, subscriber, waiting)?;
         Ok(Node {
-            place: place.clone(),
-            calls,
-            bulk,
+            address: address.clone(),
+            interactive: calls,
+            background: bulk,
             subscriber,
-            replicated: Replicated::new(waiting),
+            replicated: ReplicatedWriter::new(waiting),
             large_replies: Semaphore::new(IN_FLIGHT),
             clock: Clock::new(),
             abandoned: Notify::new(),
