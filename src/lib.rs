@@ -6,8 +6,8 @@
 //! 2. The layers of [`grpc`] read the one message of the call, set its deadline and count its result.
 //! 3. `grpc::parse` converts the message to the types of [`session`], or rejects it with every invalid field.
 //! 4. [`service`] applies the policy of the namespace, and converts tokens to verifiers.
-//! 5. [`store`] runs one Lua script for a mutation. The script checks, appends to the log of the partition, publishes the
-//!    entry on the channel of the partition, and writes the session.
+//! 5. [`store`] runs one Lua script for a mutation; [`redis`] routes it to the server of the partition. The script checks,
+//!    appends to the log of the partition, publishes the entry on the channel of the partition, and writes the session.
 //! 6. `grpc::render` converts the result to the response; `grpc::status` converts errors to gRPC statuses.
 //!
 //! # Path of an event
@@ -22,8 +22,8 @@
 //!
 //! # Reading order
 //!
-//! [`session`] → [`store`] → [`watch`] → [`workers`] and [`service`] → [`grpc`] → [`server`]. Each module imports only
-//! modules to its left. [`config`], [`observe`], [`embedded`], [`tasks`] and [`pb`] are leaves: the process around the
+//! [`session`] and [`redis`] → [`store`] → [`watch`] → [`workers`] and [`service`] → [`grpc`] → [`server`]. Each module
+//! imports only modules to its left. [`config`], [`observe`], [`embedded`], [`tasks`] and [`pb`] are leaves: the process around the
 //! service. [`cli`] is a client; it depends on the proto files and the Rust client only.
 
 #![warn(unreachable_pub)]

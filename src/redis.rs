@@ -1,4 +1,5 @@
-//! Connections to Redis servers: heartbeats, reconnects, topology, and the route of each command to the owner of its slot.
+//! Connections to Redis servers: heartbeats, reconnects, topology, and the route of each request to the owner of its slot.
+//! The only module that uses fred, the Redis client.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -7,11 +8,30 @@
     reason = "counts are bounded by limits, and times and scores are whole numbers below 2^53"
 )]
 
-pub(crate) mod clock;
-pub(crate) mod heartbeat;
-pub(crate) mod node;
-pub(crate) mod node_connector;
-pub(crate) mod reconnecting_connection;
-pub(crate) mod replicated_writer;
-pub(crate) mod router;
-pub(crate) mod topology;
+mod clock;
+mod cluster_nodes;
+mod connection;
+mod endpoint;
+mod error;
+mod heartbeat;
+mod node;
+mod node_connector;
+mod reconnecting_connection;
+mod replicated_writer;
+mod request;
+mod router;
+mod script;
+mod slot;
+mod subscriber;
+mod topology;
+
+pub use endpoint::Endpoint;
+pub use error::{Effect, Error};
+pub use heartbeat::{Condition, Probe};
+pub use node::{LONGEST_NOT_AFTER, MAX_LARGE_REPLIES, Node, OnWrongType, Priority};
+pub use node_connector::{NodeConnector, ReplicatedWrites};
+pub use request::{Asking, Request};
+pub use router::{Router, SlotMap};
+pub use script::Script;
+pub use slot::Slot;
+pub use subscriber::{Subscriber, SubscriberEvent};

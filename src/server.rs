@@ -28,7 +28,7 @@ use crate::{
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
     session::{Durability, Policies},
-    store::{Eviction, Health, LogBounds, Open, Position, StartError, Store, Waits},
+    store::{Eviction, Health, LogBounds, Open, Position, ReplicatedWrites, StartError, Store},
     tasks::Tasks,
     watch::{self, Hub, feed},
     workers::{DueSets, ExpiryWorker, IndexReconciler, KeyRepairer, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
@@ -230,7 +230,7 @@ async fn start(
         prefix: &config.key_prefix,
         partitions: config.partitions,
         eviction,
-        waits: if replicated { Waits::ForReplicas } else { Waits::Never },
+        replicated_writes: if replicated { ReplicatedWrites::Enabled } else { ReplicatedWrites::Disabled },
         feed_buffer: config.limits.feed_buffer,
     };
     let (store, ends) = open_store(open, config, metrics, readiness).await?;

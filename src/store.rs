@@ -7,22 +7,23 @@
     reason = "counts are bounded by limits, and times and scores are whole numbers below 2^53"
 )]
 
-pub(crate) mod broken_keys;
+mod broken_keys;
 mod calls;
 mod channel;
 mod codec;
-pub(crate) mod error;
+mod error;
 mod exchange;
-pub(crate) mod health;
+mod health;
 mod keys;
 mod keyspace;
-pub(crate) mod large_reads;
+mod large_reads;
 mod log;
 mod log_page;
 mod msgpack;
 mod preconditions;
 mod reads;
 mod record;
+mod routing;
 mod scan;
 pub mod scripts;
 mod start;
@@ -51,10 +52,10 @@ pub use subjects::{Admitted, Claim, Entry as IndexEntry, Left, Limit, PAGE as IN
 pub use survey::{PER_SCRIPT, Partial, ScanPage, ScanPosition, ScanScope, Survey, Surveyed, SurveyedState};
 pub use trim::{History, LogBounds, Memory, Trimmed};
 
-pub use crate::redis::node::{Priority, Waits};
+pub use crate::redis::ReplicatedWrites;
 use crate::{
     observe::Metrics,
-    redis::router::Router,
+    redis::{Priority, Router},
     session::{
         Cause, Content, Credential, Millis, Patch, RequestId, Revision, Session, SessionId, TimeoutsMs, TokenState,
         Touch, Verifier, View,
@@ -302,25 +303,9 @@ impl Store {
         self.keys.partition_of(id)
     }
 
-    /// Returns the servers that own partitions, with their partitions.
-    pub fn servers(&self) -> Vec<Server> {
-        let map = self.router.map().borrow().clone();
-        let server = |node| Server { partitions: map.partitions_of(node).collect(), node: Arc::clone(node) };
-        map.nodes.iter().map(server).filter(|server| !server.partitions.is_empty()).collect()
-    }
-
-    /// Returns a future that completes when the owner of any partition changes after this call.
-    pub fn moved(&self) -> impl Future<Output = ()> + use<> {
-        let mut map = self.router.map();
-        let before = map.borrow().clone();
-        async move {
-            let _ = map.wait_for(|now| !now.has_owners_of(&before)).await;
-        }
-    }
-
     /// Returns the estimated time in us of the server that owns this partition. None: unknown on this connection.
     pub fn now_at(&self, partition: Partition) -> Option<u64> {
-        self.router.node(partition).now()
+        self.node(partition).now()
     }
 
     /// Returns the latest estimated time in us of any server. None: none is known.
@@ -332,16 +317,8 @@ impl Store {
     pub async fn clock(&self, deadline: Instant) -> Result<u64, Error> {
         match self.now() {
             Some(now) => Ok(now),
-            None => Ok(self.router.node(Partition(0)).time(Priority::Interactive, deadline).await?),
+            None => Ok(self.node(Partition(0)).time(Priority::Interactive, deadline).await?),
         }
-    }
-
-    /// Converts the failure of a server that may no longer own a partition; triggers a lookup of the topology.
-    fn note_redirect(&self, failure: error::Failure) -> Error {
-        if let error::Failure::Redirected(_) = failure {
-            self.router.note_out_of_date();
-        }
-        failure.into()
     }
 
     /// Returns the maximum number of connections that this store has open at the same time, with its current nodes.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use harness::{World, client::*, eventually};
 use sessiond::{
     observe::Metrics,
-    store::{Eviction, Open, Partition, Store, Waits},
+    store::{Eviction, Open, Partition, ReplicatedWrites, Store},
 };
 use sessiond_client::v1::{CreateSessionRequest, EventType};
 
@@ -68,7 +68,7 @@ async fn full_page_of_due_namespaces_is_followed_by_another_at_once() {
         prefix: &world.prefix,
         partitions: 1,
         eviction: Eviction::Refused,
-        waits: Waits::Never,
+        replicated_writes: ReplicatedWrites::Disabled,
         feed_buffer: 16,
     };
     let store = Store::open(open, Arc::new(Metrics::default())).await.unwrap();

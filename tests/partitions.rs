@@ -5,7 +5,7 @@ use std::sync::Arc;
 use harness::{Redis, unique_prefix};
 use sessiond::{
     observe::Metrics,
-    store::{Eviction, Open, StartError, Store, Waits},
+    store::{Eviction, Open, ReplicatedWrites, StartError, Store},
 };
 
 /// All valid numbers of partitions.
@@ -18,7 +18,7 @@ async fn open(redis: &Redis, prefix: &str, partitions: u16) -> Result<Store, Sta
         prefix,
         partitions,
         eviction: Eviction::Refused,
-        waits: Waits::Never,
+        replicated_writes: ReplicatedWrites::Disabled,
         feed_buffer: 16,
     };
     Store::open(open, Arc::new(Metrics::default())).await

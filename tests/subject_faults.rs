@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, pin::pin};
 
 use harness::{Client, Server, World, client::*, eventually, process::Process, proxy::Proxy};
-use sessiond::store::scripts::{self, Script};
+use sessiond::{redis::Script, store::scripts};
 use sessiond_client::v1::{
     Cause, CreateSessionRequest, EventType, RotateSessionRequest, SessionEvent, UpdateSessionRequest,
 };

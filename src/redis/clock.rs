@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Estimate of a server's clock, at most one round trip ahead of it. The server read its clock between the request and the
 /// reply, which bounds the estimate on both sides; the latest reading wins. Belongs to one connection.
-pub(crate) struct Clock {
+pub(super) struct Clock {
     origin: Instant,
     /// Server time minus the time since `origin`, in us; [`UNKNOWN`] before the first reading.
     offset: AtomicI64,
@@ -16,17 +16,17 @@ const UNKNOWN: i64 = i64::MIN;
 
 impl Clock {
     /// Creates an estimate without a reading.
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Clock { origin: Instant::now(), offset: AtomicI64::new(UNKNOWN) }
     }
 
     /// Whether there is a reading.
-    pub(crate) fn is_known(&self) -> bool {
+    pub(super) fn is_known(&self) -> bool {
         self.offset.load(Ordering::Relaxed) != UNKNOWN
     }
 
     /// Adds a reading in us from the reply to a request sent at `sent`.
-    pub(crate) fn note(&self, redis_us: u64, sent: Instant) {
+    pub(super) fn note(&self, redis_us: u64, sent: Instant) {
         let since = |moment: Instant| moment.saturating_duration_since(self.origin).as_micros() as i64;
         let (least, most) = (redis_us as i64 - since(Instant::now()), redis_us as i64 - since(sent));
         let narrowed = |offset: i64| Some(if offset == UNKNOWN { least } else { offset.clamp(least, most) });
@@ -34,12 +34,12 @@ impl Clock {
     }
 
     /// Drops the estimate.
-    pub(crate) fn forget(&self) {
+    pub(super) fn forget(&self) {
         self.offset.store(UNKNOWN, Ordering::Relaxed);
     }
 
     /// Estimated server time in us at a moment. Meaningless if no reading is known.
-    pub(crate) fn at(&self, moment: Instant) -> u64 {
+    pub(super) fn at(&self, moment: Instant) -> u64 {
         let offset = self.offset.load(Ordering::Relaxed);
         (offset.max(0) as u64).saturating_add(moment.saturating_duration_since(self.origin).as_micros() as u64)
     }

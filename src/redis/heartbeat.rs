@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fred::{
-    bytes_utils::Str,
     clients::Client,
     error::{Error as FredError, ErrorKind},
     interfaces::ClientLike,
@@ -13,26 +13,32 @@ use fred::{
 };
 use tokio::time::sleep;
 
-use super::node::custom;
-use crate::store::{error::ReplyKind, scripts};
+use super::{error::ReplyKind, request::custom, script::Script};
 
 /// Pause before a heartbeat that found no place in the queue is sent again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Proof that a connection has to give with every heartbeat.
 #[derive(Clone)]
-pub(crate) enum Heartbeat {
+pub(super) enum Heartbeat {
     /// The server answers and is a primary (ROLE).
     Role,
-    /// The server runs a script that may write, and its user may run every command that the scripts use.
-    Probe {
-        /// Key and channel that never exist.
-        absent: Str,
-    },
+    /// The server runs the probe, and its user may run every command that the probe checks.
+    Probe(Probe),
+}
+
+/// Script that may write, so that a replica refuses it. It replies with 1 and the names of the commands that the user may not
+/// run, or with 0 if the Cluster does not serve all slots.
+#[derive(Clone)]
+pub struct Probe {
+    /// The script. It takes no keys.
+    pub script: &'static Script,
+    /// Its argument: name of a key and channel that never exist.
+    pub absent: Bytes,
 }
 
 /// Result of a heartbeat.
-pub(crate) enum Pulse {
+pub(super) enum Pulse {
     /// The connection is kept.
     Alive(Condition),
     /// Another connection may reach a server that can serve calls: this one is replaced. Holds the reply of the server.
@@ -41,7 +47,7 @@ pub(crate) enum Pulse {
 
 /// Condition of a connection, ordered by severity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Condition {
+pub enum Condition {
     /// Every call can be served.
     Healthy,
     /// Redis answers and refuses writes. Holds its reply.
@@ -55,11 +61,11 @@ const REPLICA: &str = "READONLY the server is a replica";
 
 impl Heartbeat {
     /// Sends the heartbeat on this connection and waits for the reply, without a limit.
-    pub(crate) async fn send(&self, client: &Client) -> Pulse {
+    pub(super) async fn send(&self, client: &Client) -> Pulse {
         loop {
             let reply = match self {
                 Heartbeat::Role => client.custom(custom("ROLE"), Vec::<Value>::new()).await.map(pulse_of_role),
-                Heartbeat::Probe { absent } => probe(client, absent).await.map(pulse_of_probe),
+                Heartbeat::Probe(probe) => probe.run(client).await.map(pulse_of_probe),
             };
             match reply {
                 Ok(pulse) => return pulse,
@@ -71,17 +77,19 @@ impl Heartbeat {
     }
 }
 
-/// Runs the probe. Returns the commands that the user may not run.
-pub(crate) async fn probe(client: &Client, absent: &Str) -> Result<Vec<String>, FredError> {
-    let reply = scripts::PROBE.run(client, Vec::new(), vec![absent.clone().into()]).await?.into_array();
-    if reply.first().and_then(Value::as_u64) == Some(0) {
-        return Err(FredError::new(ErrorKind::Cluster, "CLUSTERDOWN the Cluster does not serve all slots"));
+impl Probe {
+    /// Runs the probe. Returns the commands that the user may not run.
+    pub(super) async fn run(&self, client: &Client) -> Result<Vec<String>, FredError> {
+        let reply = self.script.run(client, Vec::new(), vec![self.absent.clone().into()]).await?.into_array();
+        if reply.first().and_then(Value::as_u64) == Some(0) {
+            return Err(FredError::new(ErrorKind::Cluster, "CLUSTERDOWN the Cluster does not serve all slots"));
+        }
+        Ok(reply.into_iter().skip(1).filter_map(Value::into_string).collect())
     }
-    Ok(reply.into_iter().skip(1).filter_map(Value::into_string).collect())
 }
 
 /// Returns the text for an operator about rights that are missing.
-pub(crate) fn describe_refused(refused: &[String]) -> String {
+pub(super) fn describe_refused(refused: &[String]) -> String {
     format!("the Redis user lacks rights: {}", refused.join(", "))
 }
 
@@ -101,7 +109,7 @@ fn pulse_of_error(reply: &str) -> Pulse {
     match ReplyKind::of(reply) {
         ReplyKind::ReadOnly | ReplyKind::NotPermitted => Pulse::Unfit(reply.to_owned()),
         // The topology decides: the node may own no slot yet, or none any more.
-        ReplyKind::Redirect => Pulse::Alive(Condition::Healthy),
+        ReplyKind::Moved | ReplyKind::Ask | ReplyKind::TryAgain => Pulse::Alive(Condition::Healthy),
         ReplyKind::WritesRefused | ReplyKind::Full => Pulse::Alive(Condition::WritesRefused(reply.to_owned())),
         ReplyKind::ClusterDown | ReplyKind::NotNow | ReplyKind::WrongType | ReplyKind::Other => {
             Pulse::Alive(Condition::Down(reply.to_owned()))

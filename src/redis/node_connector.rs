@@ -2,11 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fred::{
-    bytes_utils::Str,
-    error::Error as FredError,
-    types::config::{Config, ServerConfig},
-};
+use fred::error::Error as FredError;
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -14,70 +10,77 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clock::Clock,
-    heartbeat::Heartbeat,
-    node::{Node, Waits},
-    reconnecting_connection::{ConnectOptions, ReconnectingConnection, UNRESPONSIVE_AFTER},
-    replicated_writer::{self, ReplicatedWriter},
+    connection::{ConnectOptions, MESSAGES_WITHOUT_SUBSCRIPTION, UNRESPONSIVE_AFTER},
+    endpoint::{Address, Endpoint},
+    heartbeat::{Heartbeat, Probe},
+    node::{MAX_LARGE_REPLIES, Node, OnWrongType},
+    reconnecting_connection::ReconnectingConnection,
+    replicated_writer::{CONNECTIONS, ReplicatedWriter, UNRESPONSIVE_WITH_WAIT_AFTER},
 };
-use crate::{
-    observe::Metrics,
-    store::{broken_keys::BrokenKeys, large_reads::IN_FLIGHT},
-};
+use crate::observe::Metrics;
 
-/// Message buffer of a connection without subscriptions.
-pub(crate) const FEW: usize = 32;
-/// Time without any reply, while a heartbeat waits for one, after which the connection for bulk reads is dropped: one large
-/// reply takes this long on a slow line. If the node hangs, its connection for calls shows that earlier.
-const BULK_UNRESPONSIVE_AFTER: Duration = Duration::from_secs(10);
+/// Time without any reply, while a heartbeat waits for one, after which the background connection is dropped: one large reply
+/// takes this long on a slow line. If the node hangs, its interactive connection shows that earlier.
+const BACKGROUND_UNRESPONSIVE_AFTER: Duration = Duration::from_secs(10);
 
-/// Settings for connections to any server: credentials, TLS, buffers. The address in `config` is unused.
-pub(crate) struct NodeConnector {
-    /// Credentials, TLS and protocol version.
-    pub config: Config,
+/// Whether connections for replicated writes are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicatedWrites {
+    /// Open none: no write waits for replicas.
+    Disabled,
+    /// Open them.
+    Enabled,
+}
+
+/// Options for the connections to any server.
+pub struct NodeConnector {
+    /// Credentials and TLS; its addresses are unused.
+    pub endpoint: Endpoint,
     /// Whether connections for replicated writes are opened.
-    pub waits: Waits,
-    /// Name of a key and channel that never exist, for the probe.
-    pub absent: Str,
-    /// Message buffer of the feed. If it overflows, messages are lost; the feed detects that and reads the log.
+    pub replicated_writes: ReplicatedWrites,
+    /// Script that proves that the user may run every command.
+    pub probe: Probe,
+    /// Maximum number of messages of one server that wait for the subscriber. If there are more, messages are lost, and the
+    /// subscriber gets an event.
     pub messages: usize,
     /// Metrics of the commands.
     pub metrics: Arc<Metrics>,
-    /// Receives the keys of commands that Redis refuses for the type of a key.
-    pub broken_keys: Arc<BrokenKeys>,
+    /// Receives the keys of requests that Redis refuses because of the type of a key.
+    pub on_wrong_type: OnWrongType,
 }
 
 impl NodeConnector {
     /// Connects to a server. [`Node::keep_alive`] reconnects afterwards.
-    pub(crate) async fn open(&self, address: &ServerConfig) -> Result<Node, FredError> {
-        let config = Config { server: address.clone(), ..self.config.clone() };
-        let (heartbeat, unresponsive_after) = (Heartbeat::Role, UNRESPONSIVE_AFTER);
-        let options = ConnectOptions { config, messages: FEW, heartbeat, unresponsive_after };
-        let for_calls =
-            ConnectOptions { heartbeat: Heartbeat::Probe { absent: self.absent.clone() }, ..options.clone() };
-        let for_bulk = ConnectOptions { unresponsive_after: BULK_UNRESPONSIVE_AFTER, ..options.clone() };
-        let patient = ConnectOptions { unresponsive_after: replicated_writer::UNRESPONSIVE_AFTER, ..options.clone() };
-        let for_subscriber = ConnectOptions { messages: self.messages, ..options };
-        let waiting = if self.waits == Waits::ForReplicas { replicated_writer::CONNECTIONS } else { 0 };
-        let waiting = try_join_all((0..waiting).map(|_| ReconnectingConnection::open(patient.clone())));
-        let (calls, bulk, subscriber) = (
-            ReconnectingConnection::open(for_calls),
-            ReconnectingConnection::open(for_bulk),
-            ReconnectingConnection::open(for_subscriber),
-        );
-        let (calls, bulk, subscriber, waiting) = tokio::try_join!(calls, bulk, subscriber, waiting)?;
+    pub(super) async fn open(&self, address: &Address) -> Result<Node, FredError> {
+        let options = ConnectOptions {
+            config: self.endpoint.config_for(address),
+            messages: MESSAGES_WITHOUT_SUBSCRIPTION,
+            heartbeat: Heartbeat::Role,
+            unresponsive_after: UNRESPONSIVE_AFTER,
+        };
+        let interactive = ConnectOptions { heartbeat: Heartbeat::Probe(self.probe.clone()), ..options.clone() };
+        let background = ConnectOptions { unresponsive_after: BACKGROUND_UNRESPONSIVE_AFTER, ..options.clone() };
+        let subscriber = ConnectOptions { messages: self.messages, ..options.clone() };
+        let replicated = ConnectOptions { unresponsive_after: UNRESPONSIVE_WITH_WAIT_AFTER, ..options };
+        let retired = CancellationToken::new();
+        let open = |options| ReconnectingConnection::open(options, retired.clone());
+        let writers = if self.replicated_writes == ReplicatedWrites::Enabled { CONNECTIONS } else { 0 };
+        let writers = try_join_all((0..writers).map(|_| open(replicated.clone())));
+        let (interactive, background, subscriber, writers) =
+            tokio::try_join!(open(interactive), open(background), open(subscriber), writers)?;
         Ok(Node {
             address: address.clone(),
-            interactive: calls,
-            background: bulk,
+            interactive,
+            background,
             subscriber,
-            replicated: ReplicatedWriter::new(waiting),
-            large_replies: Semaphore::new(IN_FLIGHT),
+            replicated: ReplicatedWriter::new(writers, retired.clone(), self.metrics.clone()),
+            large_replies: Semaphore::new(MAX_LARGE_REPLIES),
             clock: Clock::new(),
             abandoned: Notify::new(),
-            absent: self.absent.clone(),
+            probe: self.probe.clone(),
             problems: Mutex::default(),
-            broken_keys: self.broken_keys.clone(),
-            left: CancellationToken::new(),
+            on_wrong_type: self.on_wrong_type.clone(),
+            retired,
             metrics: self.metrics.clone(),
         })
     }

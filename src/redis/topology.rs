@@ -1,9 +1,13 @@
-//! Finds the server that owns a slot: one fixed server, or the answer of Sentinels or Cluster nodes.
+//! Finds the server that owns a slot: one fixed server, or the one that Sentinels or Cluster nodes name.
 //!
 //! It asks several of them and takes the answer with the newest configuration epoch, because one that is partitioned from
 //! the others returns old data.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use fred::{
     error::Error as FredError,
@@ -18,12 +22,14 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::{
+    cluster_nodes::NodeRow,
+    connection::{ConnectOptions, Connection, MESSAGES_WITHOUT_SUBSCRIPTION, UNRESPONSIVE_AFTER},
+    endpoint::{Address, Endpoint},
+    error::Error,
     heartbeat::Heartbeat,
-    node::{Node, custom},
-    node_connector::{FEW, NodeConnector},
-    reconnecting_connection::{ConnectOptions, Connection, UNRESPONSIVE_AFTER},
+    request::custom,
+    slot::Slot,
 };
-use crate::store::Error;
 
 /// Maximum time that one Sentinel or node may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
@@ -31,9 +37,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
 const EPOCH_MEMORY: Duration = Duration::from_secs(10);
 
 /// Source of the topology.
-pub(crate) enum Topology {
+pub(super) enum Topology {
     /// One server owns all slots.
-    Fixed(ServerConfig),
+    Fixed(Address),
     /// Sentinels name the primary, which owns all slots.
     Sentinels {
         /// Connections to the Sentinels.
@@ -49,55 +55,58 @@ pub(crate) enum Topology {
 }
 
 /// Connections to the Sentinels or nodes that are asked, opened on first use.
-pub(crate) struct TopologyProbes {
+pub(super) struct TopologyProbes {
     seeds: Vec<Server>,
     /// User and password for Sentinels. None: those of the servers.
     credentials: Option<(Option<String>, Option<String>)>,
     connections: Mutex<HashMap<Server, Arc<Connection>>>,
     /// Newest epoch of each slot, and the time it was last returned.
-    newest: Mutex<HashMap<u16, (u64, Instant)>>,
+    newest: Mutex<HashMap<Slot, (u64, Instant)>>,
 }
 
 /// Replies of each server to the questions it was asked, or its error.
 type Answers = Vec<(Server, Result<Vec<Value>, String>)>;
 
+/// Owners of slots. A slot without owner is missing.
+pub(super) type Owners = BTreeMap<Slot, Owner>;
+
 /// Owner of a slot.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Owner {
+pub(super) struct Owner {
     /// Address of the owner.
-    pub address: ServerConfig,
+    pub address: Address,
     /// Configuration epoch at which it became the owner.
     epoch: u64,
     /// Server to which the slot migrates. None: it does not migrate.
-    pub migrating_to: Option<ServerConfig>,
+    pub migrating_to: Option<Address>,
+}
+
+impl Owner {
+    fn of(address: Address, epoch: u64) -> Self {
+        Owner { address, epoch, migrating_to: None }
+    }
 }
 
 impl Topology {
-    /// Creates the topology that the Redis URL describes.
-    pub(crate) fn of(config: &Config) -> Self {
-        let probes = |seeds: &[Server], credentials| TopologyProbes {
-            seeds: seeds.to_vec(),
-            credentials,
-            connections: Mutex::default(),
-            newest: Mutex::default(),
-        };
-        match &config.server {
-            ServerConfig::Clustered { hosts, .. } => Topology::Cluster { probes: probes(hosts, None) },
-            ServerConfig::Sentinel { hosts, service_name, username, password } => Topology::Sentinels {
-                probes: probes(hosts, Some((username.clone(), password.clone()))),
-                service: service_name.clone(),
-            },
-            address => Topology::Fixed(address.clone()),
+    /// Creates the topology that the URL describes.
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
+        match &endpoint.config.server {
+            ServerConfig::Clustered { hosts, .. } => Topology::Cluster { probes: TopologyProbes::new(hosts, None) },
+            ServerConfig::Sentinel { hosts, service_name, username, password } => {
+                let credentials = Some((username.clone(), password.clone()));
+                Topology::Sentinels { probes: TopologyProbes::new(hosts, credentials), service: service_name.clone() }
+            }
+            server => Topology::Fixed(Address::of(server.clone())),
         }
     }
 
     /// Whether the topology cannot change.
-    pub(crate) fn is_fixed(&self) -> bool {
+    pub(super) fn is_fixed(&self) -> bool {
         matches!(self, Topology::Fixed(_))
     }
 
     /// Maximum number of connections that look up the topology of this number of nodes.
-    pub(crate) fn max_probes(&self, nodes: usize) -> usize {
+    pub(super) fn max_probes(&self, nodes: usize) -> usize {
         match self {
             Topology::Fixed(_) => 0,
             Topology::Sentinels { probes, .. } => probes.seeds.len(),
@@ -105,47 +114,44 @@ impl Topology {
         }
     }
 
-    /// Whether the servers form a Cluster.
-    pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self, Topology::Cluster { .. })
-    }
-
-    /// Returns the owner of each slot; None = no server owns it, or all answers have an outdated epoch.
-    pub(crate) async fn lookup(
+    /// Returns the owners of these slots; leaves out those that no server owns, or for which all answers have an outdated
+    /// epoch. Nodes of a Cluster with a `known` address are asked too.
+    pub(super) async fn lookup(
         &self,
-        connector: &NodeConnector,
-        slots: &[u16],
-        known: &[Arc<Node>],
-    ) -> Result<Vec<Option<Owner>>, Error> {
+        endpoint: &Endpoint,
+        slots: &[Slot],
+        known: impl IntoIterator<Item = Address>,
+    ) -> Result<Owners, Error> {
         match self {
-            Topology::Fixed(address) => Ok(vec![Some(Owner::of(address.clone(), 0)); slots.len()]),
+            Topology::Fixed(address) => Ok(all_owned_by(slots, &Owner::of(address.clone(), 0))),
             Topology::Sentinels { probes, service } => {
                 let questions = ["MASTER", "GET-MASTER-ADDR-BY-NAME"].map(|word| vec![word.into(), service.into()]);
-                let answers = probes.ask(connector, "SENTINEL", &questions, &[]).await;
+                let answers = probes.ask(endpoint, "SENTINEL", &questions, &[]).await;
                 let primary = newest_primary(answers, service)?;
-                Ok(probes.not_superseded(slots, vec![Some(primary); slots.len()]))
+                Ok(probes.not_superseded(all_owned_by(slots, &primary)))
             }
             Topology::Cluster { probes } => {
-                let known: Vec<Server> = known.iter().flat_map(|node| node.address.hosts()).collect();
-                let answers = probes.ask(connector, "CLUSTER", &[vec!["NODES".into()]], &known).await;
-                let owners = newest_owners(answers, slots, connector.config.tls.is_some())?;
-                Ok(probes.not_superseded(slots, owners))
+                let known: Vec<Server> = known.into_iter().filter_map(|address| address.server()).collect();
+                let answers = probes.ask(endpoint, "CLUSTER", &[vec!["NODES".into()]], &known).await;
+                Ok(probes.not_superseded(newest_owners(answers, slots, endpoint.config.tls.is_some())?))
             }
         }
     }
 }
 
-impl Owner {
-    fn of(address: ServerConfig, epoch: u64) -> Self {
-        Owner { address, epoch, migrating_to: None }
-    }
+fn all_owned_by(slots: &[Slot], owner: &Owner) -> Owners {
+    slots.iter().map(|slot| (*slot, owner.clone())).collect()
 }
 
 impl TopologyProbes {
+    fn new(seeds: &[Server], credentials: Option<(Option<String>, Option<String>)>) -> Self {
+        TopologyProbes { seeds: seeds.to_vec(), credentials, connections: Mutex::default(), newest: Mutex::default() }
+    }
+
     /// Asks all seeds and all known nodes.
     async fn ask(
         &self,
-        connector: &NodeConnector,
+        endpoint: &Endpoint,
         command: &'static str,
         questions: &[Vec<Value>],
         known: &[Server],
@@ -153,7 +159,7 @@ impl TopologyProbes {
         let others = known.iter().filter(|server| !self.seeds.contains(server));
         let asked = self.seeds.iter().chain(others).map(|server| async move {
             let answer = async {
-                let connection = self.connection(connector, server).await?;
+                let connection = self.connection(endpoint, server).await?;
                 let asks = questions.iter().map(|question| connection.custom(custom(command), question.clone()));
                 try_join_all(asks).await
             };
@@ -174,30 +180,29 @@ impl TopologyProbes {
 
     /// Drops owners with an older epoch than one seen lately. A server that is partitioned from the others returns old data,
     /// and may be the only one that answers.
-    fn not_superseded(&self, slots: &[u16], owners: Vec<Option<Owner>>) -> Vec<Option<Owner>> {
+    fn not_superseded(&self, mut owners: Owners) -> Owners {
         let (mut newest, now) = (self.newest.lock(), Instant::now());
-        let mut is_not_superseded = |slot: &u16, owner: &Owner| {
+        owners.retain(|slot, owner| {
             let (known, named) = newest.entry(*slot).or_insert((owner.epoch, now));
             if owner.epoch < *known && now - *named < EPOCH_MEMORY {
                 return false;
             }
             (*known, *named) = (owner.epoch, now);
             true
-        };
-        slots.iter().zip(owners).map(|(slot, owner)| owner.filter(|owner| is_not_superseded(slot, owner))).collect()
+        });
+        owners
     }
 
-    async fn connection(&self, connector: &NodeConnector, server: &Server) -> Result<Arc<Connection>, FredError> {
-        if let Some(connection) = self.connections.lock().get(server).filter(|connection| !connection.is_over()) {
+    async fn connection(&self, endpoint: &Endpoint, server: &Server) -> Result<Arc<Connection>, FredError> {
+        if let Some(connection) = self.connections.lock().get(server).filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
-        let address = ServerConfig::Centralized { server: server.clone() };
-        let mut config = Config { server: address, database: None, ..connector.config.clone() };
+        let mut config = Config { database: None, ..endpoint.config_for(&Address::from(server.clone())) };
         if let Some((username, password)) = &self.credentials {
             (config.username, config.password) = (username.clone(), password.clone());
         }
         let (heartbeat, unresponsive_after) = (Heartbeat::Role, UNRESPONSIVE_AFTER);
-        let options = ConnectOptions { config, messages: FEW, heartbeat, unresponsive_after };
+        let options = ConnectOptions { config, messages: MESSAGES_WITHOUT_SUBSCRIPTION, heartbeat, unresponsive_after };
         let connection = Arc::new(Connection::open(&options).await?);
         self.connections.lock().insert(server.clone(), connection.clone());
         Ok(connection)
@@ -220,8 +225,7 @@ fn newest_primary(answers: Answers, service: &str) -> Result<Owner, Error> {
         let [primary, address] = &answer.as_ref().ok()?[..] else { return None };
         let fields: HashMap<String, String> = primary.clone().convert().ok()?;
         let (host, port): (String, String) = address.clone().convert().ok()?;
-        let address = ServerConfig::new_centralized(host, port.parse().ok()?);
-        Some(Owner::of(address, fields.get("config-epoch")?.parse().ok()?))
+        Some(Owner::of(Address::new(&host, port.parse().ok()?), fields.get("config-epoch")?.parse().ok()?))
     });
     let newest = named.max_by_key(|owner| owner.epoch);
     newest.ok_or_else(|| {
@@ -231,23 +235,22 @@ fn newest_primary(answers: Answers, service: &str) -> Result<Owner, Error> {
 
 /// Returns the owners of the slots from CLUSTER NODES of all nodes: of different claims the newest one. Only the owner of a
 /// slot knows its migration target.
-fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<Option<Owner>>, Error> {
-    let mut owners: Vec<Option<Owner>> = vec![None; slots.len()];
+fn newest_owners(answers: Answers, slots: &[Slot], by_name: bool) -> Result<Owners, Error> {
+    let mut owners = Owners::new();
     for (server, answer) in &answers {
         let text = answer.as_ref().ok().and_then(|answer| answer.first()?.as_string()).unwrap_or_default();
         let rows: Vec<NodeRow> = text.lines().filter_map(|line| NodeRow::read(line, server, by_name)).collect();
         let address_of = |id: &str| rows.iter().find(|row| row.id == id).map(|row| row.address.clone());
         for row in rows.iter().filter(|row| row.is_primary) {
-            for (slot, owner) in slots.iter().zip(&mut owners) {
-                let is_newer = owner.as_ref().is_none_or(|owner| row.epoch > owner.epoch);
-                if is_newer && row.ranges.iter().any(|(first, last)| (first..=last).contains(&slot)) {
-                    *owner = Some(Owner::of(row.address.clone(), row.epoch));
+            for slot in slots {
+                let is_newer = owners.get(slot).is_none_or(|owner| row.epoch > owner.epoch);
+                if is_newer && row.owns(*slot) {
+                    owners.insert(*slot, Owner::of(row.address.clone(), row.epoch));
                 }
-                let given = row.migrating.iter().find(|(given, _)| given == slot);
-                if let (Some((_, to)), Some(owner)) =
-                    (given, owner.as_mut().filter(|owner| owner.address == row.address))
+                if let (Some(target), Some(owner)) = (row.target_of(*slot), owners.get_mut(slot))
+                    && owner.address == row.address
                 {
-                    owner.migrating_to = address_of(to);
+                    owner.migrating_to = address_of(target);
                 }
             }
         }
@@ -256,49 +259,6 @@ fn newest_owners(answers: Answers, slots: &[u16], by_name: bool) -> Result<Vec<O
         return Err(Error::Unavailable(describe(&answers)));
     }
     Ok(owners)
-}
-
-/// One line of CLUSTER NODES.
-struct NodeRow<'a> {
-    id: &'a str,
-    address: ServerConfig,
-    is_primary: bool,
-    epoch: u64,
-    ranges: Vec<(u16, u16)>,
-    /// Slots that migrate from this node, with the id of the target node.
-    migrating: Vec<(u16, &'a str)>,
-}
-
-impl<'a> NodeRow<'a> {
-    /// Parses `id ip:port@cport[,hostname] flags primary ping pong epoch link slots…`.
-    fn read(line: &'a str, reported_by: &Server, by_name: bool) -> Option<Self> {
-        let mut words = line.split(' ');
-        let (id, address, flags) = (words.next()?, words.next()?, words.next()?);
-        let epoch = words.nth(3)?.parse().ok()?;
-        let (address, name) = address.split_once(',').unwrap_or((address, ""));
-        let name = name.split(',').next().unwrap_or("");
-        let (ip, port) = address.split_once('@').map_or(address, |(address, _)| address).rsplit_once(':')?;
-        // Certificates hold host names. A node that does not know its own address is at the address that was asked.
-        let host = match (by_name && !name.is_empty(), ip) {
-            (true, _) => name,
-            (false, "") => &reported_by.host,
-            (false, ip) => ip,
-        };
-        let is_primary = flags.split(',').any(|flag| flag == "master");
-        let address = ServerConfig::new_centralized(host, port.parse().ok()?);
-        let (mut ranges, mut migrating) = (Vec::new(), Vec::new());
-        for word in words.skip(1) {
-            // [slot->-id] migrates away, [slot-<-id] is imported.
-            let gives = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')?.split_once("->-"));
-            let (first, last) = word.split_once('-').unwrap_or((word, word));
-            match (gives, first.parse(), last.parse()) {
-                (Some((slot, to)), ..) => migrating.extend(slot.parse().ok().map(|slot| (slot, to))),
-                (None, Ok(first), Ok(last)) => ranges.push((first, last)),
-                _ => {}
-            }
-        }
-        Some(NodeRow { id, address, is_primary, epoch, ranges, migrating })
-    }
 }
 
 #[cfg(test)]
@@ -317,27 +277,29 @@ cc :6379@16379 myself,master - 0 1 3 connected 0-5460\n";
         (Server::new(host, 6379), Ok(vec![Value::from(text)]))
     }
 
-    fn host(address: Option<ServerConfig>) -> String {
-        address.map(|address| address.hosts()[0].host.to_string()).unwrap_or_default()
+    fn host(address: Option<&Address>) -> String {
+        address.map(|address| address.server().unwrap().host.to_string()).unwrap_or_default()
     }
 
-    fn hosts(owners: Vec<Option<Owner>>) -> Vec<String> {
-        owners.into_iter().map(|owner| host(owner.map(|owner| owner.address))).collect()
+    fn hosts(owners: &Owners, slots: &[Slot]) -> Vec<String> {
+        slots.iter().map(|slot| host(owners.get(slot).map(|owner| &owner.address))).collect()
     }
 
     #[test]
     fn newest_owners_different_epochs_returns_newest() {
         let answers = || vec![answer("10.0.0.1", BEFORE), answer("10.0.0.3", AFTER)];
-        let addresses = newest_owners(answers(), &[7, 5461, 10923], false).unwrap();
-        assert_eq!(hosts(addresses), ["10.0.0.3", "10.0.0.2", "10.0.0.2"]);
-        let by_name = newest_owners(answers(), &[5461], true).unwrap();
-        assert_eq!(hosts(by_name), ["two.example"]);
+        let slots = [Slot(7), Slot(5461), Slot(10923)];
+        let owners = newest_owners(answers(), &slots, false).unwrap();
+        assert_eq!(hosts(&owners, &slots), ["10.0.0.3", "10.0.0.2", "10.0.0.2"]);
+        let by_name = newest_owners(answers(), &slots[1..2], true).unwrap();
+        assert_eq!(hosts(&by_name, &slots[1..2]), ["two.example"]);
     }
 
     #[test]
     fn newest_owners_unowned_slot_others_are_found() {
-        let addresses = newest_owners(vec![answer("10.0.0.1", BEFORE)], &[7, 16000], false).unwrap();
-        assert_eq!(hosts(addresses), ["10.0.0.1", ""]);
+        let slots = [Slot(7), Slot(16000)];
+        let owners = newest_owners(vec![answer("10.0.0.1", BEFORE)], &slots, false).unwrap();
+        assert_eq!(hosts(&owners, &slots), ["10.0.0.1", ""]);
     }
 
     #[test]
@@ -347,12 +309,13 @@ aa 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5460 [7->-dd] [9-<-bb]\
 bb 10.0.0.2:6379@16379 master - 0 1 2 connected 5461-10922 9\n\
 dd 10.0.0.4:6379@16379,four.example master - 0 1 0 connected\n";
         let answers = || vec![answer("10.0.0.1", gives), answer("10.0.0.2", &gives.replace("[7->-dd] ", ""))];
-        let next = |by_name| {
-            let owners = newest_owners(answers(), &[7, 8, 9], by_name).unwrap();
-            owners.into_iter().map(|owner| host(owner.unwrap().migrating_to)).collect::<Vec<_>>()
+        let targets = |by_name| {
+            let slots = [Slot(7), Slot(8), Slot(9)];
+            let owners = newest_owners(answers(), &slots, by_name).unwrap();
+            slots.map(|slot| host(owners[&slot].migrating_to.as_ref()))
         };
-        assert_eq!(next(false), ["10.0.0.4", "", ""]);
-        assert_eq!(next(true), ["four.example", "", ""]);
+        assert_eq!(targets(false), ["10.0.0.4", "", ""]);
+        assert_eq!(targets(true), ["four.example", "", ""]);
     }
 
     #[test]
@@ -366,21 +329,19 @@ dd 10.0.0.4:6379@16379,four.example master - 0 1 0 connected\n";
         };
         let down = (Server::new("down", 1), Err("refused".into()));
         let answers = vec![reply("1", "4", "1"), reply("2", "5", "2"), reply("2", "5", "1"), down];
-        let newest = Owner::of(ServerConfig::new_centralized("10.0.0.9", 2), 5);
+        let newest = Owner::of(Address::new("10.0.0.9", 2), 5);
         assert_eq!(newest_primary(answers, "main").unwrap(), newest);
     }
 
     #[test]
     fn not_superseded_older_epoch_is_ignored() {
-        let probes = TopologyProbes {
-            seeds: Vec::new(),
-            credentials: None,
-            connections: Mutex::default(),
-            newest: Mutex::default(),
-        };
+        let probes = TopologyProbes::new(&[], None);
         let accepted = |epochs: [Option<u64>; 2]| {
-            let owners = epochs.map(|epoch| Some(Owner::of(ServerConfig::new_centralized("10.0.0.1", 6379), epoch?)));
-            probes.not_superseded(&[3, 4], owners.into()).iter().map(Option::is_some).collect::<Vec<_>>()
+            let slots = [Slot(3), Slot(4)];
+            let owner =
+                |(slot, epoch): (Slot, Option<u64>)| Some((slot, Owner::of(Address::new("10.0.0.1", 6379), epoch?)));
+            let owners = probes.not_superseded(slots.into_iter().zip(epochs).filter_map(owner).collect());
+            slots.map(|slot| owners.contains_key(&slot))
         };
         assert_eq!(accepted([Some(1), Some(7)]), [true, true]);
         assert_eq!(accepted([Some(2), Some(6)]), [true, false]);

@@ -8,14 +8,13 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Store,
-    error::Failure,
     keys::{KeyKind, Partition},
     scripts,
 };
 
 /// Keys that may have another type. The commands of workers and calls find them: Redis refuses those with WRONGTYPE.
 #[derive(Default)]
-pub(crate) struct BrokenKeys {
+pub(super) struct BrokenKeys {
     /// Keys of refused commands that have not been checked.
     suspects: Mutex<BTreeSet<String>>,
     /// Notified when a key was added to `suspects`.
@@ -25,12 +24,10 @@ pub(crate) struct BrokenKeys {
 }
 
 impl BrokenKeys {
-    /// Notes the keys of a command if Redis refused it because one of them has another type.
-    pub(crate) fn note<'a>(&self, failure: &Failure, keys: impl Iterator<Item = &'a str>) {
-        if matches!(failure, Failure::Error(error) if error.is_wrong_type()) {
-            self.suspects.lock().extend(keys.map(str::to_owned));
-            self.added.notify_one();
-        }
+    /// Notes a key of a command that Redis refused because one of its keys has another type.
+    pub(super) fn note(&self, key: &str) {
+        self.suspects.lock().insert(key.to_owned());
+        self.added.notify_one();
     }
 }
 

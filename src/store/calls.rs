@@ -6,16 +6,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Create, Created, Ended, Expired, MAX_LABELS, Priority, Reservation, Settled, Store, Successor, Update,
-    Updated,
+    Condition, Create, Created, Ended, Expired, MAX_LABELS, Reservation, Settled, Store, Successor, Update, Updated,
     error::Error,
     exchange::{Reply, WriteConcern},
     msgpack::Arguments,
     record::{self, Corrupt},
-    scripts::{self, Outcome, Script},
+    scripts::{self, Outcome},
     subjects::Why,
 };
-use crate::redis::node::LONGEST_NOT_AFTER;
+use crate::redis::{LONGEST_NOT_AFTER, Priority, Script};
 use crate::session::{
     Cause, Credential, Millis, Policy, RequestId, Revision, Session, SessionRef, TokenReuse, Touch, View,
 };

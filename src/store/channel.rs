@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
-use fred::{
-    interfaces::EventInterface,
-    types::{KeyspaceEvent, Message as Raw, Value},
-};
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    time::Instant,
-};
+use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{Store, error::Error, keys::Partition, log::Message};
-use crate::redis::{node::Node, reconnecting_connection::Connection};
-use crate::session::SessionRef;
+use crate::{
+    redis::{Node, Subscriber, SubscriberEvent},
+    session::SessionRef,
+};
 
 /// Keyspace events after which a key no longer exists under its name. Redis publishes them for out-of-band deletions, for
 /// ends by this service (the tombstone replaces the session), and for tombstones that expire.
@@ -50,51 +46,21 @@ pub enum ChannelEvent {
 }
 
 /// Receiver of the events of one server; continues with the next connection when one breaks.
-pub struct Channels {
-    node: Arc<Node>,
-    open: Option<Open>,
-}
-
-/// Receivers of one connection.
-struct Open {
-    connection: Arc<Connection>,
-    messages: Receiver<Raw>,
-    keyspace: Receiver<KeyspaceEvent>,
-}
+pub struct Channels(Subscriber);
 
 impl Channels {
     /// Waits for the next event.
     pub async fn next(&mut self, store: &Store) -> ChannelEvent {
         loop {
-            let Some(open) = &mut self.open else {
-                let connection = self.node.subscriber.connected().await;
-                let (messages, keyspace) = (connection.message_rx(), connection.keyspace_event_rx());
-                self.open = Some(Open { connection, messages, keyspace });
-                return ChannelEvent::Connected;
+            let event = match self.0.next().await {
+                SubscriberEvent::Connected => Some(ChannelEvent::Connected),
+                SubscriberEvent::Message { channel, payload } => store.read_message(&channel, payload),
+                SubscriberEvent::Notification { key } => store.read_notification(&key),
+                SubscriberEvent::MissedMessages => Some(ChannelEvent::Missed),
+                SubscriberEvent::MissedNotifications => Some(ChannelEvent::MissedNotifications),
             };
-            let event = tokio::select! {
-                biased;
-                () = open.connection.over() => None,
-                message = open.messages.recv() => match message {
-                    Ok(raw) => match store.read_message(raw) {
-                        Some(message) => Some(ChannelEvent::Message(message)),
-                        None => continue,
-                    },
-                    Err(RecvError::Lagged(_)) => Some(ChannelEvent::Missed),
-                    Err(RecvError::Closed) => None,
-                },
-                notification = open.keyspace.recv() => match notification {
-                    Ok(notification) => match notification.key.as_str().and_then(|key| store.keys.session_of_key(key)) {
-                        Some(name) => Some(ChannelEvent::MissingKey(store.partition_of(&name.id), name)),
-                        None => continue,
-                    },
-                    Err(RecvError::Lagged(_)) => Some(ChannelEvent::MissedNotifications),
-                    Err(RecvError::Closed) => None,
-                },
-            };
-            match event {
-                Some(event) => return event,
-                None => self.open = None,
+            if let Some(event) = event {
+                return event;
             }
         }
     }
@@ -103,7 +69,7 @@ impl Channels {
 impl Store {
     /// Creates a receiver for the events of a server. Messages arrive only after [`Store::subscribe`].
     pub fn listen(&self, server: &Server) -> Channels {
-        Channels { node: server.node.clone(), open: None }
+        Channels(Subscriber::new(server.node.clone()))
     }
 
     /// Subscribes to the channels of the server's partitions and to its keyspace notifications. Call it again on every new
@@ -116,17 +82,23 @@ impl Store {
 
     /// Fails if the Sentinels or the Cluster do not name this server as the owner of any partition.
     pub async fn confirm(&self, server: &Server) -> Result<(), Error> {
-        self.router.confirm(&server.node).await
+        Ok(self.router.confirm(&server.node).await?)
     }
 
     /// Returns the run id of a server; it changes with every restart.
     pub async fn run_of(&self, server: &Server, deadline: Instant) -> Result<String, Error> {
-        Ok(server.node.run(deadline).await?)
+        Ok(server.node.run_id(deadline).await?)
     }
 
-    fn read_message(&self, raw: Raw) -> Option<Message> {
-        let partition = self.keys.partition_of_channel(&raw.channel)?;
-        let text = Value::into_bytes(raw.value)?;
-        Some(Message::decode(partition, text))
+    /// None: a channel of another store.
+    fn read_message(&self, channel: &[u8], payload: Bytes) -> Option<ChannelEvent> {
+        let partition = self.keys.partition_of_channel(channel)?;
+        Some(ChannelEvent::Message(Message::decode(partition, payload)))
+    }
+
+    /// None: the key of no session of this store.
+    fn read_notification(&self, key: &[u8]) -> Option<ChannelEvent> {
+        let name = self.keys.session_of_key(std::str::from_utf8(key).ok()?)?;
+        Some(ChannelEvent::MissingKey(self.partition_of(&name.id), name))
     }
 }

@@ -1,11 +1,7 @@
-//! Errors of the store, and what each error of Redis or fred means for a call.
-
-use fred::error::{Error as FredError, ErrorKind};
-
-use crate::session::SessionRef;
+//! Errors of the store.
 
 use super::record::Corrupt;
-use crate::redis::node::Effect;
+use crate::{redis, session::SessionRef};
 
 /// Failure of a store call. Each variant defines whether anything was applied.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +56,7 @@ pub enum Error {
 
 impl Error {
     /// Converts the error of a read whose script may have recorded a first use: nothing that matters to the caller was applied.
-    pub(crate) fn of_a_read(self) -> Self {
+    pub(super) fn of_a_read(self) -> Self {
         match self {
             Error::OutcomeTimeout => Error::Timeout,
             Error::OutcomeUnknown(why) => Error::Unavailable(why),
@@ -94,118 +90,20 @@ impl Error {
     }
 }
 
-/// Failure of a request to one server.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// Nothing was applied: the server does not own the slot, or not all of its keys now. Holds its reply.
-    Redirected(String),
-    /// Any other failure.
-    Error(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Failure::Error(error)
-    }
-}
-
-/// Conversion for calls that cannot be sent to another server.
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Redirected(text) => Error::Unavailable(text),
-            Failure::Error(error) => error,
+/// Conversion of the error of a request that cannot be sent to another server.
+impl From<redis::Error> for Error {
+    fn from(error: redis::Error) -> Self {
+        match error {
+            redis::Error::Redirect(reply) | redis::Error::Unavailable(reply) => Error::Unavailable(reply),
+            redis::Error::Overloaded => Error::Overloaded,
+            redis::Error::Timeout => Error::Timeout,
+            redis::Error::OutcomeTimeout => Error::OutcomeTimeout,
+            redis::Error::OutcomeUnknown(cause) => Error::OutcomeUnknown(cause),
+            redis::Error::Full => Error::Full,
+            redis::Error::Refused(reply) => Error::Refused(reply),
+            redis::Error::UnexpectedReply(command) => Error::UnexpectedRead(command.into()),
         }
     }
-}
-
-/// Whether the reply says that the slot is migrating, while the server still owns it.
-pub(crate) fn is_halfway(reply: &str) -> bool {
-    // Error of a command inside a script. Session scripts are refused before they begin: see `Keys::absent`.
-    const NON_LOCAL: &str = "attempted to access a non local key";
-    reply.starts_with("TRYAGAIN") || reply.contains(NON_LOCAL)
-}
-
-/// Meaning of an error reply of Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReplyKind {
-    /// The server does not own the slot, or not all of its keys now.
-    Redirect,
-    /// The server is a replica.
-    ReadOnly,
-    /// The user lacks a right, or is not authenticated.
-    NotPermitted,
-    /// The server refuses writes for now: too few replicas, or it cannot save to disk.
-    WritesRefused,
-    /// The server has no memory left.
-    Full,
-    /// The Cluster does not serve all slots.
-    ClusterDown,
-    /// The server serves nothing for now.
-    NotNow,
-    /// The key has another type.
-    WrongType,
-    /// Any other reply, and errors of the connection.
-    Other,
-}
-
-impl ReplyKind {
-    /// First words of replies, with their kinds.
-    const KINDS: [(&str, ReplyKind); 15] = [
-        ("MOVED", ReplyKind::Redirect),
-        ("ASK", ReplyKind::Redirect),
-        ("READONLY", ReplyKind::ReadOnly),
-        ("NOAUTH", ReplyKind::NotPermitted),
-        ("NOPERM", ReplyKind::NotPermitted),
-        ("WRONGPASS", ReplyKind::NotPermitted),
-        ("NOREPLICAS", ReplyKind::WritesRefused),
-        ("MISCONF", ReplyKind::WritesRefused),
-        ("OOM", ReplyKind::Full),
-        ("CLUSTERDOWN", ReplyKind::ClusterDown),
-        ("LOADING", ReplyKind::NotNow),
-        ("MASTERDOWN", ReplyKind::NotNow),
-        ("BUSY", ReplyKind::NotNow),
-        ("WRONGTYPE", ReplyKind::WrongType),
-        ("TRYAGAIN", ReplyKind::Redirect),
-    ];
-
-    /// Returns the kind of a reply, by its first word.
-    pub(crate) fn of(reply: &str) -> Self {
-        let kind = ReplyKind::KINDS.into_iter().find(|(word, _)| reply.starts_with(word)).map(|(_, kind)| kind);
-        kind.unwrap_or(if is_halfway(reply) { ReplyKind::Redirect } else { ReplyKind::Other })
-    }
-
-    /// Whether a text about several servers contains a reply of this kind.
-    pub(crate) fn is_in(self, text: &str) -> bool {
-        ReplyKind::KINDS.into_iter().any(|(word, kind)| kind == self && text.contains(word))
-    }
-}
-
-/// Converts an error of fred. A write counts as not applied only if Redis refused it before running the script, or if it was
-/// never sent.
-pub(crate) fn failure(error: &FredError, effect: Effect) -> Failure {
-    let text = error.details();
-    if *error.kind() == ErrorKind::Backpressure {
-        return Error::Overloaded.into();
-    }
-    let error = match (ReplyKind::of(text), effect) {
-        (ReplyKind::Redirect | ReplyKind::ReadOnly, _) => return Failure::Redirected(text.to_owned()),
-        (ReplyKind::Full, _) => Error::Full,
-        // Redis sent this to one call; fred then fails all calls in flight with it, and some may have been applied.
-        (ReplyKind::ClusterDown, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
-        (ReplyKind::ClusterDown | ReplyKind::NotNow | ReplyKind::WritesRefused, _) => {
-            Error::Unavailable(text.to_owned())
-        }
-        (ReplyKind::NotPermitted | ReplyKind::WrongType, _) => Error::Refused(text.to_owned()),
-        (ReplyKind::Other, Effect::Reads) => match error.kind() {
-            ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol => {
-                Error::Unavailable(text.to_owned())
-            }
-            _ => Error::Refused(text.to_owned()),
-        },
-        (ReplyKind::Other, Effect::Writes) => Error::OutcomeUnknown(text.to_owned()),
-    };
-    Failure::Error(error)
 }
 
 #[cfg(test)]
@@ -218,12 +116,5 @@ mod tests {
         assert!(matches!(unexpected().of_a_read(), Error::UnexpectedRead(_)));
         assert!(matches!(unexpected().of_a_read().after_a_part(), Error::OutcomeUnknown(_)));
         assert!(matches!(unexpected().after_a_part(), Error::Unexpected(_)));
-    }
-
-    #[test]
-    fn failure_clusterdown_write_has_unknown_outcome() {
-        let reply = FredError::new(ErrorKind::Cluster, "CLUSTERDOWN The cluster is down");
-        assert!(matches!(failure(&reply, Effect::Writes), Failure::Error(Error::OutcomeUnknown(_))));
-        assert!(matches!(failure(&reply, Effect::Reads), Failure::Error(Error::Unavailable(_))));
     }
 }

@@ -7,15 +7,17 @@ use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use super::{
-    Priority, Reservation, Store, StoreId,
-    error::{Error, Failure},
+    Reservation, Store, StoreId,
+    error::Error,
     keys::Partition,
     msgpack::Arguments,
     random_u64,
-    scripts::{self, Outcome, Script},
+    scripts::{self, Outcome},
 };
-use crate::redis::node::{Asking, Effect, Node, Request};
-use crate::session::{Cause, Durability, Policy, SessionRef, Subject};
+use crate::{
+    redis::{self, Asking, Effect, Node, Priority, Request, Script},
+    session::{Cause, Durability, Policy, SessionRef, Subject},
+};
 
 /// Servers that must have a write before its reply is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,16 @@ impl Reply {
     }
 }
 
+/// A script that ran.
+struct Run {
+    reply: Value,
+    /// Number of replicas that have the write.
+    confirmed: u64,
+    node: Arc<Node>,
+    /// Time at which it was sent.
+    sent: Instant,
+}
+
 impl Store {
     /// Keys and common arguments of the scripts of one session.
     pub(super) fn session_target(&self, name: &SessionRef) -> ScriptKeys {
@@ -136,9 +148,9 @@ impl Store {
             let sent = Instant::now();
             let request = Request::Script { script, keys, args };
             let reply = node.send(priority, request, deadline, Effect::Reads, asking).await?;
-            Ok(self.reply(script, reply, &node, sent).map_err(Error::of_a_read)?)
+            Ok(Run { reply, confirmed: 0, node, sent })
         };
-        self.router.route(target.partition, deadline, attempt).await
+        self.reply(script, self.route(target.partition, deadline, attempt).await?).map_err(Error::of_a_read)
     }
 
     /// Runs a script that may write, with the time after which it must not. Nothing was applied if the script ran too late, or
@@ -159,13 +171,15 @@ impl Store {
         let (mut was_late, mut was_full) = (false, false);
         loop {
             let attempt = |node, asking| self.write_at(node, script, concern, target, args, deadline, asking);
-            let (reply, confirmed) = match self.router.route(target.partition, deadline, attempt).await {
+            let run = match self.route(target.partition, deadline, attempt).await {
                 Err(Error::Full) if !was_full && self.trim_requests.trim(deadline).await => {
                     was_full = true;
                     continue;
                 }
-                done => done?,
+                run => run?,
             };
+            let confirmed = run.confirmed;
+            let reply = self.reply(script, run)?;
             // A delete that finds no session writes a tombstone. No other outcome implies a write that could be lost.
             let may_have_written = match reply.outcome {
                 Outcome::TooLate if was_late => return Err(Error::Timeout),
@@ -186,8 +200,7 @@ impl Store {
         }
     }
 
-    /// Runs a script at this server, with a deadline by its clock. Returns the reply and the number of replicas that have the
-    /// write.
+    /// Runs a script at this server, with a deadline by its clock.
     #[expect(clippy::too_many_arguments, reason = "all arguments of one call")]
     async fn write_at(
         &self,
@@ -198,7 +211,7 @@ impl Store {
         args: &Arguments,
         deadline: Instant,
         asking: Asking,
-    ) -> Result<(Reply, u64), Failure> {
+    ) -> Result<Run, redis::Error> {
         let not_after = node.not_after(deadline).await?;
         let mut gate = Arguments::default();
         gate.text("store", target.store.to_text()).number("not_after", not_after).text("nonce", random_u64());
@@ -210,16 +223,14 @@ impl Store {
                 (node.send(priority, request, deadline, Effect::Writes, asking).await?, 0)
             }
             WriteConcern::Replicated(replicas) => {
-                let ran = node.run_replicated(replicas, script, target.keys.clone(), args, deadline).await;
-                ran.inspect_err(|failure| {
-                    self.broken_keys.note(failure, target.keys.iter().filter_map(Key::as_str));
-                })?
+                node.write_replicated(script, target.keys.clone(), args, replicas, deadline).await?
             }
         };
-        Ok((self.reply(script, reply, &node, sent)?, confirmed))
+        Ok(Run { reply, confirmed, node, sent })
     }
 
-    fn reply(&self, script: &Script, reply: Value, node: &Node, sent: Instant) -> Result<Reply, Error> {
+    fn reply(&self, script: &Script, run: Run) -> Result<Reply, Error> {
+        let Run { reply, node, sent, .. } = run;
         let Value::Array(reply) = reply else {
             return Err(Error::Unexpected(format!("{}: {:?}", script.name, reply.kind())));
         };

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::{Server, Store};
-use crate::redis::{heartbeat::Condition, node::Node};
+use crate::redis::{Condition, Node};
 
 /// Time between two checks of the preconditions.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -20,15 +20,6 @@ pub struct Health {
     pub is_ready: bool,
     /// Known problems, each with its cause; empty if there is none.
     pub problems: Vec<String>,
-}
-
-/// Problems of a server that its heartbeats do not show.
-#[derive(Default)]
-pub(crate) struct Problems {
-    /// Problems that the last check of the preconditions found.
-    pub preconditions: Vec<String>,
-    /// Reason why the feed cannot read the log or receive the channels. None: it can.
-    pub feed: Option<String>,
 }
 
 impl Store {
@@ -50,9 +41,7 @@ impl Store {
                     continue;
                 }
             }
-            let known = node.problems.lock();
-            problems.extend(known.preconditions.iter().cloned());
-            problems.extend(known.feed.iter().map(|cause| format!("events from Redis {name} are late: {cause}")));
+            problems.extend(node.problems());
         }
         problems.extend(self.broken_keys());
         self.metrics.redis_up.set((up == nodes.len()).into());
@@ -71,18 +60,19 @@ impl Store {
     }
 
     async fn check_node(&self, node: &Node) {
-        let Ok(checked) = node.check(self.preconditions, Instant::now() + CHECK_TIMEOUT).await else { return };
+        let Ok(checked) = self.preconditions.check(node, Instant::now() + CHECK_TIMEOUT).await else { return };
         let mut problems: Vec<String> = checked.unmet.iter().map(ToString::to_string).collect();
         if checked.is_full {
             let name = node.name();
             problems
                 .push(format!("Redis {name} has reached maxmemory: it refuses new sessions, updates and rotations"));
         }
-        node.problems.lock().preconditions = problems;
+        node.report_problems("checks", problems);
     }
 
     /// Records why the feed cannot receive the events of a server. None: it can.
     pub fn note_feed_problem(&self, server: &Server, cause: Option<String>) {
-        server.node.problems.lock().feed = cause;
+        let problem = |cause| format!("events from Redis {} are late: {cause}", server.name());
+        server.node.report_problems("events", cause.into_iter().map(problem).collect());
     }
 }

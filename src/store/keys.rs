@@ -5,10 +5,11 @@
 
 use fred::types::Key;
 
-use crate::session::{ID_BYTES, Namespace, SessionId, SessionRef, Subject};
+use crate::{
+    redis::Slot,
+    session::{ID_BYTES, Namespace, SessionId, SessionRef, Subject},
+};
 
-/// Number of slots of a Redis Cluster.
-const SLOTS: usize = 16_384;
 /// Maximum number of partitions.
 const MAX_PARTITIONS: u16 = 64;
 
@@ -40,11 +41,11 @@ struct Names {
     meta: Key,
     absent: Key,
     channel: String,
-    slot: u16,
+    slot: Slot,
 }
 
 impl Names {
-    fn new(stem: String, slot: u16, database: u8) -> Self {
+    fn new(stem: String, slot: Slot, database: u8) -> Self {
         Names {
             namespaces: format!("{stem}:ns").into(),
             log: format!("{stem}:log").into(),
@@ -91,7 +92,7 @@ impl Keys {
     pub(super) fn new(prefix: &str, database: u8, partitions: u16) -> Self {
         let names = |index| {
             let tag = tag(index, partitions);
-            Names::new(format!("{prefix}{{{tag}}}"), slot(&tag), database)
+            Names::new(format!("{prefix}{{{tag}}}"), Slot::of(&tag), database)
         };
         let partitions = (0..partitions).map(names).collect();
         Keys { prefix: prefix.to_owned(), partitions }
@@ -198,8 +199,13 @@ impl Keys {
         self.partitions[partition.index()].absent.clone()
     }
 
+    /// Cluster slot of a partition.
+    pub(super) fn slot(&self, partition: Partition) -> Slot {
+        self.partitions[partition.index()].slot
+    }
+
     /// Cluster slot of each partition.
-    pub(super) fn slots(&self) -> Vec<u16> {
+    pub(super) fn slots(&self) -> Vec<Slot> {
         self.partitions.iter().map(|names| names.slot).collect()
     }
 
@@ -209,8 +215,11 @@ impl Keys {
     }
 
     /// Partition of a channel. None: another channel.
-    pub(super) fn partition_of_channel(&self, channel: &str) -> Option<Partition> {
-        self.partitions.iter().position(|names| names.channel == channel).map(|index| Partition(index as u16))
+    pub(super) fn partition_of_channel(&self, channel: &[u8]) -> Option<Partition> {
+        self.partitions
+            .iter()
+            .position(|names| names.channel.as_bytes() == channel)
+            .map(|index| Partition(index as u16))
     }
 }
 
@@ -220,15 +229,11 @@ impl Keys {
 /// servers with different numbers read the same key.
 #[expect(clippy::expect_used, reason = "a test finds a tag for every partition of every valid number of partitions")]
 fn tag(index: u16, partitions: u16) -> String {
-    let share = SLOTS / usize::from(if index == 0 { MAX_PARTITIONS } else { partitions });
+    let share = usize::from(Slot::COUNT) / usize::from(if index == 0 { MAX_PARTITIONS } else { partitions });
     (0..)
         .map(|n| format!("ses:{index:02}:{n}"))
-        .find(|tag| usize::from(slot(tag)) / share == usize::from(index))
+        .find(|tag| usize::from(Slot::of(tag).0) / share == usize::from(index))
         .expect("every share of the slots has a tag")
-}
-
-fn slot(tag: &str) -> u16 {
-    fred::util::redis_keyslot(tag.as_bytes())
 }
 
 #[cfg(test)]
@@ -269,7 +274,8 @@ mod tests {
     fn tags_every_slot_share_has_one_partition() {
         for partitions in [1, 2, 4, 8, 16, 32, 64] {
             for index in 0..partitions {
-                let share = slot(&tag(index, partitions)) as usize * partitions as usize / SLOTS;
+                let share = usize::from(Slot::of(&tag(index, partitions)).0) * usize::from(partitions)
+                    / usize::from(Slot::COUNT);
                 assert_eq!(share, index as usize);
             }
         }

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{Store, error::Error};
-use crate::redis::node::{Node, Priority};
+use crate::redis::{Node, Priority};
 use crate::session::SessionRef;
 
 /// Whether a server publishes keyspace notifications for removed keys. Ordered from worst to best.
@@ -47,18 +47,18 @@ impl Store {
     pub async fn is_due(&self, name: &SessionRef, deadline: Instant) -> Result<bool, Error> {
         let partition = self.keys.partition_of(&name.id);
         let args = vec![self.keys.due(partition, &name.namespace).into(), name.id.to_string().into()];
-        Ok(!self.router.command(partition, "ZSCORE", args, deadline).await?.is_null())
+        Ok(!self.command(partition, "ZSCORE", args, deadline).await?.is_null())
     }
 
     /// Returns the status of each server; omits those that do not answer.
     pub async fn notifications(&self, deadline: Instant) -> Vec<NotificationStatus> {
         let asks = self.router.nodes().into_iter().map(async |node| {
-            let found = match node.flags(deadline).await {
+            let found = match flags(&node, deadline).await {
                 Ok(flags) => Notifications::of_flags(&flags),
                 Err(Error::Refused(_)) => Notifications::Unknown,
                 Err(_) => return None,
             };
-            let run = node.run(deadline).await.ok()?;
+            let run = node.run_id(deadline).await.ok()?;
             Some(NotificationStatus { server: node.name(), run, notifications: found })
         });
         join_all(asks).await.into_iter().flatten().collect()
@@ -68,20 +68,19 @@ impl Store {
     pub async fn switch_on_notifications(&self, server: &str, deadline: Instant) -> Result<(), Error> {
         let nodes = self.router.nodes();
         let Some(node) = nodes.iter().find(|node| node.name() == server) else { return Ok(()) };
-        let flags = node.flags(deadline).await? + REQUIRED_FLAGS;
+        let flags = flags(&node, deadline).await? + REQUIRED_FLAGS;
         let args = ["SET", SETTING, &flags].map(Value::from);
         node.command(Priority::Background, "CONFIG", &args, deadline).await?;
         Ok(())
     }
 }
 
-impl Node {
-    async fn flags(&self, deadline: Instant) -> Result<String, Error> {
-        let args = ["GET", SETTING].map(Value::from);
-        let reply = self.command(Priority::Background, "CONFIG", &args, deadline).await?;
-        let flags = reply.into_map().ok().and_then(|map| map.values().next()?.as_string());
-        flags.ok_or_else(|| Error::Refused("it has no setting notify-keyspace-events".into()))
-    }
+/// Reads the setting of a server.
+async fn flags(node: &Node, deadline: Instant) -> Result<String, Error> {
+    let args = ["GET", SETTING].map(Value::from);
+    let reply = node.command(Priority::Background, "CONFIG", &args, deadline).await?;
+    let flags = reply.into_map().ok().and_then(|map| map.values().next()?.as_string());
+    flags.ok_or_else(|| Error::Refused("it has no setting notify-keyspace-events".into()))
 }
 
 #[cfg(test)]

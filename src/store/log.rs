@@ -8,12 +8,12 @@ use crate::session::{Cause, Change, Event, Revision, Session, SessionRef};
 
 use super::{
     Server, Store,
-    error::{Error, Failure},
+    error::Error,
     keys::Partition,
     msgpack::{Reader, Truncated},
     record::{self, Corrupt},
 };
-use crate::redis::node::Priority;
+use crate::redis::{self, Priority};
 
 /// Identity of a store: generated on first use, lost when the store is emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,13 +163,13 @@ impl Store {
         // Redis replies in order: it reads its clock first.
         let node = &server.node;
         let as_of = async { Ok(node.time(Priority::Background, deadline).await?) };
-        let is_primary = async { node.is_primary(deadline).await.map_err(|failure| self.note_redirect(failure)) };
+        let is_primary = async { node.is_primary(deadline).await.map_err(|error| self.note_redirect(error)) };
         let reads = server.partitions.iter().map(async |partition| {
             match node.command(Priority::Background, "HMGET", &self.tail_fields(*partition), deadline).await {
                 Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
                 // Its slot is migrating.
-                Err(Failure::Redirected(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
-                Err(Failure::Error(error)) => Err(error),
+                Err(redis::Error::Redirect(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
+                Err(error) => Err(error.into()),
             }
         });
         let reads = async { Ok(futures_util::future::join_all(reads).await) };
@@ -194,7 +194,7 @@ impl Store {
     /// Reads the tail of a partition.
     pub async fn tail(&self, partition: Partition, deadline: Instant) -> Result<Tail, Error> {
         let args = self.tail_fields(partition).to_vec();
-        self.tail_of(self.router.command(partition, "HMGET", args, deadline).await?)
+        self.tail_of(self.command(partition, "HMGET", args, deadline).await?)
     }
 
     fn tail_fields(&self, partition: Partition) -> [Value; 4] {

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use super::{
     Store,
-    error::{Error, Failure},
+    error::Error,
     keys::Partition,
     log::{Entry, Position},
     scripts,
 };
-use crate::redis::node::{Asking, Effect, Node, Priority, Request};
+use crate::redis::{self, Asking, Effect, Node, Priority, Request};
 
 /// Maximum number of entries in a page.
 const PAGE: usize = 32;
@@ -123,12 +123,14 @@ impl Store {
             let reply = node.send(Priority::Background, request, deadline, Effect::Reads, asking);
             // ROLE follows the script on the same connection: a replica, which may lack recent entries, runs it too.
             let read = tokio::try_join!(biased; reply, node.is_primary(deadline));
-            if let Err(Failure::Error(error)) = &read {
-                reads.note(Err(error));
+            if let Err(error) = &read
+                && !matches!(error, redis::Error::Redirect(_))
+            {
+                reads.note(Err(&error.clone().into()));
             }
             Ok(read?.0)
         };
-        let reply = self.router.route(partition, deadline, attempt).await?.into_array();
+        let reply = self.route(partition, deadline, attempt).await?.into_array();
         let texts: Vec<Bytes> = reply.into_iter().skip(1).filter_map(Value::into_bytes).collect();
         reads.note(Ok(texts.iter().map(Bytes::len).sum()));
         let unreadable = |_| Error::UnexpectedRead(format!("an entry of the log of partition {}", partition.0));

@@ -2,11 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::{
-    error::{Error, Failure},
-    start::Eviction,
-};
-use crate::redis::node::Node;
+use super::start::Eviction;
+use crate::redis::{self, Node};
 
 /// Requirement that a Redis server does not meet. Each text says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,10 +45,10 @@ pub(super) struct Checked {
     pub is_full: bool,
 }
 
-impl Node {
-    /// Checks all requirements.
-    pub(super) async fn check(&self, required: Preconditions, deadline: Instant) -> Result<Checked, Error> {
-        let info = self.info("everything", deadline).await?;
+impl Preconditions {
+    /// Checks all requirements of a server.
+    pub(super) async fn check(self, node: &Node, deadline: Instant) -> Result<Checked, redis::Error> {
+        let info = node.info("everything", deadline).await?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = |name| field(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
         let mut unmet = Vec::new();
@@ -61,21 +58,21 @@ impl Node {
             // The other checks use commands and flags that this version does not have.
             return Ok(Checked { unmet: vec![Unmet::Version(version.to_owned())], is_full: false });
         }
-        if field("cluster_enabled") == Some("1") && !required.is_cluster {
-            unmet.push(Unmet::Cluster(self.name()));
+        if field("cluster_enabled") == Some("1") && !self.is_cluster {
+            unmet.push(Unmet::Cluster(node.name()));
         }
         if field("role") == Some("slave") {
-            unmet.push(Unmet::Replica(self.name()));
+            unmet.push(Unmet::Replica(node.name()));
         }
         if let Some(policy) = field("maxmemory_policy")
             && policy != "noeviction"
-            && required.eviction == Eviction::Refused
+            && self.eviction == Eviction::Refused
         {
             unmet.push(Unmet::Eviction(policy.to_owned()));
         }
-        match self.refused_commands(deadline).await {
+        match node.refused_commands(deadline).await {
             Ok(refused) => unmet.extend(refused.map(Unmet::Rights)),
-            Err(Failure::Error(Error::Refused(reply))) => unmet.push(Unmet::Rights(reply)),
+            Err(redis::Error::Refused(reply)) => unmet.push(Unmet::Rights(reply)),
             // A replica, a server that is loading, or one that refuses writes for now: the heartbeats report that.
             Err(_) => {}
         }

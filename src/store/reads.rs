@@ -3,15 +3,15 @@
 use tokio::time::Instant;
 
 use super::{
-    EndLogged, Found, Get, Priority, Store,
+    EndLogged, Found, Get, Store,
     calls::{add_credential, add_tombstone, add_touch_interval, unexpected},
     error::Error,
     exchange::{Reply, WriteConcern},
-    large_reads::IN_FLIGHT,
     msgpack::Arguments,
     record::Corrupt,
     scripts::{self, Outcome},
 };
+use crate::redis::{MAX_LARGE_REPLIES, Priority};
 use crate::session::{Credential, Millis, Policy, SessionRef, TokenState, Touch, View};
 
 /// Result of a read, with the data that decides what follows.
@@ -92,7 +92,7 @@ impl Store {
             let reply = self.read_session(Priority::Background, name, &args, deadline).await?;
             return self.read_reply(name, reply).map_err(Error::of_a_read);
         }
-        let node = self.router.node(self.keys.partition_of(&name.id));
+        let node = self.node(self.keys.partition_of(&name.id));
         let _reserved = node.reserve(self.large_reads.expected(), deadline).await?;
         let reply = self.read_session(Priority::Background, name, &args, deadline).await;
         let reply = reply.inspect_err(|error| self.large_reads.note(Err(error)))?;
@@ -108,7 +108,7 @@ impl Store {
     pub fn reads_at_once(&self, view: View, most: usize) -> usize {
         match view {
             View::Basic => most,
-            View::Full => (IN_FLIGHT / self.large_reads.expected()).clamp(1, most),
+            View::Full => (MAX_LARGE_REPLIES / self.large_reads.expected()).clamp(1, most),
         }
     }
 

@@ -8,13 +8,8 @@ use tokio::time::Instant;
 
 use crate::session::{Namespace, SessionId};
 
-use super::{
-    Store,
-    error::{Error, Failure},
-    keys::Partition,
-    scripts::{self, Script},
-};
-use crate::redis::node::{Effect, Node, Priority, Request};
+use super::{Store, error::Error, keys::Partition, scripts};
+use crate::redis::{Effect, Node, Priority, Request, Script};
 
 /// Maximum size of a set that is read whole and in order; larger ones are read with a Redis cursor.
 const READ_WHOLE: u64 = 1_000;
@@ -60,14 +55,14 @@ impl Store {
             ListPosition::Cursor { partition, run, cursor } => (partition, Some((run, cursor)), None),
         };
         let due = self.keys.due(partition, namespace);
-        let count = self.router.command(partition, "ZCARD", vec![due.clone().into()], deadline).await?;
+        let count = self.command(partition, "ZCARD", vec![due.clone().into()], deadline).await?;
         let next_partition = || {
             let next = Partition(partition.0 + 1);
             (next.index() < self.keys.partitions().len()).then_some(ListPosition::After(next, None))
         };
         if run_and_cursor.is_none() && count.as_u64().unwrap_or(0) <= READ_WHOLE {
             let args = vec![due.into(), 0.into(), (-1).into()];
-            let reply = self.router.command(partition, "ZRANGE", args, deadline).await?;
+            let reply = self.command(partition, "ZRANGE", args, deadline).await?;
             let mut ids: Vec<SessionId> = ids(reply.into_array()).filter(|id| Some(*id) > after).collect();
             ids.sort_unstable();
             if ids.len() > limit {
@@ -80,12 +75,12 @@ impl Store {
         // In another run of Redis or on another server the cursor is void: the partition starts again.
         let due = &due;
         let scan = async |node: Arc<Node>, asking| {
-            let run = crc32fast::hash(node.run(deadline).await?.as_bytes());
+            let run = crc32fast::hash(node.run_id(deadline).await?.as_bytes());
             let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
             let args = [due.clone().into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
             Ok((run, node.ask_primary("ZSCAN", &args, deadline, asking).await?))
         };
-        let (run, reply) = self.router.route(partition, deadline, scan).await?;
+        let (run, reply) = self.route(partition, deadline, scan).await?;
         let mut reply = reply.into_array().into_iter();
         let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
         let cursor: u64 = cursor.ok_or_else(|| Error::UnexpectedRead("ZSCAN".into()))?;
@@ -98,7 +93,7 @@ impl Store {
     /// Returns all namespaces that have sessions in a partition.
     pub async fn namespaces(&self, partition: Partition, deadline: Instant) -> Result<Vec<Namespace>, Error> {
         let args = vec![self.keys.namespaces(partition).into(), 0.into(), (-1).into(), "WITHSCORES".into()];
-        let reply = self.router.command(partition, "ZRANGE", args, deadline).await?;
+        let reply = self.command(partition, "ZRANGE", args, deadline).await?;
         let name = |pair: Value| pair.into_array().into_iter().next()?.into_string()?.parse().ok();
         Ok(reply.into_array().into_iter().filter_map(name).collect())
     }
@@ -107,7 +102,7 @@ impl Store {
     pub async fn count(&self, namespace: &Namespace, deadline: Instant) -> Result<u64, Error> {
         let counts = self.keys.partitions().map(async |partition| {
             let args = vec![self.keys.due(partition, namespace).into()];
-            Ok::<_, Error>(self.router.command(partition, "ZCARD", args, deadline).await?.as_u64().unwrap_or(0))
+            Ok::<_, Error>(self.command(partition, "ZCARD", args, deadline).await?.as_u64().unwrap_or(0))
         });
         Ok(futures_util::future::try_join_all(counts).await?.into_iter().sum())
     }
@@ -123,7 +118,7 @@ impl Store {
         let key = self.keys.namespaces(partition);
         let args = vec![key.into(), 0.into(), (NAMESPACES - 1).into(), "WITHSCORES".into()];
         // With scores the reply is an array of pairs, so it does not begin with the name of a namespace.
-        let page = self.router.command(partition, "ZRANGE", args, deadline).await?.into_array();
+        let page = self.command(partition, "ZRANGE", args, deadline).await?.into_array();
         let next = (page.len() as i64 == NAMESPACES).then_some(now_ms);
         let mut due = Vec::new();
         for pair in page {
@@ -132,7 +127,7 @@ impl Store {
             let (Some(namespace), Some(bound)) = (name.as_str().and_then(|name| name.parse().ok()), bound) else {
                 crate::observe::error!(partition = partition.0, "removed invalid namespace from namespace set");
                 let args = vec![self.keys.namespaces(partition).into(), name];
-                self.router.command(partition, "ZREM", args, deadline).await?;
+                self.command(partition, "ZREM", args, deadline).await?;
                 continue;
             };
             if bound > now_ms as f64 {
@@ -166,7 +161,7 @@ impl Store {
                 None => {
                     crate::observe::error!(partition = partition.0, %namespace, "removed invalid id from due set");
                     let args = vec![self.keys.due(partition, namespace).into(), id];
-                    self.router.command(partition, "ZREM", args, deadline).await?;
+                    self.command(partition, "ZREM", args, deadline).await?;
                 }
             }
         }
@@ -188,12 +183,12 @@ impl Store {
         let (keys, args) = (&keys[..], &args[..]);
         let attempt = |node: Arc<Node>, asking| async move {
             let request = Request::Script { script, keys, args };
-            match node.send(Priority::Background, request, deadline, Effect::Writes, asking).await? {
-                Value::Array(reply) => Ok(reply),
-                other => Err(Failure::Error(Error::Unexpected(format!("{}: {:?}", script.name, other.kind())))),
-            }
+            node.send(Priority::Background, request, deadline, Effect::Writes, asking).await
         };
-        self.router.route(partition, deadline, attempt).await
+        match self.route(partition, deadline, attempt).await? {
+            Value::Array(reply) => Ok(reply),
+            other => Err(Error::Unexpected(format!("{}: {:?}", script.name, other.kind()))),
+        }
     }
 }
 

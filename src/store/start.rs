@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fred::types::{RespVersion, Value, config::Config};
+use fred::types::Value;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::{
     Store, StoreId,
     broken_keys::BrokenKeys,
-    error::{Error, ReplyKind},
+    error::Error,
     keys::{Keys, Partition},
     large_reads::LargeReads,
     preconditions::{Preconditions, Unmet},
@@ -18,8 +18,10 @@ use super::{
     subjects::Leaving,
     trim::TrimRequests,
 };
-use crate::observe::Metrics;
-use crate::redis::{node::Waits, node_connector::NodeConnector, router::Router, topology::Topology};
+use crate::{
+    observe::Metrics,
+    redis::{self, Endpoint, NodeConnector, Probe, ReplicatedWrites, Router},
+};
 
 /// Maximum time to connect, and to initialise the required partitions.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +60,15 @@ pub enum StartError {
 }
 
 impl StartError {
+    fn of_connecting(error: redis::Error) -> Self {
+        let is_refused = error.is_not_permitted();
+        match error {
+            redis::Error::Unavailable(why) if is_refused => StartError::Refused(why),
+            redis::Error::Unavailable(why) => StartError::Connect(why.trim_end_matches('.').to_owned()),
+            error => Error::from(error).into(),
+        }
+    }
+
     /// Whether the state of Redis is the reason, so that a later attempt may succeed with the same configuration.
     pub fn is_temporary(&self) -> bool {
         match self {
@@ -92,7 +103,7 @@ pub struct Open<'a> {
     /// Whether a Redis that may evict keys is accepted.
     pub eviction: Eviction,
     /// Whether connections for replicated writes are opened.
-    pub waits: Waits,
+    pub replicated_writes: ReplicatedWrites,
     /// Maximum number of messages of one server that wait for the feed.
     pub feed_buffer: usize,
 }
@@ -100,39 +111,28 @@ pub struct Open<'a> {
 impl Store {
     /// Connects, checks servers and store, and creates the store if there is none. Of an existing store it only reads.
     pub async fn open(open: Open<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let unreachable = |error: fred::error::Error| StartError::Connect(error.details().to_owned());
-        let mut config = Config::from_url(open.url).map_err(unreachable)?;
-        config.version = RespVersion::RESP3;
-        if let Some(password) = open.password {
-            config.password = Some(password.to_owned());
-        }
-        // Database 0 is already selected: SELECT would need another right.
-        config.database = config.database.filter(|database| *database != 0);
-        let database = config.database.unwrap_or(0);
-        let topology = Topology::of(&config);
-        let preconditions = Preconditions { eviction: open.eviction, is_cluster: topology.is_cluster() };
+        let endpoint = Endpoint::parse(open.url, open.password).map_err(StartError::Connect)?;
+        let database = endpoint.database();
+        let preconditions = Preconditions { eviction: open.eviction, is_cluster: endpoint.is_cluster() };
         let keys = Keys::new(open.prefix, database, open.partitions);
         let broken_keys = Arc::new(BrokenKeys::default());
+        let suspects = broken_keys.clone();
         let connector = NodeConnector {
-            config,
-            waits: open.waits,
-            absent: keys.absent(Partition(0)).as_str().unwrap_or_default().into(),
+            endpoint,
+            replicated_writes: open.replicated_writes,
+            probe: Probe { script: &scripts::PROBE, absent: keys.absent(Partition(0)).into_bytes() },
             messages: open.feed_buffer,
             metrics: metrics.clone(),
-            broken_keys: broken_keys.clone(),
+            on_wrong_type: Arc::new(move |key| suspects.note(key)),
         };
-        let router = Router::open(topology, connector, keys.slots());
+        let router = Router::open(connector, keys.slots());
         let router = match tokio::time::timeout(START_TIMEOUT, router).await {
             Ok(Ok(router)) => router,
-            Ok(Err(Error::Unavailable(why))) if ReplyKind::NotPermitted.is_in(&why) => {
-                return Err(StartError::Refused(why));
-            }
-            Ok(Err(Error::Unavailable(why))) => return Err(StartError::Connect(why.trim_end_matches('.').to_owned())),
-            Ok(Err(error)) => return Err(error.into()),
+            Ok(Err(error)) => return Err(StartError::of_connecting(error)),
             Err(_) => return Err(StartError::Connect("no reply".into())),
         };
         for node in router.nodes() {
-            let checked = node.check(preconditions, Instant::now() + START_TIMEOUT).await?;
+            let checked = preconditions.check(&node, Instant::now() + START_TIMEOUT).await.map_err(Error::from)?;
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
@@ -200,7 +200,7 @@ impl Store {
         let fields = ["store", "format", "partitions"].map(Value::from);
         let meta = self.keys.meta(partition);
         let args = [Value::from(meta.clone())].into_iter().chain(fields).collect();
-        let reply = match self.router.command(partition, "HMGET", args, deadline).await {
+        let reply = match self.command(partition, "HMGET", args, deadline).await {
             Err(error) if error.is_wrong_type() => {
                 return Err(StartError::BrokenMeta(meta.as_str().unwrap_or_default().to_owned()));
             }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Found, Partition, Priority, Reservation, Settled, Store,
+    Found, Partition, Reservation, Settled, Store,
     calls::{millis, unexpected},
     error::Error,
     exchange::WriteConcern,
@@ -22,6 +22,7 @@ use super::{
     scripts::{self, Outcome},
     survey::Partial,
 };
+use crate::redis::Priority;
 use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
 
 /// Maximum number of index entries per call.
@@ -234,7 +235,7 @@ impl Store {
         let partition = self.keys.partition_of_subject(subject);
         loop {
             // With scores the reply is an array of pairs, so it does not begin with stored text.
-            let reply = self.router.command(partition, "ZRANGE", args.clone(), deadline).await?.into_array();
+            let reply = self.command(partition, "ZRANGE", args.clone(), deadline).await?.into_array();
             let (is_end, mut entries) = (reply.is_empty(), Vec::new());
             for pair in reply {
                 let mut pair = pair.into_array().into_iter();
@@ -245,7 +246,7 @@ impl Store {
                     None => {
                         crate::observe::error!(?subject, "removed invalid id from subject index");
                         let args = vec![self.keys.subject(subject).into(), id];
-                        self.router.command(partition, "ZREM", args, deadline).await?;
+                        self.command(partition, "ZREM", args, deadline).await?;
                     }
                 }
             }

@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    IndexEntry, Priority, Store, error::Error, exchange::ScriptKeys, keys::Partition, msgpack::Arguments, record,
-    scripts, subjects::flat_entries,
+    IndexEntry, Store, error::Error, exchange::ScriptKeys, keys::Partition, msgpack::Arguments, record, scripts,
+    subjects::flat_entries,
 };
-use crate::redis::node::Node;
+use crate::redis::{Node, Priority};
 use crate::session::{Namespace, SessionId, SessionRef, Subject};
 
 /// Maximum number of sessions or indexes that one script reads, so that it does not delay other calls.
@@ -215,9 +215,7 @@ impl Store {
     pub async fn scan(&self, scope: ScanScope, from: ScanPosition, deadline: Instant) -> Result<ScanPage, Error> {
         let (nodes, pattern) = match scope {
             ScanScope::All => (self.router.nodes(), self.keys.scan_pattern(None)),
-            ScanScope::Sessions(partition) => {
-                (vec![self.router.node(partition)], self.keys.scan_pattern(Some(partition)))
-            }
+            ScanScope::Sessions(partition) => (vec![self.node(partition)], self.keys.scan_pattern(Some(partition))),
         };
         let Some(node) = nodes.get(from.server) else { return Ok(ScanPage::default()) };
         let (cursor, keys) = scan_node(node, from.cursor, pattern, deadline).await?;

@@ -69,7 +69,7 @@ fn imports_go_in_one_direction() {
         // A client: it uses the proto files only.
         ("cli", &["pb"]),
         ("config", &["observe", "session"]),
-        ("redis", &["observe", "session", "store"]),
+        ("redis", &["observe"]),
         ("store", &["observe", "session", "redis"]),
         ("watch", &["observe", "session", "store"]),
         ("workers", &["observe", "session", "store", "watch"]),

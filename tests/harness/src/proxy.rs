@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use sessiond::store::scripts::Script;
+use sessiond::redis::Script;
 
 use tempfile::TempDir;
 use tokio::{

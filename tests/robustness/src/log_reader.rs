@@ -10,7 +10,7 @@ use prost::Message;
 use sessiond::{
     observe::Metrics,
     session::{self, Change},
-    store::{self, Error, Eviction, Open, Page, Partition, Store, Waits},
+    store::{self, Error, Eviction, Open, Page, Partition, ReplicatedWrites, Store},
 };
 use sessiond_client::v1::{AttributeValue, Authentication, Cause, EventType};
 use tokio::time::Instant;
@@ -51,7 +51,7 @@ async fn open(url: &str, prefix: &str) -> Arc<Store> {
         prefix,
         partitions: 16,
         eviction: Eviction::Refused,
-        waits: Waits::Never,
+        replicated_writes: ReplicatedWrites::Disabled,
         feed_buffer: 1024,
     };
     let store = Arc::new(Store::open(open, Arc::new(Metrics::default())).await.expect("the store can be read"));

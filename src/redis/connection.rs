@@ -1,0 +1,227 @@
+//! One connection to a server, until it breaks: a fred client that never reconnects.
+//!
+//! The reconnect of fred is not used: if its only task waits to write to a server that hangs, it neither reads nor handles a
+//! request to reconnect, and it may end permanently when its queue is full.
+
+use std::{ops::Deref, pin::pin, time::Duration};
+
+use fred::{
+    clients::Client,
+    error::{Error as FredError, ErrorKind},
+    interfaces::{ClientLike, MetricsInterface},
+    types::{
+        Builder, ConnectHandle,
+        config::{Config, ConnectionConfig, TcpConfig, UnresponsiveConfig},
+    },
+};
+use parking_lot::Mutex as SyncMutex;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::heartbeat::{Condition, Heartbeat, Pulse};
+
+/// Maximum time to open a connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time without any reply, while a heartbeat waits for one, after which a connection is unresponsive; with both intervals, less
+/// than 2 s in total.
+pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
+/// Interval between heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two checks for replies while a heartbeat waits.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+/// Maximum number of messages that wait on a connection without subscriptions.
+pub(super) const MESSAGES_WITHOUT_SUBSCRIPTION: usize = 32;
+/// Maximum number of commands queued for a connection.
+const MAX_QUEUED_COMMANDS: usize = 16_384;
+/// Maximum time that closing a connection may take.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Options of a connection.
+#[derive(Clone)]
+pub(super) struct ConnectOptions {
+    /// Address, credentials, TLS and protocol version.
+    pub config: Config,
+    /// Maximum number of messages that wait for the subscriber. If there are more, messages are lost and it gets an error.
+    pub messages: usize,
+    /// Proof that the connection can be used.
+    pub heartbeat: Heartbeat,
+    /// Time without any reply, while a heartbeat waits for one, after which the connection is dropped.
+    pub unresponsive_after: Duration,
+}
+
+/// One connection, until it breaks.
+pub(super) struct Connection {
+    client: Client,
+    /// The task of fred; it ends when the connection breaks.
+    task: Mutex<ConnectHandle>,
+    /// Cancelled when the connection is dropped.
+    closed: CancellationToken,
+}
+
+/// Why a connection is replaced.
+pub(super) enum Loss {
+    /// It broke, with this error.
+    Broken(String),
+    /// The server sent nothing, although a heartbeat waited for its reply.
+    Unresponsive,
+    /// The server answered that it cannot serve calls; with its reply.
+    Unfit(String),
+    /// The node was abandoned: its connection for calls is unresponsive or unfit.
+    Abandoned,
+}
+
+impl Loss {
+    /// Whether the other connections to the node must be replaced, too.
+    pub(super) fn concerns_node(&self) -> bool {
+        match self {
+            Loss::Unresponsive | Loss::Unfit(_) => true,
+            Loss::Broken(_) | Loss::Abandoned => false,
+        }
+    }
+
+    /// Logs the loss and returns its cause for the operator.
+    pub(super) fn log(self, server: &str) -> String {
+        match self {
+            Loss::Broken(cause) => {
+                crate::observe::warning!(server, cause, "connection to Redis lost; reconnecting");
+                cause
+            }
+            Loss::Unresponsive => {
+                crate::observe::warning!(server, "Redis unresponsive; reconnecting");
+                "Redis does not answer".into()
+            }
+            Loss::Unfit(cause) => {
+                crate::observe::warning!(server, cause, "Redis cannot serve calls; reconnecting");
+                cause
+            }
+            // The connection for calls has logged the cause.
+            Loss::Abandoned => "reconnecting".into(),
+        }
+    }
+}
+
+impl Connection {
+    /// Connects.
+    pub(super) async fn open(options: &ConnectOptions) -> Result<Self, FredError> {
+        let client = client(options)?;
+        let connect = async {
+            let task = Mutex::new(client.connect());
+            Connection { client: client.clone(), task, closed: CancellationToken::new() }
+        };
+        // Begin to wait before connecting. If this future is dropped, the client is closed.
+        let (connected, connection) = tokio::join!(biased; client.wait_for_connect(), connect);
+        connected.map(|()| connection)
+    }
+
+    /// Waits for a reply; fails as soon as the connection is dropped. fred itself would keep its callers waiting.
+    pub(super) async fn reply<T>(&self, sent: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
+        tokio::select! {
+            biased;
+            reply = sent => reply,
+            () = self.closed() => Err(FredError::new(ErrorKind::Timeout, "Redis unresponsive")),
+        }
+    }
+
+    /// Waits for a reply as long as the server sends others, each at most `limit` after the one before: it may be queued behind
+    /// many large ones, also of callers that no longer wait. None: the server is unresponsive.
+    async fn wait_while_alive<T>(&self, limit: Duration, reply: impl Future<Output = T>) -> Option<T> {
+        let received = || self.client.read_res_size_metrics().samples;
+        let (mut last, mut last_at) = (received(), Instant::now());
+        let mut reply = pin!(reply);
+        loop {
+            if let Ok(reply) = timeout(PROGRESS_INTERVAL, &mut reply).await {
+                return Some(reply);
+            }
+            let now = received();
+            if now != last {
+                (last, last_at) = (now, Instant::now());
+            } else if last_at.elapsed() >= limit {
+                return None;
+            }
+        }
+    }
+
+    /// Returns when the connection is dropped.
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Whether the connection is dropped or broken.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled() || self.task.try_lock().is_ok_and(|task| task.is_finished())
+    }
+
+    /// Drops the connection: fails all commands that wait for a reply.
+    pub(super) fn abort(&self) {
+        self.closed.cancel();
+    }
+
+    /// Closes the connection with QUIT.
+    pub(super) async fn close(&self) {
+        let _ = timeout(QUIT_TIMEOUT, self.client.quit()).await;
+        self.abort();
+    }
+
+    /// Sends heartbeats and stores their results, until the connection must be replaced.
+    pub(super) async fn beat(&self, options: &ConnectOptions, condition: &SyncMutex<Condition>) -> Loss {
+        let beating = async {
+            let mut tick = interval(HEARTBEAT_INTERVAL);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                let pulse = options.heartbeat.send(&self.client);
+                match self.wait_while_alive(options.unresponsive_after, pulse).await {
+                    Some(Pulse::Alive(now)) => *condition.lock() = now,
+                    Some(Pulse::Unfit(reply)) => return Loss::Unfit(reply),
+                    None => return Loss::Unresponsive,
+                }
+            }
+        };
+        let broken = async {
+            match (&mut *self.task.lock().await).await {
+                Ok(Err(error)) => Loss::Broken(error.details().to_owned()),
+                Ok(Ok(())) | Err(_) => Loss::Broken("closed".into()),
+            }
+        };
+        tokio::select! {
+            loss = beating => loss,
+            loss = broken => loss,
+            () = self.closed() => Loss::Broken("closed".into()),
+        }
+    }
+}
+
+impl Deref for Connection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.closed.cancel();
+        self.task.get_mut().abort();
+    }
+}
+
+fn client(options: &ConnectOptions) -> Result<Client, FredError> {
+    Builder::from_config(options.config.clone())
+        .with_connection_config(|connection: &mut ConnectionConfig| {
+            connection.connection_timeout = CONNECT_TIMEOUT;
+            connection.internal_command_timeout = CONNECT_TIMEOUT;
+            connection.max_command_attempts = 1;
+            connection.max_command_buffer_len = MAX_QUEUED_COMMANDS;
+            // `Connection::beat` detects unresponsive servers.
+            connection.unresponsive = UnresponsiveConfig { max_timeout: None, ..UnresponsiveConfig::default() };
+            connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
+            // These errors mean that nothing was applied. fred would send the command again; the caller decides instead.
+            connection.reconnect_errors = Vec::new();
+        })
+        .with_performance_config(|performance| performance.broadcast_channel_capacity = options.messages)
+        .build()
+}

@@ -1,0 +1,63 @@
+//! Routes requests to the servers of their partitions.
+
+use std::sync::Arc;
+
+use fred::types::Value;
+use tokio::time::Instant;
+
+use super::{Error, Partition, Server, Store};
+use crate::redis::{self, Asking, Node};
+
+impl Store {
+    /// Returns the servers that own partitions, with their partitions.
+    pub fn servers(&self) -> Vec<Server> {
+        let map = self.router.map().borrow().clone();
+        let server = |node: &Arc<Node>| {
+            let is_owner = |partition: &Partition| Arc::ptr_eq(map.owner(self.keys.slot(*partition)), node);
+            Server { partitions: self.partitions().filter(is_owner).collect(), node: node.clone() }
+        };
+        map.nodes.iter().map(server).filter(|server| !server.partitions.is_empty()).collect()
+    }
+
+    /// Returns a future that completes when the owner of any partition changes after this call.
+    pub fn moved(&self) -> impl Future<Output = ()> + use<> {
+        self.router.moved()
+    }
+
+    /// Returns the server that owns a partition.
+    pub(super) fn node(&self, partition: Partition) -> Arc<Node> {
+        self.router.owner(self.keys.slot(partition))
+    }
+
+    /// Runs the attempt at the owner of a partition. Runs it again before the deadline if the server redirects it.
+    pub(super) async fn route<T, F>(
+        &self,
+        partition: Partition,
+        deadline: Instant,
+        attempt: impl Fn(Arc<Node>, Asking) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, redis::Error>>,
+    {
+        Ok(self.router.route(self.keys.slot(partition), deadline, attempt).await?)
+    }
+
+    /// Sends a command that reads or can be sent twice; the reply is from a primary.
+    pub(super) async fn command(
+        &self,
+        partition: Partition,
+        name: &'static str,
+        args: Vec<Value>,
+        deadline: Instant,
+    ) -> Result<Value, Error> {
+        Ok(self.router.command(self.keys.slot(partition), name, args, deadline).await?)
+    }
+
+    /// Converts the failure of a server that may no longer own a partition; triggers a lookup of the topology.
+    pub(super) fn note_redirect(&self, error: redis::Error) -> Error {
+        if let redis::Error::Redirect(_) = error {
+            self.router.note_out_of_date();
+        }
+        error.into()
+    }
+}
