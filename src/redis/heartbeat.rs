@@ -80,7 +80,7 @@ impl Heartbeat {
 impl Probe {
     /// Runs the probe. Returns the commands that the user may not run.
     pub(super) async fn run(&self, client: &Client) -> Result<Vec<String>, FredError> {
-        let reply = self.script.run(client, Vec::new(), vec![self.absent.clone().into()]).await?.into_array();
+        let reply = self.script.run(client, &[], std::slice::from_ref(&self.absent)).await?.into_array();
         if reply.first().and_then(Value::as_u64) == Some(0) {
             return Err(FredError::new(ErrorKind::Cluster, "CLUSTERDOWN the Cluster does not serve all slots"));
         }

@@ -8,10 +8,7 @@
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fred::{
-    interfaces::PubsubInterface,
-    types::{Key, Value},
-};
+use fred::interfaces::PubsubInterface;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
@@ -28,6 +25,7 @@ use super::{
     heartbeat::{Condition, Probe, describe_refused},
     reconnecting_connection::ReconnectingConnection,
     replicated_writer::ReplicatedWriter,
+    reply::Reply,
     request::{Asking, Request},
     script::Script,
 };
@@ -49,7 +47,7 @@ pub enum Priority {
 }
 
 /// Receives the keys of each request that Redis refuses because one of them has another type.
-pub type OnWrongType = Arc<dyn Fn(&str) + Send + Sync>;
+pub type OnWrongType = Arc<dyn Fn(&[Bytes]) + Send + Sync>;
 
 /// One Redis server.
 pub struct Node {
@@ -164,7 +162,7 @@ impl Node {
     /// Returns a section of INFO: one `field:value` per line.
     pub async fn info(&self, section: &'static str, deadline: Instant) -> Result<String, Error> {
         let reply = self.command(Priority::Background, "INFO", &[section.into()], deadline).await?;
-        reply.into_string().ok_or(Error::UnexpectedReply("INFO"))
+        reply.text().map(str::to_owned).ok_or(Error::UnexpectedReply("INFO"))
     }
 
     /// Returns the run id of the server; it changes with every restart.
@@ -178,7 +176,7 @@ impl Node {
     pub async fn time(&self, priority: Priority, deadline: Instant) -> Result<u64, Error> {
         let sent = Instant::now();
         let reply = self.command(priority, "TIME", &[], deadline).await?;
-        let mut parts = reply.into_array().into_iter().filter_map(|part| part.as_u64());
+        let mut parts = reply.array().unwrap_or_default().into_iter().filter_map(|part| part.number());
         let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
             return Err(Error::UnexpectedReply("TIME"));
         };
@@ -190,18 +188,22 @@ impl Node {
     /// Fails if the server is a replica: its data may be old.
     pub async fn is_primary(&self, deadline: Instant) -> Result<(), Error> {
         let reply = self.command(Priority::Background, "ROLE", &[], deadline).await?;
-        let role = reply.into_array().into_iter().next().and_then(|role| role.into_string());
-        if role.as_deref() == Some("master") { Ok(()) } else { Err(Error::Redirect("the node is a replica".into())) }
+        let role = reply.array().unwrap_or_default();
+        if role.first().and_then(Reply::text) == Some("master") {
+            Ok(())
+        } else {
+            Err(Error::Redirect("the node is a replica".into()))
+        }
     }
 
     /// Sends a command that reads or can be sent twice. Fails if the server is a replica, which may lack recent writes.
     pub async fn ask_primary(
         &self,
         name: &'static str,
-        args: &[Value],
+        args: &[Bytes],
         deadline: Instant,
         asking: Asking,
-    ) -> Result<Value, Error> {
+    ) -> Result<Reply, Error> {
         let reply = self.send(Priority::Background, Request::Command { name, args }, deadline, Effect::Reads, asking);
         // ROLE follows the command on the same connection.
         Ok(tokio::try_join!(biased; reply, self.is_primary(deadline))?.0)
@@ -212,9 +214,9 @@ impl Node {
         &self,
         priority: Priority,
         name: &'static str,
-        args: &[Value],
+        args: &[Bytes],
         deadline: Instant,
-    ) -> Result<Value, Error> {
+    ) -> Result<Reply, Error> {
         self.send(priority, Request::Command { name, args }, deadline, Effect::Reads, Asking::No).await
     }
 
@@ -226,7 +228,7 @@ impl Node {
         deadline: Instant,
         effect: Effect,
         asking: Asking,
-    ) -> Result<Value, Error> {
+    ) -> Result<Reply, Error> {
         let connection = match priority {
             Priority::Interactive => &self.interactive,
             Priority::Background => &self.background,
@@ -239,7 +241,7 @@ impl Node {
             Asking::Yes => Box::pin(request.ask(&connection)),
         };
         let reply = match timeout_at(deadline, connection.reply(sending)).await {
-            Ok(reply) => reply.map_err(|error| Error::of(&error, effect)),
+            Ok(reply) => reply.map(Reply).map_err(|error| Error::of(&error, effect)),
             Err(_) if effect == Effect::Reads => Err(Error::Timeout),
             Err(_) => Err(Error::OutcomeTimeout),
         };
@@ -252,18 +254,18 @@ impl Node {
     pub async fn write_replicated(
         &self,
         script: &'static Script,
-        keys: Vec<Key>,
+        keys: Vec<Bytes>,
         args: Vec<Bytes>,
         replicas: u32,
         deadline: Instant,
-    ) -> Result<(Value, u64), Error> {
+    ) -> Result<(Reply, u64), Error> {
         let written = self.replicated.write(script, keys.clone(), args, replicas, deadline).await;
-        written.inspect_err(|error| self.note_wrong_type(error, keys.iter().filter_map(Key::as_str)))
+        written.inspect_err(|error| self.note_wrong_type(error, &keys))
     }
 
-    fn note_wrong_type<'a>(&self, error: &Error, keys: impl Iterator<Item = &'a str>) {
+    fn note_wrong_type(&self, error: &Error, keys: &[Bytes]) {
         if error.is_wrong_type() {
-            keys.for_each(|key| (self.on_wrong_type)(key));
+            (self.on_wrong_type)(keys);
         }
     }
 

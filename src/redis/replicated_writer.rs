@@ -11,7 +11,7 @@ use fred::{
     clients::Client,
     error::{Error as FredError, ErrorKind},
     interfaces::ClientLike,
-    types::{Key, Value},
+    types::Value,
 };
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use super::{
     connection::UNRESPONSIVE_AFTER,
     error::{Effect, Error},
     reconnecting_connection::ReconnectingConnection,
+    reply::Reply,
     request::{custom, eval_args},
     script::{Script, is_unknown_script},
 };
@@ -42,7 +43,7 @@ const MAX_QUEUED_WRITES: usize = 1_024;
 /// A script to run, and the number of replicas that have to confirm it.
 struct Write {
     script: &'static Script,
-    keys: Vec<Key>,
+    keys: Vec<Bytes>,
     args: Vec<Bytes>,
     replicas: u32,
     deadline: Instant,
@@ -108,11 +109,11 @@ impl ReplicatedWriter {
     pub(super) async fn write(
         &self,
         script: &'static Script,
-        keys: Vec<Key>,
+        keys: Vec<Bytes>,
         args: Vec<Bytes>,
         replicas: u32,
         deadline: Instant,
-    ) -> Result<(Value, u64), Error> {
+    ) -> Result<(Reply, u64), Error> {
         if let Some(connection) = self.connections.first()
             && self.connections.iter().all(|connection| connection.current().is_none())
         {
@@ -145,7 +146,7 @@ impl ReplicatedWriter {
         let reply = reply.map_err(failed)?;
         // If WAIT fails the write may still be applied.
         let confirmed = confirmed.map_err(|error| Error::OutcomeUnknown(error.details().to_owned()))?;
-        Ok((reply, confirmed.as_u64().unwrap_or(0)))
+        Ok((Reply(reply), confirmed.as_u64().unwrap_or(0)))
     }
 }
 

@@ -5,7 +5,7 @@ use fred::{
     clients::Client,
     error::{Error as FredError, ErrorKind},
     interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Key, Value},
+    types::{ClusterHash, CustomCommand, Value},
 };
 
 use super::script::Script;
@@ -27,7 +27,7 @@ pub enum Request<'a> {
         /// Script to run.
         script: &'static Script,
         /// Its KEYS.
-        keys: &'a [Key],
+        keys: &'a [Bytes],
         /// Its ARGV.
         args: &'a [Bytes],
     },
@@ -36,19 +36,17 @@ pub enum Request<'a> {
         /// Name of the command.
         name: &'static str,
         /// Its arguments.
-        args: &'a [Value],
+        args: &'a [Bytes],
     },
 }
 
 impl<'a> Request<'a> {
     /// Keys of the request; of a command, its first argument.
-    pub(super) fn keys(self) -> impl Iterator<Item = &'a str> {
-        let (keys, args): (&[Key], &[Value]) = match self {
-            Request::Script { keys, .. } => (keys, &[]),
-            Request::Command { args, .. } => (&[], &args[..args.len().min(1)]),
-        };
-        let of_command = args.iter().filter_map(|arg| std::str::from_utf8(arg.as_bytes()?).ok());
-        keys.iter().filter_map(Key::as_str).chain(of_command)
+    pub(super) fn keys(self) -> &'a [Bytes] {
+        match self {
+            Request::Script { keys, .. } => keys,
+            Request::Command { args, .. } => &args[..args.len().min(1)],
+        }
     }
 
     /// Name in metrics.
@@ -62,11 +60,8 @@ impl<'a> Request<'a> {
     /// Sends the request and waits for the reply.
     pub(super) async fn send(self, client: &Client) -> Result<Value, FredError> {
         match self {
-            Request::Script { script, keys, args } => {
-                let args = args.iter().cloned().map(Value::Bytes).collect();
-                script.run(client, keys.to_vec(), args).await
-            }
-            Request::Command { name, args } => client.custom(custom(name), args.to_vec()).await,
+            Request::Script { script, keys, args } => script.run(client, keys, args).await,
+            Request::Command { name, args } => client.custom(custom(name), values(args).collect::<Vec<_>>()).await,
         }
     }
 
@@ -78,7 +73,7 @@ impl<'a> Request<'a> {
             Request::Script { script, keys, args } => {
                 pipeline.custom(custom("EVAL"), eval_args(script.source().into(), keys, args)).await?
             }
-            Request::Command { name, args } => pipeline.custom(custom(name), args.to_vec()).await?,
+            Request::Command { name, args } => pipeline.custom(custom(name), values(args).collect::<Vec<_>>()).await?,
         };
         let reply = pipeline.try_all::<Value>().await.into_iter().nth(1);
         reply.unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no reply")))
@@ -91,9 +86,12 @@ pub(super) fn custom(name: &'static str) -> CustomCommand {
 }
 
 /// Arguments of EVAL with a source, or of EVALSHA with a SHA-1.
-pub(super) fn eval_args(script: Value, keys: &[Key], args: &[Bytes]) -> Vec<Value> {
+pub(super) fn eval_args(script: Value, keys: &[Bytes], args: &[Bytes]) -> Vec<Value> {
     let mut values = vec![script, Value::from(keys.len() as i64)];
-    values.extend(keys.iter().cloned().map(Value::from));
-    values.extend(args.iter().cloned().map(Value::Bytes));
+    values.extend(self::values(keys).chain(self::values(args)));
     values
+}
+
+fn values(args: &[Bytes]) -> impl Iterator<Item = Value> {
+    args.iter().cloned().map(Value::Bytes)
 }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, iter, pin::pin, sync::Arc, time::Duration};
 
-use fred::types::Value;
+use bytes::Bytes;
 use futures_util::{
     StreamExt,
     future::{join_all, try_join_all},
@@ -22,6 +22,7 @@ use super::{
     error::{Error, ReplyKind},
     node::Node,
     node_connector::NodeConnector,
+    reply::Reply,
     request::Asking,
     slot::Slot,
     topology::{Owners, Topology},
@@ -317,9 +318,9 @@ impl Router {
         &self,
         slot: Slot,
         name: &'static str,
-        args: Vec<Value>,
+        args: Vec<Bytes>,
         deadline: Instant,
-    ) -> Result<Value, Error> {
+    ) -> Result<Reply, Error> {
         let args = &args[..];
         let ask = async |node: Arc<Node>, asking| node.ask_primary(name, args, deadline, asking).await;
         self.route(slot, deadline, ask).await

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use fred::{
     bytes_utils::Str,
     clients::Client,
@@ -43,7 +44,9 @@ impl Script {
     }
 
     /// Runs the script on this connection. Sends its source if Redis does not have it, which also loads it.
-    pub(super) async fn run(&self, client: &Client, keys: Vec<Key>, args: Vec<Value>) -> Result<Value, FredError> {
+    pub(super) async fn run(&self, client: &Client, keys: &[Bytes], args: &[Bytes]) -> Result<Value, FredError> {
+        let keys: Vec<Key> = keys.iter().cloned().map(Key::from).collect();
+        let args: Vec<Value> = args.iter().cloned().map(Value::Bytes).collect();
         match client.evalsha(self.sha1().clone(), keys.clone(), args.clone()).await {
             Err(error) if is_unknown_script(&error) => client.eval(self.source(), keys, args).await,
             reply => reply,

@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
+
+use crate::redis::Reply;
 
 use super::{
     Store,
@@ -24,9 +27,10 @@ pub(super) struct BrokenKeys {
 }
 
 impl BrokenKeys {
-    /// Notes a key of a command that Redis refused because one of its keys has another type.
-    pub(super) fn note(&self, key: &str) {
-        self.suspects.lock().insert(key.to_owned());
+    /// Notes the keys of a command that Redis refused because one of them has another type.
+    pub(super) fn note(&self, keys: &[Bytes]) {
+        let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
+        self.suspects.lock().extend(keys.map(str::to_owned));
         self.added.notify_one();
     }
 }
@@ -52,10 +56,10 @@ impl Store {
         for key in keys {
             // An unreadable session is reported by its own calls.
             let Some((partition, kind)) = self.keys.kind_of_key(&key) else { continue };
-            let declared = vec![key.as_str().into(), self.keys.meta(partition)];
+            let declared = vec![key.clone().into(), self.keys.meta(partition)];
             let args = vec![kind.name().into()];
             let reply = self.run(partition, &scripts::REPAIR, declared, args, deadline).await;
-            match reply.map(|reply| reply.first().and_then(|outcome| outcome.as_u64())) {
+            match reply.map(|reply| reply.first().and_then(Reply::number)) {
                 Ok(Some(1)) => {
                     log_deleted(&key, kind);
                     if matches!(kind, KeyKind::Due | KeyKind::Namespaces) {

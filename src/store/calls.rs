@@ -269,7 +269,7 @@ impl Store {
 
 /// The subject that the session lost, if the reply has one.
 fn leaving(reply: &mut Reply) -> Option<String> {
-    let subject = record::subject_of(&reply.next()?.into_bytes()?).ok()?;
+    let subject = record::subject_of(&reply.next()?.bytes()?).ok()?;
     Some(subject).filter(|subject| !subject.is_empty())
 }
 

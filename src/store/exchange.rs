@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use super::{
@@ -41,14 +40,14 @@ impl WriteConcern {
 /// Keys of a script, and the arguments that all scripts on these keys take.
 pub(super) struct ScriptKeys {
     partition: Partition,
-    keys: Vec<Key>,
+    keys: Vec<Bytes>,
     common: Arguments,
     store: StoreId,
 }
 
 impl ScriptKeys {
     /// Keys of a script that takes no common arguments.
-    pub(super) fn new(partition: Partition, keys: Vec<Key>, store: StoreId) -> Self {
+    pub(super) fn new(partition: Partition, keys: Vec<Bytes>, store: StoreId) -> Self {
         ScriptKeys { partition, keys, common: Arguments::default(), store }
     }
 
@@ -65,18 +64,18 @@ impl ScriptKeys {
 pub(super) struct Reply {
     /// First element of the reply.
     pub outcome: Outcome,
-    rest: std::vec::IntoIter<Value>,
+    rest: std::vec::IntoIter<redis::Reply>,
 }
 
 impl Reply {
     /// Takes the next value. None: there is no more.
-    pub(super) fn next(&mut self) -> Option<Value> {
+    pub(super) fn next(&mut self) -> Option<redis::Reply> {
         self.rest.next()
     }
 
     /// Takes the next value as a number.
     pub(super) fn number(&mut self) -> Result<u64, Error> {
-        self.rest.next().and_then(|value| value.as_u64()).ok_or_else(|| Error::Unexpected("a number is missing".into()))
+        self.rest.next().and_then(|value| value.number()).ok_or_else(|| Error::Unexpected("a number is missing".into()))
     }
 
     /// Takes the next value as a cause.
@@ -90,13 +89,16 @@ impl Reply {
 
     /// Takes the next value as bytes.
     pub(super) fn bytes(&mut self) -> Result<Bytes, Error> {
-        self.rest.next().and_then(Value::into_bytes).ok_or_else(|| Error::Unexpected("a byte string is missing".into()))
+        self.rest
+            .next()
+            .and_then(redis::Reply::bytes)
+            .ok_or_else(|| Error::Unexpected("a byte string is missing".into()))
     }
 }
 
 /// A script that ran.
 struct Run {
-    reply: Value,
+    reply: redis::Reply,
     /// Number of replicas that have the write.
     confirmed: u64,
     node: Arc<Node>,
@@ -231,16 +233,14 @@ impl Store {
 
     fn reply(&self, script: &Script, run: Run) -> Result<Reply, Error> {
         let Run { reply, node, sent, .. } = run;
-        let Value::Array(reply) = reply else {
-            return Err(Error::Unexpected(format!("{}: {:?}", script.name, reply.kind())));
-        };
+        let reply = reply.array().ok_or_else(|| Error::Unexpected(format!("{}: no array", script.name)))?;
         let mut rest = reply.into_iter();
-        let number = rest.next().and_then(|value| value.as_i64());
+        let number = rest.next().and_then(|value| value.integer());
         let outcome = number.and_then(Outcome::from_number);
         let outcome = outcome.ok_or_else(|| Error::Unexpected(format!("{}: outcome {number:?}", script.name)))?;
         let now = rest
             .next()
-            .and_then(|value| value.as_u64())
+            .and_then(|value| value.number())
             .ok_or_else(|| Error::Unexpected("the time is missing".into()))?;
         if outcome == Outcome::StoreChanged {
             return Err(Error::StoreChanged);

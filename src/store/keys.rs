@@ -3,7 +3,7 @@
 //! A hash of its id assigns a session to a virtual partition. All keys of a partition share a hash tag, so that one script can
 //! access them on a Redis Cluster; the tags are chosen so that the slots of the partitions are spread evenly.
 
-use fred::types::Key;
+use bytes::Bytes;
 
 use crate::{
     redis::Slot,
@@ -36,10 +36,10 @@ pub(super) struct Keys {
 struct Names {
     /// Key prefix and hash tag.
     stem: String,
-    namespaces: Key,
-    log: Key,
-    meta: Key,
-    absent: Key,
+    namespaces: Bytes,
+    log: Bytes,
+    meta: Bytes,
+    absent: Bytes,
     channel: String,
     slot: Slot,
 }
@@ -110,7 +110,7 @@ impl Keys {
     }
 
     /// Key of the hash that holds a session or its tombstone.
-    pub(super) fn session(&self, name: &SessionRef) -> Key {
+    pub(super) fn session(&self, name: &SessionRef) -> Bytes {
         format!("{}:s:{}:{}", self.partitions[self.partition_of(&name.id).index()].stem, name.namespace, name.id).into()
     }
 
@@ -119,7 +119,7 @@ impl Keys {
         let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:s:")?;
         let (namespace, id) = rest.split_once(':')?;
         let name = SessionRef { namespace: namespace.parse().ok()?, id: id.parse().ok()? };
-        (self.session(&name).as_str() == Some(key)).then_some(name)
+        (self.session(&name) == key).then_some(name)
     }
 
     /// Partition of the index of a subject.
@@ -129,7 +129,7 @@ impl Keys {
     }
 
     /// Key of the sorted set with a subject's session ids by time added in us. In the subject's partition, not those of the ids.
-    pub(super) fn subject(&self, subject: &Subject) -> Key {
+    pub(super) fn subject(&self, subject: &Subject) -> Bytes {
         let stem = &self.partitions[self.partition_of_subject(subject).index()].stem;
         format!("{stem}:u:{}:{}", subject.namespace, subject.name).into()
     }
@@ -174,28 +174,28 @@ impl Keys {
     }
 
     /// Key of the due set: the namespace's session ids by deadline in ms. It serves expiry and listing.
-    pub(super) fn due(&self, partition: Partition, namespace: &Namespace) -> Key {
+    pub(super) fn due(&self, partition: Partition, namespace: &Namespace) -> Bytes {
         format!("{}:due:{namespace}", self.partitions[partition.index()].stem).into()
     }
 
     /// Key of the sorted set with namespaces by a lower bound of their earliest deadline in ms.
-    pub(super) fn namespaces(&self, partition: Partition) -> Key {
+    pub(super) fn namespaces(&self, partition: Partition) -> Bytes {
         self.partitions[partition.index()].namespaces.clone()
     }
 
     /// Key of the log: a stream with one entry per change.
-    pub(super) fn log(&self, partition: Partition) -> Key {
+    pub(super) fn log(&self, partition: Partition) -> Bytes {
         self.partitions[partition.index()].log.clone()
     }
 
     /// Key of the hash with store id, format, number of partitions, last position and size of the log.
-    pub(super) fn meta(&self, partition: Partition) -> Key {
+    pub(super) fn meta(&self, partition: Partition) -> Bytes {
         self.partitions[partition.index()].meta.clone()
     }
 
     /// Key that never exists. Every session script declares it, so that Redis refuses the script before it begins while the
     /// slot migrates. Without it Redis would stop a script between emptying a key and filling it again.
-    pub(super) fn absent(&self, partition: Partition) -> Key {
+    pub(super) fn absent(&self, partition: Partition) -> Bytes {
         self.partitions[partition.index()].absent.clone()
     }
 
@@ -244,11 +244,11 @@ mod tests {
     fn tags_never_change() {
         for partitions in [1, 2, 4, 8, 16, 32, 64] {
             let meta = Keys::new("sessiond:", 0, partitions).meta(Partition(0));
-            assert_eq!(meta.as_str(), Some("sessiond:{ses:00:28}:meta"));
+            assert_eq!(meta, "sessiond:{ses:00:28}:meta");
         }
         let keys = Keys::new("sessiond:", 0, 16);
         let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
-        assert_eq!(keys.session(&name).as_str(), Some("sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa"));
+        assert_eq!(keys.session(&name), "sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
     }
 
     #[test]
@@ -262,9 +262,9 @@ mod tests {
     fn session_of_key_inverts_session() {
         let keys = Keys::new("sessiond:", 0, 16);
         let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([7; 16]) };
-        let key = keys.session(&name);
-        assert_eq!(keys.session_of_key(key.as_str().unwrap()), Some(name));
-        let of_another_partition = key.as_str().unwrap().replacen("{ses:", "{ses:9", 1);
+        let key = String::from_utf8(keys.session(&name).into()).unwrap();
+        assert_eq!(keys.session_of_key(&key), Some(name));
+        let of_another_partition = key.replacen("{ses:", "{ses:9", 1);
         for other in [&of_another_partition[..], "sessiond:{ses:05:40}:s:web:short", "other:{ses:05:40}:s:web:", ""] {
             assert_eq!(keys.session_of_key(other), None, "{other}");
         }

@@ -1,6 +1,6 @@
 //! Keyspace notifications: whether each server publishes them, and whether a missing key needs an end.
 
-use fred::types::Value;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -46,8 +46,8 @@ impl Store {
     /// Returns whether the due set contains a session. If it does not, the session was ended by a script.
     pub async fn is_due(&self, name: &SessionRef, deadline: Instant) -> Result<bool, Error> {
         let partition = self.keys.partition_of(&name.id);
-        let args = vec![self.keys.due(partition, &name.namespace).into(), name.id.to_string().into()];
-        Ok(!self.command(partition, "ZSCORE", args, deadline).await?.is_null())
+        let args = vec![self.keys.due(partition, &name.namespace), name.id.to_string().into()];
+        Ok(!self.command(partition, "ZSCORE", args, deadline).await?.is_nil())
     }
 
     /// Returns the status of each server; omits those that do not answer.
@@ -69,7 +69,7 @@ impl Store {
         let nodes = self.router.nodes();
         let Some(node) = nodes.iter().find(|node| node.name() == server) else { return Ok(()) };
         let flags = flags(&node, deadline).await? + REQUIRED_FLAGS;
-        let args = ["SET", SETTING, &flags].map(Value::from);
+        let args = [Bytes::from("SET"), SETTING.into(), flags.into()];
         node.command(Priority::Background, "CONFIG", &args, deadline).await?;
         Ok(())
     }
@@ -77,9 +77,9 @@ impl Store {
 
 /// Reads the setting of a server.
 async fn flags(node: &Node, deadline: Instant) -> Result<String, Error> {
-    let args = ["GET", SETTING].map(Value::from);
+    let args = ["GET", SETTING].map(Bytes::from);
     let reply = node.command(Priority::Background, "CONFIG", &args, deadline).await?;
-    let flags = reply.into_map().ok().and_then(|map| map.values().next()?.as_string());
+    let flags = reply.pairs().next().and_then(|(_, flags)| flags.text().map(str::to_owned));
     flags.ok_or_else(|| Error::Refused("it has no setting notify-keyspace-events".into()))
 }
 

@@ -1,7 +1,6 @@
 //! The log of changes, one stream per partition: entries, positions, messages and tails.
 
 use bytes::Bytes;
-use fred::types::Value;
 use tokio::time::Instant;
 
 use crate::session::{Cause, Change, Event, Revision, Session, SessionRef};
@@ -13,7 +12,7 @@ use super::{
     msgpack::{Reader, Truncated},
     record::{self, Corrupt},
 };
-use crate::redis::{self, Priority};
+use crate::redis::{self, Priority, Reply};
 
 /// Identity of a store: generated on first use, lost when the store is emptied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,12 +196,12 @@ impl Store {
         self.tail_of(self.command(partition, "HMGET", args, deadline).await?)
     }
 
-    fn tail_fields(&self, partition: Partition) -> [Value; 4] {
-        [self.keys.meta(partition).into(), "store".into(), "last".into(), "origin".into()]
+    fn tail_fields(&self, partition: Partition) -> [Bytes; 4] {
+        [self.keys.meta(partition), "store".into(), "last".into(), "origin".into()]
     }
 
-    fn tail_of(&self, reply: Value) -> Result<Tail, Error> {
-        let fields: Vec<Option<Bytes>> = reply.into_array().into_iter().map(Value::into_bytes).collect();
+    fn tail_of(&self, reply: Reply) -> Result<Tail, Error> {
+        let fields: Vec<Option<Bytes>> = reply.array().unwrap_or_default().into_iter().map(Reply::bytes).collect();
         let Ok([Some(id), Some(last), origin]) = <[_; 3]>::try_from(fields) else { return Err(Error::StoreChanged) };
         if StoreId::from_text(&id) != Some(self.id()) {
             return Err(Error::StoreChanged);

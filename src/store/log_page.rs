@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fred::types::Value;
 use tokio::time::Instant;
 
 use super::{
@@ -13,7 +12,7 @@ use super::{
     log::{Entry, Position},
     scripts,
 };
-use crate::redis::{self, Asking, Effect, Node, Priority, Request};
+use crate::redis::{self, Asking, Effect, Node, Priority, Reply, Request};
 
 /// Maximum number of entries in a page.
 const PAGE: usize = 32;
@@ -130,8 +129,8 @@ impl Store {
             }
             Ok(read?.0)
         };
-        let reply = self.route(partition, deadline, attempt).await?.into_array();
-        let texts: Vec<Bytes> = reply.into_iter().skip(1).filter_map(Value::into_bytes).collect();
+        let reply = self.route(partition, deadline, attempt).await?.array().unwrap_or_default();
+        let texts: Vec<Bytes> = reply.into_iter().skip(1).filter_map(Reply::bytes).collect();
         reads.note(Ok(texts.iter().map(Bytes::len).sum()));
         let unreadable = |_| Error::UnexpectedRead(format!("an entry of the log of partition {}", partition.0));
         texts.into_iter().map(|text| Entry::decode(partition, text).map_err(unreadable)).collect()

@@ -149,7 +149,7 @@ impl Store {
             Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Seal)),
             other => return Err(unexpected(&scripts::READ, other)),
         };
-        let mut number = || reply.next().and_then(|value| value.as_u64());
+        let mut number = || reply.next().and_then(|value| value.number());
         let until = number().filter(|until| *until > 0).map(Millis);
         let (found, is_over, needs_write) = match found {
             Found::Ended(cause, _) => {

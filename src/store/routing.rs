@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use fred::types::Value;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Error, Partition, Server, Store};
-use crate::redis::{self, Asking, Node};
+use crate::redis::{self, Asking, Node, Reply};
 
 impl Store {
     /// Returns the servers that own partitions, with their partitions.
@@ -47,9 +47,9 @@ impl Store {
         &self,
         partition: Partition,
         name: &'static str,
-        args: Vec<Value>,
+        args: Vec<Bytes>,
         deadline: Instant,
-    ) -> Result<Value, Error> {
+    ) -> Result<Reply, Error> {
         Ok(self.router.command(self.keys.slot(partition), name, args, deadline).await?)
     }
 

@@ -3,18 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fred::types::{Key, Value};
 use tokio::time::Instant;
 
 use crate::session::{Namespace, SessionId};
 
 use super::{Store, error::Error, keys::Partition, scripts};
-use crate::redis::{Effect, Node, Priority, Request, Script};
+use crate::redis::{Effect, Node, Priority, Reply, Request, Script};
 
 /// Maximum size of a set that is read whole and in order; larger ones are read with a Redis cursor.
 const READ_WHOLE: u64 = 1_000;
 /// Maximum number of namespaces read at once.
-const NAMESPACES: i64 = 64;
+const NAMESPACES: usize = 64;
 
 /// Position at which a list resumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,15 +54,16 @@ impl Store {
             ListPosition::Cursor { partition, run, cursor } => (partition, Some((run, cursor)), None),
         };
         let due = self.keys.due(partition, namespace);
-        let count = self.command(partition, "ZCARD", vec![due.clone().into()], deadline).await?;
+        let count = self.command(partition, "ZCARD", vec![due.clone()], deadline).await?;
         let next_partition = || {
             let next = Partition(partition.0 + 1);
             (next.index() < self.keys.partitions().len()).then_some(ListPosition::After(next, None))
         };
-        if run_and_cursor.is_none() && count.as_u64().unwrap_or(0) <= READ_WHOLE {
-            let args = vec![due.into(), 0.into(), (-1).into()];
+        if run_and_cursor.is_none() && count.number().unwrap_or(0) <= READ_WHOLE {
+            let args = vec![due, "0".into(), "-1".into()];
             let reply = self.command(partition, "ZRANGE", args, deadline).await?;
-            let mut ids: Vec<SessionId> = ids(reply.into_array()).filter(|id| Some(*id) > after).collect();
+            let mut ids: Vec<SessionId> =
+                ids(reply.array().unwrap_or_default()).filter(|id| Some(*id) > after).collect();
             ids.sort_unstable();
             if ids.len() > limit {
                 ids.truncate(limit);
@@ -77,32 +77,31 @@ impl Store {
         let scan = async |node: Arc<Node>, asking| {
             let run = crc32fast::hash(node.run_id(deadline).await?.as_bytes());
             let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
-            let args = [due.clone().into(), cursor.to_string().into(), "COUNT".into(), (limit as i64).into()];
+            let args = [due.clone(), cursor.to_string().into(), "COUNT".into(), limit.to_string().into()];
             Ok((run, node.ask_primary("ZSCAN", &args, deadline, asking).await?))
         };
         let (run, reply) = self.route(partition, deadline, scan).await?;
-        let mut reply = reply.into_array().into_iter();
-        let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
+        let mut reply = reply.array().unwrap_or_default().into_iter();
+        let cursor = reply.next().and_then(|cursor| cursor.number());
         let cursor: u64 = cursor.ok_or_else(|| Error::UnexpectedRead("ZSCAN".into()))?;
-        let members = reply.next().map(Value::into_array).unwrap_or_default();
-        let ids = ids(members.into_iter().step_by(2)).collect();
+        let members = reply.next().into_iter().flat_map(Reply::pairs).map(|(member, _)| member);
+        let ids = ids(members).collect();
         let next = if cursor == 0 { next_partition() } else { Some(ListPosition::Cursor { partition, run, cursor }) };
         Ok((ids, next))
     }
 
     /// Returns all namespaces that have sessions in a partition.
     pub async fn namespaces(&self, partition: Partition, deadline: Instant) -> Result<Vec<Namespace>, Error> {
-        let args = vec![self.keys.namespaces(partition).into(), 0.into(), (-1).into(), "WITHSCORES".into()];
+        let args = vec![self.keys.namespaces(partition), "0".into(), "-1".into(), "WITHSCORES".into()];
         let reply = self.command(partition, "ZRANGE", args, deadline).await?;
-        let name = |pair: Value| pair.into_array().into_iter().next()?.into_string()?.parse().ok();
-        Ok(reply.into_array().into_iter().filter_map(name).collect())
+        Ok(reply.pairs().filter_map(|(name, _)| name.text()?.parse().ok()).collect())
     }
 
     /// Returns the number of sessions of a namespace, expired ones that have not been ended yet included.
     pub async fn count(&self, namespace: &Namespace, deadline: Instant) -> Result<u64, Error> {
         let counts = self.keys.partitions().map(async |partition| {
-            let args = vec![self.keys.due(partition, namespace).into()];
-            Ok::<_, Error>(self.command(partition, "ZCARD", args, deadline).await?.as_u64().unwrap_or(0))
+            let args = vec![self.keys.due(partition, namespace)];
+            Ok::<_, Error>(self.command(partition, "ZCARD", args, deadline).await?.number().unwrap_or(0))
         });
         Ok(futures_util::future::try_join_all(counts).await?.into_iter().sum())
     }
@@ -116,17 +115,15 @@ impl Store {
         deadline: Instant,
     ) -> Result<(Vec<Namespace>, Option<u64>), Error> {
         let key = self.keys.namespaces(partition);
-        let args = vec![key.into(), 0.into(), (NAMESPACES - 1).into(), "WITHSCORES".into()];
+        let args = vec![key, "0".into(), (NAMESPACES - 1).to_string().into(), "WITHSCORES".into()];
         // With scores the reply is an array of pairs, so it does not begin with the name of a namespace.
-        let page = self.command(partition, "ZRANGE", args, deadline).await?.into_array();
-        let next = (page.len() as i64 == NAMESPACES).then_some(now_ms);
+        let page: Vec<_> = self.command(partition, "ZRANGE", args, deadline).await?.pairs().collect();
+        let next = (page.len() == NAMESPACES).then_some(now_ms);
         let mut due = Vec::new();
-        for pair in page {
-            let mut pair = pair.into_array().into_iter();
-            let (name, bound) = (pair.next().unwrap_or(Value::Null), pair.next().and_then(|bound| bound.as_f64()));
-            let (Some(namespace), Some(bound)) = (name.as_str().and_then(|name| name.parse().ok()), bound) else {
+        for (name, bound) in page {
+            let (Some(namespace), Some(bound)) = (name.text().and_then(|name| name.parse().ok()), bound.float()) else {
                 crate::observe::error!(partition = partition.0, "removed invalid namespace from namespace set");
-                let args = vec![self.keys.namespaces(partition).into(), name];
+                let args = vec![self.keys.namespaces(partition), name.bytes().unwrap_or_default()];
                 self.command(partition, "ZREM", args, deadline).await?;
                 continue;
             };
@@ -151,21 +148,19 @@ impl Store {
         let args = vec![Bytes::copy_from_slice(namespace.as_str().as_bytes()), limit.to_string().into()];
         let mut reply = self.run(partition, &scripts::DUE, keys, args, deadline).await?.into_iter();
         reply.next();
-        let members = reply.next().map(Value::into_array).unwrap_or_default();
-        let mut ids = Vec::with_capacity(members.len() / 2);
-        let mut members = members.into_iter();
-        while let (Some(id), Some(score)) = (members.next(), members.next()) {
-            match id.as_str().and_then(|id| id.parse().ok()) {
-                Some(id) => ids.push((id, score.as_f64().unwrap_or(0.0) as u64)),
+        let mut ids = Vec::new();
+        for (id, score) in reply.next().into_iter().flat_map(Reply::pairs) {
+            match id.text().and_then(|id| id.parse().ok()) {
+                Some(id) => ids.push((id, score.float().unwrap_or(0.0) as u64)),
                 // No script can end such a member: it would stay due.
                 None => {
                     crate::observe::error!(partition = partition.0, %namespace, "removed invalid id from due set");
-                    let args = vec![self.keys.due(partition, namespace).into(), id];
+                    let args = vec![self.keys.due(partition, namespace), id.bytes().unwrap_or_default()];
                     self.command(partition, "ZREM", args, deadline).await?;
                 }
             }
         }
-        let next = reply.next().and_then(|next| next.as_f64()).filter(|next| next.is_finite());
+        let next = reply.next().and_then(|next| next.float()).filter(|next| next.is_finite());
         Ok(Due { ids, next: next.map(|next| next as u64) })
     }
 }
@@ -176,19 +171,17 @@ impl Store {
         &self,
         partition: Partition,
         script: &'static Script,
-        keys: Vec<Key>,
+        keys: Vec<Bytes>,
         args: Vec<Bytes>,
         deadline: Instant,
-    ) -> Result<Vec<Value>, Error> {
+    ) -> Result<Vec<Reply>, Error> {
         let (keys, args) = (&keys[..], &args[..]);
         let attempt = |node: Arc<Node>, asking| async move {
             let request = Request::Script { script, keys, args };
             node.send(Priority::Background, request, deadline, Effect::Writes, asking).await
         };
-        match self.route(partition, deadline, attempt).await? {
-            Value::Array(reply) => Ok(reply),
-            other => Err(Error::Unexpected(format!("{}: {:?}", script.name, other.kind()))),
-        }
+        let reply = self.route(partition, deadline, attempt).await?.array();
+        reply.ok_or_else(|| Error::Unexpected(format!("{}: no array", script.name)))
     }
 }
 
@@ -200,6 +193,6 @@ pub struct Due {
     pub next: Option<u64>,
 }
 
-fn ids(members: impl IntoIterator<Item = Value>) -> impl Iterator<Item = SessionId> {
-    members.into_iter().filter_map(|member| member.into_string()?.parse().ok())
+fn ids(members: impl IntoIterator<Item = Reply>) -> impl Iterator<Item = SessionId> {
+    members.into_iter().filter_map(|member| member.text()?.parse().ok())
 }

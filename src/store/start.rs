@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fred::types::Value;
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     observe::Metrics,
-    redis::{self, Endpoint, NodeConnector, Probe, ReplicatedWrites, Router},
+    redis::{self, Endpoint, NodeConnector, Probe, ReplicatedWrites, Reply, Router},
 };
 
 /// Maximum time to connect, and to initialise the required partitions.
@@ -120,10 +120,10 @@ impl Store {
         let connector = NodeConnector {
             endpoint,
             replicated_writes: open.replicated_writes,
-            probe: Probe { script: &scripts::PROBE, absent: keys.absent(Partition(0)).into_bytes() },
+            probe: Probe { script: &scripts::PROBE, absent: keys.absent(Partition(0)) },
             messages: open.feed_buffer,
             metrics: metrics.clone(),
-            on_wrong_type: Arc::new(move |key| suspects.note(key)),
+            on_wrong_type: Arc::new(move |keys| suspects.note(keys)),
         };
         let router = Router::open(connector, keys.slots());
         let router = match tokio::time::timeout(START_TIMEOUT, router).await {
@@ -197,27 +197,27 @@ impl Store {
 
     /// Reads the store id of a partition. None: it has none. Unlike the script, this works while Redis refuses writes.
     async fn stored_id(&self, partition: Partition, deadline: Instant) -> Result<Option<StoreId>, StartError> {
-        let fields = ["store", "format", "partitions"].map(Value::from);
+        let fields = ["store", "format", "partitions"].map(Bytes::from);
         let meta = self.keys.meta(partition);
-        let args = [Value::from(meta.clone())].into_iter().chain(fields).collect();
+        let args = [meta.clone()].into_iter().chain(fields).collect();
         let reply = match self.command(partition, "HMGET", args, deadline).await {
             Err(error) if error.is_wrong_type() => {
-                return Err(StartError::BrokenMeta(meta.as_str().unwrap_or_default().to_owned()));
+                return Err(StartError::BrokenMeta(String::from_utf8_lossy(&meta).into_owned()));
             }
-            reply => reply?.into_array(),
+            reply => reply?.array().unwrap_or_default(),
         };
-        if reply.iter().any(Value::is_null) { Ok(None) } else { self.check_meta(&reply).map(Some) }
+        if reply.iter().any(Reply::is_nil) { Ok(None) } else { self.check_meta(&reply).map(Some) }
     }
 
     /// Checks format and number of partitions of a meta, and returns its store id.
-    fn check_meta(&self, meta: &[Value]) -> Result<StoreId, StartError> {
-        let text = |at: usize| meta.get(at).and_then(Value::as_string).unwrap_or_default();
+    fn check_meta(&self, meta: &[Reply]) -> Result<StoreId, StartError> {
+        let text = |at: usize| meta.get(at).and_then(Reply::text).unwrap_or_default();
         if text(1) != FORMAT.to_string() {
-            return Err(StartError::Format(text(1)));
+            return Err(StartError::Format(text(1).to_owned()));
         }
         let wanted = self.wanted_partitions();
         if text(2) != wanted.to_string() {
-            return Err(StartError::Partitions { found: text(2), wanted });
+            return Err(StartError::Partitions { found: text(2).to_owned(), wanted });
         }
         StoreId::from_text(text(0).as_bytes()).ok_or(StartError::Format("unknown".into()))
     }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use fred::types::Value;
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{Mutex, mpsc},
@@ -22,7 +22,7 @@ use super::{
     scripts::{self, Outcome},
     survey::Partial,
 };
-use crate::redis::Priority;
+use crate::redis::{Priority, Reply};
 use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
 
 /// Maximum number of index entries per call.
@@ -229,23 +229,22 @@ impl Store {
         limit: usize,
         deadline: Instant,
     ) -> Result<Vec<Entry>, Error> {
-        let mut args: Vec<Value> = vec![self.keys.subject(subject).into(), from.into(), to.into()];
-        args.extend(order.iter().map(|word| Value::from(*word)));
-        args.extend(["LIMIT".into(), 0.into(), (limit as i64).into(), "WITHSCORES".into()]);
+        let mut args: Vec<Bytes> = vec![self.keys.subject(subject), from.into(), to.into()];
+        args.extend(order.iter().map(|word| Bytes::from(*word)));
+        args.extend(["LIMIT".into(), "0".into(), limit.to_string().into(), "WITHSCORES".into()]);
         let partition = self.keys.partition_of_subject(subject);
         loop {
             // With scores the reply is an array of pairs, so it does not begin with stored text.
-            let reply = self.command(partition, "ZRANGE", args.clone(), deadline).await?.into_array();
-            let (is_end, mut entries) = (reply.is_empty(), Vec::new());
-            for pair in reply {
-                let mut pair = pair.into_array().into_iter();
-                let (Some(id), Some(score)) = (pair.next(), pair.next()) else { continue };
-                match entry(id.clone(), score) {
+            let reply = self.command(partition, "ZRANGE", args.clone(), deadline).await?;
+            let (mut is_end, mut entries) = (true, Vec::new());
+            for (id, score) in reply.pairs() {
+                is_end = false;
+                match entry(&id, &score) {
                     Some(entry) => entries.push(entry),
                     // No session can have this id: the entry would stay.
                     None => {
                         crate::observe::error!(?subject, "removed invalid id from subject index");
-                        let args = vec![self.keys.subject(subject).into(), id];
+                        let args = vec![self.keys.subject(subject), id.bytes().unwrap_or_default()];
                         self.command(partition, "ZREM", args, deadline).await?;
                     }
                 }
@@ -331,15 +330,12 @@ impl Store {
 }
 
 /// Entries of a flat list of ids and times.
-pub(super) fn flat_entries(list: Option<Value>) -> Vec<Entry> {
-    let mut list = list.map(Value::into_array).unwrap_or_default().into_iter();
-    let mut entries = Vec::new();
-    while let (Some(id), Some(score)) = (list.next(), list.next()) {
-        entries.extend(entry(id, score));
-    }
-    entries
+fn flat_entries(list: Option<Reply>) -> Vec<Entry> {
+    let pairs = list.into_iter().flat_map(Reply::pairs);
+    pairs.filter_map(|(id, score)| entry(&id, &score)).collect()
 }
 
-fn entry(id: Value, score: Value) -> Option<Entry> {
-    Some(Entry { id: id.into_string()?.parse().ok()?, added: score.as_f64()? as u64 })
+/// None: no session can have this id.
+pub(super) fn entry(id: &Reply, score: &Reply) -> Option<Entry> {
+    Some(Entry { id: id.text()?.parse().ok()?, added: score.float()? as u64 })
 }

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use fred::types::Value;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
     IndexEntry, Store, error::Error, exchange::ScriptKeys, keys::Partition, msgpack::Arguments, record, scripts,
-    subjects::flat_entries,
+    subjects::entry,
 };
-use crate::redis::{Node, Priority};
+use crate::redis::{Node, Priority, Reply};
 use crate::session::{Namespace, SessionId, SessionRef, Subject};
 
 /// Maximum number of sessions or indexes that one script reads, so that it does not delay other calls.
@@ -126,10 +126,10 @@ impl Store {
         let target = self.partition_target(partition, keys);
         let mut reply = self.read(&scripts::SURVEY, Priority::Background, target, &args, deadline).await?;
         let has_namespace = reply.number().map_err(Error::of_a_read)? == 1;
-        let mut states = reply.next().map(Value::into_array).unwrap_or_default().into_iter();
+        let mut states = reply.next().and_then(Reply::array).unwrap_or_default().into_iter();
         let mut sessions = Vec::with_capacity(ids.len());
         for id in ids {
-            let (state, subject) = (states.next().and_then(|state| state.as_u64()), states.next());
+            let (state, subject) = (states.next().and_then(|state| state.number()), states.next());
             let state = match state {
                 Some(0) => SurveyedState::Missing,
                 Some(1) => SurveyedState::Live,
@@ -138,7 +138,7 @@ impl Store {
                 Some(4) => SurveyedState::Other,
                 other => return Err(Error::UnexpectedRead(format!("survey: state {other:?}"))),
             };
-            let subject = subject.and_then(Value::into_bytes).and_then(|stored| record::subject_of(&stored).ok());
+            let subject = subject.and_then(Reply::bytes).and_then(|stored| record::subject_of(&stored).ok());
             sessions.push(Surveyed { id: *id, state, subject: subject.unwrap_or_default() });
         }
         Ok(Survey { sessions, has_namespace })
@@ -179,8 +179,8 @@ impl Store {
             args.list("ids", texts.iter().map(String::as_bytes));
             let target = self.partition_target(partition, keys);
             let mut reply = self.read(&scripts::INDEXED, Priority::Background, target, &args, deadline).await?;
-            let numbers = reply.next().map(Value::into_array).unwrap_or_default();
-            let numbers: HashSet<u64> = numbers.iter().filter_map(Value::as_u64).collect();
+            let numbers = reply.next().and_then(Reply::array).unwrap_or_default();
+            let numbers: HashSet<u64> = numbers.iter().filter_map(Reply::number).collect();
             Ok((1..).zip(sessions).filter(|(number, _)| numbers.contains(number)).map(|(_, session)| session).collect())
         });
         Partial::of(join_all(checks).await)
@@ -201,10 +201,11 @@ impl Store {
             args.number("page", page as u64 + 1);
             let target = self.partition_target(partition, keys);
             let mut reply = self.read(&scripts::ENTRIES, Priority::Background, target, &args, deadline).await?;
-            let indexes = reply.next().map(Value::into_array).unwrap_or_default();
-            let entries = |index: Value| {
-                let count = index.is_array().then(|| index.array_len().unwrap_or(0) / 2)?;
-                Some(flat_entries(Some(index))).filter(|entries| entries.len() == count && count <= page)
+            let indexes = reply.next().and_then(Reply::array).unwrap_or_default();
+            let entries = |index: Reply| {
+                let pairs = index.is_array().then(|| index.pairs())?;
+                let entries: Option<Vec<_>> = pairs.map(|(id, score)| entry(&id, &score)).collect();
+                entries.filter(|entries| entries.len() <= page)
             };
             Ok(subjects.into_iter().zip(indexes.into_iter().map(entries)).collect())
         });
@@ -230,7 +231,7 @@ impl Store {
         Ok(page)
     }
 
-    fn partition_target(&self, partition: Partition, mut keys: Vec<fred::types::Key>) -> ScriptKeys {
+    fn partition_target(&self, partition: Partition, mut keys: Vec<Bytes>) -> ScriptKeys {
         keys.push(self.keys.meta(partition));
         ScriptKeys::new(partition, keys, self.id())
     }
@@ -254,10 +255,10 @@ fn grouped<K: Ord + Clone, T>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<(K, V
 
 async fn scan_node(node: &Node, cursor: u64, pattern: String, deadline: Instant) -> Result<(u64, Vec<String>), Error> {
     let words = [cursor.to_string(), "MATCH".into(), pattern, "COUNT".into(), SCAN_COUNT.to_string()];
-    let reply = node.command(Priority::Background, "SCAN", &words.map(Value::from), deadline).await?;
-    let mut reply = reply.into_array().into_iter();
-    let cursor = reply.next().and_then(|cursor| cursor.into_string()).and_then(|cursor| cursor.parse().ok());
+    let reply = node.command(Priority::Background, "SCAN", &words.map(Bytes::from), deadline).await?;
+    let mut reply = reply.array().unwrap_or_default().into_iter();
+    let cursor = reply.next().and_then(|cursor| cursor.number());
     let cursor = cursor.ok_or_else(|| Error::UnexpectedRead("SCAN".into()))?;
-    let keys = reply.next().map(Value::into_array).unwrap_or_default();
-    Ok((cursor, keys.into_iter().filter_map(Value::into_string).collect()))
+    let keys = reply.next().and_then(Reply::array).unwrap_or_default();
+    Ok((cursor, keys.iter().filter_map(|key| key.text().map(str::to_owned)).collect()))
 }

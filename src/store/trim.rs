@@ -10,6 +10,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use crate::redis::Reply;
+
 use super::{Server, Store, error::Error, keys::Partition, scripts};
 
 /// Maximum time that a refused write waits for a trim.
@@ -89,7 +91,7 @@ impl Store {
         let numbers = [bounds.age_us, bounds.aged, bounds.entries, bounds.bytes, bounds.batch];
         let args = numbers.map(|number| number.to_string().into()).to_vec();
         let reply = self.run(partition, &scripts::TRIM, keys, args, deadline).await?;
-        let number = |at: usize| reply.get(at).and_then(fred::types::Value::as_u64).unwrap_or(0);
+        let number = |at: usize| reply.get(at).and_then(Reply::number).unwrap_or(0);
         Ok(Trimmed { dropped: number(0), bytes: number(2), last: number(3) })
     }
 
