@@ -29,7 +29,7 @@ mod topology;
 pub use endpoint::Endpoint;
 pub use error::{Effect, Error};
 pub use heartbeat::{Condition, Probe};
-pub use node::{LONGEST_NOT_AFTER, MAX_LARGE_REPLIES, Node, OnWrongType, Priority};
+pub use node::{LONGEST_NOT_AFTER, MAX_LARGE_REPLY_BYTES, Node, OnWrongType, Priority};
 pub use node_connector::{NodeConnector, ReplicatedWrites};
 pub use reply::Reply;
 pub use request::{Asking, Request};

@@ -1,5 +1,6 @@
 //! House rules that text can show: structure, names, prose, and pages that name code. Each failure names the remedy.
 
+mod circles;
 mod imports;
 mod lua;
 mod pages;

@@ -69,7 +69,7 @@ pub(super) enum Loss {
     Unresponsive,
     /// The server answered that it cannot serve calls; with its reply.
     Unfit(String),
-    /// The node was abandoned: its connection for calls is unresponsive or unfit.
+    /// The node was abandoned: its interactive connection is unresponsive or unfit.
     Abandoned,
 }
 
@@ -97,7 +97,7 @@ impl Loss {
                 crate::observe::warning!(server, cause, "Redis cannot serve calls; reconnecting");
                 cause
             }
-            // The connection for calls has logged the cause.
+            // The interactive connection has logged the cause.
             Loss::Abandoned => "reconnecting".into(),
         }
     }

@@ -35,7 +35,7 @@ use crate::observe::Metrics;
 pub const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
 /// Maximum expected size in bytes of all large replies on their way from one server. Without a bound, heartbeats and small
 /// reads wait behind them on a slow line, and Redis closes connections that exceed its `maxmemory-clients`.
-pub const MAX_LARGE_REPLIES: usize = 1024 * 1024;
+pub const MAX_LARGE_REPLY_BYTES: usize = 1024 * 1024;
 
 /// Priority of a request: each has its own connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +186,7 @@ impl Node {
     }
 
     /// Fails if the server is a replica: its data may be old.
-    pub async fn is_primary(&self, deadline: Instant) -> Result<(), Error> {
+    pub async fn require_primary(&self, deadline: Instant) -> Result<(), Error> {
         let reply = self.command(Priority::Background, "ROLE", &[], deadline).await?;
         let role = reply.array().unwrap_or_default();
         if role.first().and_then(Reply::text) == Some("master") {
@@ -206,7 +206,7 @@ impl Node {
     ) -> Result<Reply, Error> {
         let reply = self.send(Priority::Background, Request::Command { name, args }, deadline, Effect::Reads, asking);
         // ROLE follows the command on the same connection.
-        Ok(tokio::try_join!(biased; reply, self.is_primary(deadline))?.0)
+        Ok(tokio::try_join!(biased; reply, self.require_primary(deadline))?.0)
     }
 
     /// Sends a command that reads or can be sent twice.
@@ -271,7 +271,7 @@ impl Node {
 
     /// Waits until a reply of this size in bytes may be on its way, at most until the deadline.
     pub async fn reserve(&self, bytes: usize, deadline: Instant) -> Result<SemaphorePermit<'_>, Error> {
-        let bytes = bytes.min(MAX_LARGE_REPLIES) as u32;
+        let bytes = bytes.min(MAX_LARGE_REPLY_BYTES) as u32;
         let reserved = timeout_at(deadline, self.large_replies.acquire_many(bytes)).await;
         reserved.ok().and_then(Result::ok).ok_or(Error::Timeout)
     }

@@ -13,9 +13,9 @@ use super::{
     connection::{ConnectOptions, MESSAGES_WITHOUT_SUBSCRIPTION, UNRESPONSIVE_AFTER},
     endpoint::{Address, Endpoint},
     heartbeat::{Heartbeat, Probe},
-    node::{MAX_LARGE_REPLIES, Node, OnWrongType},
+    node::{MAX_LARGE_REPLY_BYTES, Node, OnWrongType},
     reconnecting_connection::ReconnectingConnection,
-    replicated_writer::{CONNECTIONS, ReplicatedWriter, UNRESPONSIVE_WITH_WAIT_AFTER},
+    replicated_writer::{CONNECTIONS_PER_NODE, ReplicatedWriter, UNRESPONSIVE_WITH_WAIT_AFTER},
 };
 use crate::observe::Metrics;
 
@@ -64,7 +64,7 @@ impl NodeConnector {
         let replicated = ConnectOptions { unresponsive_after: UNRESPONSIVE_WITH_WAIT_AFTER, ..options };
         let retired = CancellationToken::new();
         let open = |options| ReconnectingConnection::open(options, retired.clone());
-        let writers = if self.replicated_writes == ReplicatedWrites::Enabled { CONNECTIONS } else { 0 };
+        let writers = if self.replicated_writes == ReplicatedWrites::Enabled { CONNECTIONS_PER_NODE } else { 0 };
         let writers = try_join_all((0..writers).map(|_| open(replicated.clone())));
         let (interactive, background, subscriber, writers) =
             tokio::try_join!(open(interactive), open(background), open(subscriber), writers)?;
@@ -74,7 +74,7 @@ impl NodeConnector {
             background,
             subscriber,
             replicated: ReplicatedWriter::new(writers, retired.clone(), self.metrics.clone()),
-            large_replies: Semaphore::new(MAX_LARGE_REPLIES),
+            large_replies: Semaphore::new(MAX_LARGE_REPLY_BYTES),
             clock: Clock::new(),
             abandoned: Notify::new(),
             probe: self.probe.clone(),

@@ -32,7 +32,7 @@ use super::{
 use crate::observe::Metrics;
 
 /// Number of connections for replicated writes per server.
-pub(super) const CONNECTIONS: usize = 4;
+pub(super) const CONNECTIONS_PER_NODE: usize = 4;
 /// Maximum time that WAIT waits for replicas.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time after which the connection is unresponsive: a heartbeat waits behind WAIT.

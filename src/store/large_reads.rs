@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::error::Error;
-use crate::redis::MAX_LARGE_REPLIES;
+use crate::redis::MAX_LARGE_REPLY_BYTES;
 
 /// Maximum size in bytes of a page of the log. A single entry may be larger.
 const MAX_PAGE: usize = 512 * 1024;
@@ -19,10 +19,10 @@ pub(super) struct LargeReads {
 impl LargeReads {
     /// Nothing is known: one reply at a time.
     pub(super) fn new() -> Self {
-        LargeReads { expected: AtomicUsize::new(MAX_LARGE_REPLIES), page: AtomicUsize::new(MAX_PAGE) }
+        LargeReads { expected: AtomicUsize::new(MAX_LARGE_REPLY_BYTES), page: AtomicUsize::new(MAX_PAGE) }
     }
 
-    /// Expected size in bytes of the next large reply: the largest of the last ones. At most [`MAX_LARGE_REPLIES`].
+    /// Expected size in bytes of the next large reply: the largest of the last ones. At most [`MAX_LARGE_REPLY_BYTES`].
     pub(super) fn expected(&self) -> usize {
         self.expected.load(Ordering::Relaxed)
     }
@@ -38,11 +38,11 @@ impl LargeReads {
             Ok(bytes) => {
                 let expected = self.expected();
                 let faded = expected - expected / 8;
-                self.expected.store(bytes.max(faded).clamp(LEAST, MAX_LARGE_REPLIES), Ordering::Relaxed);
+                self.expected.store(bytes.max(faded).clamp(LEAST, MAX_LARGE_REPLY_BYTES), Ordering::Relaxed);
                 self.page.store((self.page() * 2).min(MAX_PAGE), Ordering::Relaxed);
             }
             Err(Error::Timeout | Error::Unavailable(_)) => {
-                self.expected.store(MAX_LARGE_REPLIES, Ordering::Relaxed);
+                self.expected.store(MAX_LARGE_REPLY_BYTES, Ordering::Relaxed);
                 self.page.store((self.page() / 2).max(LEAST), Ordering::Relaxed);
             }
             Err(_) => {}
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn expected_size_follows_large_replies_and_fades() {
         let reads = LargeReads::new();
-        assert_eq!(reads.expected(), MAX_LARGE_REPLIES, "nothing is known");
+        assert_eq!(reads.expected(), MAX_LARGE_REPLY_BYTES, "nothing is known");
         for _ in 0..100 {
             reads.note(Ok(100));
         }
@@ -65,7 +65,7 @@ mod tests {
         reads.note(Ok(900_000));
         assert_eq!(reads.expected(), 900_000);
         reads.note(Err(&Error::Timeout));
-        assert_eq!(reads.expected(), MAX_LARGE_REPLIES);
+        assert_eq!(reads.expected(), MAX_LARGE_REPLY_BYTES);
     }
 
     #[test]

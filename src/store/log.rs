@@ -162,7 +162,7 @@ impl Store {
         // Redis replies in order: it reads its clock first.
         let node = &server.node;
         let as_of = async { Ok(node.time(Priority::Background, deadline).await?) };
-        let is_primary = async { node.is_primary(deadline).await.map_err(|error| self.note_redirect(error)) };
+        let is_primary = async { node.require_primary(deadline).await.map_err(|error| self.note_redirect(error)) };
         let reads = server.partitions.iter().map(async |partition| {
             match node.command(Priority::Background, "HMGET", &self.tail_fields(*partition), deadline).await {
                 Ok(reply) => Ok((*partition, self.tail_of(reply)?)),

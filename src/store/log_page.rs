@@ -121,7 +121,7 @@ impl Store {
             let request = Request::Script { script: &scripts::PAGE, keys, args };
             let reply = node.send(Priority::Background, request, deadline, Effect::Reads, asking);
             // ROLE follows the script on the same connection: a replica, which may lack recent entries, runs it too.
-            let read = tokio::try_join!(biased; reply, node.is_primary(deadline));
+            let read = tokio::try_join!(biased; reply, node.require_primary(deadline));
             if let Err(error) = &read
                 && !matches!(error, redis::Error::Redirect(_))
             {

@@ -11,7 +11,7 @@ use super::{
     record::Corrupt,
     scripts::{self, Outcome},
 };
-use crate::redis::{MAX_LARGE_REPLIES, Priority};
+use crate::redis::{MAX_LARGE_REPLY_BYTES, Priority};
 use crate::session::{Credential, Millis, Policy, SessionRef, TokenState, Touch, View};
 
 /// Result of a read, with the data that decides what follows.
@@ -108,7 +108,7 @@ impl Store {
     pub fn reads_at_once(&self, view: View, most: usize) -> usize {
         match view {
             View::Basic => most,
-            View::Full => (MAX_LARGE_REPLIES / self.large_reads.expected()).clamp(1, most),
+            View::Full => (MAX_LARGE_REPLY_BYTES / self.large_reads.expected()).clamp(1, most),
         }
     }
 
