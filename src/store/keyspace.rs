@@ -68,7 +68,7 @@ impl Store {
     pub async fn switch_on_notifications(&self, server: &str, deadline: Instant) -> Result<(), Error> {
         let nodes = self.router.nodes();
         let Some(node) = nodes.iter().find(|node| node.name() == server) else { return Ok(()) };
-        let flags = flags(&node, deadline).await? + REQUIRED_FLAGS;
+        let flags = flags(node, deadline).await? + REQUIRED_FLAGS;
         let args = [Bytes::from("SET"), SETTING.into(), flags.into()];
         node.command(Priority::Background, "CONFIG", &args, deadline).await?;
         Ok(())
