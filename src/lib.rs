@@ -13,18 +13,19 @@
 //! # Path of an event
 //!
 //! 1. The script appends an entry to the log of its partition and publishes it.
-//! 2. The feed in [`watch`] receives it from the channel. If its `previous` is not the last position received, an entry
-//!    is missing, and the feed reads the log.
-//! 3. The feed adds the entry to the ring of recent events, which all watches share, and wakes the watches of its
-//!    session, its subject and its namespace.
+//! 2. The [`feed`] receives it from the channel. If its `previous` is not the last position received, an entry is missing,
+//!    and the feed reads the log. It passes every entry to its consumers, in one order.
+//! 3. The hub in [`watch`], one of the consumers, adds the entry to the ring of recent events, which all watches share,
+//!    and wakes the watches of its session, its subject and its namespace.
 //! 4. Each subscription takes the entries that match its filter from the ring. One that is behind the ring reads the log.
 //! 5. `grpc::watch_stream` sends them; an event is encoded once per view.
 //!
 //! # Reading order
 //!
-//! [`session`] and [`redis`] → [`store`] → [`watch`] → [`workers`] and [`service`] → [`grpc`] → [`server`]. Each module
-//! imports only modules to its left. [`config`], [`observe`], [`embedded`], [`tasks`] and [`pb`] are leaves: the process around the
-//! service. [`cli`] is a client; it depends on the proto files and the Rust client only.
+//! [`session`] and [`redis`] → [`store`] → [`feed`] → [`watch`] → [`service`] → [`grpc`] → [`server`]. Each module imports only
+//! modules to its left; the [`workers`] import [`feed`], not [`watch`]. [`config`], [`observe`], [`embedded`], [`tasks`] and
+//! [`pb`] are leaves: the process around the service. [`cli`] is a client; it depends on the proto files and the Rust client
+//! only.
 
 #![warn(unreachable_pub)]
 #![cfg_attr(
@@ -43,6 +44,7 @@
 pub mod cli;
 pub mod config;
 pub mod embedded;
+pub mod feed;
 pub mod grpc;
 pub mod observe;
 pub mod pb;

@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use crate::{
     config::{Config, Limits},
     embedded::Embedded,
+    feed::{Feed, Followers},
     grpc::{
         self, CallLimits, CallService, Grpc, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
         ReflectionService,
@@ -30,7 +31,7 @@ use crate::{
     session::{Durability, Policies},
     store::{Eviction, Health, LogBounds, Open, Position, ReplicatedWrites, StartError, Store},
     tasks::Tasks,
-    watch::{self, Hub, feed},
+    watch::{self, Hub},
     workers::{DueSets, ExpiryWorker, IndexReconciler, KeyRepairer, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
 };
 use accept::Acceptor;
@@ -115,20 +116,22 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 
     let policies = Arc::new(config.policies());
 
-    // Start: the embedded Redis, the store, the hub, the workers.
+    // Start: the embedded Redis, the store, the feed with its consumers, the workers.
     let started = tokio::select! {
         started = start(&config, &policies, &metrics, &readiness) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let Backend { mut embedded, store, hub } = started;
+    let Backend { mut embedded, store, feed, followers, hub } = started;
     let draining = CancellationToken::new();
-    let service = Service { store: store.clone(), hub: hub.clone(), policies: policies.clone(), draining };
-    spawn_workers(&mut tasks, &config, store.clone(), hub.clone(), &policies, &metrics);
+    spawn_workers(&mut tasks, &config, &store, &feed, &policies, &metrics);
+    let service = Service { store: store.clone(), feed, hub: hub.clone(), policies: policies.clone(), draining };
     let kept_alive = store.clone();
     tasks.spawn("keep-alive", async move { kept_alive.keep_alive().await });
     let checked = store.clone();
     tasks.spawn("preconditions", async move { checked.check_preconditions().await });
-    tasks.spawn("feed", feed(store.clone(), hub));
+    let evicting = hub.clone();
+    tasks.spawn("slow consumer eviction", async move { evicting.evict_slow_consumers().await });
+    tasks.spawn("feed", followers.run(vec![hub]));
     tasks.spawn("session counter", admin::count_sessions(store.clone(), policies, metrics.clone()));
 
     // Serve.
@@ -180,18 +183,34 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 fn spawn_workers(
     tasks: &mut Tasks,
     config: &Config,
-    store: Arc<Store>,
-    hub: Arc<Hub>,
+    store: &Arc<Store>,
+    feed: &Feed,
     policies: &Arc<Policies>,
     metrics: &Arc<Metrics>,
 ) {
-    let expiry = ExpiryWorker { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
+    let due_sets = DueSets {
+        store: store.clone(),
+        missing_keys: feed.missing_keys.clone(),
+        policies: policies.clone(),
+        metrics: metrics.clone(),
+    };
+    let expiry = ExpiryWorker {
+        store: store.clone(),
+        deadlines: feed.deadlines.clone(),
+        policies: policies.clone(),
+        metrics: metrics.clone(),
+    };
+    let keyspace = Arc::new(KeyspaceReconciler {
+        store: store.clone(),
+        missing_keys: feed.missing_keys.clone(),
+        policies: policies.clone(),
+        metrics: metrics.clone(),
+    });
     let trimmer = LogTrimmer::new(store.clone(), bounds(config), metrics.clone());
-    let due_sets = DueSets { store: store.clone(), hub: hub.clone(), policies: policies.clone() };
     let finder = MissingKeyFinder { due_sets: due_sets.clone() };
     let repairer = KeyRepairer { due_sets: due_sets.clone() };
-    let index = Arc::new(IndexReconciler { due_sets, metrics: metrics.clone(), interval: config.reconcile_interval });
-    let keyspace = Arc::new(KeyspaceReconciler { store, hub, policies: policies.clone(), metrics: metrics.clone() });
+    let (rollbacks, interval) = (feed.rollbacks.clone(), config.reconcile_interval);
+    let index = Arc::new(IndexReconciler { due_sets, rollbacks, interval });
     let (removal, settings) = (index.clone(), keyspace.clone());
     tasks.spawn("expiry", async move { expiry.run().await });
     tasks.spawn("log trimmer", async move { trimmer.run().await });
@@ -207,6 +226,8 @@ fn spawn_workers(
 struct Backend {
     embedded: Option<Embedded>,
     store: Arc<Store>,
+    feed: Feed,
+    followers: Followers,
     hub: Arc<Hub>,
 }
 
@@ -241,8 +262,9 @@ async fn start(
         ring_slots: config.limits.ring_slots,
         largest_session: grpc::largest_session(policies),
     };
-    let hub = Arc::new(Hub::new(store.id(), ends, limits, metrics.clone()));
-    Ok(Backend { embedded, store, hub })
+    let hub = Arc::new(Hub::new(store.id(), ends.clone(), limits, metrics.clone()));
+    let (feed, followers) = Feed::new(store.clone(), ends, metrics.clone());
+    Ok(Backend { embedded, store, feed, followers, hub })
 }
 
 /// Opens the store and reads the ends of its logs. Tries again until `start_timeout` while the state of Redis prevents it.

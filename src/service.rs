@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    feed::Feed,
     session::{
         Cause, Credential, Namespace, Policies, Policy, Revision, Session, SessionId, SessionRef, TimeoutViolation,
         Token, Touch, View,
@@ -31,6 +32,8 @@ pub use watch::{Watch, WatchKeys, WatchStream};
 pub struct Service {
     /// Store of the sessions.
     pub store: Arc<Store>,
+    /// Feed whose read barrier a watch passes before it starts.
+    pub feed: Feed,
     /// Hub that delivers events to watches.
     pub hub: Arc<Hub>,
     /// Policies of all namespaces.

@@ -1,7 +1,7 @@
 //! Background work that every instance does, without a leader: expiry, log bounds, and the reconcilers.
 //!
 //! The scripts of the workers act once, so any number of instances may run them at the same time. Claims and jitter
-//! only avoid duplicate work. Workers depend on the store and the watch hub, and only the server depends on them.
+//! only avoid duplicate work. Workers depend on the store and the feed, and only the server depends on them.
 
 mod due_sets;
 mod expiry;

@@ -15,6 +15,7 @@ mod durability;
 mod error_statuses;
 mod expiry;
 mod faults;
+mod feed_consumers;
 mod feed_reads;
 mod file_descriptors;
 mod golden_records;

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     store::Found,
     watch::{
-        CloseReason, Filter, IdsLifetime, InitialState, Kind, Lifetime, ResumeToken, Scope, Subscription,
+        CloseReason, Filter, IdsLifetime, InitialState, Kind, Lifetime, Registration, ResumeToken, Scope, Subscription,
         SubscriptionOptions, TokenLifetime,
     },
 };
@@ -83,11 +83,11 @@ impl Service {
             }
         }
         // The ring of this server may be behind the server that issued the resume token: read the tails from the primary.
-        let verified = self.hub.read_barrier().await;
-        let verified = verified.ok_or_else(|| store::Error::Unavailable("cannot read the end of the log".into()))?;
+        let read = self.feed.barrier.pass().await;
+        let read = read.ok_or_else(|| store::Error::Unavailable("cannot read the end of the log".into()))?;
         let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
-        let registered =
-            self.hub.register(&filter, call.bookmark_interval, stream.reset).map_err(|_| Error::WatchLimit)?;
+        let registered = Registration::new(self.hub.clone(), &filter, call.bookmark_interval, stream.reset);
+        let registered = registered.map_err(|_| Error::WatchLimit)?;
         // The read follows the registration, so an end is either in its result or in the stream.
         lifetime.refresh(&self.store, &call.namespace).await?;
         match lifetime.token_close_reason() {
@@ -107,8 +107,9 @@ impl Service {
             bookmark_interval: call.bookmark_interval,
             resume: call.resume,
             initial_state: call.state,
-            as_of: verified.as_of,
+            as_of: read.as_of,
         };
-        Ok(Subscription::new(self.store.clone(), registered, start, stream.budget, self.draining.clone()))
+        let (store, feed, draining) = (self.store.clone(), self.feed.clone(), self.draining.clone());
+        Ok(Subscription::new(store, feed, registered, start, stream.budget, draining))
     }
 }

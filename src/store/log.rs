@@ -1,5 +1,7 @@
 //! The log of changes, one stream per partition: entries, positions, messages and tails.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -61,8 +63,8 @@ pub struct Entry {
     pub position: Position,
     /// Position of the entry before it.
     pub previous: Position,
-    /// The change.
-    pub event: Event,
+    /// The change, shared by those that receive it.
+    pub event: Arc<Event>,
 }
 
 impl Entry {
@@ -99,7 +101,7 @@ impl Entry {
             partition,
             position,
             previous,
-            event: Event { change, revision: position.revision, session, changed_attributes, before },
+            event: Arc::new(Event { change, revision: position.revision, session, changed_attributes, before }),
         })
     }
 }

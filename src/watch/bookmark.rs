@@ -3,23 +3,25 @@
 
 use std::time::Duration;
 
-use tokio::{
-    sync::oneshot::{self, error::TryRecvError},
-    time::{Instant, sleep_until},
-};
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep_until};
 
-use super::{RETRY_PAUSE, hub::TailRead, registration::Registration, response::Control};
+use crate::feed::{Barrier, PendingBarrier, TailRead};
+
+use super::{RETRY_PAUSE, registration::Registration, response::Control};
 
 /// Bookmark schedule of one watcher.
 pub(super) struct Bookmarks {
     /// Maximum time between two bookmarks.
     pub interval: Duration,
-    /// Time of the next read barrier.
+    /// Time of the next request of a read barrier.
     next: Instant,
     /// Bookmark that waits for the events before it. None: no read barrier has passed since the last bookmark.
     due: Option<DueBookmark>,
-    /// Read barrier for the next bookmark. None: not started.
-    pending_read: Option<oneshot::Receiver<TailRead>>,
+    /// Read barrier of all nodes.
+    barrier: Barrier,
+    /// Read barrier for the next bookmark. None: not requested.
+    pending: Option<PendingBarrier>,
 }
 
 /// A bookmark to send before the slot with number `end`.
@@ -31,9 +33,9 @@ struct DueBookmark {
 }
 
 impl Bookmarks {
-    /// A schedule whose first read barrier starts after one interval.
-    pub(super) fn new(interval: Duration) -> Self {
-        Bookmarks { interval, next: Instant::now() + interval, due: None, pending_read: None }
+    /// A schedule whose first read barrier is requested after one interval.
+    pub(super) fn new(interval: Duration, barrier: Barrier) -> Self {
+        Bookmarks { interval, next: Instant::now() + interval, due: None, barrier, pending: None }
     }
 
     /// Makes a bookmark due at the ring's current end, for a tail read at `as_of` (us, Redis clock).
@@ -48,38 +50,43 @@ impl Bookmarks {
         Some(Control::Bookmark { as_of: due.as_of })
     }
 
-    /// Waits for the time of the next read barrier and starts it, or waits until the started one has passed. Call it
+    /// Waits for the time of the next read barrier and requests it, or waits until the requested one has passed. Call it
     /// again after it returns.
     pub(super) async fn advance(&mut self, registration: &Registration) {
-        match &mut self.pending_read {
+        match &mut self.pending {
             None => {
                 sleep_until(self.next).await;
-                self.start_read(registration);
+                self.request_barrier();
             }
-            Some(pending_read) => {
-                let read = pending_read.await.ok();
-                self.finish_read(read, registration);
+            Some(pending) => {
+                let read = pending.wait().await;
+                self.finish(read, registration);
             }
         }
     }
 
     /// Advances like [`Bookmarks::advance`], but does not wait.
     pub(super) fn advance_now(&mut self, registration: &Registration) {
-        match self.pending_read.as_mut().map(oneshot::Receiver::try_recv) {
+        match &mut self.pending {
             // Not while a bookmark is due: in a growing ring, a later end would always be ahead of the reader.
-            None if self.due.is_none() && Instant::now() >= self.next => self.start_read(registration),
-            None | Some(Err(TryRecvError::Empty)) => {}
-            Some(read) => self.finish_read(read.ok(), registration),
+            None if self.due.is_none() && Instant::now() >= self.next => self.request_barrier(),
+            None => {}
+            Some(pending) => {
+                if let Some(read) = pending.wait().now_or_never() {
+                    self.finish(read, registration);
+                }
+            }
         }
     }
 
-    fn start_read(&mut self, registration: &Registration) {
-        self.pending_read = registration.hub().start_read_barrier();
+    fn request_barrier(&mut self) {
+        self.pending = Some(self.barrier.request());
         self.next = Instant::now() + RETRY_PAUSE.min(self.interval);
     }
 
-    fn finish_read(&mut self, read: Option<TailRead>, registration: &Registration) {
-        self.pending_read = None;
+    /// Makes a bookmark due after the barrier has passed. None: it failed, and is requested again later.
+    fn finish(&mut self, read: Option<TailRead>, registration: &Registration) {
+        self.pending = None;
         if let Some(read) = read {
             self.set_due(read.as_of, registration);
         }

@@ -3,10 +3,13 @@
 
 use tokio::time::{Instant, sleep};
 
-use crate::store::{Partition, Position};
+use crate::{
+    feed::READ_TIMEOUT,
+    store::{Partition, Position},
+};
 
 use super::{
-    READ_TIMEOUT, RETRY_PAUSE,
+    RETRY_PAUSE,
     lifetime::CloseReason,
     page_cache::PageAfter,
     response::{BATCH_BYTES, Batch, Events},
@@ -125,26 +128,26 @@ impl Subscription {
         let hub = self.registration.hub().clone();
         // Cached pages of the lost branch would lead to this position again.
         hub.page_cache.invalidate(partition);
-        let passed_barrier = hub.read_barrier().await.is_some();
+        let passed_barrier = self.feed.barrier.pass().await.is_some();
         let is_present = self.store.is_in_history(partition, from, Instant::now() + READ_TIMEOUT).await;
         let (true, Ok(is_present)) = (passed_barrier, is_present) else {
             sleep(RETRY_PAUSE).await;
             return Ok(None);
         };
-        let gap = hub.rollback_of(partition, from).filter(|_| !is_present);
+        let rollback = hub.rollback_of(partition, from).filter(|_| !is_present);
         let Phase::CatchingUp(progress) = &mut self.phase else { return Ok(None) };
-        let Some(gap) = gap else {
+        let Some(resync) = rollback else {
             (progress.target, progress.partition) = (self.registration.skip_to_end(), 0);
             return if is_present { Ok(None) } else { Ok(Some(self.resync_at_target(ResyncReason::RolledBack))) };
         };
-        if let Some(lost) = &gap.rolled_back {
+        if let Some(lost) = &resync.rolled_back {
             for (position, index) in progress.reached.positions.iter_mut().zip(0..) {
                 *position = lost.fork_before(Partition(index), *position).unwrap_or(*position);
             }
             self.token = progress.reached.encode();
         }
-        let affected = self.affected_ids(&gap);
-        Ok(affected.map(|ids| self.resync(gap.reason, ids, Events::default())))
+        let affected = self.affected_ids(&resync);
+        Ok(affected.map(|ids| self.resync(resync.reason, ids, Events::default())))
     }
 
     /// Sends `resync` without ids and continues at the target, because the log does not lead from the watcher's

@@ -5,8 +5,9 @@ use std::{collections::HashSet, time::Duration};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::{READ_TIMEOUT, RETRY_PAUSE};
+use super::RETRY_PAUSE;
 use crate::{
+    feed::READ_TIMEOUT,
     session::{Cause, Change, Credential, Event, Millis, Namespace, Revision, SessionId, SessionRef, View},
     store::{EndLogged, Error, Found, Store, Validity},
 };

@@ -3,6 +3,7 @@
 use std::{
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -10,42 +11,24 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    hub::{Hub, Interest, TAKE_BYTES, TAKE_SLOTS},
+    filter::Filter,
+    hub::{Hub, millis},
     resume_token::ResumeToken,
     ring::Slot,
+    watcher_index::{Interest, Watcher, WatcherProgress},
 };
 
 /// Time in ms that is added to a watcher's timeout while it reads from Redis: enough for several reads in sequence.
 const REDIS_ALLOWANCE_MS: u64 = 10_000;
 
-/// State of a watcher in the hub.
-pub(super) struct Watcher {
-    /// Number of the first slot of interest that the watcher has not taken. None: there is none before the ring's end.
-    pub first_pending: Option<u64>,
-    /// Which entries wake the watcher.
-    pub interest: Interest,
-    pub progress: Arc<WatcherProgress>,
-    /// Resets the stream of the watcher.
-    pub reset: CancellationToken,
-}
+/// Maximum number of slots that a watcher takes at once. With [`TAKE_BYTES`] it bounds the memory of a stalled watcher.
+const TAKE_SLOTS: usize = 256;
+/// Size in bytes after which a watcher takes no further slot at once.
+const TAKE_BYTES: usize = 1024 * 1024;
 
-/// Wake-up and progress of a watcher, shared by the hub and the registration.
-pub(super) struct WatcherProgress {
-    /// Notified when an item of interest is appended to the ring.
-    pub wake: Notify,
-    /// Time of the watcher's last progress, in ms since the hub was created. In the future while it reads from Redis. A
-    /// watcher whose client reads makes progress with every bookmark.
-    pub progress_at: AtomicU64,
-    /// Maximum time without progress in ms. After it the hub evicts the watcher.
-    pub timeout_ms: u64,
-}
-
-impl WatcherProgress {
-    /// Whether the watcher has made no progress for longer than its timeout, at `now_ms` since the hub was created.
-    pub(super) fn is_slow(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.progress_at.load(Ordering::Relaxed)) > self.timeout_ms
-    }
-}
+/// The server has as many watches as its limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchLimitReached;
 
 /// What a watcher gets from the ring.
 pub enum Poll {
@@ -61,12 +44,38 @@ pub enum Poll {
 
 /// Registration of a watcher with the hub. Dropping it removes the watcher.
 pub struct Registration {
-    pub(super) hub: Arc<Hub>,
-    pub(super) id: u64,
-    pub(super) progress: Arc<WatcherProgress>,
+    hub: Arc<Hub>,
+    id: u64,
+    progress: Arc<WatcherProgress>,
 }
 
 impl Registration {
+    /// Registers a watcher that makes progress at least once per `interval` while its client reads. The watcher
+    /// receives the events after the returned position. `reset` resets its stream.
+    pub fn new(
+        hub: Arc<Hub>,
+        filter: &Filter,
+        interval: Duration,
+        reset: CancellationToken,
+    ) -> Result<(Self, ResumeToken), WatchLimitReached> {
+        let progress = Arc::new(WatcherProgress {
+            wake: Notify::new(),
+            progress_at: AtomicU64::new(hub.now_ms()),
+            timeout_ms: millis(hub.limits.slow_consumer_timeout + interval),
+        });
+        let interest = Interest::of(filter);
+        let mut state = hub.state.lock();
+        if state.open_watches >= hub.limits.watches {
+            return Err(WatchLimitReached);
+        }
+        state.open_watches += 1;
+        let id = state.watchers.add(Watcher { first_pending: None, interest, progress: progress.clone(), reset });
+        let end = state.end.clone();
+        drop(state);
+        hub.metrics.watches.inc();
+        Ok((Registration { hub, id, progress }, end))
+    }
+
     /// Hub that the watcher is registered with.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
@@ -91,7 +100,7 @@ impl Registration {
     pub fn poll(&self) -> Poll {
         let mut guard = self.hub.state.lock();
         let state = &mut *guard;
-        let Some(watcher) = state.watchers.get_mut(&self.id) else { return Poll::Evicted };
+        let Some(watcher) = state.watchers.get_mut(self.id) else { return Poll::Evicted };
         let Some(first) = watcher.first_pending else {
             return Poll::AtEnd(state.end_token.clone(), state.ring.end());
         };
@@ -112,7 +121,7 @@ impl Registration {
 
     /// Returns the slots from this number on, so that the next [`Registration::poll`] takes them again.
     pub fn return_slots(&self, number: u64) {
-        if let Some(watcher) = self.hub.state.lock().watchers.get_mut(&self.id) {
+        if let Some(watcher) = self.hub.state.lock().watchers.get_mut(self.id) {
             watcher.first_pending = Some(number);
         }
     }
@@ -125,7 +134,7 @@ impl Registration {
     /// Moves the watcher to the ring's end and returns its position. Entries before it are in the log.
     pub fn skip_to_end(&self) -> ResumeToken {
         let mut state = self.hub.state.lock();
-        if let Some(watcher) = state.watchers.get_mut(&self.id) {
+        if let Some(watcher) = state.watchers.get_mut(self.id) {
             watcher.first_pending = None;
         }
         state.end.clone()
@@ -135,7 +144,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut state = self.hub.state.lock();
-        state.remove(self.id);
+        state.watchers.remove(self.id);
         state.evicted.remove(&self.id);
         state.open_watches -= 1;
         self.hub.metrics.watches.dec();

@@ -5,8 +5,9 @@ use std::{collections::VecDeque, sync::Arc, sync::OnceLock};
 use bytes::Bytes;
 
 use crate::{
+    feed::GapReason,
     session::{Event, View},
-    store::{self, Partition, Position},
+    store::{Entry, Partition, Position},
 };
 
 /// Why a watcher missed events.
@@ -22,8 +23,18 @@ pub enum ResyncReason {
     SlowConsumer,
 }
 
-/// A gap in the ring: events before it may be missing.
-pub struct Gap {
+impl From<GapReason> for ResyncReason {
+    fn from(reason: GapReason) -> Self {
+        match reason {
+            GapReason::Compacted => ResyncReason::Compacted,
+            GapReason::RolledBack => ResyncReason::RolledBack,
+            GapReason::Flushed => ResyncReason::Flushed,
+        }
+    }
+}
+
+/// A gap of the feed as its watchers receive it: events before it may be missing.
+pub struct Resync {
     /// Reason that the watchers receive.
     pub reason: ResyncReason,
     /// Entries that a rollback removed. None: unknown, every session is affected.
@@ -50,14 +61,14 @@ impl RolledBack {
 /// An event and its encoded forms, shared by all watchers that receive it.
 pub struct SharedEvent {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// Encoded event of each view, filled by the first watcher that delivers it.
     rendered: [OnceLock<Bytes>; 2],
 }
 
 impl SharedEvent {
     /// An event that is not encoded yet.
-    pub fn new(event: Event) -> Self {
+    pub fn new(event: Arc<Event>) -> Self {
         SharedEvent { event, rendered: Default::default() }
     }
 
@@ -82,8 +93,8 @@ pub struct LogEntry {
 
 impl LogEntry {
     /// Wraps the event of a stored entry for sharing.
-    pub fn new(entry: store::Entry) -> Self {
-        let store::Entry { partition, position, previous, event } = entry;
+    pub fn new(entry: Entry) -> Self {
+        let Entry { partition, position, previous, event } = entry;
         LogEntry { partition, position, previous, shared: Arc::new(SharedEvent::new(event)) }
     }
 }
@@ -94,7 +105,7 @@ pub enum Item {
     /// A log entry.
     Entry(LogEntry),
     /// A gap.
-    Gap(Arc<Gap>),
+    Resync(Arc<Resync>),
 }
 
 /// Slot of the ring.
@@ -141,38 +152,35 @@ impl Ring {
         self.slots.range(skipped..)
     }
 
-    /// Returns the chain of entries of a partition that ends at this position, newest first. It ends with the oldest
-    /// entry in the ring.
-    pub(super) fn history(&self, partition: Partition, position: Position) -> Vec<LogEntry> {
-        let mut expected = position;
-        let entries = self.slots.iter().rev().filter_map(|slot| match &slot.item {
-            Item::Entry(entry) if entry.partition == partition => Some(entry),
-            Item::Entry(_) | Item::Gap(_) => None,
-        });
-        let mut history = Vec::new();
-        for entry in entries {
-            if entry.position == expected {
-                expected = entry.previous;
-                history.push(entry.clone());
+    /// Returns the entries of a partition after `first` up to `last`, newest first, each of which follows the next one.
+    /// None: the ring does not have them all.
+    pub(super) fn entries_between(
+        &self,
+        partition: Partition,
+        first: Position,
+        last: Position,
+    ) -> Option<Vec<LogEntry>> {
+        let (mut expected, mut found) = (last, Vec::new());
+        for slot in self.slots.iter().rev() {
+            if expected == first {
+                break;
+            }
+            match &slot.item {
+                Item::Entry(entry) if entry.partition == partition && entry.position == expected => {
+                    expected = entry.previous;
+                    found.push(entry.clone());
+                }
+                Item::Entry(_) | Item::Resync(_) => {}
             }
         }
-        history
+        (expected == first).then_some(found)
     }
 
-    /// Whether the entry at this position is in the ring.
-    pub(super) fn contains(&self, partition: Partition, position: Position) -> bool {
-        let entries = self.slots.iter().rev().filter_map(|slot| match &slot.item {
-            Item::Entry(entry) if entry.partition == partition => Some(entry.position),
-            Item::Entry(_) | Item::Gap(_) => None,
-        });
-        entries.take_while(|of| of.revision >= position.revision).any(|of| of == position)
-    }
-
-    /// Returns the gap of the latest rollback that removed the entry at this position. None: the ring has no such gap.
-    pub(super) fn rollback_of(&self, partition: Partition, position: Position) -> Option<Arc<Gap>> {
+    /// Returns the latest rollback that removed the entry at this position. None: the ring has no such rollback.
+    pub(super) fn rollback_of(&self, partition: Partition, position: Position) -> Option<Arc<Resync>> {
         self.slots.iter().rev().find_map(|slot| {
-            let Item::Gap(gap) = &slot.item else { return None };
-            gap.rolled_back.as_ref()?.fork_before(partition, position).map(|_| gap.clone())
+            let Item::Resync(resync) = &slot.item else { return None };
+            resync.rolled_back.as_ref()?.fork_before(partition, position).map(|_| resync.clone())
         })
     }
 
@@ -194,7 +202,7 @@ impl Item {
     /// Approximate size in memory: that of the event, and as much again for each of its two encoded forms.
     fn bytes(&self) -> usize {
         match self {
-            Item::Gap(gap) => 64 * (1 + gap.rolled_back.as_ref().map_or(0, |lost| lost.entries.len())),
+            Item::Resync(resync) => 64 * (1 + resync.rolled_back.as_ref().map_or(0, |lost| lost.entries.len())),
             Item::Entry(entry) => 3 * entry.shared.event.size(),
         }
     }
@@ -208,8 +216,8 @@ mod tests {
     fn ring_full_drops_oldest_slots() {
         let mut ring = Ring::new(3, usize::MAX);
         for n in 0..5u8 {
-            let gap = Gap { reason: ResyncReason::Flushed, rolled_back: None };
-            ring.push(Item::Gap(Arc::new(gap)), Bytes::from(vec![n]));
+            let resync = Resync { reason: ResyncReason::Flushed, rolled_back: None };
+            ring.push(Item::Resync(Arc::new(resync)), Bytes::from(vec![n]));
         }
         assert_eq!((ring.first(), ring.end()), (2, 5));
         assert_eq!(ring.from(3).map(|slot| slot.token[0]).collect::<Vec<_>>(), [3, 4]);

@@ -14,12 +14,13 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    feed::READ_TIMEOUT,
     session::{Change, Credential, Event, Revision, Session, SessionId, SessionRef, Subject, View},
     store::{Error, Found, ListPosition, Partition},
 };
 
 use super::{
-    READ_TIMEOUT, RETRY_PAUSE,
+    RETRY_PAUSE,
     filter::{Filter, Scope, Visibility},
     lifetime::CloseReason,
     response::{BATCH_BYTES, Batch, MatchedEvent},
@@ -139,7 +140,7 @@ impl Subscription {
             match self.read_sessions(&mut snapshot).await {
                 Ok(true) => {}
                 // After the barrier, the changes during the reads are in the ring.
-                Ok(false) if self.registration.hub().read_barrier().await.is_some() => {
+                Ok(false) if self.feed.barrier.pass().await.is_some() => {
                     snapshot.complete_at = Some(self.registration.end());
                 }
                 // Nothing is sent while Redis fails: a silent stream makes the client try another instance.
@@ -198,7 +199,7 @@ impl Subscription {
             }
             let event =
                 Event { change: Change::Updated, revision, session, changed_attributes: Vec::new(), before: None };
-            let shared = Arc::new(SharedEvent::new(event));
+            let shared = Arc::new(SharedEvent::new(Arc::new(event)));
             snapshot.ready.push_back(MatchedEvent { shared, visibility: Visibility::Present });
         }
         Ok(true)

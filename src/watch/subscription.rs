@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    feed::Feed,
     session::{SessionId, View},
     store::Store,
 };
@@ -21,11 +22,11 @@ use super::{
     catch_up::CatchUp,
     filter::Filter,
     lifetime::{CloseReason, Lifetime},
-    place::Place,
     registration::{Poll, Registration},
     response::{BATCH_BYTES, Batch, Control, Events, MatchedEvent},
+    response_reservation::ResponseReservation,
     resume_token::ResumeToken,
-    ring::{Gap, Item, ResyncReason, SharedEvent, Slot},
+    ring::{Item, Resync, ResyncReason, SharedEvent, Slot},
     snapshot::Snapshot,
 };
 
@@ -67,6 +68,7 @@ pub struct SubscriptionOptions {
 /// Subscription of one watcher.
 pub struct Subscription {
     pub(super) store: Arc<Store>,
+    pub(super) feed: Feed,
     pub(super) registration: Registration,
     pub(super) filter: Filter,
     pub(super) lifetime: Lifetime,
@@ -83,16 +85,17 @@ pub struct Subscription {
     /// Time of the last response.
     sent_at: Instant,
     bookmarks: Bookmarks,
-    /// Place of the last response, until the next one is requested.
-    place: Place,
+    /// Reservation of the last response, until the next one is requested.
+    reservation: ResponseReservation,
     draining: CancellationToken,
 }
 
 impl Subscription {
-    /// A subscription with the registration and position that [`super::Hub::register`] returned. Its responses have a
-    /// place in `budget`. It closes when `draining` is cancelled.
+    /// A subscription with the registration and position that [`Registration::new`] returned. Its responses reserve their
+    /// size in `budget`. It closes when `draining` is cancelled.
     pub fn new(
         store: Arc<Store>,
+        feed: Feed,
         (registration, end): (Registration, ResumeToken),
         options: SubscriptionOptions,
         budget: Arc<Semaphore>,
@@ -101,12 +104,12 @@ impl Subscription {
         let token = options.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
         let snapshot = match (&options.resume, options.initial_state) {
             (None, InitialState::Requested(view)) => {
-                Some(Snapshot::of_all(&options.filter, view, end.clone(), registration.hub().rollback_count()))
+                Some(Snapshot::of_all(&options.filter, view, end.clone(), feed.rollbacks.count()))
             }
             (Some(_), _) | (None, InitialState::NotRequested) => None,
         };
         // The stream starts with a bookmark, or with a snapshot, which `synced` completes.
-        let mut bookmarks = Bookmarks::new(options.bookmark_interval);
+        let mut bookmarks = Bookmarks::new(options.bookmark_interval, feed.barrier.clone());
         if snapshot.is_none() {
             bookmarks.set_due(options.as_of, &registration);
         }
@@ -116,6 +119,7 @@ impl Subscription {
         };
         Subscription {
             store,
+            feed,
             registration,
             filter: options.filter,
             lifetime: options.lifetime,
@@ -127,7 +131,7 @@ impl Subscription {
             sent_at: Instant::now(),
             token,
             bookmarks,
-            place: Place::new(budget),
+            reservation: ResponseReservation::new(budget),
             draining,
         }
     }
@@ -159,7 +163,7 @@ impl Subscription {
     async fn advance(&mut self) -> Result<Batch, CloseReason> {
         loop {
             self.registration.mark_progress();
-            self.place.release();
+            self.reservation.release();
             if let Some(reason) = self.close_reason.take() {
                 return Err(reason);
             }
@@ -169,19 +173,19 @@ impl Subscription {
                 (Phase::Closed, _) => return Err(CloseReason::Draining),
                 // Boxed: rarely used, and large.
                 (_, Some(snapshot)) if !snapshot.is_sent() => {
-                    self.place.reserve(largest).await;
+                    self.reservation.reserve(largest).await;
                     self.registration.mark_progress_before_reads();
                     Box::pin(self.send_snapshot()).await?
                 }
                 (Phase::CatchingUp(_), _) => {
-                    self.place.reserve(largest).await;
+                    self.reservation.reserve(largest).await;
                     self.registration.mark_progress_before_reads();
                     Box::pin(self.catch_up()).await?
                 }
                 (Phase::Live, _) => self.read_ring().await?,
             };
             if let Some(batch) = batch {
-                self.place.fit(batch.size()).await;
+                self.reservation.fit(batch.size()).await;
                 self.registration.mark_progress();
                 return Ok(batch);
             }
@@ -234,11 +238,11 @@ impl Subscription {
             }
             match item {
                 Item::Entry(entry) => self.collect(entry.shared, &mut events).await,
-                Item::Gap(gap) => {
-                    if let Some(ids) = self.affected_ids(&gap) {
+                Item::Resync(resync) => {
+                    if let Some(ids) = self.affected_ids(&resync) {
                         self.registration.return_slots(number + 1);
                         self.token = token;
-                        return Ok(Some(self.resync(gap.reason, ids, events)));
+                        return Ok(Some(self.resync(resync.reason, ids, events)));
                     }
                 }
             }
@@ -267,7 +271,7 @@ impl Subscription {
     /// change that a sent session includes, or happened during the reads, so that a session that was not found may
     /// exist.
     fn synced(&mut self, events: Events) -> Batch {
-        let rollback_count = self.registration.hub().rollback_count();
+        let rollback_count = self.feed.rollbacks.count();
         let snapshot = self.snapshot.take();
         let is_of_one = snapshot.as_ref().is_none_or(|snapshot| snapshot.is_of_one_history(rollback_count));
         let unconfirmed = snapshot.filter(|_| is_of_one).map(|snapshot| snapshot.unconfirmed()).unwrap_or_default();
@@ -299,7 +303,7 @@ impl Subscription {
         // Boxed: rarely used, and large.
         match Box::pin(self.lifetime.refresh(&self.store, &self.filter.namespace)).await {
             Ok(()) if !self.lifetime.all_alive() => {
-                while self.registration.hub().read_barrier().await.is_none() {
+                while self.feed.barrier.pass().await.is_none() {
                     self.registration.mark_progress_before_reads();
                     sleep(RETRY_PAUSE).await;
                 }
@@ -336,9 +340,9 @@ impl Subscription {
         events.list.push(MatchedEvent { shared, visibility });
     }
 
-    /// Sessions of this watcher that a gap affects; empty if all. None: the gap does not affect the watcher.
-    pub(super) fn affected_ids(&mut self, gap: &Gap) -> Option<Vec<SessionId>> {
-        let Some(lost) = &gap.rolled_back else { return Some(Vec::new()) };
+    /// Sessions of this watcher that a resync affects; empty if all. None: it does not affect the watcher.
+    pub(super) fn affected_ids(&mut self, resync: &Resync) -> Option<Vec<SessionId>> {
+        let Some(lost) = &resync.rolled_back else { return Some(Vec::new()) };
         // A lost entry may be an end, delivered or not.
         if lost.entries.iter().any(|entry| self.filter.may_match(&entry.shared.event.session.name)) {
             self.lifetime.invalidate();
@@ -362,7 +366,7 @@ impl Subscription {
                 ids.clear();
             }
             let start = self.position();
-            let rollback_count = self.registration.hub().rollback_count();
+            let rollback_count = self.feed.rollbacks.count();
             self.snapshot = Some(match ids.is_empty() {
                 true => Snapshot::of_all(&self.filter, view, start, rollback_count),
                 false => Snapshot::of_ids(ids.iter().copied(), view, start, rollback_count),

@@ -7,11 +7,12 @@ use tokio::time::sleep;
 
 use super::deadline;
 use crate::{
+    feed::MissingKeys,
+    observe::Metrics,
     session::{Namespace, Policies, SessionId, SessionRef, Subject},
     store::{
         Error, Expired, ListPosition, PER_SCRIPT, Partition, ScanPosition, ScanScope, Store, Survey, SurveyedState,
     },
-    watch::Hub,
 };
 
 /// Pause after each page, so that a check takes a small part of the time of Redis.
@@ -22,10 +23,12 @@ pub(super) const PAGE_PAUSE: Duration = Duration::from_millis(10);
 pub struct DueSets {
     /// Store that holds the due sets.
     pub store: Arc<Store>,
-    /// Hub that collects the missing keys.
-    pub hub: Arc<Hub>,
+    /// Sessions whose keys are missing: the comparison adds to them.
+    pub missing_keys: Arc<MissingKeys>,
     /// Policies of the sessions.
     pub policies: Arc<Policies>,
+    /// Metrics that count ended sessions and repairs.
+    pub metrics: Arc<Metrics>,
 }
 
 impl DueSets {
@@ -42,7 +45,7 @@ impl DueSets {
             match session.state {
                 SurveyedState::Missing => {
                     let name = SessionRef { namespace: namespace.clone(), id: session.id };
-                    self.hub.missing_keys.add(partition, name);
+                    self.missing_keys.add(partition, name);
                 }
                 SurveyedState::Live if !session.subject.is_empty() => {
                     live.push((Subject { namespace: namespace.clone(), name: session.subject }, session.id));
@@ -85,7 +88,7 @@ impl DueSets {
                     }
                     let name = SessionRef { namespace: namespace.clone(), id: session.id };
                     match self.store.expire(&name, self.policies.of_stored(&namespace), deadline()).await? {
-                        Expired::Now => drop(self.hub.metrics.sessions_expired.inc()),
+                        Expired::Now => drop(self.metrics.sessions_expired.inc()),
                         // The script has scheduled the session and restored the namespace.
                         Expired::NotDue => lacks_namespace = false,
                         Expired::Before => {}

@@ -10,25 +10,28 @@ use tokio::time::{Instant, sleep};
 
 use super::{BATCH, deadline, jitter};
 use crate::{
+    feed::Deadlines,
+    observe::Metrics,
     session::{Namespace, Policies, SessionRef},
     store::{Error, Expired, Partition, Store},
-    watch::Hub,
 };
 
 /// Maximum random delay of a wake-up. It spreads the instances over time, so that usually one of them ends a due
 /// session.
 const WAKE_JITTER: Duration = Duration::from_millis(20);
 /// Maximum time between two reads of the due sets of a partition.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const DUE_SET_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Ends sessions whose idle or absolute deadline has passed.
 pub struct ExpiryWorker {
     /// Store that holds the due sets.
     pub store: Arc<Store>,
-    /// Hub whose deadlines wake the worker.
-    pub hub: Arc<Hub>,
+    /// Deadlines that wake the worker.
+    pub deadlines: Arc<Deadlines>,
     /// Policies of the sessions to end.
     pub policies: Arc<Policies>,
+    /// Metrics that count the ended sessions.
+    pub metrics: Arc<Metrics>,
 }
 
 impl ExpiryWorker {
@@ -41,7 +44,7 @@ impl ExpiryWorker {
     async fn run_partition(&self, partition: Partition) {
         loop {
             self.wait_for_next(partition).await;
-            self.hub.deadlines.clear(partition);
+            self.deadlines.clear(partition);
             self.end_due(partition).await;
         }
     }
@@ -51,19 +54,19 @@ impl ExpiryWorker {
         self.store.now_at(partition).map(|now| now / 1000)
     }
 
-    /// Waits for the earliest known deadline, at most [`POLL_INTERVAL`]. Deadlines that are noted during the wait
+    /// Waits for the earliest known deadline, at most [`DUE_SET_INTERVAL`]. Deadlines that are noted during the wait
     /// count.
     async fn wait_for_next(&self, partition: Partition) {
         let since = Instant::now();
         loop {
-            let until_poll = POLL_INTERVAL.saturating_sub(since.elapsed());
+            let until_poll = DUE_SET_INTERVAL.saturating_sub(since.elapsed());
             let until_due = match self.now_ms(partition) {
-                Some(now) => Duration::from_millis(self.hub.deadlines.next(partition).saturating_sub(now)),
-                None => POLL_INTERVAL,
+                Some(now) => Duration::from_millis(self.deadlines.next(partition).saturating_sub(now)),
+                None => DUE_SET_INTERVAL,
             };
             tokio::select! {
                 () = sleep(until_due.min(until_poll) + jitter(WAKE_JITTER)) => return,
-                () = self.hub.deadlines.wait_for_earlier(partition) => {}
+                () = self.deadlines.wait_for_earlier(partition) => {}
             }
         }
     }
@@ -89,7 +92,7 @@ impl ExpiryWorker {
         // `next` is `now` if more namespaces may be due. After a failure it is skipped, so that the loop pauses before
         // the failed batch is tried again.
         earliest.extend(next.filter(|next| all_ended || *next > now));
-        earliest.into_iter().for_each(|next| self.hub.deadlines.note(partition, next));
+        earliest.into_iter().for_each(|next| self.deadlines.note(partition, next));
     }
 
     /// Ends one batch of a namespace; the next batch waits until the other namespaces had theirs. Returns the next
@@ -106,8 +109,8 @@ impl ExpiryWorker {
             if expired? == Expired::Now {
                 ended_any = true;
                 let late = self.store.now_at(partition).unwrap_or(0) as f64 / 1e6 - due as f64 / 1e3;
-                self.hub.metrics.sessions_expired.inc();
-                self.hub.metrics.expiry_lag_seconds.observe(late.max(0.0));
+                self.metrics.sessions_expired.inc();
+                self.metrics.expiry_lag_seconds.observe(late.max(0.0));
             }
         }
         Ok(if ended_any { Some(0) } else { due.next })

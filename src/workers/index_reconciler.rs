@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{DueSets, deadline, due_sets::PAGE_PAUSE, jitter};
 use crate::{
-    observe::Metrics,
+    feed::Rollbacks,
     session::{SessionId, Subject},
     store::{
         Claim, Error, INDEX_PAGE, IndexEntry, Left, Limit, PER_SCRIPT, Partial, Partition, RESERVATION_WINDOW,
@@ -31,10 +31,10 @@ const SMALL_INDEX: usize = 100;
 
 /// Repairs the subject indexes and finds sessions whose key is missing.
 pub struct IndexReconciler {
-    /// Due sets, with the store, the hub that reports rollbacks, and the policies of the sessions.
+    /// Due sets, with the store and the policies of the sessions.
     pub due_sets: DueSets,
-    /// Metrics that count the repairs.
-    pub metrics: Arc<Metrics>,
+    /// Rollbacks, after each of which the store is reconciled.
+    pub rollbacks: Arc<Rollbacks>,
     /// Time between two reconciliations of the whole store.
     pub interval: Duration,
 }
@@ -42,7 +42,7 @@ pub struct IndexReconciler {
 impl IndexReconciler {
     /// Removes the index entries of sessions that this instance ended or made anonymous. Never returns.
     pub async fn remove_ended(&self) {
-        let rollbacks = self.due_sets.hub.rollbacks();
+        let rollbacks = self.rollbacks.subscribe();
         loop {
             let mut removals: HashMap<Subject, Vec<(SessionId, Option<u64>)>> = HashMap::new();
             for Left { subject, id, why } in self.due_sets.store.left().await {
@@ -68,7 +68,7 @@ impl IndexReconciler {
     /// Reconciles the store once per interval, and after a rollback. Repeats it with growing pauses while a part fails.
     /// Never returns.
     pub async fn run(&self) {
-        let mut rollbacks = self.due_sets.hub.rollbacks();
+        let mut rollbacks = self.rollbacks.subscribe();
         // End of the reservations from before the last rollback.
         let mut reserved_until = None;
         // Last pause before a repetition, and time of the next reconciliation that needs no claim.
@@ -144,7 +144,7 @@ impl IndexReconciler {
             };
         }
         let Progress { repaired, failures } = progress;
-        self.metrics.index_repairs.inc_by(repaired);
+        self.due_sets.metrics.index_repairs.inc_by(repaired);
         if repaired > 0 || failures > 0 {
             tracing::info!(repaired, failures, took = ?started.elapsed(), "subject indexes reconciled");
         }

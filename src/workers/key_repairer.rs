@@ -7,9 +7,9 @@ use tokio::time::{sleep, timeout};
 use super::{DueSets, deadline};
 
 /// Time between two checks of the keys that are known to have another type.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after each check, however often Redis refuses a key, and before a failed repair is repeated.
-const PAUSE: Duration = Duration::from_millis(500);
+const REPAIR_PAUSE: Duration = Duration::from_millis(500);
 
 /// Deletes keys of another type that can be rebuilt, and rebuilds due sets.
 pub struct KeyRepairer {
@@ -23,7 +23,7 @@ impl KeyRepairer {
         let store = &self.due_sets.store;
         let mut without_due_sets = BTreeSet::new();
         loop {
-            let limit = if without_due_sets.is_empty() { CHECK_INTERVAL } else { Duration::ZERO };
+            let limit = if without_due_sets.is_empty() { KEY_CHECK_INTERVAL } else { Duration::ZERO };
             let _ = timeout(limit, store.wait_for_suspect_keys()).await;
             without_due_sets.extend(store.repair_keys(deadline()).await);
             let mut failed = BTreeSet::new();
@@ -34,7 +34,7 @@ impl KeyRepairer {
                 }
             }
             without_due_sets = failed;
-            sleep(PAUSE).await;
+            sleep(REPAIR_PAUSE).await;
         }
     }
 }

@@ -12,10 +12,10 @@ use tokio::time::sleep;
 
 use super::{BATCH, deadline, jitter};
 use crate::{
+    feed::MissingKeys,
     observe::Metrics,
     session::{Policies, SessionRef},
     store::{Error, Expired, NotificationStatus, Notifications, Partition, Store},
-    watch::Hub,
 };
 
 /// Time to collect missing keys before they are checked.
@@ -23,14 +23,14 @@ const COLLECT_FOR: Duration = Duration::from_millis(200);
 /// Maximum random addition to [`COLLECT_FOR`], so that usually one instance ends the sessions.
 const COLLECT_JITTER: Duration = Duration::from_millis(100);
 /// Time between two checks of the nodes' notification settings.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const SETTING_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Turns out-of-band deletions into ENDED events with cause OUT_OF_BAND.
 pub struct KeyspaceReconciler {
     /// Store that holds the due sets.
     pub store: Arc<Store>,
-    /// Hub that collects the missing keys.
-    pub hub: Arc<Hub>,
+    /// Sessions whose keys are missing.
+    pub missing_keys: Arc<MissingKeys>,
     /// Policies of the sessions to end.
     pub policies: Arc<Policies>,
     /// Metrics that count the ended sessions.
@@ -45,9 +45,9 @@ impl KeyspaceReconciler {
 
     async fn run_partition(&self, partition: Partition) {
         loop {
-            self.hub.missing_keys.wait_for_missing(partition).await;
+            self.missing_keys.wait_for_missing(partition).await;
             sleep(COLLECT_FOR + jitter(COLLECT_JITTER)).await;
-            let names: Vec<SessionRef> = self.hub.missing_keys.take(partition).into_iter().collect();
+            let names: Vec<SessionRef> = self.missing_keys.take(partition).into_iter().collect();
             for names in names.chunks(BATCH) {
                 let checks = names.iter().map(|name| self.end_if_missing(name));
                 for (name, checked) in names.iter().zip(join_all(checks).await) {
@@ -56,7 +56,7 @@ impl KeyspaceReconciler {
                         Ok(Expired::NotDue | Expired::Before) => {}
                         Err(error) => {
                             tracing::debug!(%error, session = %name, "missing key check failed; retrying");
-                            self.hub.missing_keys.add(partition, name.clone());
+                            self.missing_keys.add(partition, name.clone());
                         }
                     }
                 }
@@ -96,7 +96,7 @@ impl KeyspaceReconciler {
                 Notifications::Off => 0,
                 Notifications::Unknown => -1,
             });
-            sleep(CHECK_INTERVAL).await;
+            sleep(SETTING_CHECK_INTERVAL).await;
         }
     }
 

@@ -18,7 +18,7 @@ const START_JITTER: Duration = Duration::from_millis(100);
 /// together, but do not reconnect at the same time.
 const EARLIER_CLAIM: Duration = Duration::from_secs(1);
 /// Pause after a failed check.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+const CHECK_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Finds missing keys after lost notifications.
 pub struct MissingKeyFinder {
@@ -30,7 +30,7 @@ impl MissingKeyFinder {
     /// Checks each partition whose notifications were lost. If more are lost during a check, only the partitions that were
     /// already checked are checked again. Never returns.
     pub async fn run(&self) {
-        let missing_keys = &self.due_sets.hub.missing_keys;
+        let missing_keys = &self.due_sets.missing_keys;
         loop {
             missing_keys.wait_for_loss().await;
             sleep(jitter(START_JITTER)).await;
@@ -39,7 +39,7 @@ impl MissingKeyFinder {
                 if let Err(error) = self.check(partition, lost_at.elapsed()).await {
                     tracing::debug!(partition = partition.0, %error, "check for missing keys failed; retrying");
                     missing_keys.note_lost_notifications(&[partition]);
-                    sleep(RETRY_PAUSE).await;
+                    sleep(CHECK_RETRY_PAUSE).await;
                 }
             }
         }

@@ -1,59 +1,79 @@
-//! Which entries the hub appends to its ring.
+//! What the hub appends to its ring for entries and gaps of the feed.
 
 use super::*;
-use crate::session::{Event, Revision, Session};
+use crate::{
+    session::{Change, Event, Revision, Session, SessionId, SessionRef},
+    watch::ring::ResyncReason,
+};
 
 const PARTITION: Partition = Partition(0);
+const STORE: StoreId = StoreId([0; 16]);
 
-fn position(revision: u64, nonce: u64) -> Position {
-    Position { revision: Revision(revision), nonce }
+fn position(revision: u64) -> Position {
+    Position { revision: Revision(revision), nonce: 1 }
 }
 
-fn entry(previous: Position, position: Position) -> store::Entry {
+fn entry(revision: u64) -> Entry {
     let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
     let event = Event {
         change: Change::Updated,
-        revision: position.revision,
+        revision: Revision(revision),
         session: Session::without_state(name),
         changed_attributes: Vec::new(),
         before: None,
     };
-    store::Entry { partition: PARTITION, position, previous, event }
+    let (position, previous) = (position(revision), position(revision - 1));
+    Entry { partition: PARTITION, position, previous, event: Arc::new(event) }
 }
 
-/// A hub with one partition at this position.
-fn hub_at(tail: Position) -> Hub {
+/// A hub of one partition that received the entries 1 to 4, with a ring of this size.
+fn hub(ring_slots: usize) -> Hub {
     let limits = WatchLimits {
         watches: 1,
         slow_consumer_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(1),
-        ring_slots: 16,
+        ring_slots,
         largest_session: 1,
     };
-    Hub::new(StoreId([0; 16]), vec![tail], limits, Arc::default())
+    let hub = Hub::new(STORE, vec![position(0)], limits, Arc::default());
+    (1..=4).for_each(|revision| hub.on_entry(&entry(revision)));
+    hub
 }
 
-impl Hub {
-    /// Pushes an entry. Returns the outcome, the partition's position after it, and the number of slots in the ring.
-    fn push_and_inspect(&self, entry: store::Entry) -> (Pushed, Position, u64) {
-        let pushed = self.push(entry);
-        (pushed, self.position(PARTITION), self.state.lock().ring.end())
-    }
+/// Passes a gap to a hub. Returns the resync in its ring, after which the resume token is at the end of the gap.
+fn pass_gap(hub: &Hub, reason: GapReason, end: Position) -> Arc<Resync> {
+    let store = StoreId([1; 16]);
+    hub.on_gap(&Gap { reason, store, ends: vec![(PARTITION, end)] });
+    let state = hub.state.lock();
+    assert_eq!(state.end, ResumeToken { store, positions: vec![end] });
+    let last = state.ring.from(state.ring.end() - 1).next().unwrap();
+    assert_eq!(last.token, state.end.encode());
+    let Item::Resync(resync) = &last.item else { panic!("the last slot is an entry") };
+    resync.clone()
 }
 
 #[test]
-fn hub_push_appends_only_the_next_entry() {
-    let (before, at, next) = (position(9, 1), position(10, 1), position(20, 1));
-    let hub = hub_at(at);
-    // Newer by revision, but on another branch of history: `previous` differs by nonce, by revision, or by both.
-    for previous in [position(10, 2), position(9, 1), position(15, 1), position(15, 2)] {
-        assert_eq!(hub.push_and_inspect(entry(previous, next)), (Pushed::Gap, at, 0), "{previous:?}");
-    }
-    // Appended already, or on a branch that has the same revision, or older.
-    for stale in [at, position(10, 2), position(5, 1)] {
-        assert_eq!(hub.push_and_inspect(entry(before, stale)), (Pushed::Stale, at, 0), "{stale:?}");
-    }
-    assert_eq!(hub.push_and_inspect(entry(at, next)), (Pushed::Appended, next, 1));
-    assert_eq!(hub.push_and_inspect(entry(at, next)), (Pushed::Stale, next, 1), "appended once");
-    assert_eq!(hub.metrics.events_received.get(), 1);
+fn rollback_in_the_ring_names_the_lost_entries() {
+    let hub = hub(16);
+    let resync = pass_gap(&hub, GapReason::RolledBack, position(2));
+    let lost = resync.rolled_back.as_ref().unwrap();
+    assert_eq!(resync.reason, ResyncReason::RolledBack);
+    assert_eq!(lost.entries.iter().map(|entry| entry.position).collect::<Vec<_>>(), [position(4), position(3)]);
+    assert_eq!(lost.fork_before(PARTITION, position(3)), Some(position(2)));
+    assert!(hub.rollback_of(PARTITION, position(4)).is_some());
+    assert!(hub.rollback_of(PARTITION, position(2)).is_none());
+}
+
+#[test]
+fn rollback_beyond_the_ring_affects_all_sessions() {
+    assert!(pass_gap(&hub(2), GapReason::RolledBack, position(2)).rolled_back.is_some());
+    assert!(pass_gap(&hub(2), GapReason::RolledBack, position(1)).rolled_back.is_none());
+    let of_other_branch = Position { revision: Revision(9), nonce: 2 };
+    assert!(pass_gap(&hub(16), GapReason::RolledBack, of_other_branch).rolled_back.is_none());
+}
+
+#[test]
+fn compacted_log_affects_all_sessions() {
+    let resync = pass_gap(&hub(16), GapReason::Compacted, position(9));
+    assert!(resync.reason == ResyncReason::Compacted && resync.rolled_back.is_none());
 }

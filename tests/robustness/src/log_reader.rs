@@ -200,7 +200,8 @@ fn position(position: store::Position) -> Position {
 }
 
 fn parse(entry: store::Entry) -> Entry {
-    let (kind, cause) = match entry.event.change {
+    let event = Arc::unwrap_or_clone(entry.event);
+    let (kind, cause) = match event.change {
         Change::Created => (EventType::Created, Cause::Unspecified),
         Change::Updated => (EventType::Updated, Cause::Unspecified),
         Change::Rotated => (EventType::Rotated, Cause::Unspecified),
@@ -209,7 +210,7 @@ fn parse(entry: store::Entry) -> Entry {
             (EventType::Ended, Cause::try_from(cause as i32).expect("causes have the numbers of the proto"))
         }
     };
-    let session = &entry.event.session;
+    let session = &event.session;
     Entry {
         position: position(entry.position),
         previous: position(entry.previous),
@@ -218,8 +219,8 @@ fn parse(entry: store::Entry) -> Entry {
         kind,
         cause,
         after: (!session.lacks_state()).then(|| state_of(session)),
-        before: entry.event.before.map(|facets| (facets.subject, facets.labels)),
-        changed: entry.event.changed_attributes,
+        before: event.before.map(|facets| (facets.subject, facets.labels)),
+        changed: event.changed_attributes,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Pause after the first read that found nothing; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(4);
+const FIRST_THROTTLE_PAUSE: Duration = Duration::from_millis(4);
 
 /// Limits the rate of reads that find nothing. Without it a client that publishes messages of its own, of which none is in
 /// the log, would cause a read with each of them.
@@ -33,7 +33,8 @@ impl Throttle {
 
     /// Notes a read, and whether the message that caused it was of the log.
     pub(super) fn note(&mut self, was_genuine: bool) {
-        self.pause = if was_genuine { Duration::ZERO } else { (self.pause * 2).clamp(FIRST_PAUSE, self.longest_pause) };
+        self.pause =
+            if was_genuine { Duration::ZERO } else { (self.pause * 2).clamp(FIRST_THROTTLE_PAUSE, self.longest_pause) };
         self.free_at = Instant::now() + self.pause;
     }
 }

@@ -1,16 +1,27 @@
 //! Sessions whose keys are missing in Redis according to keyspace notifications, until a worker checks them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 
-use crate::{session::SessionRef, store::Partition};
+use crate::{
+    session::{Change, SessionRef},
+    store::{Entry, Partition},
+};
+
+use super::consumer::{Consumer, Gap};
 
 /// Maximum number of names kept per partition and set. When more keys are missing, the partition must be checked.
 const MAX_NAMES: usize = 8_192;
 
-/// Sessions whose keys are missing, by partition. A session whose end the feed delivered is left out: its own end
+/// Minimum time for which an end is kept after the feed delivered it; it is dropped within twice this time.
+const ENDS_KEPT: Duration = Duration::from_secs(1);
+
+/// Sessions whose keys are missing, by partition. A consumer of the feed. A session whose end the feed delivered is left out: its own end
 /// removed the key.
 pub struct MissingKeys {
     partitions: Vec<PartitionKeys>,
@@ -30,9 +41,9 @@ struct PartitionKeys {
 #[derive(Default)]
 struct Names {
     missing: HashSet<SessionRef>,
-    /// Sessions that ended since the last rotation.
+    /// Sessions that ended since old ends were dropped last.
     ended: HashSet<SessionRef>,
-    /// Sessions that ended between the two last rotations.
+    /// Sessions that ended in the period before that.
     ended_before: HashSet<SessionRef>,
 }
 
@@ -57,7 +68,7 @@ impl MissingKeys {
     }
 
     /// Notes an end that the feed delivered: the key of this session is not missing.
-    pub fn note_end(&self, partition: Partition, name: &SessionRef) {
+    fn note_end(&self, partition: Partition, name: &SessionRef) {
         let mut names = self.partitions[partition.index()].names.lock();
         names.missing.remove(name);
         if names.ended.len() < MAX_NAMES {
@@ -65,12 +76,14 @@ impl MissingKeys {
         }
     }
 
-    /// Drops the ends from before the last rotation. Called periodically, so that an end is kept for one to two
-    /// periods.
-    pub fn rotate_ends(&self) {
-        for keys in &self.partitions {
-            let mut names = keys.names.lock();
-            names.ended_before = std::mem::take(&mut names.ended);
+    /// Drops old ends, once per [`ENDS_KEPT`]. Never returns.
+    pub(super) async fn drop_old_ends(&self) {
+        loop {
+            sleep(ENDS_KEPT).await;
+            for keys in &self.partitions {
+                let mut names = keys.names.lock();
+                names.ended_before = std::mem::take(&mut names.ended);
+            }
         }
     }
 
@@ -101,4 +114,15 @@ impl MissingKeys {
     pub fn take(&self, partition: Partition) -> HashSet<SessionRef> {
         std::mem::take(&mut self.partitions[partition.index()].names.lock().missing)
     }
+}
+
+impl Consumer for MissingKeys {
+    fn on_entry(&self, entry: &Entry) {
+        match entry.event.change {
+            Change::Ended(_) => self.note_end(entry.partition, &entry.event.session.name),
+            Change::Created | Change::Updated | Change::Rotated | Change::TokenReused => {}
+        }
+    }
+
+    fn on_gap(&self, _: &Gap) {}
 }

@@ -1,13 +1,15 @@
 //! Earliest known session deadline of each partition, which wakes the expiry worker.
 //!
-//! The feed notes every new or earlier deadline. A touch only moves a deadline later, so a noted deadline may belong to
+//! A consumer of the feed: it notes every new or earlier deadline. A touch only moves a deadline later, so a noted deadline may belong to
 //! no session any more. It is never too late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use crate::store::Partition;
+use crate::store::{Entry, Partition};
+
+use super::consumer::{Consumer, Gap};
 
 /// Earliest known session deadline of each partition.
 pub struct Deadlines(Vec<Deadline>);
@@ -48,5 +50,17 @@ impl Deadlines {
     /// Returns when a deadline was noted that is earlier than the earliest known one.
     pub async fn wait_for_earlier(&self, partition: Partition) {
         self.0[partition.index()].earlier.notified().await;
+    }
+}
+
+impl Consumer for Deadlines {
+    fn on_entry(&self, entry: &Entry) {
+        if let Some(deadline) = entry.event.session.expires() {
+            self.note(entry.partition, deadline.0);
+        }
+    }
+
+    fn on_gap(&self, gap: &Gap) {
+        gap.ends.iter().for_each(|(partition, _)| self.note(*partition, 0));
     }
 }
