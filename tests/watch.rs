@@ -144,10 +144,10 @@ async fn w3_event_too_large_for_the_channel_is_read_from_the_log() {
     let Setup { server, client, .. } = &setup().await;
     let mut watching = client.watch_all().await;
     let (session, token) = client.create(&[("large", text(&incompressible(40_000)))]).await;
+    // One read of the log may find several entries, so the second one is written after the first was read.
+    assert_eq!(watching.event().await.session.as_ref(), Some(&session));
     client.set(by_token(&token), &[("small", text("1"))]).await.unwrap();
-    let events = watching.events(2).await;
-    assert_eq!(events[0].session.as_ref(), Some(&session));
-    assert_eq!(events[1].session.as_ref().unwrap().attributes.len(), 2);
+    assert_eq!(watching.event().await.session.as_ref().unwrap().attributes.len(), 2);
     assert!(
         server.metric("sessiond_feed_gaps_total").await >= 2.0,
         "the channel carried only the positions of the events"
