@@ -5,20 +5,18 @@
 
 mod support;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use harness::{Redis, client::id_of, process::Process};
+use harness::process;
 use support::{
     baseline::{self, Baseline},
-    cpu,
-    figures::{Quartiles, print_table},
-    load::{self, Client},
-    start_redis,
+    generator::Calls,
+    measure::{Slice, Target, start_redis},
+    report::{self, Series},
+    requests::{self, Get, ONE_KIB, Pool, QUIET, Sessions, TOUCHED},
+    sessiond::{PAYLOADS, Sessiond},
 };
 
 #[global_allocator]
@@ -28,17 +26,26 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 struct Arguments {
     /// Number of rounds: slices of each row.
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 16)]
     rounds: usize,
     /// Length of a slice, in ms.
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 400)]
     slice: u64,
-    /// Number of sessions that are read and updated.
-    #[arg(long, default_value_t = 10_000)]
-    sessions: u64,
-    /// Runs only the rows whose title starts with this text.
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Number of connections of the rows whose title names no number.
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    /// Number of sessions of the cold set.
+    #[arg(long, default_value_t = 200_000)]
+    sessions: usize,
+    /// Runs only the rows whose title starts with this text; can be repeated. Ratios need the rows (a) and (b).
+    #[arg(long)]
+    only: Vec<String>,
+    /// Program that is measured. Default: the one that was built with the benchmark.
+    #[arg(long)]
+    server: Option<PathBuf>,
+    /// Second program, such as an earlier version: adds its rows.
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Cargo passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
@@ -46,193 +53,160 @@ struct Arguments {
     baseline: Option<Baseline>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Row {
-    ConstantReply,
-    OneGet,
-    GetSession,
-    GetSessionAndTouch,
-    UpdateSession,
-    CreateSession,
+/// Sessions that are created before a slice whose calls use them up, for each ms of the slice.
+const USED_UP_PER_MS: u64 = 12;
+
+/// Calls to one server, of which each round measures a slice.
+struct Row<'a> {
+    target: &'a Target,
+    connections: usize,
+    calls: Calls,
+    /// Server whose `created` sessions the calls use up.
+    uses_up: Option<&'a Sessiond>,
+    series: Series,
 }
 
-const ROWS: [Row; 6] =
-    [Row::ConstantReply, Row::OneGet, Row::GetSession, Row::GetSessionAndTouch, Row::UpdateSession, Row::CreateSession];
+impl<'a> Row<'a> {
+    fn new(title: &str, target: &'a Target, connections: usize, calls: Calls) -> Self {
+        let references = [CONSTANT.to_owned(), ONE_GET.to_owned()];
+        let has_redis = target.redis.is_some();
+        let series = Series { title: title.to_owned(), references, has_redis, slices: Vec::new() };
+        Row { target, connections, calls, uses_up: None, series }
+    }
 
-impl Row {
-    fn title(self) -> &'static str {
-        match self {
-            Row::ConstantReply => "(a) tonic, constant reply",
-            Row::OneGet => "(b) tonic, one GET",
-            Row::GetSession => "GetSession by token",
-            Row::GetSessionAndTouch => "GetSession by token, touch",
-            Row::UpdateSession => "UpdateSession, one attribute",
-            Row::CreateSession => "CreateSession",
+    fn run(&mut self, length: u64) -> Slice {
+        if let Some(sessiond) = self.uses_up {
+            sessiond.provide((USED_UP_PER_MS * length) as usize);
+        }
+        Slice::run(self.target, self.connections, &self.calls, Duration::from_millis(length))
+    }
+}
+
+const CONSTANT: &str = "(a) constant reply";
+const ONE_GET: &str = "(b) one GET";
+/// Ends of the titles of rows that are compared with rows (a) and (b) of their own.
+const COLD: &str = ", cold set";
+const ONE_CONNECTION: &str = ", 1 connection";
+
+/// The two bare tonic servers.
+struct Baselines {
+    _processes: [baseline::Process; 2],
+    constant: Target,
+    one_get: Target,
+    /// Size of a response.
+    bytes: usize,
+}
+
+impl Baselines {
+    /// Starts the servers, with responses of the mean size and a key for each hot and each cold session.
+    fn start(sessiond: &Sessiond) -> Self {
+        let (bytes, redis) = (sessiond.mean_response(), start_redis());
+        baseline::populate(&redis, sessiond.hot.iter().chain(sessiond.cold.iter()), bytes);
+        let constant = baseline::Process::start(&Baseline::Constant { bytes });
+        let one_get = baseline::Process::start(&Baseline::Get { redis: redis.url() });
+        let target =
+            |process: &baseline::Process, redis| Target { pid: process.pid(), address: process.address.clone(), redis };
+        Baselines {
+            constant: target(&constant, None),
+            one_get: target(&one_get, Some(redis)),
+            _processes: [constant, one_get],
+            bytes,
         }
     }
 
-    async fn call(self, client: &mut Client, token: &str, number: u64) -> Result<(), tonic::Status> {
-        match self {
-            Row::ConstantReply | Row::OneGet | Row::GetSession => client.get_session(load::get(token)).await.map(drop),
-            Row::GetSessionAndTouch => {
-                let mut request = load::get(token);
-                request.touch = true;
-                client.get_session(request).await.map(drop)
-            }
-            Row::UpdateSession => client.update_session(load::update(token, number)).await.map(drop),
-            Row::CreateSession => client.create_session(load::create(number)).await.map(drop),
-        }
+    fn rows(&self, sessiond: &Sessiond, connections: usize) -> Vec<Row<'_>> {
+        let get = |sessions: &Sessions| requests::get(Get::Token, QUIET, sessions, self.bytes..=self.bytes);
+        vec![
+            Row::new(CONSTANT, &self.constant, connections, get(&sessiond.hot)),
+            Row::new(ONE_GET, &self.one_get, connections, get(&sessiond.hot)),
+            Row::new(&[ONE_GET, COLD].concat(), &self.one_get, connections, get(&sessiond.cold)),
+            Row::new(&[CONSTANT, ONE_CONNECTION].concat(), &self.constant, 1, get(&sessiond.hot)),
+            Row::new(&[ONE_GET, ONE_CONNECTION].concat(), &self.one_get, 1, get(&sessiond.hot)),
+        ]
     }
 }
 
-/// A server process, its Redis process, and clients of the server.
-struct Target {
-    pid: u32,
-    redis: Option<u32>,
-    clients: Vec<Client>,
+fn sessiond_rows<'a>(sessiond: &'a Sessiond, connections: usize) -> Vec<Row<'a>> {
+    let row = |title: &str, calls| Row::new(title, &sessiond.target, connections, calls);
+    let uses_up = |title: &str, calls| Row { uses_up: Some(sessiond), ..row(title, calls) };
+    let get = |form, sessions| requests::get(form, QUIET, sessions, ONE_KIB);
+    let hot = &sessiond.hot;
+    let touched = requests::get(Get::TokenAndTouch, TOUCHED, &sessiond.touched, ONE_KIB);
+    let [one, sixteen, sixty_four] =
+        std::array::from_fn(|size| requests::update(PAYLOADS[size], &sessiond.updated[size]));
+    let by_token = "GetSession by token";
+    vec![
+        row(by_token, get(Get::Token, hot)),
+        row("GetSession, touch not due", get(Get::TokenAndTouch, hot)),
+        row("GetSession by id", get(Get::Id, hot)),
+        row("GetSession, BASIC view", get(Get::BasicView, hot)),
+        row("GetSession, 64 request ids", get(Get::Token, &sessiond.with_request_ids)),
+        row("GetSession, 16 superseded tokens", get(Get::Token, &sessiond.with_superseded_tokens)),
+        row("GetSession, touch written", touched),
+        row("UpdateSession, 1 KiB", one),
+        row("UpdateSession, 16 KiB", sixteen),
+        row("UpdateSession, 64 KiB", sixty_four),
+        row("CreateSession", requests::create(1, QUIET, &sessiond.created)),
+        uses_up("RotateSession", requests::rotate(&sessiond.created, &Pool::default())),
+        uses_up("DeleteSession", requests::delete(&sessiond.created)),
+        row(&[by_token, COLD].concat(), get(Get::Token, &sessiond.cold)),
+        Row { connections: 1, ..row(&[by_token, ONE_CONNECTION].concat(), get(Get::Token, hot)) },
+    ]
 }
 
-impl Target {
-    async fn new(pid: u32, redis: Option<&Redis>, address: &str) -> Self {
-        Target { pid, redis: redis.map(Redis::pid), clients: load::connect(address).await }
+/// Directs the ratios of rows with such titles to their own rows (a) and (b).
+fn set_references(series: &mut Series) {
+    let [constant, one_get] = &mut series.references;
+    if series.title.ends_with(COLD) {
+        one_get.push_str(COLD);
+    } else if series.title.ends_with(ONE_CONNECTION) {
+        constant.push_str(ONE_CONNECTION);
+        one_get.push_str(ONE_CONNECTION);
     }
 }
 
-/// Figures of one slice.
-#[derive(Clone, Copy)]
-struct Slice {
-    /// CPU of the server per call, in µs.
-    server: f64,
-    /// CPU of Redis per call, in µs.
-    redis: f64,
-    /// Calls per second.
-    rate: f64,
-}
-
-impl Slice {
-    async fn run(row: Row, target: &Target, tokens: &Arc<[String]>, length: Duration) -> Self {
-        let used = || (cpu::used_by(target.pid), target.redis.map(cpu::used_by).unwrap_or_default());
-        let (before, started) = (used(), Instant::now());
-        let end = started + length;
-        let calls = load::with_workers(&target.clients, load::IN_FLIGHT, |mut client, worker| {
-            let tokens = tokens.clone();
-            async move {
-                let mut calls = 0;
-                while Instant::now() < end {
-                    // A different session sequence for each worker, and a different value each time.
-                    let number = started.elapsed().as_nanos() as u64 ^ worker << 56;
-                    let index = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-                    let token = &tokens[index as usize % tokens.len()];
-                    row.call(&mut client, token, number >> 1).await.expect("the call succeeds");
-                    calls += 1;
-                }
-                calls
-            }
-        });
-        let calls: u64 = calls.await.into_iter().sum();
-        let (took, after) = (started.elapsed(), used());
-        let per_call = |used: Duration| used.as_secs_f64() * 1e6 / calls as f64;
-        Slice {
-            server: per_call(after.0 - before.0),
-            redis: per_call(after.1 - before.1),
-            rate: calls as f64 / took.as_secs_f64(),
-        }
-    }
-}
-
-#[tokio::main]
-async fn main() {
+fn main() {
     let arguments = Arguments::parse();
     if let Some(baseline) = arguments.baseline {
-        return baseline.serve().await;
+        return baseline.serve();
     }
 
-    let (redis, plain_redis) = (start_redis(), start_redis());
-    let process = Process::start(&[format!("--redis={}", redis.url())]);
-    let sessiond = Target::new(process.pid(), Some(&redis), &process.address).await;
-    let tokens: Arc<[String]> = load::populate(&sessiond.clients, arguments.sessions).await.into();
+    let start = |program: &PathBuf| Sessiond::start(program, arguments.sessions);
+    let sessiond = start(arguments.server.as_ref().unwrap_or(&process::program()));
+    let before = arguments.before.as_ref().map(start);
+    let baselines = Baselines::start(&sessiond);
 
-    let bytes = load::response_bytes(&sessiond.clients[0], &tokens[0]).await;
-    for token in tokens.iter() {
-        plain_redis.command(&["SET", &id_of(token), &"x".repeat(bytes - baseline::FRAME)]);
+    let mut rows = baselines.rows(&sessiond, arguments.connections);
+    let mut rows_before = before.iter().flat_map(|before| sessiond_rows(before, arguments.connections));
+    for row in sessiond_rows(&sessiond, arguments.connections) {
+        rows.push(row);
+        rows.extend(rows_before.next().map(|mut row| {
+            row.series.title.insert_str(0, report::BEFORE);
+            row
+        }));
     }
-    let constant_process = baseline::Process::start(&Baseline::Constant { bytes });
-    let get_process = baseline::Process::start(&Baseline::Get { redis: plain_redis.unrestricted_url() });
-    let constant = Target::new(constant_process.pid(), None, &constant_process.address).await;
-    let get = Target::new(get_process.pid(), Some(&plain_redis), &get_process.address).await;
-    for target in [&constant, &get] {
-        assert_eq!(load::response_bytes(&target.clients[0], &tokens[0]).await, bytes, "baseline::FRAME is wrong");
-    }
-    println!("{} rounds of {} ms; a GetSession response has {bytes} bytes\n", arguments.rounds, arguments.slice);
+    rows.retain(|row| {
+        arguments.only.is_empty() || arguments.only.iter().any(|start| row.series.title.starts_with(start))
+    });
+    rows.iter_mut().for_each(|row| set_references(&mut row.series));
+    eprintln!("process ids: sessiond {}, (b) {}", sessiond.target.pid, baselines.one_get.pid);
 
-    let rows: Vec<Row> = ROWS.into_iter().filter(|row| row.title().starts_with(&arguments.only)).collect();
-    let mut slices: Vec<Vec<Slice>> = vec![Vec::new(); rows.len()];
     // The additional first round is a warm-up.
     for round in 0..=arguments.rounds {
-        for turn in 0..rows.len() {
-            let index = (turn + round) % rows.len();
-            let target = match rows[index] {
-                Row::ConstantReply => &constant,
-                Row::OneGet => &get,
-                _ => &sessiond,
-            };
-            let slice = Slice::run(rows[index], target, &tokens, Duration::from_millis(arguments.slice)).await;
+        let first = round % rows.len();
+        for index in (first..rows.len()).chain(0..first) {
+            let row = &mut rows[index];
+            let slice = row.run(arguments.slice);
             if round > 0 {
-                slices[index].push(slice);
+                row.series.slices.push(slice);
             }
         }
     }
-    print_figures(&rows, &slices);
-    if rows.len() == ROWS.len() {
-        print_ratios(&rows, &slices);
-    }
-}
-
-fn print_figures(rows: &[Row], slices: &[Vec<Slice>]) {
-    let line = |(row, slices): (&Row, &Vec<Slice>)| {
-        let quartiles = |figure: fn(&Slice) -> f64| Quartiles::of(slices.iter().map(figure));
-        let redis = if *row == Row::ConstantReply {
-            "–".to_owned()
-        } else {
-            format!("{:.3}", quartiles(|slice| slice.redis))
-        };
-        let server = quartiles(|slice| slice.server);
-        vec![row.title().to_owned(), format!("{server:.3}"), redis, format!("{:.3}", quartiles(|slice| slice.rate))]
-    };
-    let lines: Vec<_> = rows.iter().zip(slices).map(line).collect();
-    print_table(&["", "server CPU, µs per call", "Redis CPU, µs per call", "calls per second"], &lines);
-}
-
-fn print_ratios(rows: &[Row], slices: &[Vec<Slice>]) {
-    let slices_of = |row: Row| &slices[rows.iter().position(|other| *other == row).expect("all rows have run")];
-    let lines: Vec<_> = rows
-        .iter()
-        .zip(slices)
-        .map(|(row, slices)| {
-            let ratio_to = |reference: Row, figure: fn(&Slice) -> f64| {
-                let pairs = slices.iter().zip(slices_of(reference));
-                format!("{:.3}", Quartiles::of(pairs.map(|(slice, reference)| figure(slice) / figure(reference))))
-            };
-            let redis_cell = |text: String| if *row == Row::ConstantReply { "–".to_owned() } else { text };
-            vec![
-                row.title().to_owned(),
-                ratio_to(Row::ConstantReply, |slice| slice.server),
-                ratio_to(Row::OneGet, |slice| slice.server),
-                redis_cell(ratio_to(Row::OneGet, |slice| slice.redis)),
-                ratio_to(Row::OneGet, |slice| slice.server + slice.redis),
-                ratio_to(Row::ConstantReply, |slice| slice.rate),
-                ratio_to(Row::OneGet, |slice| slice.rate),
-            ]
-        })
-        .collect();
-    let head = [
-        "ratios within a round",
-        "server CPU to (a)",
-        "server CPU to (b)",
-        "Redis CPU to (b)",
-        "server and Redis CPU to (b)",
-        "calls per second to (a)",
-        "calls per second to (b)",
-    ];
-    print_table(&head, &lines);
+    let Arguments { rounds, slice, connections, sessions, .. } = arguments;
+    println!(
+        "{rounds} rounds of {slice} ms, {connections} connections, {sessions} cold sessions; a response of (a) and (b) \
+         has {} bytes\n",
+        baselines.bytes
+    );
+    report::print(&rows.into_iter().map(|row| row.series).collect::<Vec<_>>());
 }

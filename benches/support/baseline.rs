@@ -1,8 +1,8 @@
 //! Two bare tonic servers as baselines: GetSession returns a constant in one and the result of one Redis GET in the
 //! other.
 //!
-//! Stubs, message sizes and runtime settings are those of the service; there are no deadlines, metrics, policies,
-//! hashes or checks. Each baseline is a separate process of the benchmark's own binary.
+//! Stubs, message sizes, runtime settings and the Redis user are those of the service; there are no deadlines, metrics,
+//! policies, hashes or checks. Each baseline is a separate process of the benchmark's own binary.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,9 @@ use sessiond::pb::{
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
-use harness::client::id_of;
+use harness::{Redis, client::id_of};
+
+use super::{memory, requests::Token};
 
 /// The result of GetSession.
 #[derive(Clone, clap::Subcommand)]
@@ -38,7 +40,19 @@ pub enum Baseline {
 }
 
 /// Number of bytes of a response in addition to its value.
-pub const FRAME: usize = 15;
+const FRAME: usize = 15;
+
+/// Returns the key of the value for this token.
+fn key_of(token: &str) -> String {
+    format!("sessiond:{}", id_of(token))
+}
+
+/// Sets a value for each of these tokens, with which a response has so many bytes.
+pub fn populate<'a>(redis: &Redis, tokens: impl Iterator<Item = &'a Token>, bytes: usize) {
+    let value = "x".repeat(bytes - FRAME);
+    let key = |token: &Token| key_of(std::str::from_utf8(token).expect("a token is ASCII"));
+    memory::send(redis, tokens.map(|token| memory::command(&["SET", &key(token), &value])));
+}
 
 fn response(value: Vec<u8>) -> pb::GetSessionResponse {
     let value = pb::AttributeValue { kind: Some(pb::attribute_value::Kind::BytesValue(value)) };
@@ -59,7 +73,7 @@ impl Server {
                 let Some(pb::SessionKey { key: Some(pb::session_key::Key::Token(token)) }) = request.key else {
                     return Err(Status::invalid_argument("no token"));
                 };
-                let value: Option<Bytes> = redis.get(id_of(&token)).await.map_err(|_| Status::internal("Redis"))?;
+                let value: Option<Bytes> = redis.get(key_of(&token)).await.map_err(|_| Status::internal("Redis"))?;
                 value.map(|value| response(value.into())).ok_or_else(|| Status::not_found("no such key"))
             }
         }
@@ -102,6 +116,7 @@ unimplemented_except_get! {
 
 impl Baseline {
     /// Serves until the process is killed. Prints its address as the first line.
+    #[tokio::main]
     pub async fn serve(self) {
         let server = match self {
             Baseline::Constant { bytes } => Server::Constant { value: vec![b'x'; bytes - FRAME] },

@@ -1,4 +1,4 @@
-//! Content of the sessions of the memory benchmark: JSON typical of web shops and business applications.
+//! Content of sessions: JSON typical of web shops and business applications.
 //!
 //! A generator seeded with the number of the session draws names, mail addresses, times, URLs, IP addresses, articles
 //! and hex tokens. No two sessions are equal, and every run creates the same ones.
@@ -103,6 +103,26 @@ impl Content {
         const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let text: String = (0..length).map(|_| char::from(LETTERS[d.below(64) as usize])).collect();
         Content(vec![("data", format!(r#""{text}""#))])
+    }
+
+    /// `Session` for one copy; for more, ten fields that are lists of so many values: about as many KiB.
+    pub fn repeated(copies: usize, number: u64) -> Self {
+        let first = number * copies as u64;
+        if copies == 1 {
+            return Self::session(first);
+        }
+        let sessions: Vec<_> = (first..first + copies as u64).map(|number| Self::session(number).0).collect();
+        let list = |field: usize| {
+            let values: Vec<_> = sessions.iter().map(|session| &session[field].1[..]).collect();
+            (sessions[0][field].0, format!("[{}]", values.join(",")))
+        };
+        Content((0..sessions[0].len()).map(list).collect())
+    }
+
+    /// Returns the name and the value of a field.
+    pub fn attribute(&self, index: usize) -> (String, AttributeValue) {
+        let (name, value) = &self.0[index];
+        ((*name).to_owned(), json(value))
     }
 
     /// Returns the content as one JSON object.

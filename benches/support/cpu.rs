@@ -1,15 +1,26 @@
-//! User and system CPU time of a process.
+//! CPU time of processes and threads, in nanoseconds, from the scheduler.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
-/// Clock tick of `/proc`: 100 per second on Linux.
-const TICK: Duration = Duration::from_millis(10);
-
-/// Returns the CPU time that a process has used.
+/// Returns the CPU time of all threads of a process that have not ended.
 pub fn used_by(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    // The command name can contain any character. The fields after its closing parenthesis start with the state.
-    let (_, fields) = stat.rsplit_once(')').expect("stat has the command name");
-    let ticks: u32 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().unwrap()).sum();
-    TICK * ticks
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    threads.filter_map(|thread| read(&thread.ok()?.path().join("schedstat"))).sum()
+}
+
+/// Returns the CPU time of the main thread of a process.
+pub fn of_main_thread(pid: u32) -> Duration {
+    read(Path::new(&format!("/proc/{pid}/schedstat"))).expect("the process runs")
+}
+
+/// Returns the CPU time of the calling thread.
+pub fn of_this_thread() -> Duration {
+    read(Path::new("/proc/thread-self/schedstat")).expect("the thread runs")
+}
+
+/// None: the thread has ended.
+fn read(path: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(path).ok()?;
+    let (nanoseconds, _) = text.split_once(' ').expect("the kernel has scheduler statistics");
+    Some(Duration::from_nanos(nanoseconds.parse().expect("a number of nanoseconds")))
 }

@@ -9,9 +9,9 @@ pub fn now_us() -> u64 {
 
 /// Median and quartiles over the rounds.
 pub struct Quartiles {
-    low: f64,
-    median: f64,
-    high: f64,
+    pub low: f64,
+    pub median: f64,
+    pub high: f64,
 }
 
 impl Quartiles {

@@ -64,20 +64,25 @@ pub fn by_kind(redis: &Redis) -> BTreeMap<String, u64> {
 
 /// Sets one string with a TTL for each value, with keys like those of session libraries.
 pub fn populate_strings(redis: &Redis, values: impl Iterator<Item = String>) {
+    let set = |(n, value): (usize, String)| command(&["SET", &format!("sess:{n:032x}"), &value, "EX", "43200"]);
+    send(redis, values.enumerate().map(set));
+}
+
+/// Sends these commands in batches. Returns after Redis has executed all of them.
+pub fn send(redis: &Redis, commands: impl Iterator<Item = Vec<u8>>) {
     let mut stream = UnixStream::connect(redis.socket()).unwrap();
     stream.write_all(b"CLIENT REPLY OFF\r\n").unwrap();
-    let mut values = values.enumerate().peekable();
-    while values.peek().is_some() {
-        let batch = values.by_ref().take(COMMANDS_AT_ONCE);
-        let commands: Vec<u8> =
-            batch.flat_map(|(n, value)| command(&["SET", &format!("sess:{n:032x}"), &value, "EX", "43200"])).collect();
-        stream.write_all(&commands).unwrap();
+    let mut commands = commands.peekable();
+    while commands.peek().is_some() {
+        let batch: Vec<u8> = commands.by_ref().take(COMMANDS_AT_ONCE).flatten().collect();
+        stream.write_all(&batch).unwrap();
     }
     stream.write_all(b"CLIENT REPLY ON\r\n").unwrap();
     stream.read_exact(&mut [0; 5]).expect("+OK");
 }
 
-fn command(words: &[&str]) -> Vec<u8> {
+/// Encodes a command.
+pub fn command(words: &[&str]) -> Vec<u8> {
     let mut command = format!("*{}\r\n", words.len());
     for word in words {
         command.push_str(&format!("${}\r\n{word}\r\n", word.len()));

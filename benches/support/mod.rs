@@ -6,13 +6,30 @@ pub mod baseline;
 pub mod content;
 pub mod cpu;
 pub mod figures;
+pub mod generator;
 pub mod keyspace;
 pub mod load;
+pub mod measure;
 pub mod memory;
+pub mod report;
+pub mod requests;
+pub mod sessiond;
 
 use harness::Redis;
 
+/// Settings of the embedded Redis.
+pub const SETTINGS: [&str; 8] = [
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "everysec",
+    "--notify-keyspace-events",
+    "Egxe",
+    "--hash-max-listpack-value",
+    "1024",
+];
+
 /// Starts a Redis with the settings of the embedded one.
 pub fn start_redis() -> Redis {
-    Redis::start_with(&["--appendonly", "yes", "--appendfsync", "everysec", "--hash-max-listpack-value", "1024"])
+    Redis::start_with(&SETTINGS)
 }

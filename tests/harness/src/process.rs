@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
 };
@@ -36,6 +36,15 @@ impl Process {
     /// Starts `sessiond serve` with these arguments, on free ports unless they name some, and returns when it listens.
     pub fn start(arguments: &[String]) -> Self {
         Process::start_with_env(&[], arguments)
+    }
+
+    /// Like [`Process::start`], with this program instead of that in the target directory.
+    pub fn start_program(program: &Path, arguments: &[String]) -> Self {
+        let mut command = Command::new(program);
+        command.args(serve(arguments));
+        let mut process = Process::launch(command, Stdio::piped());
+        (process.address, process.metrics_address) = process.wait_for_address().expect("the server listens");
+        process
     }
 
     /// Like [`Process::start`], with these environment variables added.
