@@ -13,12 +13,11 @@ use harness::{ConfigFile, process::Process};
 
 use super::{
     generator::{Calls, Generator, Run},
+    load::CONNECTIONS,
     measure::{Target, start_redis},
     requests::{self, CONFIGURATION, Get, Pool, QUIET, Sessions, TOUCHED, limited},
 };
 
-/// Connections that create the sessions.
-const CONNECTIONS: usize = 4;
 /// Sessions of a set that fits into the caches of the processor.
 const HOT: usize = 1_000;
 /// Sessions of a set whose creation takes many calls for each.

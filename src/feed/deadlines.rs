@@ -1,7 +1,7 @@
 //! Earliest known session deadline of each partition, which wakes the expiry worker.
 //!
-//! A consumer of the feed: it notes every new or earlier deadline. A touch only moves a deadline later, so a noted deadline may belong to
-//! no session any more. It is never too late.
+//! A consumer of the feed: it notes every new or earlier deadline. A touch only moves a deadline later, so a noted
+//! deadline may belong to no session any more. It is never too late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -254,13 +254,13 @@ impl Node {
     pub async fn write_replicated(
         &self,
         script: &'static Script,
-        keys: Vec<Bytes>,
+        keys: &[Bytes],
         args: Vec<Bytes>,
         replicas: u32,
         deadline: Instant,
     ) -> Result<(Reply, u64), Error> {
-        let written = self.replicated.write(script, keys.clone(), args, replicas, deadline).await;
-        written.inspect_err(|error| self.note_wrong_type(error, &keys))
+        let written = self.replicated.write(script, keys.to_vec(), args, replicas, deadline).await;
+        written.inspect_err(|error| self.note_wrong_type(error, keys))
     }
 
     fn note_wrong_type(&self, error: &Error, keys: &[Bytes]) {

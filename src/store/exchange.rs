@@ -225,7 +225,7 @@ impl Store {
                 (node.send(priority, request, deadline, Effect::Writes, asking).await?, 0)
             }
             WriteConcern::Replicated(replicas) => {
-                node.write_replicated(script, target.keys.clone(), args, replicas, deadline).await?
+                node.write_replicated(script, &target.keys, args, replicas, deadline).await?
             }
         };
         Ok(Run { reply, confirmed, node, sent })
