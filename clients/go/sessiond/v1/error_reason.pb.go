@@ -99,6 +99,10 @@ const (
 	ErrorReason_ERROR_REASON_COMPRESSION_UNSUPPORTED ErrorReason = 25
 	// RESOURCE_EXHAUSTED: the metadata of the call (its headers) is larger than 16 KiB. The request was not applied.
 	ErrorReason_ERROR_REASON_METADATA_TOO_LARGE ErrorReason = 26
+	// RESOURCE_EXHAUSTED: the session has stored 64 request ids in the last 15 s, or in the policy's retry_window if that
+	// is shorter, and forgets none of them in that time. The request was not applied. Retry after the delay in RetryInfo,
+	// with the same request_id, or use fewer request ids per session.
+	ErrorReason_ERROR_REASON_REQUEST_ID_LIMIT ErrorReason = 27
 )
 
 // Enum value maps for ErrorReason.
@@ -131,6 +135,7 @@ var (
 		24: "ERROR_REASON_METHOD_UNKNOWN",
 		25: "ERROR_REASON_COMPRESSION_UNSUPPORTED",
 		26: "ERROR_REASON_METADATA_TOO_LARGE",
+		27: "ERROR_REASON_REQUEST_ID_LIMIT",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":             0,
@@ -160,6 +165,7 @@ var (
 		"ERROR_REASON_METHOD_UNKNOWN":          24,
 		"ERROR_REASON_COMPRESSION_UNSUPPORTED": 25,
 		"ERROR_REASON_METADATA_TOO_LARGE":      26,
+		"ERROR_REASON_REQUEST_ID_LIMIT":        27,
 	}
 )
 
@@ -194,7 +200,7 @@ var File_sessiond_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_sessiond_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1esessiond/v1/error_reason.proto\x12\vsessiond.v1*\xa3\a\n" +
+	"\x1esessiond/v1/error_reason.proto\x12\vsessiond.v1*\xc6\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -223,7 +229,8 @@ const file_sessiond_v1_error_reason_proto_rawDesc = "" +
 	"\x1aERROR_REASON_STORE_TIMEOUT\x10\x17\x12\x1f\n" +
 	"\x1bERROR_REASON_METHOD_UNKNOWN\x10\x18\x12(\n" +
 	"$ERROR_REASON_COMPRESSION_UNSUPPORTED\x10\x19\x12#\n" +
-	"\x1fERROR_REASON_METADATA_TOO_LARGE\x10\x1aBS\n" +
+	"\x1fERROR_REASON_METADATA_TOO_LARGE\x10\x1a\x12!\n" +
+	"\x1dERROR_REASON_REQUEST_ID_LIMIT\x10\x1bBS\n" +
 	"\x0fdev.sessiond.v1P\x01Z>github.com/sessiond/sessiond/clients/go/sessiond/v1;sessiondv1b\x06proto3"
 
 var (

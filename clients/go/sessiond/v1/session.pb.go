@@ -371,8 +371,8 @@ type Session struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Time of the last change that created an event. A touch creates none.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// Time of the last touch that was stored. A touch within the policy's touch_interval after it is not stored. Default
-	// of touch_interval: min(60 s, idle_timeout / 20).
+	// Time of the last touch that was stored. A touch within the touch interval after it is not stored: the policy's
+	// touch_interval (60 s by default), but at most idle_timeout / 20.
 	AccessTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=access_time,json=accessTime,proto3" json:"access_time,omitempty"`
 	// Time at which the session ends if it is not touched again: the earlier of the idle and the absolute deadline.
 	// Unset: never.
@@ -699,7 +699,8 @@ func (*AttributeValue_JsonValue) isAttributeValue_Kind() {}
 
 func (*AttributeValue_TimestampValue) isAttributeValue_Kind() {}
 
-// Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it.
+// Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it. A
+// text above its limit is cut there, at the start of a character: a long header never fails a login.
 type ClientInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// IP address of the device as the caller sees it, at most 64 bytes.

@@ -29,30 +29,36 @@
 //
 // Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
 // without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
-// opening of a watch; it does not limit the stream.
+// opening of a watch; it does not limit the stream. A request that its client reset before the server began to execute
+// it is not applied, also if the process of the server was suspended in between. A write of several steps, such as a
+// create at the session limit, is finished after its first step even if the client resets it.
 //
 // Errors: every error status of this service carries google.rpc.ErrorInfo with domain "sessiond" and a reason from
 // ErrorReason. The comments of the calls list the errors that are specific to them; any call can also return
 // INVALID_ARGUMENT FIELD_INVALID, RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE, NOT_FOUND NAMESPACE_UNKNOWN, and the errors of
 // the store: STORE_UNAVAILABLE, STORE_TIMEOUT, STORE_CHANGED, STORE_FULL, OUTCOME_UNKNOWN, OVERLOADED and
-// RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED. INVALID_ARGUMENT FIELD_INVALID also
-// carries google.rpc.BadRequest with every invalid field, not only the first. The trailers of a status are smaller than
-// 3,584 bytes, so that they fit into buffers of 4 KiB. Invalid fields that do not fit are omitted; the last entry then
-// says that more fields are invalid. Errors after which a retry can succeed carry google.rpc.RetryInfo. Before a method
-// is called, the server can return UNIMPLEMENTED METHOD_UNKNOWN (also for an unknown service), UNIMPLEMENTED
-// COMPRESSION_UNSUPPORTED and RESOURCE_EXHAUSTED METADATA_TOO_LARGE. A request that is not a gRPC call (another HTTP
-// method, another body) returns INVALID_ARGUMENT FIELD_INVALID; a grpc-timeout that is malformed is ignored. The
-// services grpc.health.v1.Health and grpc.reflection return statuses without ErrorInfo.
+// RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED and RESOURCE_EXHAUSTED
+// REQUEST_ID_LIMIT. INVALID_ARGUMENT FIELD_INVALID also carries google.rpc.BadRequest with every invalid field, not
+// only the first. The trailers of a status are smaller than 3,584 bytes, so that they fit into buffers of 4 KiB.
+// Invalid fields that do not fit are omitted; the last entry then says that more fields are invalid. Errors after
+// which a retry can succeed carry google.rpc.RetryInfo. Before a method is called, the server can return UNIMPLEMENTED
+// METHOD_UNKNOWN (also for an unknown service), UNIMPLEMENTED COMPRESSION_UNSUPPORTED and RESOURCE_EXHAUSTED
+// METADATA_TOO_LARGE. A request that is not a gRPC call (another HTTP method, another body) returns INVALID_ARGUMENT
+// FIELD_INVALID; a grpc-timeout that is malformed is ignored. The services grpc.health.v1.Health and grpc.reflection
+// return statuses without ErrorInfo.
 //
 // A status of this service without ErrorInfo comes from gRPC or from the connection: the outcome of a write is unknown.
 // CANCELLED is one of these: the server resets the stream of a client that has not read the whole response 60 s after
 // it was ready (configuration: limits.response_timeout); a write was applied then. Headers above 64 KiB return HTTP
 // status 431: the call was not applied.
 //
-// Retries: a write is repeated safely with the same request_id. The session stores its last 16 request ids, each for
-// the policy's retry_window (10 min by default). A retry must have the same fields. CreateSession and RotateSession
-// accept a request_id only together with a token that the caller chose. GetSession, TouchSession, DeleteSubjectSessions
-// and ListSessions need no request_id; before you retry DeleteSubjectSessions, see its field created_before.
+// Retries: a write is repeated safely with the same request_id. A retry must have the same fields. The session stores
+// its last 64 request ids, each for the policy's retry_window (10 min by default), and each of them for at least 15 s,
+// or for the retry_window if that is shorter: a call that would displace a newer one fails with RESOURCE_EXHAUSTED
+// REQUEST_ID_LIMIT. DeleteSession never fails for that reason. The token of a retry is checked first, like that of any
+// call; only the retry of a rotation may present the token that this rotation superseded. CreateSession accepts a
+// request_id only together with a token that the caller chose. GetSession, TouchSession, DeleteSubjectSessions and
+// ListSessions need no request_id; before you retry DeleteSubjectSessions, see its field created_before.
 
 package sessiondv1
 
@@ -103,7 +109,7 @@ type CreateSessionRequest struct {
 	// tokens with a secure random source, with at least 128 random bits.
 	Token string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
 	// Request id: makes a retry safe for the policy's retry_window; see Retries at the top of this file. 16 to 64 visible
-	// ASCII characters. Requires token, because the server does not store a generated token and cannot return it again.
+	// ASCII characters. Requires token, because the server stores no generated token and cannot return it again.
 	// If the session has this request_id from a different request, the call fails with INVALID_ARGUMENT
 	// REQUEST_ID_REUSED.
 	RequestId     string `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -273,7 +279,8 @@ type GetSessionRequest struct {
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// Key of the session. Required.
 	Key *SessionKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// Touches the session in the same call; see TouchSession.
+	// Touches the session in the same call; see TouchSession. If Redis accepts no writes for now, the call returns the
+	// session without the touch.
 	Touch bool `protobuf:"varint,3,opt,name=touch,proto3" json:"touch,omitempty"`
 	// View of the returned session. Default: FULL.
 	View SessionView `protobuf:"varint,4,opt,name=view,proto3,enum=sessiond.v1.SessionView" json:"view,omitempty"`
@@ -755,8 +762,8 @@ type RotateSessionRequest struct {
 	GracePeriod *durationpb.Duration `protobuf:"bytes,9,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
 	// Rotates only if the current revision has this value; otherwise ABORTED REVISION_MISMATCH.
 	IfRevision *int64 `protobuf:"varint,10,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
-	// Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Requires
-	// new_token.
+	// Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Does not require
+	// new_token: a retry returns the generated token again while RotateSession describes it as returned.
 	RequestId     string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -874,7 +881,8 @@ type RotateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session in the FULL view. For a retry: its current state.
 	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// New token that the server generated, returned only here. Empty if the caller chose the token.
+	// New token that the server generated, returned only here and to further rotations of the same token. Empty if the
+	// caller chose the token.
 	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

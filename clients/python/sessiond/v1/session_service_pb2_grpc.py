@@ -100,10 +100,12 @@ class SessionServiceServicer:
         If the subject has as many sessions as the policy's session_limit allows, session_limit_policy decides: with
         "reject" the call fails with SUBJECT_SESSION_LIMIT; with "replace-oldest" the oldest sessions end with cause
         REPLACED. Concurrent creates and logins of the subject, or a concurrent DeleteSubjectSessions, can end the new
-        session before this call has created it; the call then fails with SESSION_ENDED.
+        session before this call has created it; the call then fails with SESSION_ENDED. Once the oldest sessions have
+        ended, the new session is created even if the client gives up.
 
         Errors:
         - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
+        - NOT_FOUND TOKEN_ROTATED: the request_id is known, and the request's token is superseded and no longer accepted.
         - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also
         within 15 s after a DeleteSession for this id that found no session, so that a late create fails.
         - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
@@ -138,7 +140,8 @@ class SessionServiceServicer:
         - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the new subject has as many sessions as the policy allows, and the
         policy's session_limit_policy is "reject".
         - INVALID_ARGUMENT FIELD_INVALID: also if the session would have more than 16 labels, or more attributes or bytes
-        of attributes than the policy allows.
+        of attributes than the policy allows. If it has more already, because the limit was lowered, only a change that
+        raises that number is an error.
         - NOT_FOUND TOKEN_ROTATED: also if the token is superseded and the request sets subject or authentication.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -148,8 +151,8 @@ class SessionServiceServicer:
     def TouchSession(self, request, context):
         """Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
 
-        A touch does not raise the revision and creates no event. If the last touch that was stored is less than the
-        policy's touch_interval ago, the server writes nothing, and the idle deadline stays.
+        A touch does not raise the revision and creates no event. If the last touch that was stored is less than the touch
+        interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,17 +167,25 @@ class SessionServiceServicer:
         at once. A superseded token cannot log in: the call fails with NOT_FOUND TOKEN_ROTATED.
 
         Grace period: the old token is superseded. Until its grace period ends, calls with it can get, touch, update,
-        delete and watch the session. A call with it can rotate once more, but only if no later token of the session was
-        ever presented: then the response with the new token was probably lost. The session stores the last 16 superseded
-        tokens, each with its own grace period; older ones are unknown (SESSION_NOT_FOUND).
+        delete and watch the session. The session stores the last 16 superseded tokens, each with its own grace period;
+        older ones are unknown (SESSION_NOT_FOUND).
+
+        Parallel and repeated rotations: until the new token is first presented, and at most until the grace period of the
+        old token ends, every further rotation of the old token returns the same new token. So browser tabs that rotate at
+        the same time receive one token, and a lost response is repeated. Such a call does not raise token_generation and
+        does not extend the grace period. Its attributes are applied like those of UpdateSession. It fails with NOT_FOUND
+        TOKEN_ROTATED if it sets subject or authentication, or a new_token that is not the one that was issued. A login has
+        no grace period: only its retry, with the same request_id and the same fields, receives the new token again, for
+        15 s, or for the retry_window if that is shorter. After the new token was presented, a rotation of the old one
+        fails with NOT_FOUND TOKEN_ROTATED.
 
         After the grace period: a call with the superseded token fails with NOT_FOUND TOKEN_ROTATED. It is token reuse,
         which suggests theft, if two conditions are met: the policy's rotation_grace has passed since the token was
         superseded (also if its own grace period was shorter), and a later token of the session was presented. The policy's
         token_reuse decides what token reuse causes. With "end" the session ends with cause TOKEN_REUSE, and the call fails
         with NOT_FOUND SESSION_ENDED. With "report" watchers receive the event TOKEN_REUSED, once per token, and the call
-        fails with NOT_FOUND TOKEN_ROTATED. DeleteSession does not fail with a superseded token after the grace period: it
-        returns deleted = false, also if token reuse ended the session.
+        fails with NOT_FOUND TOKEN_ROTATED. DeleteSession is an exception: see there. A retry with a request_id that the
+        session has stored never counts as token reuse.
 
         The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
         not extend the idle deadline.
@@ -191,8 +202,10 @@ class SessionServiceServicer:
         """Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended
         one. Of all keys, only a malformed id is an error.
 
-        A wrong token ends no session. After this call has returned, no late, repeated or reordered request revives the
-        session.
+        Every token that the session stores ends it, also a superseded one after its grace period, so a logout that runs in
+        parallel with a rotation ends the session. If the call is token reuse (see RotateSession) and the policy's
+        token_reuse is "end", the cause is TOKEN_REUSE instead of the cause in the request. A wrong token ends no session.
+        After this call has returned, no late, repeated or reordered request revives the session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,8 +215,9 @@ class SessionServiceServicer:
         """Ends all sessions of a subject: log out everywhere.
 
         Without created_before, it ends every session that has the subject when the call begins, and every session to which
-        a concurrent CreateSession or login is giving the subject at that time. With created_before, it ends only those of
-        them that were created before that time. A failed call may have ended some of the sessions; retry it.
+        a concurrent CreateSession or login is giving the subject at that time. A session that gets the subject after the
+        call began does not end. With created_before, it ends only those of them that were created before that time. A
+        failed call may have ended some of the sessions; retry it.
 
         Errors:
         - INVALID_ARGUMENT FIELD_INVALID: also if except_id is a session of another subject.

@@ -76,6 +76,10 @@ pub enum ErrorReason {
     CompressionUnsupported = 25,
     /// RESOURCE_EXHAUSTED: the metadata of the call (its headers) is larger than 16 KiB. The request was not applied.
     MetadataTooLarge = 26,
+    /// RESOURCE_EXHAUSTED: the session has stored 64 request ids in the last 15 s, or in the policy's retry_window if that
+    /// is shorter, and forgets none of them in that time. The request was not applied. Retry after the delay in RetryInfo,
+    /// with the same request_id, or use fewer request ids per session.
+    RequestIdLimit = 27,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -111,6 +115,7 @@ impl ErrorReason {
             Self::MethodUnknown => "ERROR_REASON_METHOD_UNKNOWN",
             Self::CompressionUnsupported => "ERROR_REASON_COMPRESSION_UNSUPPORTED",
             Self::MetadataTooLarge => "ERROR_REASON_METADATA_TOO_LARGE",
+            Self::RequestIdLimit => "ERROR_REASON_REQUEST_ID_LIMIT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -143,6 +148,7 @@ impl ErrorReason {
             "ERROR_REASON_METHOD_UNKNOWN" => Some(Self::MethodUnknown),
             "ERROR_REASON_COMPRESSION_UNSUPPORTED" => Some(Self::CompressionUnsupported),
             "ERROR_REASON_METADATA_TOO_LARGE" => Some(Self::MetadataTooLarge),
+            "ERROR_REASON_REQUEST_ID_LIMIT" => Some(Self::RequestIdLimit),
             _ => None,
         }
     }
@@ -184,8 +190,8 @@ pub struct Session {
     /// Time of the last change that created an event. A touch creates none.
     #[prost(message, optional, tag = "8")]
     pub update_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Time of the last touch that was stored. A touch within the policy's touch_interval after it is not stored. Default
-    /// of touch_interval: min(60 s, idle_timeout / 20).
+    /// Time of the last touch that was stored. A touch within the touch interval after it is not stored: the policy's
+    /// touch_interval (60 s by default), but at most idle_timeout / 20.
     #[prost(message, optional, tag = "9")]
     pub access_time: ::core::option::Option<::prost_types::Timestamp>,
     /// Time at which the session ends if it is not touched again: the earlier of the idle and the absolute deadline.
@@ -245,7 +251,8 @@ pub mod attribute_value {
         TimestampValue(::prost_types::Timestamp),
     }
 }
-/// Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it.
+/// Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it. A
+/// text above its limit is cut there, at the start of a character: a long header never fails a login.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClientInfo {
     /// IP address of the device as the caller sees it, at most 64 bytes.
@@ -613,7 +620,7 @@ pub struct CreateSessionRequest {
     #[prost(string, tag = "9")]
     pub token: ::prost::alloc::string::String,
     /// Request id: makes a retry safe for the policy's retry_window; see Retries at the top of this file. 16 to 64 visible
-    /// ASCII characters. Requires token, because the server does not store a generated token and cannot return it again.
+    /// ASCII characters. Requires token, because the server stores no generated token and cannot return it again.
     /// If the session has this request_id from a different request, the call fails with INVALID_ARGUMENT
     /// REQUEST_ID_REUSED.
     #[prost(string, tag = "10")]
@@ -638,7 +645,8 @@ pub struct GetSessionRequest {
     /// Key of the session. Required.
     #[prost(message, optional, tag = "2")]
     pub key: ::core::option::Option<SessionKey>,
-    /// Touches the session in the same call; see TouchSession.
+    /// Touches the session in the same call; see TouchSession. If Redis accepts no writes for now, the call returns the
+    /// session without the touch.
     #[prost(bool, tag = "3")]
     pub touch: bool,
     /// View of the returned session. Default: FULL.
@@ -783,8 +791,8 @@ pub struct RotateSessionRequest {
     /// Rotates only if the current revision has this value; otherwise ABORTED REVISION_MISMATCH.
     #[prost(int64, optional, tag = "10")]
     pub if_revision: ::core::option::Option<i64>,
-    /// Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Requires
-    /// new_token.
+    /// Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Does not require
+    /// new_token: a retry returns the generated token again while RotateSession describes it as returned.
     #[prost(string, tag = "11")]
     pub request_id: ::prost::alloc::string::String,
 }
@@ -794,7 +802,8 @@ pub struct RotateSessionResponse {
     /// The session in the FULL view. For a retry: its current state.
     #[prost(message, optional, tag = "1")]
     pub session: ::core::option::Option<Session>,
-    /// New token that the server generated, returned only here. Empty if the caller chose the token.
+    /// New token that the server generated, returned only here and to further rotations of the same token. Empty if the
+    /// caller chose the token.
     #[prost(string, tag = "2")]
     pub token: ::prost::alloc::string::String,
 }
@@ -1064,11 +1073,13 @@ pub mod session_service_client {
         /// If the subject has as many sessions as the policy's session_limit allows, session_limit_policy decides: with
         /// "reject" the call fails with SUBJECT_SESSION_LIMIT; with "replace-oldest" the oldest sessions end with cause
         /// REPLACED. Concurrent creates and logins of the subject, or a concurrent DeleteSubjectSessions, can end the new
-        /// session before this call has created it; the call then fails with SESSION_ENDED.
+        /// session before this call has created it; the call then fails with SESSION_ENDED. Once the oldest sessions have
+        /// ended, the new session is created even if the client gives up.
         ///
         /// Errors:
         ///
         /// * ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
+        /// * NOT_FOUND TOKEN_ROTATED: the request_id is known, and the request's token is superseded and no longer accepted.
         /// * NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also
         ///  within 15 s after a DeleteSession for this id that found no session, so that a late create fails.
         /// * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
@@ -1141,7 +1152,8 @@ pub mod session_service_client {
         /// * FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the new subject has as many sessions as the policy allows, and the
         ///  policy's session_limit_policy is "reject".
         /// * INVALID_ARGUMENT FIELD_INVALID: also if the session would have more than 16 labels, or more attributes or bytes
-        ///  of attributes than the policy allows.
+        ///  of attributes than the policy allows. If it has more already, because the limit was lowered, only a change that
+        ///  raises that number is an error.
         /// * NOT_FOUND TOKEN_ROTATED: also if the token is superseded and the request sets subject or authentication.
         pub async fn update_session(
             &mut self,
@@ -1169,8 +1181,8 @@ pub mod session_service_client {
         }
         /// Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
         ///
-        /// A touch does not raise the revision and creates no event. If the last touch that was stored is less than the
-        /// policy's touch_interval ago, the server writes nothing, and the idle deadline stays.
+        /// A touch does not raise the revision and creates no event. If the last touch that was stored is less than the touch
+        /// interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays.
         pub async fn touch_session(
             &mut self,
             request: impl tonic::IntoRequest<super::TouchSessionRequest>,
@@ -1203,17 +1215,25 @@ pub mod session_service_client {
         /// at once. A superseded token cannot log in: the call fails with NOT_FOUND TOKEN_ROTATED.
         ///
         /// Grace period: the old token is superseded. Until its grace period ends, calls with it can get, touch, update,
-        /// delete and watch the session. A call with it can rotate once more, but only if no later token of the session was
-        /// ever presented: then the response with the new token was probably lost. The session stores the last 16 superseded
-        /// tokens, each with its own grace period; older ones are unknown (SESSION_NOT_FOUND).
+        /// delete and watch the session. The session stores the last 16 superseded tokens, each with its own grace period;
+        /// older ones are unknown (SESSION_NOT_FOUND).
+        ///
+        /// Parallel and repeated rotations: until the new token is first presented, and at most until the grace period of the
+        /// old token ends, every further rotation of the old token returns the same new token. So browser tabs that rotate at
+        /// the same time receive one token, and a lost response is repeated. Such a call does not raise token_generation and
+        /// does not extend the grace period. Its attributes are applied like those of UpdateSession. It fails with NOT_FOUND
+        /// TOKEN_ROTATED if it sets subject or authentication, or a new_token that is not the one that was issued. A login has
+        /// no grace period: only its retry, with the same request_id and the same fields, receives the new token again, for
+        /// 15 s, or for the retry_window if that is shorter. After the new token was presented, a rotation of the old one
+        /// fails with NOT_FOUND TOKEN_ROTATED.
         ///
         /// After the grace period: a call with the superseded token fails with NOT_FOUND TOKEN_ROTATED. It is token reuse,
         /// which suggests theft, if two conditions are met: the policy's rotation_grace has passed since the token was
         /// superseded (also if its own grace period was shorter), and a later token of the session was presented. The policy's
         /// token_reuse decides what token reuse causes. With "end" the session ends with cause TOKEN_REUSE, and the call fails
         /// with NOT_FOUND SESSION_ENDED. With "report" watchers receive the event TOKEN_REUSED, once per token, and the call
-        /// fails with NOT_FOUND TOKEN_ROTATED. DeleteSession does not fail with a superseded token after the grace period: it
-        /// returns deleted = false, also if token reuse ended the session.
+        /// fails with NOT_FOUND TOKEN_ROTATED. DeleteSession is an exception: see there. A retry with a request_id that the
+        /// session has stored never counts as token reuse.
         ///
         /// The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
         /// not extend the idle deadline.
@@ -1249,8 +1269,10 @@ pub mod session_service_client {
         /// Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended
         /// one. Of all keys, only a malformed id is an error.
         ///
-        /// A wrong token ends no session. After this call has returned, no late, repeated or reordered request revives the
-        /// session.
+        /// Every token that the session stores ends it, also a superseded one after its grace period, so a logout that runs in
+        /// parallel with a rotation ends the session. If the call is token reuse (see RotateSession) and the policy's
+        /// token_reuse is "end", the cause is TOKEN_REUSE instead of the cause in the request. A wrong token ends no session.
+        /// After this call has returned, no late, repeated or reordered request revives the session.
         pub async fn delete_session(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteSessionRequest>,
@@ -1278,8 +1300,9 @@ pub mod session_service_client {
         /// Ends all sessions of a subject: log out everywhere.
         ///
         /// Without created_before, it ends every session that has the subject when the call begins, and every session to which
-        /// a concurrent CreateSession or login is giving the subject at that time. With created_before, it ends only those of
-        /// them that were created before that time. A failed call may have ended some of the sessions; retry it.
+        /// a concurrent CreateSession or login is giving the subject at that time. A session that gets the subject after the
+        /// call began does not end. With created_before, it ends only those of them that were created before that time. A
+        /// failed call may have ended some of the sessions; retry it.
         ///
         /// Errors:
         ///

@@ -83,8 +83,8 @@ export type Session = Message<"sessiond.v1.Session"> & {
   updateTime?: Timestamp | undefined;
 
   /**
-   * Time of the last touch that was stored. A touch within the policy's touch_interval after it is not stored. Default
-   * of touch_interval: min(60 s, idle_timeout / 20).
+   * Time of the last touch that was stored. A touch within the touch interval after it is not stored: the policy's
+   * touch_interval (60 s by default), but at most idle_timeout / 20.
    *
    * @generated from field: google.protobuf.Timestamp access_time = 9;
    */
@@ -220,7 +220,8 @@ export const AttributeValueSchema: GenMessage<AttributeValue> = /*@__PURE__*/
   messageDesc(file_sessiond_v1_session, 1);
 
 /**
- * Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it.
+ * Device of a session, such as a browser, as the caller describes it. sessiond stores it and does not interpret it. A
+ * text above its limit is cut there, at the start of a character: a long header never fails a login.
  *
  * @generated from message sessiond.v1.ClientInfo
  */

@@ -27,30 +27,36 @@
 //
 // Deadlines: the server applies the deadline of the call (grpc-timeout) to every step, including Redis. A unary call
 // without a deadline, or with a longer one, gets 10 s (configuration: limits.call_timeout). The same time limits the
-// opening of a watch; it does not limit the stream.
+// opening of a watch; it does not limit the stream. A request that its client reset before the server began to execute
+// it is not applied, also if the process of the server was suspended in between. A write of several steps, such as a
+// create at the session limit, is finished after its first step even if the client resets it.
 //
 // Errors: every error status of this service carries google.rpc.ErrorInfo with domain "sessiond" and a reason from
 // ErrorReason. The comments of the calls list the errors that are specific to them; any call can also return
 // INVALID_ARGUMENT FIELD_INVALID, RESOURCE_EXHAUSTED MESSAGE_TOO_LARGE, NOT_FOUND NAMESPACE_UNKNOWN, and the errors of
 // the store: STORE_UNAVAILABLE, STORE_TIMEOUT, STORE_CHANGED, STORE_FULL, OUTCOME_UNKNOWN, OVERLOADED and
-// RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED. INVALID_ARGUMENT FIELD_INVALID also
-// carries google.rpc.BadRequest with every invalid field, not only the first. The trailers of a status are smaller than
-// 3,584 bytes, so that they fit into buffers of 4 KiB. Invalid fields that do not fit are omitted; the last entry then
-// says that more fields are invalid. Errors after which a retry can succeed carry google.rpc.RetryInfo. Before a method
-// is called, the server can return UNIMPLEMENTED METHOD_UNKNOWN (also for an unknown service), UNIMPLEMENTED
-// COMPRESSION_UNSUPPORTED and RESOURCE_EXHAUSTED METADATA_TOO_LARGE. A request that is not a gRPC call (another HTTP
-// method, another body) returns INVALID_ARGUMENT FIELD_INVALID; a grpc-timeout that is malformed is ignored. The
-// services grpc.health.v1.Health and grpc.reflection return statuses without ErrorInfo.
+// RECORD_CORRUPT; a call with a request_id also INVALID_ARGUMENT REQUEST_ID_REUSED and RESOURCE_EXHAUSTED
+// REQUEST_ID_LIMIT. INVALID_ARGUMENT FIELD_INVALID also carries google.rpc.BadRequest with every invalid field, not
+// only the first. The trailers of a status are smaller than 3,584 bytes, so that they fit into buffers of 4 KiB.
+// Invalid fields that do not fit are omitted; the last entry then says that more fields are invalid. Errors after
+// which a retry can succeed carry google.rpc.RetryInfo. Before a method is called, the server can return UNIMPLEMENTED
+// METHOD_UNKNOWN (also for an unknown service), UNIMPLEMENTED COMPRESSION_UNSUPPORTED and RESOURCE_EXHAUSTED
+// METADATA_TOO_LARGE. A request that is not a gRPC call (another HTTP method, another body) returns INVALID_ARGUMENT
+// FIELD_INVALID; a grpc-timeout that is malformed is ignored. The services grpc.health.v1.Health and grpc.reflection
+// return statuses without ErrorInfo.
 //
 // A status of this service without ErrorInfo comes from gRPC or from the connection: the outcome of a write is unknown.
 // CANCELLED is one of these: the server resets the stream of a client that has not read the whole response 60 s after
 // it was ready (configuration: limits.response_timeout); a write was applied then. Headers above 64 KiB return HTTP
 // status 431: the call was not applied.
 //
-// Retries: a write is repeated safely with the same request_id. The session stores its last 16 request ids, each for
-// the policy's retry_window (10 min by default). A retry must have the same fields. CreateSession and RotateSession
-// accept a request_id only together with a token that the caller chose. GetSession, TouchSession, DeleteSubjectSessions
-// and ListSessions need no request_id; before you retry DeleteSubjectSessions, see its field created_before.
+// Retries: a write is repeated safely with the same request_id. A retry must have the same fields. The session stores
+// its last 64 request ids, each for the policy's retry_window (10 min by default), and each of them for at least 15 s,
+// or for the retry_window if that is shorter: a call that would displace a newer one fails with RESOURCE_EXHAUSTED
+// REQUEST_ID_LIMIT. DeleteSession never fails for that reason. The token of a retry is checked first, like that of any
+// call; only the retry of a rotation may present the token that this rotation superseded. CreateSession accepts a
+// request_id only together with a token that the caller chose. GetSession, TouchSession, DeleteSubjectSessions and
+// ListSessions need no request_id; before you retry DeleteSubjectSessions, see its field created_before.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -145,7 +151,7 @@ export type CreateSessionRequest = Message<"sessiond.v1.CreateSessionRequest"> &
 
   /**
    * Request id: makes a retry safe for the policy's retry_window; see Retries at the top of this file. 16 to 64 visible
-   * ASCII characters. Requires token, because the server does not store a generated token and cannot return it again.
+   * ASCII characters. Requires token, because the server stores no generated token and cannot return it again.
    * If the session has this request_id from a different request, the call fails with INVALID_ARGUMENT
    * REQUEST_ID_REUSED.
    *
@@ -210,7 +216,8 @@ export type GetSessionRequest = Message<"sessiond.v1.GetSessionRequest"> & {
   key?: SessionKey | undefined;
 
   /**
-   * Touches the session in the same call; see TouchSession.
+   * Touches the session in the same call; see TouchSession. If Redis accepts no writes for now, the call returns the
+   * session without the touch.
    *
    * @generated from field: bool touch = 3;
    */
@@ -542,8 +549,8 @@ export type RotateSessionRequest = Message<"sessiond.v1.RotateSessionRequest"> &
   ifRevision?: bigint | undefined;
 
   /**
-   * Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Requires
-   * new_token.
+   * Request id: makes a retry safe for the policy's retry_window. 16 to 64 visible ASCII characters. Does not require
+   * new_token: a retry returns the generated token again while RotateSession describes it as returned.
    *
    * @generated from field: string request_id = 11;
    */
@@ -571,7 +578,8 @@ export type RotateSessionResponse = Message<"sessiond.v1.RotateSessionResponse">
   session?: Session | undefined;
 
   /**
-   * New token that the server generated, returned only here. Empty if the caller chose the token.
+   * New token that the server generated, returned only here and to further rotations of the same token. Empty if the
+   * caller chose the token.
    *
    * @generated from field: string token = 2;
    */
@@ -975,10 +983,12 @@ export const SessionService: GenService<{
    * If the subject has as many sessions as the policy's session_limit allows, session_limit_policy decides: with
    * "reject" the call fails with SUBJECT_SESSION_LIMIT; with "replace-oldest" the oldest sessions end with cause
    * REPLACED. Concurrent creates and logins of the subject, or a concurrent DeleteSubjectSessions, can end the new
-   * session before this call has created it; the call then fails with SESSION_ENDED.
+   * session before this call has created it; the call then fails with SESSION_ENDED. Once the oldest sessions have
+   * ended, the new session is created even if the client gives up.
    *
    * Errors:
    * - ALREADY_EXISTS SESSION_EXISTS: a live session has the id of the request's token.
+   * - NOT_FOUND TOKEN_ROTATED: the request_id is known, and the request's token is superseded and no longer accepted.
    * - NOT_FOUND SESSION_ENDED: a session with the id of the token has ended, and its tombstone still exists. Also
    *   within 15 s after a DeleteSession for this id that found no session, so that a late create fails.
    * - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
@@ -1019,7 +1029,8 @@ export const SessionService: GenService<{
    * - FAILED_PRECONDITION SUBJECT_SESSION_LIMIT: the new subject has as many sessions as the policy allows, and the
    *   policy's session_limit_policy is "reject".
    * - INVALID_ARGUMENT FIELD_INVALID: also if the session would have more than 16 labels, or more attributes or bytes
-   *   of attributes than the policy allows.
+   *   of attributes than the policy allows. If it has more already, because the limit was lowered, only a change that
+   *   raises that number is an error.
    * - NOT_FOUND TOKEN_ROTATED: also if the token is superseded and the request sets subject or authentication.
    *
    * @generated from rpc sessiond.v1.SessionService.UpdateSession
@@ -1032,8 +1043,8 @@ export const SessionService: GenService<{
   /**
    * Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
    *
-   * A touch does not raise the revision and creates no event. If the last touch that was stored is less than the
-   * policy's touch_interval ago, the server writes nothing, and the idle deadline stays.
+   * A touch does not raise the revision and creates no event. If the last touch that was stored is less than the touch
+   * interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays.
    *
    * @generated from rpc sessiond.v1.SessionService.TouchSession
    */
@@ -1051,17 +1062,25 @@ export const SessionService: GenService<{
    * at once. A superseded token cannot log in: the call fails with NOT_FOUND TOKEN_ROTATED.
    *
    * Grace period: the old token is superseded. Until its grace period ends, calls with it can get, touch, update,
-   * delete and watch the session. A call with it can rotate once more, but only if no later token of the session was
-   * ever presented: then the response with the new token was probably lost. The session stores the last 16 superseded
-   * tokens, each with its own grace period; older ones are unknown (SESSION_NOT_FOUND).
+   * delete and watch the session. The session stores the last 16 superseded tokens, each with its own grace period;
+   * older ones are unknown (SESSION_NOT_FOUND).
+   *
+   * Parallel and repeated rotations: until the new token is first presented, and at most until the grace period of the
+   * old token ends, every further rotation of the old token returns the same new token. So browser tabs that rotate at
+   * the same time receive one token, and a lost response is repeated. Such a call does not raise token_generation and
+   * does not extend the grace period. Its attributes are applied like those of UpdateSession. It fails with NOT_FOUND
+   * TOKEN_ROTATED if it sets subject or authentication, or a new_token that is not the one that was issued. A login has
+   * no grace period: only its retry, with the same request_id and the same fields, receives the new token again, for
+   * 15 s, or for the retry_window if that is shorter. After the new token was presented, a rotation of the old one
+   * fails with NOT_FOUND TOKEN_ROTATED.
    *
    * After the grace period: a call with the superseded token fails with NOT_FOUND TOKEN_ROTATED. It is token reuse,
    * which suggests theft, if two conditions are met: the policy's rotation_grace has passed since the token was
    * superseded (also if its own grace period was shorter), and a later token of the session was presented. The policy's
    * token_reuse decides what token reuse causes. With "end" the session ends with cause TOKEN_REUSE, and the call fails
    * with NOT_FOUND SESSION_ENDED. With "report" watchers receive the event TOKEN_REUSED, once per token, and the call
-   * fails with NOT_FOUND TOKEN_ROTATED. DeleteSession does not fail with a superseded token after the grace period: it
-   * returns deleted = false, also if token reuse ended the session.
+   * fails with NOT_FOUND TOKEN_ROTATED. DeleteSession is an exception: see there. A retry with a request_id that the
+   * session has stored never counts as token reuse.
    *
    * The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
    * not extend the idle deadline.
@@ -1081,8 +1100,10 @@ export const SessionService: GenService<{
    * Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended
    * one. Of all keys, only a malformed id is an error.
    *
-   * A wrong token ends no session. After this call has returned, no late, repeated or reordered request revives the
-   * session.
+   * Every token that the session stores ends it, also a superseded one after its grace period, so a logout that runs in
+   * parallel with a rotation ends the session. If the call is token reuse (see RotateSession) and the policy's
+   * token_reuse is "end", the cause is TOKEN_REUSE instead of the cause in the request. A wrong token ends no session.
+   * After this call has returned, no late, repeated or reordered request revives the session.
    *
    * @generated from rpc sessiond.v1.SessionService.DeleteSession
    */
@@ -1095,8 +1116,9 @@ export const SessionService: GenService<{
    * Ends all sessions of a subject: log out everywhere.
    *
    * Without created_before, it ends every session that has the subject when the call begins, and every session to which
-   * a concurrent CreateSession or login is giving the subject at that time. With created_before, it ends only those of
-   * them that were created before that time. A failed call may have ended some of the sessions; retry it.
+   * a concurrent CreateSession or login is giving the subject at that time. A session that gets the subject after the
+   * call began does not end. With created_before, it ends only those of them that were created before that time. A
+   * failed call may have ended some of the sessions; retry it.
    *
    * Errors:
    * - INVALID_ARGUMENT FIELD_INVALID: also if except_id is a session of another subject.
