@@ -1,5 +1,5 @@
-//! Compiles the proto files without protoc, in two passes: the messages, and the service. The Watch method of the service
-//! returns responses that are already encoded.
+//! Compiles the proto files without protoc, in two passes: the messages, and the service. Sessions in messages and the
+//! responses of the Watch method are already encoded.
 
 use std::{env, fs, path::PathBuf};
 
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut messages = descriptors.clone();
     messages.file.iter_mut().for_each(|file| file.service.clear());
-    builder().compile_fds(messages)?;
+    builder().extern_path(".sessiond.v1.Session", "crate::pb::Session").compile_fds(messages)?;
 
     let service = out.join("service");
     fs::create_dir_all(&service)?;

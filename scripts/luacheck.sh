@@ -1,34 +1,25 @@
 #!/usr/bin/env bash
-# Runs luacheck on every script as Redis receives it: its preludes, then its own file. Both are read from the registry.
+# Runs luacheck on every script as Redis receives it: with its includes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source=src/store/scripts
-registry=src/store/scripts.rs
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 
-# Prints the file names of a prelude, from a line such as
-# `const RECORD: &[&str] = &[GATE[0], include_str!("scripts/record.lua")];`. GATE[0] is the first file of GATE.
-files() {
-  local list part
-  list=$(sed -n "s/^const $1: &\[&str\] = &\[\(.*\)\];$/\1/p" "$registry" | tr -d ',')
-  for part in $list; do
-    case $part in
-      *\[*\]) files "${part%%\[*}" | sed -n "$((${part//[!0-9]/} + 1))p" ;;
-      *) part=${part#*scripts/} && echo "${part%%.lua*}.lua" ;;
-    esac
-  done
+# Prints a file; a line `-- include <name>` is replaced by lib/<name>.lua.
+expand() {
+  local line
+  while IFS= read -r line; do
+    if [[ $line =~ ^\ *--\ include\ ([a-z_]+)$ ]]; then
+      expand "$source/lib/${BASH_REMATCH[1]}.lua"
+    else
+      printf '%s\n' "$line"
+    fi
+  done <"$1"
 }
 
-count=0
-while read -r file prelude; do
-  grep -q "^const $prelude: " "$registry" || { echo "no prelude $prelude in $registry" >&2; exit 1; }
-  for name in $(files "$prelude"); do cat "$source/$name"; done >"$directory/$prelude-$file"
-  cat "$source/$file" >>"$directory/$prelude-$file"
-  count=$((count + 1))
-done < <(sed -n 's/^ *[A-Z_]* "[a-z-]*" in "\([a-z_]*\.lua\)" .* \([A-Z][A-Z]*\);$/\1 \2/p' "$registry" | sort -u)
-[ "$count" -gt 0 ] || { echo "no script found in $registry" >&2; exit 1; }
+for script in "$source"/*.lua; do expand "$script" >"$directory/$(basename "$script")"; done
 
-# 211: a script does not use every function of its preludes.
-luacheck --quiet --std lua51 --no-max-line-length --ignore 211 --read-globals redis KEYS ARGV struct cmsgpack cjson bit \
+# A script need not use all that its includes set (211, 221, 231, 311, 321), and may give a parameter the name of a value (431).
+luacheck --quiet --std lua51 --no-max-line-length --ignore 211 221 231 311 321 431 --read-globals redis KEYS ARGV struct bit \
   -- "$directory"/*.lua

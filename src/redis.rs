@@ -26,8 +26,9 @@ mod slot;
 mod subscriber;
 mod topology;
 
+pub use connection::HELD_BACK_AFTER;
 pub use endpoint::Endpoint;
-pub use error::{Effect, Error};
+pub use error::{Effect, Error, lacks_replicas};
 pub use heartbeat::{Condition, Probe};
 pub use node::{LONGEST_NOT_AFTER, MAX_LARGE_REPLY_BYTES, Node, OnWrongType, Priority};
 pub use node_connector::{NodeConnector, ReplicatedWrites};

@@ -7,7 +7,7 @@ mod sessions;
 mod subjects;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +113,11 @@ pub enum Error {
     Violations(Vec<Violation>),
     /// The request id was used with another request.
     RequestIdReused,
+    /// The session knows as many request ids as it can.
+    RequestIdLimit {
+        /// Time until one of them can be dropped.
+        wait: Duration,
+    },
     /// The namespace is not in the configuration, and only listed ones are allowed.
     NamespaceUnknown,
     /// The session is unknown, the token is malformed, of another namespace, or has a wrong secret. Callers cannot

@@ -1,17 +1,23 @@
 //! The domain types: sessions, tokens, policies and events. No I/O, no clock, and no rule that needs stored state.
 
+mod content;
 mod event;
 mod key;
 mod policy;
+mod units;
+pub mod wire;
 
-pub use event::{Cause, Change, Event, FilterFields};
+pub use content::{AttributeTotals, Attributes, Basic, PatchedAttributes, encode_subject};
+pub use event::{Cause, Change, Event};
 pub use key::{
-    Credential, ID_BYTES, Malformed, MalformedToken, Namespace, SessionId, SessionRef, Subject, Token, TokenState,
-    Verifier, is_label_name,
+    Credential, ID_BYTES, Malformed, MalformedToken, Namespace, SALT_BYTES, Salt, SessionId, SessionRef, Subject,
+    Token, TokenState, Verifier, is_label_name,
 };
 pub use policy::{
     Durability, Policies, Policy, Preset, SessionLimitPolicy, TimeoutViolation, Timeouts, TimeoutsMs, TokenReuse,
 };
+
+pub use units::{duration_text, size_text};
 
 use std::collections::BTreeMap;
 
@@ -39,12 +45,10 @@ pub struct Session {
     pub name: SessionRef,
     /// Revision of the last logged change. 0 in a session made by [`Session::without_state`].
     pub revision: Revision,
-    /// Name of the subject. Empty: anonymous.
-    pub subject: String,
-    /// Attributes by name. Empty if the read did not include them.
-    pub attributes: BTreeMap<String, Encoded>,
-    /// Labels by name.
-    pub labels: BTreeMap<String, String>,
+    /// Subject, labels, client and authentication.
+    pub basic: Basic,
+    /// Attributes. None: the read did not include them.
+    pub attributes: Option<AttributeBlock>,
     /// Time of the create call.
     pub created: Millis,
     /// Time of the last touch, exact to the touch interval of the policy.
@@ -55,10 +59,6 @@ pub struct Session {
     pub absolute_until: Option<Millis>,
     /// Idle timeout in milliseconds. None: no idle timeout.
     pub idle_timeout: Option<u64>,
-    /// Encoded `ClientInfo`. None: the caller set none.
-    pub client: Option<Encoded>,
-    /// Encoded `Authentication`. None: the caller set none.
-    pub authentication: Option<Encoded>,
     /// Number of tokens that the session has had: 1 after create, raised by every rotation.
     pub token_generation: u32,
 }
@@ -71,16 +71,13 @@ impl Session {
         Session {
             name,
             revision: Revision(0),
-            subject: String::new(),
-            attributes: BTreeMap::new(),
-            labels: BTreeMap::new(),
+            basic: Basic::default(),
+            attributes: None,
             created: Millis(0),
             accessed: Millis(0),
             idle_until: None,
             absolute_until: None,
             idle_timeout: None,
-            client: None,
-            authentication: None,
             token_generation: 0,
         }
     }
@@ -93,16 +90,37 @@ impl Session {
     /// Returns an upper bound of the size of the session in a response, in bytes.
     pub fn size(&self) -> usize {
         const FIXED_FIELDS: usize = 512;
-        const ENTRY_OVERHEAD: usize = 16;
-        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + ENTRY_OVERHEAD);
-        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + ENTRY_OVERHEAD);
-        let messages = [&self.client, &self.authentication].into_iter().flatten().map(Encoded::len);
-        FIXED_FIELDS + self.subject.len() + attributes.chain(labels).chain(messages).sum::<usize>()
+        FIXED_FIELDS + self.basic.bytes().len() + self.attributes.as_ref().map_or(0, AttributeBlock::plain_bytes)
     }
 
     /// Returns the earlier one of the idle and the absolute deadline. None: the session never expires.
     pub fn expires(&self) -> Option<Millis> {
         self.idle_until.into_iter().chain(self.absolute_until).min()
+    }
+}
+
+/// Attributes of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttributeBlock {
+    /// Encoded map entries.
+    Plain(Attributes),
+    /// As stored, with a verified checksum. Most watchers do not receive them, so `store::plain_attributes` decompresses them
+    /// on demand.
+    Stored {
+        /// Stored bytes.
+        bytes: Bytes,
+        /// Number of bytes of the encoded map entries.
+        plain_bytes: usize,
+    },
+}
+
+impl AttributeBlock {
+    /// Number of bytes of the encoded map entries.
+    pub fn plain_bytes(&self) -> usize {
+        match self {
+            AttributeBlock::Plain(attributes) => attributes.bytes().len(),
+            AttributeBlock::Stored { plain_bytes, .. } => *plain_bytes,
+        }
     }
 }
 
@@ -141,6 +159,14 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// Returns whether the patch changes nothing, whatever the content is.
+    pub fn is_empty(&self) -> bool {
+        let is_attributes =
+            !self.set_attributes.is_empty() || !self.remove_attributes.is_empty() || self.clear_attributes;
+        let is_labels = !self.set_labels.is_empty() || !self.remove_labels.is_empty();
+        !is_attributes && !is_labels && !self.is_login()
+    }
+
     /// Returns whether the patch is a login: it sets the subject or the authentication.
     ///
     /// A login ends the grace period of every superseded token.

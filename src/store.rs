@@ -8,28 +8,31 @@
 )]
 
 mod broken_keys;
-mod calls;
 mod channel;
 mod codec;
+mod create;
+mod end;
 mod error;
-mod exchange;
 mod health;
 mod keys;
 mod keyspace;
 mod large_reads;
 mod log;
+mod log_entry;
 mod log_page;
-mod msgpack;
 mod preconditions;
-mod reads;
+mod queues;
+mod read;
 mod record;
 mod routing;
 mod scan;
+mod script_call;
 pub mod scripts;
 mod start;
 mod subjects;
 mod survey;
 mod trim;
+mod update;
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,11 +44,12 @@ pub use error::Error;
 pub use health::Health;
 pub use keys::Partition;
 pub use keyspace::{NotificationStatus, Notifications};
-pub use log::{Entry, Message, Position, StoreId, Tail, Tails};
+pub use log::{Entry, Position, StoreId, Tail, Tails};
+pub use log_entry::Message;
 pub use log_page::Page;
 pub use preconditions::Unmet;
-pub use reads::Validity;
-pub use record::Corrupt;
+pub use read::Validity;
+pub use record::{Corrupt, plain_attributes};
 pub use scan::{Due, ListPosition};
 pub use start::{Eviction, Open, StartError};
 pub use subjects::{Admitted, Claim, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, RESERVATION_WINDOW, Why};
@@ -57,8 +61,8 @@ use crate::{
     observe::Metrics,
     redis::{Priority, Router},
     session::{
-        Cause, Content, Credential, Millis, Patch, RequestId, Revision, Session, SessionId, TimeoutsMs, TokenState,
-        Touch, Verifier, View,
+        Cause, Content, Credential, Millis, Patch, RequestId, Revision, Salt, Session, SessionId, TimeoutsMs,
+        TokenState, Touch, Verifier, View,
     },
 };
 use keys::Keys;
@@ -78,6 +82,7 @@ pub struct Store {
     database: u8,
     id: RwLock<StoreId>,
     leaving: subjects::Leaving,
+    queues: queues::Queues,
     broken_keys: Arc<broken_keys::BrokenKeys>,
     /// Random number of this instance, which marks its claims.
     instance: u64,
@@ -132,6 +137,8 @@ pub struct Get {
 pub enum Created {
     /// Created by this call, or by an earlier call with the same request id: the current session.
     Session(Session),
+    /// An earlier call with the same request id created the session, and the token is not accepted any more.
+    Rotated,
     /// A live session has this id.
     Exists,
     /// A session with this id has ended.
@@ -168,7 +175,13 @@ pub enum EndLogged {
 #[derive(Debug)]
 pub enum Updated {
     /// The session after the change. If an earlier call had the same request id: the current session.
-    Session(Session),
+    Session {
+        /// The session.
+        session: Session,
+        /// Salt of the successor that the presented token already has, and that was not presented yet. None: the token has the
+        /// successor of this call, or the call has none.
+        salt: Option<Salt>,
+    },
     /// No live session, or the presented token is not one of the session's.
     NotFound,
     /// The session has ended.
@@ -189,6 +202,11 @@ pub enum Updated {
     },
     /// The request id belongs to another request.
     RequestIdReused,
+    /// Nothing was applied: the session knows as many request ids as it can.
+    RequestIdLimit {
+        /// Time until one of them can be dropped.
+        wait: Duration,
+    },
     /// The session has another subject, which cannot be replaced.
     SubjectChange,
     /// The change would exceed the maximum number of attributes.
@@ -283,6 +301,8 @@ pub struct Update<'a> {
 pub struct Successor {
     /// Hash of the new token.
     pub verifier: Verifier,
+    /// Salt from which the server derived the new token. None: the caller made it.
+    pub salt: Option<Salt>,
     /// Time for which the superseded token stays accepted.
     pub grace: Duration,
 }
@@ -340,6 +360,11 @@ impl Store {
 #[expect(clippy::expect_used, reason = "the operating system's random source does not fail on supported platforms")]
 fn random_u64() -> u64 {
     getrandom::u64().expect("the operating system returns random bytes")
+}
+
+/// Random number that distinguishes changes with the same revision. Lua keeps it exactly.
+fn random_nonce() -> u64 {
+    random_u64() >> 11
 }
 
 impl StoreId {

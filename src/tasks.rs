@@ -65,6 +65,15 @@ impl ConnectionTasks {
     }
 }
 
+/// Runs steps to their end, also if the caller gives up in between.
+#[expect(clippy::disallowed_methods, reason = "this module owns all tasks")]
+pub async fn run_to_end<T: Send + 'static>(steps: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(steps).await {
+        Ok(result) => result,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
 /// Starts the task of one stream of a connection. It ends with its connection, because h2 then fails its stream.
 #[expect(clippy::disallowed_methods, reason = "this module owns all tasks")]
 pub fn spawn_stream(stream: impl Future<Output = ()> + Send + 'static) {

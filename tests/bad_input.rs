@@ -163,8 +163,15 @@ async fn invalid_attribute_is_rejected() {
         single(&("\u{e9}".repeat(64) + "a"), text("")),
         format!("[\"{}\"]", "\u{e9}".repeat(64)),
     ));
-    maps.push(("257 attributes".into(), create_many(257), String::new()));
-    maps.push(("payload above the maximum of the policy".into(), single("n", text(&a(1024))), String::new()));
+    // An update may set them if the session has as many already, because the limit was lowered.
+    let above_the_policy = [
+        ("257 attributes", create_many(257)),
+        ("payload above the maximum of the policy", single("n", text(&a(1024)))),
+    ];
+    for (name, map) in above_the_policy {
+        let rows = vec![row(name, CreateSessionRequest { attributes: map, ..create() }, &["attributes"])];
+        check_rows(rows, async |r| client.grpc.clone().create_session(r).await).await;
+    }
     for (name, map, bad) in maps {
         let request = CreateSessionRequest { attributes: map.clone(), ..create() };
         let rows = vec![row(&name, request, &[&format!("attributes{bad}")])];
@@ -204,10 +211,6 @@ async fn invalid_create_is_rejected() {
     let hung = hung_redis().await;
     let client = &hung.client;
     let token = new_token();
-    let client_info = |ip, agent, name| {
-        let client = ClientInfo { ip_address: a(ip), user_agent: a(agent), device_name: a(name) };
-        CreateSessionRequest { client: Some(client), ..create() }
-    };
     let methods = |methods: Vec<String>| CreateSessionRequest {
         authentication: Some(Authentication { methods, ..Default::default() }),
         ..create()
@@ -222,8 +225,6 @@ async fn invalid_create_is_rejected() {
     let with_token = |token: &str| CreateSessionRequest { token: token.into(), ..create() };
     let mut rows = vec![
         row("subject of 257 bytes", CreateSessionRequest { subject: a(257), ..create() }, &["subject"]),
-        row("long address", client_info(65, 0, 0), &["client.ip_address"]),
-        row("long user agent and device name", client_info(0, 1025, 129), &["client.user_agent", "client.device_name"]),
         row("level 4", level(4), &["authentication.level"]),
         row("level -1", level(-1), &["authentication.level"]),
         row("17 methods", methods(vec!["pwd".into(); 17]), &["authentication.methods"]),
@@ -265,6 +266,7 @@ async fn status_names_all_invalid_fields() {
         labels: labels(&[("A", &a(257))]),
         idle_timeout: Some(Duration { seconds: -1, nanos: 0 }),
         absolute_timeout: Some(Duration { seconds: 0, nanos: 1 }),
+        // Too long, but cut.
         client: Some(ClientInfo { ip_address: a(65), ..Default::default() }),
         authentication: Some(Authentication { level: 9, ..Default::default() }),
         token: "short".into(),
@@ -279,7 +281,6 @@ async fn status_names_all_invalid_fields() {
         "labels[\"A\"]",
         "idle_timeout",
         "absolute_timeout",
-        "client.ip_address",
         "authentication.level",
         "token",
         "request_id",
@@ -299,14 +300,9 @@ async fn status_names_all_invalid_fields() {
     ];
     check_rows(rows, async |request| client.grpc.clone().create_session(request).await).await;
 
-    let mixed = UpdateSessionRequest {
-        set_attributes: single("n", text(&a(1024))),
-        set_labels: labels(&[("A", "")]),
-        idle_timeout: year,
-        if_revision: Some(0),
-        ..update()
-    };
-    let fields = ["set_attributes", "set_labels[\"A\"]", "idle_timeout", "if_revision"];
+    let mixed =
+        UpdateSessionRequest { set_labels: labels(&[("A", "")]), idle_timeout: year, if_revision: Some(0), ..update() };
+    let fields = ["set_labels[\"A\"]", "idle_timeout", "if_revision"];
     let rows = vec![row("malformed fields and violations of the policy", mixed, &fields)];
     check_rows(rows, async |request| client.grpc.clone().update_session(request).await).await;
 }
@@ -359,11 +355,10 @@ async fn unexpected_reply_of_redis_is_unknown_for_writes_only() {
     let server = Server::start(&socket_url(&path), &world.prefix, "").await;
     let client = server.client().await;
     let (session, token) = client.create(&[]).await;
+    client.rotate(&token).await.unwrap();
     is_rewriting.store(true, Ordering::Relaxed);
-    // Nothing was applied, so a read is not OUTCOME_UNKNOWN.
+    // A script reads a session by its superseded token. Nothing was applied, so the read is not OUTCOME_UNKNOWN.
     expect_error(client.get(by_token(&token)).await, Code::Unavailable, "STORE_UNAVAILABLE");
-    expect_error(client.get(by_id(&session.id)).await, Code::Unavailable, "STORE_UNAVAILABLE");
-    expect_error(client.grpc.clone().list_sessions(list()).await, Code::Unavailable, "STORE_UNAVAILABLE");
     expect_error(client.delete(by_id(&session.id)).await, Code::Unknown, "OUTCOME_UNKNOWN");
     is_rewriting.store(false, Ordering::Relaxed);
     expect_error(client.get(by_token(&token)).await, Code::NotFound, "SESSION_ENDED");

@@ -50,7 +50,7 @@ async fn watch_by_token_clock_set_back_receives_no_event_after_grace() {
     let server = world.server_with("partitions = 1\n[default_policy]\nrotation_grace = '400ms'").await;
     let client = server.client().await;
     for ends_by_login in [false, true] {
-        clock.shift_to(0);
+        clock.step_to(0, std::slice::from_ref(&client)).await;
         let (_, first) = client.create(&[]).await;
         let mut watching = watch_by(&client, &first).await;
         clock.shift_to(-HOUR);
@@ -96,7 +96,7 @@ async fn grace_over_before_a_login_stays_over_after_a_clock_step() {
     let client = server.client().await;
     let (_, first) = client.create(&[]).await;
     let second = client.rotate(&first).await.unwrap();
-    clock.shift_to(60);
+    clock.step_to(60, std::slice::from_ref(&client)).await;
     let subject = Some("alice".into());
     let login = UpdateSessionRequest { key: by_token(&second), subject, ..Default::default() };
     client.update(login).await.unwrap();
@@ -112,7 +112,7 @@ async fn log_entries_from_a_clock_ahead_leave_at_their_age() {
     let client = server.client().await;
     let (session, _) = client.create(&[]).await;
     // Less than the idle timeout.
-    clock.shift_to(HOUR / 4);
+    clock.step_to(HOUR / 4, std::slice::from_ref(&client)).await;
     client.set(by_id(&session.id), &[("n", text("0"))]).await.unwrap();
     clock.shift_to(0);
     for n in 1..20 {

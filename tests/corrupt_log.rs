@@ -16,9 +16,9 @@ async fn one_partition() -> (World, Server, Client, String, String) {
 const GARBAGE: [(&str, &[u8]); 6] = [
     ("e", b""),
     ("e", b"message"),
-    ("e", b"\x9a\x01"),
-    ("e", b"\xdd\xff\xff\xff\xff\x01"),
-    ("e", b"\x9a\x02\xa1x\xa1x\x01\x00\xa1x\xa1x\xa1x\x90\xa0"),
+    ("e", b"\xfa\x01"),
+    ("e", b"\xfa\x01\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+    ("e", b"\xfa\x01\x00\x00\x09\x03\x03\x00\x03\x00\x00\x00\x00\x00\x00\x00\x091-12-2w:a"),
     ("other", b"x"),
 ];
 
@@ -38,7 +38,7 @@ async fn unreadable_entry_resyncs_an_open_watch() {
     for garbage in GARBAGE {
         append(&world.redis, &log, garbage);
         // Too large for the channel, so the server has to read the log.
-        let mut incompressible = vec![0; 20_000];
+        let mut incompressible = vec![0; 65_400];
         getrandom::fill(&mut incompressible).unwrap();
         let large = AttributeValue { kind: Some(Kind::BytesValue(incompressible)) };
         let (large, _) = client.create(&[("a", large)]).await;

@@ -12,9 +12,6 @@ struct Victim {
     token: String,
 }
 
-/// Names and values of stored fields, sorted by name.
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-
 impl Victim {
     async fn create(world: &World, client: &Client) -> Self {
         let request = CreateSessionRequest {
@@ -43,47 +40,29 @@ impl Victim {
         reply
     }
 
-    fn fields(&self) -> Fields {
-        let reply = self.redis(&[b"HGETALL", self.key.as_bytes()]);
-        let mut texts = bulk_strings(&reply).into_iter();
-        let mut fields = Vec::new();
-        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
-            fields.push((name, value));
-        }
-        fields.sort();
-        fields
+    fn record(&self) -> Vec<u8> {
+        let reply = self.redis(&[b"GET", self.key.as_bytes()]);
+        let start = reply.windows(2).position(|pair| pair == b"\r\n").unwrap() + 2;
+        reply[start..reply.len() - 2].to_vec()
     }
 
-    fn field(&self, name: &str) -> Vec<u8> {
-        self.fields().into_iter().find(|(field, _)| field == name.as_bytes()).expect("the record has this field").1
+    fn set(&self, record: &[u8]) {
+        self.redis(&[b"SET", self.key.as_bytes(), record]);
     }
 
-    fn set(&self, name: &str, value: &[u8]) {
-        self.redis(&[b"HSET", self.key.as_bytes(), name.as_bytes(), value]);
-    }
-
-    fn flip(&self, name: &str, at: usize, bit: u8) {
-        let mut value = self.field(name);
-        let at = at % value.len();
-        value[at] ^= 1 << bit;
-        self.set(name, &value);
+    fn flip(&self, at: usize, bit: u8) {
+        let mut record = self.record();
+        record[at] ^= 1 << bit;
+        self.set(&record);
     }
 }
 
-/// Returns the bulk strings of a RESP2 reply.
-fn bulk_strings(mut reply: &[u8]) -> Vec<Vec<u8>> {
-    let mut strings = Vec::new();
-    while let Some(end) = reply.windows(2).position(|pair| pair == b"\r\n") {
-        let (line, rest) = (&reply[..end], &reply[end + 2..]);
-        reply = rest;
-        if let Some(length) = line.strip_prefix(b"$") {
-            let length: usize = std::str::from_utf8(length).unwrap().parse().unwrap();
-            strings.push(rest[..length].to_vec());
-            reply = &rest[length + 2..];
-        }
-    }
-    strings
-}
+/// Bytes of the head: the verifier of the current token follows.
+const HEAD: usize = 135;
+/// Bytes of the tokens after one rotation.
+const TOKENS: usize = 55 + 29;
+/// Bytes of a request id, the last part of the record.
+const REQUEST: usize = 31;
 
 /// Whether the correct token still matches the damaged record.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,64 +81,46 @@ fn row(what: impl Into<String>, secret: Secret, damage: impl Fn(&Victim) + 'stat
 fn damages() -> Vec<(String, Secret, Damage)> {
     use Secret::{Matches, Unknown};
     let mut rows = vec![
-        row("no meta", Matches, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m"]))),
-        row("no older tokens", Matches, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"g"]))),
-        row("no token", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"t"]))),
-        row("neither meta nor token", Unknown, |v| drop(v.redis(&[b"HDEL", v.key.as_bytes(), b"m", b"t"]))),
-        row("a field that is too long", Matches, |v| v.set("m", &[v.field("m"), vec![0]].concat())),
-        row("a tombstone in an unknown format", Matches, |v| v.set("x", &[9; 10])),
-        row("a tombstone with an unknown cause", Matches, |v| v.set("x", &[1, 99, 0, 0, 0, 0, 0, 0, 0, 0])),
-        row("a tombstone that is cut", Matches, |v| v.set("x", &[1, 1])),
-        row("another format", Matches, |v| v.set("m", &[&[2], &v.field("m")[1..]].concat())),
-        row("an attribute name that is not UTF-8", Matches, |v| {
-            drop(v.redis(&[b"HSET", v.key.as_bytes(), b"a:\xff\xfe", &v.field("a:small")]));
+        row("a byte too many", Matches, |v| v.set(&[v.record(), vec![0]].concat())),
+        row("empty", Unknown, |v| v.set(b" ")),
+        row("text", Unknown, |v| v.set(b"message")),
+        row("a tombstone", Matches, |v| {
+            let mut record = v.record();
+            record[1] = 2;
+            v.set(&record);
         }),
-        row("another type: string", Unknown, |v| drop(v.redis(&[b"SET", v.key.as_bytes(), b"message"]))),
+        row("another type: hash", Unknown, |v| {
+            v.redis(&[b"DEL", v.key.as_bytes()]);
+            v.redis(&[b"HSET", v.key.as_bytes(), b"message", b"x"]);
+        }),
         row("another type: list", Unknown, |v| {
             v.redis(&[b"DEL", v.key.as_bytes()]);
             v.redis(&[b"RPUSH", v.key.as_bytes(), b"message", b"x", b"y"]);
         }),
-        row("a hash that is no session", Unknown, |v| {
-            v.redis(&[b"DEL", v.key.as_bytes()]);
-            v.redis(&[b"HSET", v.key.as_bytes(), b"message", b"x"]);
-        }),
     ];
-    for field in ["m", "t", "g", "u", "c", "h", "r", "l:app", "a:small", "a:large"] {
-        for length in [0, 1, 4, 5, 8, 9, 24, 60] {
-            let secret = if field == "t" && length < 16 { Unknown } else { Matches };
-            rows.push(row(format!("{field} cut to {length}"), secret, move |v| {
-                let value = v.field(field);
-                v.set(field, &value[..length.min(value.len() - 1)]);
-            }));
-        }
+    for length in [1, 2, 50, HEAD - 1, HEAD, HEAD + 15, HEAD + 16, HEAD + TOKENS - 1, HEAD + TOKENS, HEAD + TOKENS + 1]
+    {
+        let secret = if length < HEAD + 16 { Unknown } else { Matches };
+        rows.push(row(format!("cut to {length}"), secret, move |v| v.set(&v.record()[..length])));
     }
-    for field in ["m", "g", "u", "c", "h", "l:app", "a:small", "a:large"] {
-        for at in [0, 1, 4, 5, 7, 8, 9, 20, 55] {
-            rows.push(row(format!("{field} with a bit flipped in byte {at}"), Matches, move |v| v.flip(field, at, 4)));
-        }
+    for missing in [1, REQUEST, REQUEST + 1, REQUEST + 20] {
+        rows.push(row(format!("{missing} bytes missing at the end"), Matches, move |v| {
+            let record = v.record();
+            v.set(&record[..record.len() - missing]);
+        }));
     }
-    for (at, secret) in [(0, Unknown), (15, Unknown), (16, Matches), (23, Matches), (24, Matches)] {
-        rows.push(row(format!("t with a bit flipped in byte {at}"), secret, move |v| v.flip("t", at, 2)));
+    for at in 0..HEAD + TOKENS {
+        let secret = if (HEAD..HEAD + 16).contains(&at) { Unknown } else { Matches };
+        rows.push(row(format!("a bit flipped in byte {at}"), secret, move |v| v.flip(at, (at % 8) as u8)));
     }
-    for field in ["u", "c", "l:app", "a:small"] {
-        for codec in [0, b'm', 0xEF, 0xF3, 0xFF] {
-            rows.push(row(format!("{field} in codec {codec:#x}"), Matches, move |v| {
-                v.set(field, &[&[codec], &v.field(field)[1..]].concat());
-            }));
-        }
-        for (codec, length) in [0xF1, 0xF2]
-            .into_iter()
-            .flat_map(|codec| [0u32, 1, 1 << 20, 1 << 24, u32::MAX].map(|length| (codec, length)))
-        {
-            rows.push(row(
-                format!("{field} with a stated length of {length} bytes, codec {codec:#x}"),
-                Matches,
-                move |v| {
-                    let block = &v.field("a:large")[9..];
-                    v.set(field, &[&[codec, 0, 0, 0, 0][..], &length.to_be_bytes(), block].concat());
-                },
-            ));
-        }
+    for from_content in (0..60).step_by(7) {
+        rows.push(row(format!("a bit flipped in byte {from_content} of the content"), Matches, move |v| {
+            v.flip(HEAD + TOKENS + from_content, 3);
+        }));
+        rows.push(row(format!("a bit flipped {from_content} bytes before the request ids"), Matches, move |v| {
+            let at = v.record().len() - REQUEST - 1 - from_content;
+            v.flip(at, 5);
+        }));
     }
     rows
 }

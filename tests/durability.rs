@@ -45,14 +45,16 @@ async fn acknowledged_write_is_on_the_replica() {
     for round in 0..50 {
         let (session, token) = client.create(&[("round", text(&round.to_string()))]).await;
         let key = pair.replica.keys(&format!("*:s:safe:{}", session.id)).remove(0);
-        let field = |name: &str| pair.replica.command(&["HGET", &key, name]);
-        let before = field("m");
+        let on_replica = || pair.replica.command_bytes(&[b"GET", key.as_bytes()]);
+        let created = on_replica();
         client.set(by_id(&session.id), &[("a", text("1"))]).await.unwrap();
-        assert_ne!(field("m"), before, "the update");
+        let updated = on_replica();
+        assert_ne!(updated, created, "the update");
         let successor = client.rotate(&token).await.unwrap();
-        assert_ne!(field("g"), "$-1\r\n", "the rotation");
+        let rotated = on_replica();
+        assert_ne!(rotated, updated, "the rotation");
         assert!(client.delete(by_token(&successor)).await.unwrap());
-        assert_ne!(field("x"), "$-1\r\n", "the end");
+        assert_ne!(on_replica(), rotated, "the end");
     }
 }
 
@@ -129,6 +131,22 @@ async fn delete_without_replica_and_its_retry_are_unknown() {
         client.grpc.clone().delete_session(delete).await.unwrap().into_inner().deleted,
         "the retry has the result of the first call"
     );
+}
+
+#[tokio::test]
+async fn repeated_rotation_waits_for_the_replica() {
+    let pair = Pair::start(&[]).await;
+    let server = pair.server().await;
+    let client = server.client().await.in_namespace("safe");
+    let (_, token) = client.create(&[]).await;
+    let rotation = RotateSessionRequest { token, ..Default::default() };
+    let issued = client.rotate_with(rotation.clone()).await.unwrap();
+    pair.replica.pause();
+    // The token was issued before; the response still proves that the replica has the rotation.
+    expect_error(client.rotate_with(rotation.clone()).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    pair.replica.resume();
+    eventually("the replica has caught up again", async || pair.has_replica().then_some(())).await;
+    assert_eq!(client.rotate_with(rotation).await.unwrap(), issued);
 }
 
 #[tokio::test]

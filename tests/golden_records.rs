@@ -41,8 +41,8 @@ fn world(format: &str) -> World {
 }
 
 #[tokio::test]
-async fn format_1_session_is_read_and_updated() {
-    let Setup { client, .. } = &world(include_str!("golden/format-1.txt")).setup_with(NO_EXPIRY).await;
+async fn format_2_session_is_read_and_updated() {
+    let Setup { client, .. } = &world(include_str!("golden/format-2.txt")).setup_with(NO_EXPIRY).await;
     let session = client.get(by_token(TOKEN)).await.unwrap();
     assert_eq!((&session.subject[..], session.expire_time, session.token_generation), ("user:1", None, 1));
     assert_eq!(session.labels, labels(&[("device", "phone")]));
@@ -71,7 +71,7 @@ async fn format_1_session_is_read_and_updated() {
 
 #[tokio::test]
 async fn reconciler_indexes_a_session_without_index() {
-    let Setup { client, .. } = &world(include_str!("golden/format-1.txt"))
+    let Setup { client, .. } = &world(include_str!("golden/format-2.txt"))
         .setup_with(&format!("reconcile_interval = '1s'\n{NO_EXPIRY}"))
         .await;
     let listed = eventually("the session is indexed", async || client.list_subject("user:1").await.pop()).await;
@@ -79,12 +79,12 @@ async fn reconciler_indexes_a_session_without_index() {
 }
 
 #[tokio::test]
-async fn format_1_tokens_keep_their_state() {
+async fn format_2_tokens_keep_their_state() {
     const GENERATIONS: [&str; 3] = ["a", "b", "c"];
     const LIVE: &str = "iaaaaaaaaaaaaaaaaaaaaaaaaa";
     const DEAD: &str = "maaaaaaaaaaaaaaaaaaaaaaaaa";
     let token = |id: &str, generation: &str| format!("ses_{id}_{generation}{}", "a".repeat(51));
-    let Setup { client, .. } = &world(include_str!("golden/format-1-rotated.txt")).setup_with(NO_EXPIRY).await;
+    let Setup { client, .. } = &world(include_str!("golden/format-2-rotated.txt")).setup_with(NO_EXPIRY).await;
     for generation in GENERATIONS {
         let status = client.get(by_token(&token(DEAD, generation))).await;
         let status = expect_error(status, Code::NotFound, "SESSION_ENDED");
@@ -104,8 +104,8 @@ async fn format_1_tokens_keep_their_state() {
 }
 
 #[tokio::test]
-async fn format_1_tombstone_rejects_a_create() {
-    let Setup { client, .. } = &world(include_str!("golden/format-1.txt")).setup_with(NO_EXPIRY).await;
+async fn format_2_tombstone_rejects_a_create() {
+    let Setup { client, .. } = &world(include_str!("golden/format-2.txt")).setup_with(NO_EXPIRY).await;
     let token = TOKEN.replacen("aaaaaaaaaaaaaaaaaaaaaaaaaa", ENDED, 1);
     let status = expect_error(client.get(by_token(&token)).await, Code::NotFound, "SESSION_ENDED");
     assert_eq!(status.metadata_of("cause"), "REVOKED");
@@ -114,12 +114,12 @@ async fn format_1_tombstone_rejects_a_create() {
 }
 
 #[tokio::test]
-async fn format_1_log_is_delivered() {
-    let Setup { client, .. } = &world(include_str!("golden/format-1.txt")).setup_with(NO_EXPIRY).await;
+async fn format_2_log_is_delivered() {
+    let Setup { client, .. } = &world(include_str!("golden/format-2.txt")).setup_with(NO_EXPIRY).await;
     let mut watching = client.watch_all().await;
     // A position before the three log entries of the ended session.
     let mut token = ResumeToken::decode(&watching.token).unwrap();
-    token.positions[8] = Position { revision: Revision(1_795_376_290_882_684), nonce: 7_414_334_466_282_323_716 };
+    token.positions[8] = Position { revision: Revision(1_795_989_721_439_571), nonce: 6_720_390_361_019_317 };
     watching = client.resume(&token.encode()).await;
     let events = watching.events(3).await;
     let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();

@@ -195,10 +195,10 @@ async fn call_ends_by_its_deadline_when_redis_hangs() {
     let update = UpdateSessionRequest { key: by_id(&session.id), clear_attributes: true, ..update() };
     let rows = [
         ("GetSession", framed(&get(false)), "STORE_TIMEOUT"),
-        ("GetSession", framed(&get(true)), "OUTCOME_UNKNOWN"),
-        ("TouchSession", framed(&touch), "OUTCOME_UNKNOWN"),
+        ("GetSession", framed(&get(true)), "STORE_TIMEOUT"),
+        ("TouchSession", framed(&touch), "STORE_TIMEOUT"),
         ("CreateSession", framed(&create()), "OUTCOME_UNKNOWN"),
-        ("UpdateSession", framed(&update), "OUTCOME_UNKNOWN"),
+        ("UpdateSession", framed(&update), "STORE_TIMEOUT"),
         ("ListSessions", framed(&list()), "STORE_TIMEOUT"),
         ("Watch", framed(&watch()), "STORE_TIMEOUT"),
         ("DeleteSession", framed(&delete), "OUTCOME_UNKNOWN"),

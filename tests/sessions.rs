@@ -353,30 +353,6 @@ async fn s5_request_id_without_changes_is_remembered() {
 }
 
 #[tokio::test]
-async fn s5_last_sixteen_request_ids_are_remembered() {
-    let Setup { client, .. } = &setup().await;
-    let (_, token) = client.create(&[]).await;
-    let update = |n: usize| UpdateSessionRequest {
-        key: by_token(&token),
-        set_attributes: [("n".to_owned(), text(&n.to_string()))].into(),
-        request_id: format!("request-{n:010}"),
-        ..Default::default()
-    };
-    let mut last = None;
-    for n in 0..17 {
-        last = Some(client.update(update(n)).await.unwrap());
-    }
-    for n in 1..17 {
-        assert_eq!(client.update(update(n)).await.ok(), last, "{n} is remembered");
-    }
-    assert_ne!(
-        client.update(update(0)).await.unwrap().revision,
-        last.unwrap().revision,
-        "the seventeenth is forgotten"
-    );
-}
-
-#[tokio::test]
 async fn s8_secret_appears_only_in_the_creating_response() {
     let world = World::dedicated();
     let arguments = [format!("--redis={}", world.redis.url()), "--log-level=trace".into()];

@@ -46,6 +46,18 @@ async fn start_ends_after_the_start_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_of_another_format_is_refused() {
+    let world = World::dedicated();
+    drop(world.server().await);
+    for meta in world.redis.keys("*:meta") {
+        world.redis.must(&["HSET", &meta, "format", "1"]);
+    }
+    let url = format!("--redis={}", world.redis.url());
+    let (log, code) = run_blocking(move || Process::expect_start_failure(&[url, "--start-timeout=1s".into()])).await;
+    assert!(code == Some(1) && log.contains("the store has format 1, this version reads format 2"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn start_timeout_ends_an_attempt() {
     let redis = run_blocking(Redis::start).await;
     // The first write of a new store gets no reply.

@@ -110,9 +110,9 @@ impl Step {
     fn script(self, applies: (&'static Script, u32)) -> (&'static Script, u32) {
         match self {
             // The first reply is that the index is full.
-            Step::Reserved => (&scripts::ADMIT, 2),
+            Step::Reserved => (&scripts::RESERVE, 2),
             Step::OldestEnded => (&scripts::END, 1),
-            Step::OldestRemoved => (&scripts::FORGET, 1),
+            Step::OldestRemoved => (&scripts::REMOVE, 1),
             Step::Applied => applies,
         }
     }
@@ -323,7 +323,7 @@ async fn loses_the_response_at(step: Step, cut: bool) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s7_step_that_reaches_redis_too_late_changes_nothing() {
-    for (stop, applied) in [((&scripts::ADMIT, 2), false), ((&scripts::END, 1), true)] {
+    for (stop, applied) in [((&scripts::RESERVE, 2), false), ((&scripts::END, 1), true)] {
         let ProxiedServer { world, proxy, _servers, proxied, client, first } = proxied_server().await;
         let mut watching = client.watch_all().await;
         let token = new_token();
@@ -357,7 +357,7 @@ fn is_not_found(status: &tonic::Status) -> bool {
 async fn interrupted_delete_subject_sessions_is_outcome_unknown() {
     let ProxiedServer { world: _world, proxy, _servers, proxied, client, .. } = proxied_server().await;
     // The reply to the END script is lost; or that reply arrives, and none after it.
-    for (script, cut) in [(&scripts::END, true), (&scripts::FORGET, false)] {
+    for (script, cut) in [(&scripts::END, true), (&scripts::REMOVE, false)] {
         // A call that fails before it has ended a session proves nothing and is made again: its deadline may pass, or the
         // connection on which it reads the index is not open again after the cut (calls by id use another one).
         let status = eventually("a call fails after it has ended a session", async || {

@@ -141,9 +141,9 @@ async fn w3_watch_filters_by_type_and_uses_the_view() {
 
 #[tokio::test]
 async fn w3_event_too_large_for_the_channel_is_read_from_the_log() {
-    let Setup { server, client, .. } = &setup().await;
+    let Setup { server, client, .. } = &setup_with("[default_policy]\nmax_payload_bytes = '128 KiB'").await;
     let mut watching = client.watch_all().await;
-    let (session, token) = client.create(&[("large", text(&incompressible(40_000)))]).await;
+    let (session, token) = client.create(&[("large", text(&incompressible(70_000)))]).await;
     // One read of the log may find several entries, so the second one is written after the first was read.
     assert_eq!(watching.event().await.session.as_ref(), Some(&session));
     client.set(by_token(&token), &[("small", text("1"))]).await.unwrap();

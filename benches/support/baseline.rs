@@ -19,6 +19,7 @@ use fred::{
         config::{Config, ConnectionConfig, TcpConfig},
     },
 };
+use prost::encoding::{btree_map, message, string};
 use sessiond::pb::{
     self,
     service::session_service_server::{SessionService, SessionServiceServer},
@@ -41,6 +42,8 @@ pub enum Baseline {
 
 /// Number of bytes of a response in addition to its value.
 const FRAME: usize = 15;
+/// Number of the field `Session.attributes`.
+const ATTRIBUTES: u32 = 5;
 
 /// Returns the key of the value for this token.
 fn key_of(token: &str) -> String {
@@ -57,7 +60,18 @@ pub fn populate<'a>(redis: &Redis, tokens: impl Iterator<Item = &'a Token>, byte
 fn response(value: Vec<u8>) -> pb::GetSessionResponse {
     let value = pb::AttributeValue { kind: Some(pb::attribute_value::Kind::BytesValue(value)) };
     let attributes = BTreeMap::from([("a".to_owned(), value)]);
-    pb::GetSessionResponse { session: Some(pb::Session { attributes, ..Default::default() }), token_state: 0 }
+    let mut encoded = Vec::new();
+    btree_map::encode(
+        string::encode,
+        string::encoded_len,
+        message::encode,
+        message::encoded_len,
+        ATTRIBUTES,
+        &attributes,
+        &mut encoded,
+    );
+    let session = pb::Session { attributes: encoded.into(), ..Default::default() };
+    pb::GetSessionResponse { session: Some(session), token_state: 0 }
 }
 
 enum Server {

@@ -142,13 +142,13 @@ settings! {
         /// Maximum absolute timeout that a call can request. "never": no maximum, and a call can request no absolute
         /// timeout.
         Key max_absolute_timeout: timeout();
-        /// Minimum time between two recorded touches of a session. A touch within it is not written to Redis and does
-        /// not extend the idle deadline.
-        Key touch_interval: optional(any_duration(), "min(60s, idle_timeout / 20)");
+        /// Minimum time between two recorded touches of a session; a twentieth of its idle timeout if that is shorter. A touch
+        /// within it is not written to Redis and does not extend the idle deadline.
+        Key touch_interval: optional(any_duration(), "60s");
         /// Time that the tombstone of an ended session is kept, from which calls learn the cause of its end.
         Key tombstone: duration(MINUTE..=30 * DAY);
-        /// Time that a `request_id` is stored, at most `tombstone`. A session stores its last 16 request ids. The default is
-        /// `tombstone` if that is shorter.
+        /// Time that a `request_id` is stored, at most `tombstone`. After 15 s only the last 64 request ids of a session are
+        /// stored. The default is `tombstone` if that is shorter.
         Key retry_window: any_duration();
         /// Age of a token from which GetSession returns ROTATION_DUE.
         Key renewal_timeout: timeout();

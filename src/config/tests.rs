@@ -150,7 +150,7 @@ fn preset_values_are_replaced_by_keys_of_the_section() {
 
 #[test]
 fn preset_replaces_timeouts_and_token_rules_only() {
-    let file = "[default_policy]\nidle_timeout = '1m'\ntouch_interval = '1h'\ntoken_reuse = 'report'\nrotation_grace = '5m'\n\
+    let file = "[default_policy]\nidle_timeout = '2h'\ntouch_interval = '1h'\ntoken_reuse = 'report'\nrotation_grace = '5m'\n\
                 client_tokens = false\nmax_payload_bytes = '128 KiB'\ntombstone = '1h'\n\
                 [namespace.web]\npreset = 'web-default'";
     let policies = load(file, &[]).unwrap().policies();

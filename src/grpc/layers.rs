@@ -9,9 +9,11 @@ mod headers;
 mod metrics;
 mod reflection;
 mod response;
+mod suspension;
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -37,6 +39,7 @@ pub(super) use metrics::CallMetrics;
 pub use reflection::{MAX_REFLECTION_STREAMS, ReflectionService};
 use response::{Content, Reservation, ResponseBody};
 pub use response::{largest_response, largest_session};
+pub use suspension::Suspensions;
 
 /// A method of the service.
 #[derive(Clone, Copy)]
@@ -102,6 +105,8 @@ pub struct CallService<S> {
     /// Number of bytes that responses may still hold, over all unary calls. A call takes the largest size of its response
     /// before it starts, and returns each byte that was not needed or has been sent.
     pub response_budget: Arc<Semaphore>,
+    /// Suspensions of the process.
+    pub suspensions: Arc<Suspensions>,
 }
 
 impl<S: NamedService> NamedService for CallService<S> {
@@ -144,7 +149,10 @@ where
     ) -> Result<Response<ResponseBody>, Status> {
         let (mut parts, body) = request.into_parts();
         headers::check(&parts.headers)?;
-        let deadline = Instant::now() + deadline::response_time(&parts.headers, self.limits.call_timeout);
+        let response_time = deadline::response_time(&parts.headers, self.limits.call_timeout);
+        let waited = self.suspensions.longest_wait();
+        let response_time = response_time.checked_sub(waited).ok_or_else(|| status::suspended(waited))?;
+        let deadline = Instant::now() + response_time;
         let reading = timeout_at(deadline, frame::read_message(body, &self.message_budget));
         let (message, _permits) = reading.await.map_err(|_| status::request_timeout())??;
         let reservation = match method.content.max_bytes(self.limits.largest_session) {
@@ -155,6 +163,7 @@ where
             }
             None => None,
         };
+        let_reset_win().await;
         parts.extensions.insert(CallContext { deadline, metrics: metrics.clone() });
         let call = self.inner.call(Request::from_parts(parts, Body::new(Full::new(message))));
         let response = AssertUnwindSafe(call).catch_unwind().await.map_err(|_| status::panicked())?;
@@ -172,6 +181,20 @@ where
         }
         Ok(response.map(|body| ResponseBody::new(body, reservation)))
     }
+}
+
+/// Pauses the call once. hyper then drops it if the client has reset it, perhaps long ago: its reset was received together with
+/// the request.
+async fn let_reset_win() {
+    let mut has_paused = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_paused, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Returns the response to a call of a service that this server does not have.
@@ -199,6 +222,7 @@ mod tests {
             },
             message_budget: Arc::new(Semaphore::new(100)),
             response_budget: Arc::new(Semaphore::new(100)),
+            suspensions: Arc::new(Suspensions::new()),
         };
         let body = Body::new(Full::new(Bytes::from_static(&[0; 5])));
         let request = Request::post("/sessiond.v1.SessionService/CreateSession").body(body).unwrap();

@@ -89,7 +89,7 @@ pub(super) fn update(request: pb::UpdateSessionRequest, service: &Service) -> Re
         authentication: violations.authentication(request.authentication),
     };
     let timeouts = violations.timeouts(request.idle_timeout, request.absolute_timeout);
-    violations.add_policy_violations(|| service.update_violations(namespace.as_ref()?, &patch, timeouts));
+    violations.add_policy_violations(|| service.timeout_violations(namespace.as_ref()?, timeouts));
     violations.finish(|| {
         Some(Update {
             namespace: namespace?,

@@ -1,7 +1,5 @@
 //! Renders domain types as messages of the API.
 
-use std::collections::BTreeMap;
-
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost_types::{Duration, Timestamp};
@@ -43,39 +41,39 @@ fn int64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Renders a session, or returns DATA_LOSS if a value is not a message of its type.
+/// Renders a session in a view, or returns DATA_LOSS if its attributes cannot be read.
 pub(super) fn session(session: Session) -> Result<pb::Session, Status> {
-    let name = session.name.clone();
-    try_session(session).map_err(|error| {
-        crate::observe::error!(session = %name, %error, "record holds a value that is not a message of its type");
-        let cause = store::Corrupt::Truncated;
+    try_session(&session, View::Full).map_err(|cause| {
+        let name = session.name;
+        crate::observe::error!(session = %name, %cause, "attributes of a record are unreadable");
         status::from_error(Error::Store(store::Error::Corrupt { name, cause }))
     })
 }
 
-fn try_session(session: Session) -> Result<pb::Session, prost::DecodeError> {
-    let (revision, expire_time) = (session.revision.0, session.expires().map(timestamp));
-    let mut attributes = BTreeMap::new();
-    for (name, value) in session.attributes {
-        attributes.insert(name, pb::AttributeValue::decode(value)?);
-    }
-    Ok(pb::Session {
-        attributes,
-        client: session.client.map(pb::ClientInfo::decode).transpose()?,
-        authentication: session.authentication.map(pb::Authentication::decode).transpose()?,
-        expire_time,
+fn try_session(session: &Session, view: View) -> Result<pb::Session, store::Corrupt> {
+    let attributes = match (&session.attributes, view) {
+        (Some(block), View::Full) => store::plain_attributes(block)?.bytes().clone(),
+        _ => Bytes::new(),
+    };
+    Ok(pb::Session { head: head(session), basic: session.basic.bytes().clone(), attributes })
+}
+
+/// Encodes the fields that the service determines.
+fn head(session: &Session) -> Vec<u8> {
+    let revision = session.revision.0;
+    pb::SessionHead {
         namespace: session.name.namespace.to_string(),
         id: session.name.id.to_string(),
         revision: int64(revision),
-        subject: session.subject,
-        labels: session.labels,
         create_time: (session.created.0 > 0).then(|| timestamp(session.created)),
         update_time: (revision > 0).then(|| timestamp_us(revision)),
         access_time: (session.accessed.0 > 0).then(|| timestamp(session.accessed)),
+        expire_time: session.expires().map(timestamp),
         absolute_expire_time: session.absolute_until.map(timestamp),
         idle_timeout: session.idle_timeout.map(duration_ms),
         token_generation: i32::try_from(session.token_generation).unwrap_or(i32::MAX),
-    })
+    }
+    .encode_to_vec()
 }
 
 impl From<Cause> for pb::Cause {
@@ -113,18 +111,14 @@ fn event(event: &Event, seen: Visibility, view: View) -> pb::SessionEvent {
         Visibility::Change(Change::TokenReused) => (pb::EventType::TokenReused, pb::Cause::Unspecified),
         Visibility::Change(Change::Ended(cause)) => (pb::EventType::Ended, cause.into()),
     };
-    let visible = match view {
-        View::Full => event.session.clone(),
-        View::Basic => Session { attributes: BTreeMap::new(), ..event.session.clone() },
-    };
-    let session = try_session(visible).unwrap_or_else(|error| {
-        crate::observe::error!(session = %event.session.name, %error, "event holds a value that is not a message of its type");
-        let name = &event.session.name;
-        pb::Session { namespace: name.namespace.to_string(), id: name.id.to_string(), ..Default::default() }
+    let name = &event.session.name;
+    let session = try_session(&event.session, view).unwrap_or_else(|cause| {
+        crate::observe::error!(session = %name, %cause, "attributes of an event are unreadable");
+        pb::Session { head: head(&Session::without_state(name.clone())), ..pb::Session::default() }
     });
     pb::SessionEvent {
         r#type: kind.into(),
-        id: session.id.clone(),
+        id: name.id.to_string(),
         revision: int64(event.revision.0),
         event_time: Some(timestamp_us(event.revision.0)),
         cause: cause.into(),
@@ -180,5 +174,5 @@ pub(super) fn batch(batch: Batch, view: View, now: Option<u64>) -> pb::EncodedWa
     fields.iter().for_each(|field| response.extend_from_slice(field));
     #[expect(clippy::expect_used, reason = "BytesMut grows as needed")]
     rest.encode(&mut response).expect("BytesMut has room");
-    pb::EncodedWatchResponse(response.freeze())
+    pb::EncodedWatchResponse { message: response.freeze() }
 }

@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::{
     pb::{self, ErrorReason},
     service::{Error, Violation},
-    session::{Cause, SessionId},
+    session::{Cause, SessionId, size_text},
     store,
     watch::CloseReason,
 };
@@ -135,13 +135,13 @@ fn truncate(violations: Vec<Violation>) -> Vec<Violation> {
 
 /// Returns the status for a message, named by `what`, that exceeds its size limit.
 pub(super) fn message_too_large(what: &str, limit: usize) -> Status {
-    let text = format!("the {what} is larger than {limit} bytes; send a smaller one");
+    let text = format!("the {what} is larger than {}; send a smaller one", size_text(limit));
     StatusBuilder::new(Code::ResourceExhausted, ErrorReason::MessageTooLarge, text).build()
 }
 
 /// Returns the status for a call whose headers exceed their size limit.
 pub(super) fn metadata_too_large(limit: usize) -> Status {
-    let text = format!("the metadata of the call is larger than {limit} bytes; send less; nothing was applied");
+    let text = format!("the metadata of the call is larger than {}; send less; nothing was applied", size_text(limit));
     StatusBuilder::new(Code::ResourceExhausted, ErrorReason::MetadataTooLarge, text).build()
 }
 
@@ -191,6 +191,15 @@ pub(super) fn request_timeout() -> Status {
     StatusBuilder::new(Code::DeadlineExceeded, ErrorReason::StoreTimeout, text).build()
 }
 
+/// Returns the status for a call that was received after a suspension of the server, and whose deadline may have passed.
+pub(super) fn suspended(waited: Duration) -> Status {
+    let text = format!(
+        "the server was suspended, so the request may have waited for {} ms, longer than its deadline; nothing was applied",
+        waited.as_millis()
+    );
+    StatusBuilder::new(Code::DeadlineExceeded, ErrorReason::StoreTimeout, &text).build()
+}
+
 /// Returns the status for a request that exceeds the message budget of the server.
 pub(super) fn overloaded() -> Status {
     from_store(&store::Error::Overloaded)
@@ -232,6 +241,11 @@ pub(super) fn from_error(error: Error) -> Status {
         Error::RequestIdReused => {
             let text = "this request_id was used with another request; use a new one";
             StatusBuilder::new(Code::InvalidArgument, ErrorReason::RequestIdReused, text).build()
+        }
+        Error::RequestIdLimit { wait } => {
+            let text = "the session has 64 request ids from the last seconds; nothing was applied; retry later with the same \
+                        request_id";
+            StatusBuilder::new(Code::ResourceExhausted, ErrorReason::RequestIdLimit, text).retry_after(wait).build()
         }
         Error::NamespaceUnknown => {
             let text = "this namespace is not listed in the configuration; list it, or set allow_unlisted_namespaces";
@@ -282,7 +296,7 @@ fn from_store(error: &store::Error) -> Status {
     let not_applied = || format!("{text}; nothing was applied");
     let retry = || format!("{text}; retry, with the same request_id if the call has one");
     let (builder, delay) = match error {
-        E::Unavailable(_) | E::Refused(_) => {
+        E::Unavailable(_) | E::WritesRefused(_) | E::Refused(_) => {
             (StatusBuilder::new(Code::Unavailable, ErrorReason::StoreUnavailable, not_applied()), LONG_DELAY)
         }
         // OUTCOME_UNKNOWN is for writes, RECORD_CORRUPT for one session whose record cannot be decoded, and no time-out

@@ -10,7 +10,7 @@ use fred::{
     error::{Error as FredError, ErrorKind},
     interfaces::{ClientLike, MetricsInterface},
     types::{
-        Builder, ConnectHandle,
+        Builder, ConnectHandle, Value,
         config::{Config, ConnectionConfig, TcpConfig, UnresponsiveConfig},
     },
 };
@@ -21,13 +21,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::heartbeat::{Condition, Heartbeat, Pulse};
+use super::{
+    heartbeat::{Condition, Heartbeat, Pulse},
+    request::custom,
+};
 
 /// Maximum time to open a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time without any reply, while a heartbeat waits for one, after which a connection is unresponsive; with both intervals, less
 /// than 2 s in total.
 pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
+/// Part of that time in which a second connection shows whether the server replies to reads only.
+const PAUSE_CHECK: Duration = Duration::from_millis(600);
+/// Time without a reply after which a request that counts as a write is taken to be held back.
+pub const HELD_BACK_AFTER: Duration = Duration::from_millis(100);
 /// Interval between heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two checks for replies while a heartbeat waits.
@@ -116,6 +123,14 @@ impl Connection {
         connected.map(|()| connection)
     }
 
+    /// Whether the server holds back requests that count as writes: on a new connection it replies to TIME, and not to the
+    /// heartbeat.
+    pub(super) async fn are_writes_paused(options: &ConnectOptions) -> bool {
+        let Ok(connection) = Connection::open(options).await else { return false };
+        let time: Result<Value, _> = connection.custom(custom("TIME"), Vec::<Value>::new()).await;
+        time.is_ok() && timeout(HELD_BACK_AFTER, options.heartbeat.send(&connection)).await.is_err()
+    }
+
     /// Waits for a reply; fails as soon as the connection is dropped. fred itself would keep its callers waiting.
     pub(super) async fn reply<T>(&self, sent: impl Future<Output = Result<T, FredError>>) -> Result<T, FredError> {
         tokio::select! {
@@ -125,17 +140,21 @@ impl Connection {
         }
     }
 
+    /// Number of replies so far.
+    pub(super) fn replies(&self) -> u64 {
+        self.client.read_res_size_metrics().samples
+    }
+
     /// Waits for a reply as long as the server sends others, each at most `limit` after the one before: it may be queued behind
     /// many large ones, also of callers that no longer wait. None: the server is unresponsive.
     async fn wait_while_alive<T>(&self, limit: Duration, reply: impl Future<Output = T>) -> Option<T> {
-        let received = || self.client.read_res_size_metrics().samples;
-        let (mut last, mut last_at) = (received(), Instant::now());
+        let (mut last, mut last_at) = (self.replies(), Instant::now());
         let mut reply = pin!(reply);
         loop {
             if let Ok(reply) = timeout(PROGRESS_INTERVAL, &mut reply).await {
                 return Some(reply);
             }
-            let now = received();
+            let now = self.replies();
             if now != last {
                 (last, last_at) = (now, Instant::now());
             } else if last_at.elapsed() >= limit {
@@ -165,18 +184,39 @@ impl Connection {
         self.abort();
     }
 
-    /// Sends heartbeats and stores their results, until the connection must be replaced.
-    pub(super) async fn beat(&self, options: &ConnectOptions, condition: &SyncMutex<Condition>) -> Loss {
+    /// Sends heartbeats and stores their results, until the connection must be replaced. A silent connection is kept while
+    /// `is_paused` returns true.
+    pub(super) async fn beat<F: Future<Output = bool>>(
+        &self,
+        options: &ConnectOptions,
+        condition: &SyncMutex<Condition>,
+        is_paused: impl Fn() -> F,
+    ) -> Loss {
         let beating = async {
             let mut tick = interval(HEARTBEAT_INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                let pulse = options.heartbeat.send(&self.client);
-                match self.wait_while_alive(options.unresponsive_after, pulse).await {
-                    Some(Pulse::Alive(now)) => *condition.lock() = now,
-                    Some(Pulse::Unfit(reply)) => return Loss::Unfit(reply),
-                    None => return Loss::Unresponsive,
+                let mut pulse = pin!(options.heartbeat.send(&self.client));
+                let pulse = loop {
+                    if let Some(pulse) =
+                        self.wait_while_alive(options.unresponsive_after - PAUSE_CHECK, &mut pulse).await
+                    {
+                        break pulse;
+                    }
+                    tokio::select! {
+                        biased;
+                        pulse = &mut pulse => break pulse,
+                        is_paused = timeout(PAUSE_CHECK, is_paused()) => {
+                            if is_paused != Ok(true) {
+                                return Loss::Unresponsive;
+                            }
+                        }
+                    }
+                };
+                match pulse {
+                    Pulse::Alive(now) => *condition.lock() = now,
+                    Pulse::Unfit(reply) => return Loss::Unfit(reply),
                 }
             }
         };

@@ -21,6 +21,9 @@ pub enum Error {
     /// Nothing was applied: the request was not sent, Redis refused it for now, or it was a read.
     #[error("Redis is unavailable: {0}")]
     Unavailable(String),
+    /// Nothing was applied: the server takes no writes for now.
+    #[error("Redis refuses writes: {0}")]
+    WritesRefused(String),
     /// Nothing was applied: the queue of the connection is full.
     #[error("too many requests in flight")]
     Overloaded,
@@ -62,7 +65,8 @@ impl Error {
             (ReplyKind::Full, _) => Error::Full,
             // Redis sent this to one call; fred then fails all calls in flight with it, and some may have been applied.
             (ReplyKind::ClusterDown, Effect::Writes) => Error::OutcomeUnknown(text),
-            (ReplyKind::ClusterDown | ReplyKind::NotNow | ReplyKind::WritesRefused, _) => Error::Unavailable(text),
+            (ReplyKind::WritesRefused, _) => Error::WritesRefused(text),
+            (ReplyKind::ClusterDown | ReplyKind::NotNow, _) => Error::Unavailable(text),
             (ReplyKind::NotPermitted | ReplyKind::WrongType, _) => Error::Refused(text),
             (ReplyKind::Other, Effect::Reads) => match error.kind() {
                 ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Protocol => {
@@ -83,6 +87,11 @@ impl Error {
     pub fn is_not_permitted(&self) -> bool {
         matches!(self, Error::Unavailable(text) if ReplyKind::NotPermitted.is_in(text))
     }
+}
+
+/// Whether a server that refuses writes with this reply lacks replicas, as one that is cut off from the others does.
+pub fn lacks_replicas(reply: &str) -> bool {
+    reply.starts_with("NOREPLICAS")
 }
 
 /// Meaning of an error reply of Redis.
@@ -135,10 +144,19 @@ impl ReplyKind {
     /// before they begin, with TRYAGAIN.
     const NON_LOCAL_KEY: &str = "attempted to access a non local key";
 
-    /// Returns the kind of a reply, by its first word.
+    /// Errors of a command inside a script for which the user lacks the right. Scripts check the right to every command that
+    /// follows their first write before it.
+    const NO_RIGHT_IN_SCRIPT: [&str; 2] =
+        ["The user executing the script can't run this command", "ACL failure in script"];
+
+    /// Returns the kind of a reply, by its first word or by a part of it.
     pub(super) fn of(reply: &str) -> Self {
-        let kind = ReplyKind::KINDS.into_iter().find(|(word, _)| reply.starts_with(word)).map(|(_, kind)| kind);
-        kind.unwrap_or(if reply.contains(ReplyKind::NON_LOCAL_KEY) { ReplyKind::TryAgain } else { ReplyKind::Other })
+        let first = ReplyKind::KINDS.into_iter().find(|(word, _)| reply.starts_with(word)).map(|(_, kind)| kind);
+        first.unwrap_or_else(|| match reply {
+            _ if reply.contains(ReplyKind::NON_LOCAL_KEY) => ReplyKind::TryAgain,
+            _ if ReplyKind::NO_RIGHT_IN_SCRIPT.iter().any(|part| reply.contains(part)) => ReplyKind::NotPermitted,
+            _ => ReplyKind::Other,
+        })
     }
 
     /// Whether a text about several servers contains a reply of this kind.

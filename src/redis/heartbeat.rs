@@ -50,6 +50,8 @@ pub(super) enum Pulse {
 pub enum Condition {
     /// Every call can be served.
     Healthy,
+    /// Redis answers reads, and no request that counts as a write (`CLIENT PAUSE WRITE`).
+    WritesPaused,
     /// Redis answers and refuses writes. Holds its reply.
     WritesRefused(String),
     /// No call can be served. Holds the cause.

@@ -23,7 +23,7 @@ use super::{
     endpoint::Address,
     error::{Effect, Error},
     heartbeat::{Condition, Probe, describe_refused},
-    reconnecting_connection::ReconnectingConnection,
+    reconnecting_connection::{OnSilence, ReconnectingConnection},
     replicated_writer::ReplicatedWriter,
     reply::Reply,
     request::{Asking, Request},
@@ -40,9 +40,10 @@ pub const MAX_LARGE_REPLY_BYTES: usize = 1024 * 1024;
 /// Priority of a request: each has its own connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
-    /// A client waits for the reply.
+    /// A client may wait for the reply. Carries every request that counts as a write.
     Interactive,
-    /// The reply may be large or late: it delays no interactive request.
+    /// The reply may be large or late. Carries no request that counts as a write, so that it goes on while Redis holds those
+    /// back.
     Background,
 }
 
@@ -102,10 +103,17 @@ impl Node {
                 self.clock.forget();
             }
         };
-        let interactive = self.interactive.keep_alive(&name, std::future::pending, || self.abandoned.notify_waiters());
-        let others = self.all_connections().skip(1);
-        let others = others.map(|connection| connection.keep_alive(&name, || self.abandoned.notified(), || ()));
-        let working = async { tokio::join!(forgetting, interactive, join_all(others), self.replicated.work()) };
+        let on_loss = || self.abandoned.notify_waiters();
+        let interactive = self.interactive.keep_alive(&name, std::future::pending, on_loss, OnSilence::OpenSecond);
+        let (abandoned, ignored) = (|| self.abandoned.notified(), || ());
+        // No request on these two counts as a write.
+        let readers = [&self.background, &self.subscriber]
+            .map(|reader| reader.keep_alive(&name, abandoned, ignored, OnSilence::Replace));
+        let writers = self.replicated.connections();
+        let on_silence = OnSilence::Follow(&self.interactive);
+        let writers = writers.iter().map(|writer| writer.keep_alive(&name, abandoned, ignored, on_silence));
+        let others = async { tokio::join!(join_all(readers), join_all(writers), self.replicated.work()) };
+        let working = async { tokio::join!(forgetting, interactive, others) };
         tokio::select! {
             _ = working => {}
             () = self.retired.cancelled() => {}
@@ -120,6 +128,21 @@ impl Node {
     /// Returns the condition of the connections. If it differs, that of the connection with the most severe one.
     pub fn condition(&self) -> Condition {
         self.all_connections().map(ReconnectingConnection::condition).max().unwrap_or(Condition::Healthy)
+    }
+
+    /// Whether the server answers reads only: it holds back every request that counts as a write.
+    pub fn writes_are_paused(&self) -> bool {
+        self.interactive.writes_are_paused()
+    }
+
+    /// Number of replies to requests that count as writes, since the connection for them was opened.
+    pub fn replies_to_writes(&self) -> u64 {
+        self.interactive.current().map_or(0, |connection| connection.replies())
+    }
+
+    /// Notes that the server answered a read while a request that counts as a write had no reply.
+    pub fn note_write_pause(&self) {
+        self.interactive.note_write_pause();
     }
 
     /// Replaces the problems that a component has found and the heartbeats do not show.
@@ -196,16 +219,10 @@ impl Node {
         }
     }
 
-    /// Sends a command that reads or can be sent twice. Fails if the server is a replica, which may lack recent writes.
-    pub async fn ask_primary(
-        &self,
-        name: &'static str,
-        args: &[Bytes],
-        deadline: Instant,
-        asking: Asking,
-    ) -> Result<Reply, Error> {
-        let reply = self.send(Priority::Background, Request::Command { name, args }, deadline, Effect::Reads, asking);
-        // ROLE follows the command on the same connection.
+    /// Sends a request that reads. Fails if the server is a replica, which may lack recent writes.
+    pub async fn ask_primary(&self, request: Request<'_>, deadline: Instant, asking: Asking) -> Result<Reply, Error> {
+        let reply = self.send(Priority::Background, request, deadline, Effect::Reads, asking);
+        // ROLE follows the request on the same connection.
         Ok(tokio::try_join!(biased; reply, self.require_primary(deadline))?.0)
     }
 
@@ -229,6 +246,7 @@ impl Node {
         effect: Effect,
         asking: Asking,
     ) -> Result<Reply, Error> {
+        debug_assert!(priority == Priority::Interactive || !request.counts_as_write(), "{}", request.name());
         let connection = match priority {
             Priority::Interactive => &self.interactive,
             Priority::Background => &self.background,

@@ -22,6 +22,17 @@ const FIRST_RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum pause between two attempts to connect.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
 
+/// What a connection does if it gets no reply.
+#[derive(Clone, Copy)]
+pub(super) enum OnSilence<'a> {
+    /// It is replaced: it carries no request that a write pause holds back.
+    Replace,
+    /// A second connection shows whether the server is in a write pause.
+    OpenSecond,
+    /// The condition of this connection shows it.
+    Follow(&'a ReconnectingConnection),
+}
+
 /// A connection that reconnects.
 pub(super) struct ReconnectingConnection {
     options: ConnectOptions,
@@ -52,7 +63,9 @@ impl ReconnectingConnection {
             // The topology may name another node soon.
             Condition::Down(cause) if ReplyKind::of(&cause) == ReplyKind::ReadOnly => Error::Redirect(cause),
             Condition::Down(cause) => Error::Unavailable(format!("reconnecting: {cause}")),
-            Condition::Healthy | Condition::WritesRefused(_) => Error::Unavailable("reconnecting".into()),
+            Condition::Healthy | Condition::WritesPaused | Condition::WritesRefused(_) => {
+                Error::Unavailable("reconnecting".into())
+            }
         }
     }
 
@@ -64,6 +77,31 @@ impl ReconnectingConnection {
     /// Returns the result of the last heartbeat, or the reason why there is no connection.
     pub(super) fn condition(&self) -> Condition {
         self.condition.lock().clone()
+    }
+
+    /// Whether the server answers reads only.
+    pub(super) fn writes_are_paused(&self) -> bool {
+        *self.condition.lock() == Condition::WritesPaused
+    }
+
+    /// Whether the server holds back requests that count as writes, which explains the silence of this connection.
+    async fn is_paused(&self, on_silence: OnSilence<'_>) -> bool {
+        match on_silence {
+            OnSilence::Replace => false,
+            OnSilence::Follow(other) => other.writes_are_paused(),
+            OnSilence::OpenSecond => {
+                let is_paused = Connection::are_writes_paused(&self.options).await;
+                if is_paused {
+                    self.note_write_pause();
+                }
+                is_paused
+            }
+        }
+    }
+
+    /// Notes that the server answers reads only, until the next reply to a heartbeat.
+    pub(super) fn note_write_pause(&self) {
+        *self.condition.lock() = Condition::WritesPaused;
     }
 
     /// Waits until there is a connection, and returns it.
@@ -80,12 +118,14 @@ impl ReconnectingConnection {
     }
 
     /// Keeps the connection alive and reconnects; never returns. Replaces the connection when the future of `abandoned`
-    /// completes, and calls `on_node_loss` when the connection shows that the node cannot be used.
+    /// completes, and calls `on_node_loss` when the connection shows that the node cannot be used. A silent connection
+    /// is kept while the server holds back requests that count as writes.
     pub(super) async fn keep_alive<F: Future<Output = ()>>(
         &self,
         server: &str,
         abandoned: impl Fn() -> F,
         on_node_loss: impl Fn(),
+        on_silence: OnSilence<'_>,
     ) {
         let mut pause = Duration::ZERO;
         loop {
@@ -95,7 +135,7 @@ impl ReconnectingConnection {
             };
             let began = Instant::now();
             let loss = tokio::select! {
-                loss = connection.beat(&self.options, &self.condition) => loss,
+                loss = connection.beat(&self.options, &self.condition, || self.is_paused(on_silence)) => loss,
                 () = abandoned() => Loss::Abandoned,
             };
             if loss.concerns_node() {

@@ -49,6 +49,14 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Whether Redis treats the request as a write: a replica refuses it, and a write pause holds it back.
+    pub(super) fn counts_as_write(self) -> bool {
+        match self {
+            Request::Script { script, .. } => !script.is_read_only(),
+            Request::Command { name, .. } => name == "GETEX",
+        }
+    }
+
     /// Name in metrics.
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ use futures_util::{
     future::{join_all, try_join_all},
     stream::FuturesUnordered,
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
@@ -23,15 +24,17 @@ use super::{
     node::Node,
     node_connector::NodeConnector,
     reply::Reply,
-    request::Asking,
+    request::{Asking, Request},
     slot::Slot,
-    topology::{Owners, Topology},
+    topology::{Owner, Owners, Topology},
 };
 
 /// Interval between two lookups of the topology.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
 /// Minimum time between two lookups, if a server reports that the map is out of date.
 const MIN_LOOKUP_INTERVAL: Duration = Duration::from_millis(20);
+/// Time after a lookup named an owner for which a server that lacks replicas is taken to be the owner still.
+const CONFIRMED_FOR: Duration = Duration::from_secs(1);
 /// Maximum time to open all connections to a server.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a redirected request is sent again for the first time; it doubles each time.
@@ -86,6 +89,8 @@ pub struct Router {
     slots: Vec<Slot>,
     map: watch::Sender<Arc<SlotMap>>,
     out_of_date: Notify,
+    /// When the topology last named the owner of each slot.
+    confirmed_at: Mutex<BTreeMap<Slot, Instant>>,
 }
 
 impl Router {
@@ -104,7 +109,9 @@ impl Router {
         };
         let routes = addresses.iter().map(route).collect::<Result<_, Error>>()?;
         let map = watch::Sender::new(Arc::new(SlotMap { nodes, routes }));
-        let router = Router { topology, connector, slots, map, out_of_date: Notify::new() };
+        let router =
+            Router { topology, connector, slots, map, out_of_date: Notify::new(), confirmed_at: Mutex::default() };
+        router.note_confirmed(&owners);
         // Targets of slot migrations that are already running.
         let targets = router.unknown(&owners);
         let opened = join_all(targets.iter().map(|address| open_node(&router.connector, address))).await;
@@ -199,7 +206,10 @@ impl Router {
                     looking.set(self.next_lookup());
                     let was_known = std::mem::replace(&mut is_known, looked.is_ok());
                     match looked {
-                        Ok(found) => owners = found,
+                        Ok(found) => {
+                            owners = found;
+                            self.note_confirmed(&owners);
+                        }
                         Err(error) if was_known => crate::observe::warning!(%error, "topology lookup failed"),
                         Err(_) => {}
                     }
@@ -231,6 +241,19 @@ impl Router {
     async fn lookup(&self) -> Result<Owners, Error> {
         let known = self.nodes().into_iter().map(|node| node.address.clone());
         self.topology.lookup(&self.connector.endpoint, &self.slots, known).await
+    }
+
+    /// Whether the last lookups named the owner of this slot. True for a fixed address: there is nothing to look up.
+    pub fn is_confirmed(&self, slot: Slot) -> bool {
+        self.topology.is_fixed() || self.confirmed_at.lock().get(&slot).is_some_and(|at| at.elapsed() < CONFIRMED_FOR)
+    }
+
+    /// Notes for which slots the topology names the owner that the map has.
+    fn note_confirmed(&self, owners: &Owners) {
+        let map = self.map.borrow().clone();
+        let is_owner = |slot: &Slot, owner: &Owner| map.owner(*slot).address == owner.address;
+        let named = owners.iter().filter(|(slot, owner)| is_owner(slot, owner));
+        self.confirmed_at.lock().extend(named.map(|(slot, _)| (*slot, Instant::now())));
     }
 
     /// Fails if the topology does not name this server as the owner of any slot.
@@ -322,7 +345,8 @@ impl Router {
         deadline: Instant,
     ) -> Result<Reply, Error> {
         let args = &args[..];
-        let ask = async |node: Arc<Node>, asking| node.ask_primary(name, args, deadline, asking).await;
+        let ask =
+            async |node: Arc<Node>, asking| node.ask_primary(Request::Command { name, args }, deadline, asking).await;
         self.route(slot, deadline, ask).await
     }
 }

@@ -31,8 +31,8 @@ pub struct ListScope {
 
 impl ListScope {
     fn matches(&self, session: &Session) -> bool {
-        let has_subject = self.subject.as_ref().is_none_or(|subject| *subject == session.subject);
-        has_subject && self.labels.iter().all(|(label, value)| session.labels.get(label) == Some(value))
+        let has_subject = self.subject.as_ref().is_none_or(|subject| subject == session.basic.subject());
+        has_subject && session.basic.has_labels(&self.labels)
     }
 
     /// Returns the position at which a list of this scope starts.

@@ -4,8 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
 use crate::{
-    session::{Content, Encoded, Patch, RequestId, Subject, Timeouts, TimeoutsMs, TokenState},
+    session::{
+        Content, Encoded, Patch, RequestId, SALT_BYTES, Salt, Subject, Timeouts, TimeoutsMs, TokenState, duration_text,
+        size_text,
+    },
     store::{Created, Ended, Found, Reservation, Successor, Updated},
+    tasks::run_to_end,
 };
 use subjects::Admission;
 
@@ -117,6 +121,20 @@ impl<'a> NewToken<'a> {
 impl Service {
     /// Creates a session. Returns its token if the server generated it.
     pub async fn create(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
+        if !self.has_steps(&call.namespace, &call.content.subject) {
+            return self.create_in_steps(call, deadline).await;
+        }
+        let service = self.clone();
+        run_to_end(async move { service.create_in_steps(call, deadline).await }).await
+    }
+
+    /// Whether a call that gives a session this subject may end other sessions first. Such a call runs to its end even if its
+    /// client gives up: otherwise others would have ended for nothing.
+    fn has_steps(&self, namespace: &Namespace, subject: &str) -> bool {
+        !subject.is_empty() && self.policies.of(namespace).is_some_and(|policy| policy.session_limit > 0)
+    }
+
+    async fn create_in_steps(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
         let policy = self.policy(&call.namespace)?;
         let violations = policy_violations("attributes", policy, &call.content.attributes, call.timeouts);
         let (true, Ok(timeouts)) = (violations.is_empty(), policy.resolve(call.timeouts)) else {
@@ -146,6 +164,7 @@ impl Service {
                     continue;
                 }
                 Created::Session(session) => Ok((session, new.into_response())),
+                Created::Rotated => Err(Error::Rotated),
                 Created::Exists => Err(Error::Exists),
                 Created::Ended(cause) => Err(Error::Ended(cause)),
                 Created::RequestIdReused => Err(Error::RequestIdReused),
@@ -163,31 +182,16 @@ impl Service {
         Some(policy_violations("attributes", self.policies.of(namespace)?, &content.attributes, timeouts))
     }
 
-    /// Returns the fields of an update that the policy does not allow. None: the namespace is unknown.
-    pub fn update_violations(
-        &self,
-        namespace: &Namespace,
-        patch: &Patch,
-        timeouts: Timeouts,
-    ) -> Option<Vec<Violation>> {
-        Some(policy_violations("set_attributes", self.policies.of(namespace)?, &patch.set_attributes, timeouts))
+    /// Returns the timeouts of an update that the policy does not allow. None: the namespace is unknown.
+    ///
+    /// The store checks the limits of attributes: a session that exceeds a lowered limit may still change without growing.
+    pub fn timeout_violations(&self, namespace: &Namespace, timeouts: Timeouts) -> Option<Vec<Violation>> {
+        Some(timeout_violations(self.policies.of(namespace)?, timeouts))
     }
 
-    /// Returns the fields of a rotation that the policy does not allow. None: the namespace is unknown.
-    pub fn rotate_violations(
-        &self,
-        namespace: &Namespace,
-        patch: &Patch,
-        grace: Option<Duration>,
-    ) -> Option<Vec<Violation>> {
-        let policy = self.policies.of(namespace)?;
-        let mut violations = policy_violations("set_attributes", policy, &patch.set_attributes, Timeouts::default());
-        if grace.is_some_and(|grace| grace > policy.rotation_grace) {
-            let maximum = humantime::format_duration(policy.rotation_grace);
-            let reason = format!("at most {maximum} is allowed by the policy");
-            violations.push(Violation { field: "grace_period".into(), reason });
-        }
-        Some(violations)
+    /// Returns the grace period of a rotation if the policy does not allow it. None: the namespace is unknown.
+    pub fn grace_violations(&self, namespace: &Namespace, grace: Option<Duration>) -> Option<Vec<Violation>> {
+        Some(grace_violations(self.policies.of(namespace)?, grace))
     }
 
     /// Reads a session. Returns the state of the presented token with it.
@@ -206,8 +210,16 @@ impl Service {
 
     /// Changes a session. Returns its state after the change.
     pub async fn update(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
+        if !self.has_steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default()) {
+            return self.update_in_steps(call, deadline).await;
+        }
+        let service = self.clone();
+        run_to_end(async move { service.update_in_steps(call, deadline).await }).await
+    }
+
+    async fn update_in_steps(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
         let policy = self.policy(&call.namespace)?;
-        let violations = policy_violations("set_attributes", policy, &call.patch.set_attributes, call.timeouts);
+        let violations = timeout_violations(policy, call.timeouts);
         let (true, Ok(timeouts)) = (violations.is_empty(), policy.check(call.timeouts)) else {
             return Err(Error::Violations(violations));
         };
@@ -223,13 +235,21 @@ impl Service {
             reserved: Reservation::Missing,
             successor: None,
         };
-        self.change(&name, credential, update, policy, deadline).await
+        Ok(self.change(&name, credential, update, policy, deadline).await?.0)
     }
 
     /// Replaces the token of a session. Returns the new one if the server generated it.
     pub async fn rotate(&self, call: Rotate, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
+        if !self.has_steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default()) {
+            return self.rotate_in_steps(call, deadline).await;
+        }
+        let service = self.clone();
+        run_to_end(async move { service.rotate_in_steps(call, deadline).await }).await
+    }
+
+    async fn rotate_in_steps(&self, call: Rotate, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
         let policy = self.policy(&call.namespace)?;
-        let violations = self.rotate_violations(&call.namespace, &call.patch, call.grace).unwrap_or_default();
+        let violations = grace_violations(policy, call.grace);
         if !violations.is_empty() {
             return Err(Error::Violations(violations));
         }
@@ -237,7 +257,11 @@ impl Service {
         if call.token.well_formed().is_some_and(Token::is_client_token) && !policy.client_tokens {
             return Err(Error::ClientTokensForbidden);
         }
-        let new = NewToken::new(call.successor.as_ref(), || Token::successor(id, random));
+        let presented = call.token.well_formed().ok_or(Error::NotFound)?;
+        let mut salt = [0; SALT_BYTES];
+        random(&mut salt);
+        let derived = call.successor.is_none().then(|| presented.successor(&salt));
+        let verifier = call.successor.as_ref().or(derived.as_ref()).map(Token::verifier).ok_or(Error::NotFound)?;
         let default_grace = if call.patch.is_login() { Duration::ZERO } else { policy.rotation_grace };
         let name = SessionRef { namespace: call.namespace, id };
         let update = store::Update {
@@ -248,13 +272,23 @@ impl Service {
             view: View::Full,
             request: call.request,
             reserved: Reservation::Missing,
-            successor: Some(Successor { verifier: new.token().verifier(), grace: call.grace.unwrap_or(default_grace) }),
+            successor: Some(Successor {
+                verifier,
+                salt: derived.is_some().then_some(salt),
+                grace: call.grace.unwrap_or(default_grace),
+            }),
         };
-        let session = self.change(&name, credential, update, policy, deadline).await?;
-        Ok((session, new.into_response()))
+        let (session, issued) = self.change(&name, credential, update, policy, deadline).await?;
+        // Another rotation of the same token was first: its successor is the one.
+        let derived = match issued {
+            Some(salt) => derived.map(|_| presented.successor(&salt)),
+            None => derived,
+        };
+        Ok((session, derived))
     }
 
-    /// Changes a session. If the change sets the subject, reserves the id in the subject index first.
+    /// Changes a session. If the change sets the subject, reserves the id in the subject index first. Returns the salt of the
+    /// successor if another rotation of the presented token was first.
     async fn change(
         &self,
         name: &SessionRef,
@@ -262,7 +296,7 @@ impl Service {
         mut update: store::Update<'_>,
         policy: &Policy,
         deadline: Instant,
-    ) -> Result<Session, Error> {
+    ) -> Result<(Session, Option<Salt>), Error> {
         let mut admission = Admission::new(Reservation::Missing);
         loop {
             update.reserved = admission.reservation;
@@ -274,7 +308,7 @@ impl Service {
                     admission = self.admit(&subject, name.id, void_until, policy, deadline).await?;
                     continue;
                 }
-                Updated::Session(session) => Ok(session),
+                Updated::Session { session, salt } => Ok((session, salt)),
                 Updated::NotFound => Err(Error::NotFound),
                 Updated::Ended(cause) => Err(Error::Ended(cause)),
                 Updated::Rotated => Err(Error::Rotated),
@@ -283,13 +317,19 @@ impl Service {
                 }
                 Updated::RevisionMismatch { current } => Err(Error::RevisionMismatch { current }),
                 Updated::RequestIdReused => Err(Error::RequestIdReused),
+                Updated::RequestIdLimit { wait } => Err(Error::RequestIdLimit { wait }),
                 Updated::SubjectChange => Err(Error::SubjectChange),
-                Updated::TooManyAttributes { count } => {
-                    Err(would_exceed("set_attributes", count, "attributes", policy.max_attributes))
+                Updated::TooManyAttributes { count } => Err(would_exceed(
+                    "set_attributes",
+                    format!("{count} attributes"),
+                    policy.max_attributes.to_string(),
+                )),
+                Updated::TooManyLabels { count } => {
+                    Err(would_exceed("set_labels", format!("{count} labels"), store::MAX_LABELS.to_string()))
                 }
-                Updated::TooManyLabels { count } => Err(would_exceed("set_labels", count, "labels", store::MAX_LABELS)),
                 Updated::TooLarge { bytes } => {
-                    Err(would_exceed("set_attributes", bytes, "bytes of attributes", policy.max_payload_bytes))
+                    let maximum = size_text(policy.max_payload_bytes);
+                    Err(would_exceed("set_attributes", format!("{bytes} bytes of attributes"), maximum))
                 }
             };
         }
@@ -328,13 +368,24 @@ fn policy_violations(
     }
     let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > policy.max_payload_bytes {
-        add(format!("{bytes} bytes of names and values; at most {} are allowed", policy.max_payload_bytes));
+        let maximum = size_text(policy.max_payload_bytes);
+        add(format!("{bytes} bytes of names and values; at most {maximum} are allowed"));
     }
-    violations.extend(policy.check(timeouts).err().into_iter().flatten().map(Violation::from));
+    violations.extend(timeout_violations(policy, timeouts));
     violations
 }
 
+fn timeout_violations(policy: &Policy, timeouts: Timeouts) -> Vec<Violation> {
+    policy.check(timeouts).err().into_iter().flatten().map(Violation::from).collect()
+}
+
+fn grace_violations(policy: &Policy, grace: Option<Duration>) -> Vec<Violation> {
+    let is_too_long = grace.is_some_and(|grace| grace > policy.rotation_grace);
+    let reason = || format!("at most {} is allowed by the policy", duration_text(policy.rotation_grace));
+    is_too_long.then(|| Violation { field: "grace_period".into(), reason: reason() }).into_iter().collect()
+}
+
 /// Returns the error of an update after which the session would exceed a limit.
-fn would_exceed(field: &str, count: u64, unit: &str, limit: usize) -> Error {
-    violation(field, format!("would leave the session with {count} {unit}; at most {limit} are allowed"))
+fn would_exceed(field: &str, total: String, limit: String) -> Error {
+    violation(field, format!("would leave the session with {total}; at most {limit} are allowed"))
 }

@@ -1,8 +1,6 @@
 //! Events: one change of one session, as the log stores it and a Watch delivers it.
 
-use std::collections::BTreeMap;
-
-use super::{Revision, Session};
+use super::{Basic, Revision, Session};
 
 /// Kind of change of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +55,6 @@ impl Cause {
     }
 }
 
-/// Fields of a session that a watch filter compares, in addition to namespace and id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterFields {
-    /// Name of the subject. Empty: anonymous.
-    pub subject: String,
-    /// Labels by name.
-    pub labels: BTreeMap<String, String>,
-}
-
 /// One logged change of one session.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -78,7 +67,7 @@ pub struct Event {
     /// Names of the attributes that the change set or removed.
     pub changed_attributes: Vec<String>,
     /// Subject and labels before the change. None: the change kept both.
-    pub before: Option<FilterFields>,
+    pub before: Option<Basic>,
 }
 
 impl Event {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use data_encoding::{BASE32_NOPAD, DecodeKind, Encoding, Specification};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -14,6 +15,8 @@ use zeroize::Zeroizing;
 /// Length of a session id in bytes: 128 bits.
 pub const ID_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
+/// Length of a salt in bytes.
+pub const SALT_BYTES: usize = 32;
 const ID_CHARS: usize = 26;
 const SECRET_CHARS: usize = 52;
 /// Prefix of a token in the server form, `ses_<id>_<secret>`.
@@ -184,6 +187,9 @@ pub enum TokenState {
     Superseded,
 }
 
+/// Random number from which, together with a token, the token's successor is derived.
+pub type Salt = [u8; SALT_BYTES];
+
 /// Bearer secret of a session. It has no `Debug` and no `Display`, and its memory is wiped on drop.
 pub struct Token {
     text: Zeroizing<String>,
@@ -205,14 +211,23 @@ impl Token {
     pub fn generate(random: impl Fn(&mut [u8])) -> Self {
         let mut id = [0; ID_BYTES];
         random(&mut id);
-        Token::successor(SessionId(id), random)
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        random(&mut secret[..]);
+        Token::in_server_form(SessionId(id), &secret)
     }
 
-    /// Generates a token in the server form for an existing session.
-    pub fn successor(id: SessionId, random: impl Fn(&mut [u8])) -> Self {
-        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
-        random(&mut bytes[..]);
-        let secret = Zeroizing::new(BASE32.encode(&bytes[..]));
+    /// Derives the token that replaces this one in a rotation. It has the server form; it cannot be computed without this
+    /// token and the salt.
+    #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
+    pub fn successor(&self, salt: &Salt) -> Self {
+        let mut hmac = Hmac::<Sha256>::new_from_slice(salt).expect("a key of any length");
+        hmac.update(self.text.as_bytes());
+        let secret = Zeroizing::new(<[u8; SECRET_BYTES]>::from(hmac.finalize().into_bytes()));
+        Token::in_server_form(self.id, &secret)
+    }
+
+    fn in_server_form(id: SessionId, secret: &[u8; SECRET_BYTES]) -> Self {
+        let secret = Zeroizing::new(BASE32.encode(secret));
         Token { text: Zeroizing::new(format!("{SERVER_FORM}{id}_{}", *secret)), id, form: Form::Server }
     }
 

@@ -4,7 +4,7 @@ mod preset;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::Namespace;
+use super::{Namespace, duration_text};
 
 pub use preset::Preset;
 
@@ -21,7 +21,7 @@ pub struct Policy {
     pub absolute_timeout: Option<Duration>,
     /// Maximum absolute timeout that a call may set. None: no maximum, and a call may turn the absolute timeout off.
     pub max_absolute_timeout: Option<Duration>,
-    /// Minimum time between two stored touches of a session. None: min(60 s, idle timeout / 20).
+    /// Minimum time between two stored touches of a session. At most a twentieth of its idle timeout. None: 60 s.
     pub touch_interval: Option<Duration>,
     /// Time that the tombstone of an ended session is kept.
     pub tombstone: Duration,
@@ -148,11 +148,11 @@ impl Policy {
             let timeout = timeout?;
             let reason = match maximum {
                 Some(maximum) if timeout.is_zero() => {
-                    let maximum = humantime::format_duration(maximum);
+                    let maximum = duration_text(maximum);
                     Some(format!("0 s (no timeout) is not allowed by the policy; at most {maximum}"))
                 }
                 Some(maximum) if timeout > maximum => {
-                    Some(format!("at most {} is allowed by the policy", humantime::format_duration(maximum)))
+                    Some(format!("at most {} is allowed by the policy", duration_text(maximum)))
                 }
                 _ => None,
             };

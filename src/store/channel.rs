@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Store, error::Error, keys::Partition, log::Message};
+use super::{
+    Store,
+    error::Error,
+    keys::Partition,
+    log_entry::{Message, MessageReader},
+};
 use crate::{
     redis::{Node, Subscriber, SubscriberEvent},
     session::SessionRef,
 };
 
-/// Keyspace events after which a key no longer exists under its name. Redis publishes them for out-of-band deletions, for
-/// ends by this service (the tombstone replaces the session), and for tombstones that expire.
+/// Keyspace events after which a key no longer exists under its name. Redis publishes them for out-of-band deletions, and for
+/// tombstones that expire.
 const KEY_REMOVED_EVENTS: [&str; 5] = ["del", "unlink", "expired", "evicted", "rename_from"];
 
 /// One Redis server and the partitions it owns.
@@ -46,15 +50,25 @@ pub enum ChannelEvent {
 }
 
 /// Receiver of the events of one server; continues with the next connection when one breaks.
-pub struct Channels(Subscriber);
+pub struct Channels {
+    subscriber: Subscriber,
+    messages: MessageReader,
+}
 
 impl Channels {
     /// Waits for the next event.
     pub async fn next(&mut self, store: &Store) -> ChannelEvent {
         loop {
-            let event = match self.0.next().await {
-                SubscriberEvent::Connected => Some(ChannelEvent::Connected),
-                SubscriberEvent::Message { channel, payload } => store.read_message(&channel, payload),
+            let event = match self.subscriber.next().await {
+                SubscriberEvent::Connected => {
+                    self.messages.clear();
+                    Some(ChannelEvent::Connected)
+                }
+                SubscriberEvent::Message { channel, payload } => store
+                    .keys
+                    .partition_of_channel(&channel)
+                    .and_then(|partition| self.messages.read(partition, &payload))
+                    .map(ChannelEvent::Message),
                 SubscriberEvent::Notification { key } => store.read_notification(&key),
                 SubscriberEvent::MissedMessages => Some(ChannelEvent::Missed),
                 SubscriberEvent::MissedNotifications => Some(ChannelEvent::MissedNotifications),
@@ -69,13 +83,13 @@ impl Channels {
 impl Store {
     /// Creates a receiver for the events of a server. Messages arrive only after [`Store::subscribe`].
     pub fn listen(&self, server: &Server) -> Channels {
-        Channels(Subscriber::new(server.node.clone()))
+        Channels { subscriber: Subscriber::new(server.node.clone()), messages: MessageReader::default() }
     }
 
     /// Subscribes to the channels of the server's partitions and to its keyspace notifications. Call it again on every new
     /// connection.
     pub async fn subscribe(&self, server: &Server) -> Result<(), Error> {
-        let sharded = server.partitions.iter().map(|partition| self.keys.channel(*partition).to_owned()).collect();
+        let sharded = server.partitions.iter().map(|partition| self.keys.channel_name(*partition)).collect();
         let plain = KEY_REMOVED_EVENTS.iter().map(|event| format!("__keyevent@{}__:{event}", self.database)).collect();
         Ok(server.node.subscribe(sharded, plain).await?)
     }
@@ -88,12 +102,6 @@ impl Store {
     /// Returns the run id of a server; it changes with every restart.
     pub async fn run_of(&self, server: &Server, deadline: Instant) -> Result<String, Error> {
         Ok(server.node.run_id(deadline).await?)
-    }
-
-    /// None: a channel of another store.
-    fn read_message(&self, channel: &[u8], payload: Bytes) -> Option<ChannelEvent> {
-        let partition = self.keys.partition_of_channel(channel)?;
-        Some(ChannelEvent::Message(Message::decode(partition, payload)))
     }
 
     /// None: the key of no session of this store.

@@ -9,6 +9,9 @@ pub enum Error {
     /// Nothing was applied: the call was not sent, Redis refused it for now, or it was a read.
     #[error("Redis is unavailable: {0}")]
     Unavailable(String),
+    /// Nothing was applied: Redis takes no writes for now.
+    #[error("Redis refuses writes: {0}")]
+    WritesRefused(String),
     /// Nothing was applied: the queue of the connection is full.
     #[error("too many calls in flight")]
     Overloaded,
@@ -76,6 +79,7 @@ impl Error {
         match self {
             Error::Timeout => Error::OutcomeTimeout,
             Error::Unavailable(_)
+            | Error::WritesRefused(_)
             | Error::Overloaded
             | Error::StoreChanged
             | Error::Full
@@ -95,6 +99,7 @@ impl From<redis::Error> for Error {
     fn from(error: redis::Error) -> Self {
         match error {
             redis::Error::Redirect(reply) | redis::Error::Unavailable(reply) => Error::Unavailable(reply),
+            redis::Error::WritesRefused(reply) => Error::WritesRefused(reply),
             redis::Error::Overloaded => Error::Overloaded,
             redis::Error::Timeout => Error::Timeout,
             redis::Error::OutcomeTimeout => Error::OutcomeTimeout,

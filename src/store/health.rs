@@ -31,6 +31,10 @@ impl Store {
             let name = node.name();
             match node.condition() {
                 Condition::Healthy => up += 1,
+                Condition::WritesPaused => {
+                    up += 1;
+                    problems.push(format!("Redis {name} holds back writes (CLIENT PAUSE): they wait"));
+                }
                 Condition::WritesRefused(reply) => {
                     up += 1;
                     problems.push(format!("Redis {name} refuses writes: {reply}"));

@@ -40,7 +40,7 @@ struct Names {
     log: Bytes,
     meta: Bytes,
     absent: Bytes,
-    channel: String,
+    channel: Bytes,
     slot: Slot,
 }
 
@@ -52,11 +52,26 @@ impl Names {
             meta: format!("{stem}:meta").into(),
             absent: format!("{stem}:absent").into(),
             // Channels are shared by all databases of a server.
-            channel: if database == 0 { format!("{stem}:events") } else { format!("{stem}:events:{database}") },
+            channel: if database == 0 {
+                format!("{stem}:events").into()
+            } else {
+                format!("{stem}:events:{database}").into()
+            },
             slot,
             stem,
         }
     }
+}
+
+/// Key and name of a session.
+#[derive(Clone, Debug)]
+pub(super) struct SessionKeys {
+    /// Partition of the session.
+    pub partition: Partition,
+    /// Key of the string that holds the session or its tombstone.
+    pub session: Bytes,
+    /// `<namespace>:<id>`, the end of the key.
+    pub name: Bytes,
 }
 
 /// Kind of a key other than a session.
@@ -88,7 +103,8 @@ impl KeyKind {
 }
 
 impl Keys {
-    /// Creates the names for a key prefix, a Redis database and a number of partitions, which is a power of two of at most [`MAX_PARTITIONS`].
+    /// Creates the names for a key prefix, a Redis database and a number of partitions, which is a power of two of at most
+    /// [`MAX_PARTITIONS`].
     pub(super) fn new(prefix: &str, database: u8, partitions: u16) -> Self {
         let names = |index| {
             let tag = tag(index, partitions);
@@ -109,9 +125,24 @@ impl Keys {
         Partition((crc32fast::hash(id.as_bytes()) as usize & (self.partitions.len() - 1)) as u16)
     }
 
-    /// Key of the hash that holds a session or its tombstone.
+    /// Key of the string that holds a session or its tombstone.
     pub(super) fn session(&self, name: &SessionRef) -> Bytes {
-        format!("{}:s:{}:{}", self.partitions[self.partition_of(&name.id).index()].stem, name.namespace, name.id).into()
+        self.session_keys(name).session
+    }
+
+    /// Key and name of a session.
+    pub(super) fn session_keys(&self, name: &SessionRef) -> SessionKeys {
+        let partition = self.partition_of(&name.id);
+        let stem = &self.partitions[partition.index()].stem;
+        let session = Bytes::from(format!("{stem}:s:{}:{}", name.namespace, name.id));
+        SessionKeys { partition, name: session.slice(stem.len() + 3..), session }
+    }
+
+    /// KEYS of the scripts of one session.
+    pub(super) fn of_session_script(&self, keys: &SessionKeys, namespace: &Namespace) -> Vec<Bytes> {
+        let partition = keys.partition;
+        let (due, namespaces) = (self.due(partition, namespace), self.namespaces(partition));
+        vec![keys.session.clone(), due, namespaces, self.log(partition), self.absent(partition), self.meta(partition)]
     }
 
     /// Session of a session key. None: another kind of key.
@@ -210,16 +241,18 @@ impl Keys {
     }
 
     /// Name of the sharded channel on which every log entry is published.
-    pub(super) fn channel(&self, partition: Partition) -> &str {
-        &self.partitions[partition.index()].channel
+    pub(super) fn channel(&self, partition: Partition) -> Bytes {
+        self.partitions[partition.index()].channel.clone()
+    }
+
+    /// Name of the channel as text.
+    pub(super) fn channel_name(&self, partition: Partition) -> String {
+        String::from_utf8_lossy(&self.channel(partition)).into_owned()
     }
 
     /// Partition of a channel. None: another channel.
     pub(super) fn partition_of_channel(&self, channel: &[u8]) -> Option<Partition> {
-        self.partitions
-            .iter()
-            .position(|names| names.channel.as_bytes() == channel)
-            .map(|index| Partition(index as u16))
+        self.partitions.iter().position(|names| names.channel == channel).map(|index| Partition(index as u16))
     }
 }
 
@@ -253,7 +286,7 @@ mod tests {
 
     #[test]
     fn channels_of_two_databases_differ() {
-        let channel = |database| Keys::new("sessiond:", database, 16).channel(Partition(5)).to_owned();
+        let channel = |database| Keys::new("sessiond:", database, 16).channel(Partition(5));
         assert_eq!(channel(0), "sessiond:{ses:05:40}:events");
         assert_eq!(channel(3), "sessiond:{ses:05:40}:events:3");
     }

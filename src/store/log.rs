@@ -5,15 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::session::{Cause, Change, Event, Revision, Session, SessionRef};
+use crate::session::{Event, Revision};
 
-use super::{
-    Server, Store,
-    error::Error,
-    keys::Partition,
-    msgpack::{Reader, Truncated},
-    record::{self, Corrupt},
-};
+use super::{Server, Store, error::Error, keys::Partition};
 use crate::redis::{self, Priority, Reply};
 
 /// Identity of a store: generated on first use, lost when the store is emptied.
@@ -43,7 +37,7 @@ impl Position {
     /// Upper bound of revisions: Lua numbers are exact below it. A position at or above it is malformed.
     pub const BEYOND: u64 = 1 << 53;
 
-    fn from_text(text: &[u8]) -> Option<Self> {
+    pub(super) fn from_text(text: &[u8]) -> Option<Self> {
         let (revision, nonce) = std::str::from_utf8(text).ok()?.split_once('-')?;
         let position = Position { revision: Revision(revision.parse().ok()?), nonce: nonce.parse().ok()? };
         (position.revision.0 < Position::BEYOND).then_some(position)
@@ -67,45 +61,6 @@ pub struct Entry {
     pub event: Arc<Event>,
 }
 
-impl Entry {
-    pub(super) fn decode(partition: Partition, text: Bytes) -> Result<Self, Corrupt> {
-        let mut reader = Reader::new(text);
-        if reader.array()? < 10 || reader.integer()? != i64::from(record::FORMAT) {
-            return Err(Corrupt::Meta);
-        }
-        let position = Position::from_text(&reader.bytes()?).ok_or(Truncated)?;
-        let previous = Position::from_text(&reader.bytes()?).ok_or(Truncated)?;
-        let (kind, cause) = (reader.integer()?, reader.integer()?);
-        let change = match (kind, Cause::from_number(cause)) {
-            (1, None) => Change::Created,
-            (2, None) => Change::Updated,
-            (3, None) => Change::Rotated,
-            (4, Some(cause)) => Change::Ended(cause),
-            (7, None) => Change::TokenReused,
-            _ => return Err(Corrupt::Meta),
-        };
-        let namespace = reader.text()?.parse().map_err(|_| Truncated)?;
-        let name = SessionRef { namespace, id: reader.text()?.parse().map_err(|_| Truncated)? };
-        let fields = reader.bytes()?;
-        let changed_attributes = (0..reader.array()?).map(|_| reader.text()).collect::<Result<_, _>>()?;
-        let before = reader.bytes()?;
-        let before = if before.is_empty() { None } else { Some(record::decode_filter_fields(before)?) };
-        // The event is delivered even if its session cannot be read.
-        let session = record::decode(name.clone(), fields).unwrap_or_else(|cause| {
-            if change != Change::Ended(Cause::OutOfBand) {
-                crate::observe::error!(session = %name, %cause, "log entry has an unreadable session");
-            }
-            Session::without_state(name)
-        });
-        Ok(Entry {
-            partition,
-            position,
-            previous,
-            event: Arc::new(Event { change, revision: position.revision, session, changed_attributes, before }),
-        })
-    }
-}
-
 /// Last position of a log, and the position at which its history began.
 #[derive(Clone, Copy, Debug)]
 pub struct Tail {
@@ -123,38 +78,6 @@ pub struct Tails {
     pub tails: Vec<(Partition, Tail)>,
     /// Error of a partition that could not be read. None: all were read.
     pub unread: Option<Error>,
-}
-
-/// Message on the channel of a partition.
-pub enum Message {
-    /// A log entry.
-    Entry(Box<Entry>),
-    /// An entry that is too large to publish and has to be read from the log.
-    Announced {
-        /// Partition of the log.
-        partition: Partition,
-        /// Position of the entry.
-        position: Position,
-        /// Position of the entry before it.
-        previous: Position,
-    },
-    /// Neither of these.
-    Unreadable,
-}
-
-impl Message {
-    pub(super) fn decode(partition: Partition, text: Bytes) -> Self {
-        if let Some((position, previous)) = announced(&text) {
-            return Message::Announced { partition, position, previous };
-        }
-        Entry::decode(partition, text).map_or(Message::Unreadable, |entry| Message::Entry(Box::new(entry)))
-    }
-}
-
-/// Position of an announced entry and the position before it. None: the message is not an announcement.
-fn announced(text: &[u8]) -> Option<(Position, Position)> {
-    let at = text.iter().position(|byte| *byte == b' ')?;
-    Some((Position::from_text(&text[..at])?, Position::from_text(&text[at + 1..])?))
 }
 
 impl Store {

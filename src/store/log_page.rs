@@ -10,9 +10,10 @@ use super::{
     error::Error,
     keys::Partition,
     log::{Entry, Position},
+    log_entry::EntryHead,
     scripts,
 };
-use crate::redis::{self, Asking, Effect, Node, Priority, Reply, Request};
+use crate::redis::{self, Asking, Node, Reply, Request};
 
 /// Maximum number of entries in a page.
 const PAGE: usize = 32;
@@ -119,20 +120,24 @@ impl Store {
         let attempt = |node: Arc<Node>, asking: Asking| async move {
             let _reserved = node.reserve(reads.expected(), deadline).await?;
             let request = Request::Script { script: &scripts::PAGE, keys, args };
-            let reply = node.send(Priority::Background, request, deadline, Effect::Reads, asking);
-            // ROLE follows the script on the same connection: a replica, which may lack recent entries, runs it too.
-            let read = tokio::try_join!(biased; reply, node.require_primary(deadline));
+            let read = node.ask_primary(request, deadline, asking).await;
             if let Err(error) = &read
                 && !matches!(error, redis::Error::Redirect(_))
             {
                 reads.note(Err(&error.clone().into()));
             }
-            Ok(read?.0)
+            read
         };
         let reply = self.route(partition, deadline, attempt).await?.array().unwrap_or_default();
         let texts: Vec<Bytes> = reply.into_iter().skip(1).filter_map(Reply::bytes).collect();
         reads.note(Ok(texts.iter().map(Bytes::len).sum()));
         let unreadable = |_| Error::UnexpectedRead(format!("an entry of the log of partition {}", partition.0));
-        texts.into_iter().map(|text| Entry::decode(partition, text).map_err(unreadable)).collect()
+        let (pairs, _) = texts.as_chunks();
+        let entry = |[entry, content]: &[Bytes; 2]| {
+            let head = EntryHead::decode(partition, entry)?;
+            let separate = head.has_separate_content().then_some(content);
+            head.with_content(separate)
+        };
+        pairs.iter().map(|pair| entry(pair).map_err(unreadable)).collect()
     }
 }

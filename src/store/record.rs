@@ -1,181 +1,186 @@
-//! Converts between sessions and the fields of a Redis hash.
+//! The record of a session: one Redis string of head, tokens, basic, attributes and request ids.
 //!
-//! `m` packed meta · `t` current token · `g` superseded tokens · `r` request ids · `x` tombstone · `o` revision at which the
-//! session lost its subject · `a:<name>` attribute · `l:<name>` label · `u` subject · `c` client · `h` authentication. Scripts
-//! own the fields up to `o`; all others are values of [`codec`](super::codec). A script replies with one MessagePack array of
-//! field names and values, without `t`, `g`, `r`, `x`, `o`.
+//! Scripts own head, tokens and request ids; Rust reads them. Rust owns the content, `basic` and `attributes`, which scripts
+//! never open. docs/storage-format.md describes the bytes.
 
-use std::collections::BTreeMap;
+mod common_read;
+mod content;
+mod front;
+mod tokens;
 
 use bytes::Bytes;
 
-use crate::session::{Content, Encoded, FilterFields, Millis, Patch, Revision, Session, SessionRef};
+use super::codec::{self, Unreadable};
+use crate::session::{AttributeBlock, Attributes, Basic, Millis, Session, SessionRef, View};
 
-use super::{
-    codec::{self, Unreadable},
-    msgpack::{Reader, Truncated},
-};
+pub(super) use common_read::{CommonRead, DEFAULT_TOUCH_INTERVAL_MS, common_read};
+pub(super) use content::{ContentArgument, EncodedContent};
+pub(super) use front::{Front, HEAD_BYTES, Kind, LIFE_END, parse_head};
+pub(super) use tokens::NEW_TOKEN_BYTES;
 
-/// Storage format that this version reads and writes.
-pub(super) const FORMAT: u8 = 1;
-const META_BYTES: usize = 53;
+/// First byte of records and log entries. It never occurs in UTF-8.
+pub(super) const FORMAT: u8 = 0xFA;
+/// Bytes of one request id.
+pub(super) const REQUEST_BYTES: usize = 31;
+/// Maximum number of request ids of a session.
+pub(super) const MAX_REQUESTS: usize = 64;
 
 /// Reason why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Corrupt {
-    /// Its key is not a hash, or seal, format or lengths are wrong.
-    #[error("seal or format is wrong")]
-    Seal,
-    /// The reply or log entry ends early.
-    #[error("data is truncated")]
-    Truncated,
-    /// Field `m` is missing, or has the wrong length or format.
-    #[error("packed meta has the wrong length or format")]
-    Meta,
-    /// The value of a field cannot be decoded.
-    #[error("field {field:?}: {cause}")]
-    Value {
-        /// Name of the field.
-        field: String,
-        /// Reason why its value cannot be decoded.
-        cause: Unreadable,
-    },
-    /// A name or value that has to be UTF-8 is not.
-    #[error("field {0:?} is not UTF-8")]
-    NotText(String),
+    /// Its key is not a string, or format, checksum or lengths of the head are wrong.
+    #[error("head or tokens are damaged")]
+    Head,
+    /// The record, reply or log entry has another length than its head says.
+    #[error("length is wrong")]
+    Length,
+    /// `basic` does not match its checksum or is not an encoded message.
+    #[error("basic fields are damaged")]
+    Basic,
+    /// The attributes do not match their checksum or are not encoded map entries.
+    #[error("attributes are damaged")]
+    Attributes,
+    /// The attributes cannot be decompressed.
+    #[error("attributes: {0}")]
+    Compression(#[from] Unreadable),
 }
 
-impl From<Truncated> for Corrupt {
-    fn from(_: Truncated) -> Self {
-        Corrupt::Truncated
-    }
+/// Whether a text is a whole record or its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of it.
+    Whole,
+    /// At least head and tokens.
+    Beginning,
 }
 
-/// Names and stored values of fields.
-pub(super) type Fields = Vec<(String, Vec<u8>)>;
-
-/// Fields for the content of a new session.
-pub(super) fn fields_of(content: &Content) -> Fields {
-    let mut fields = changes_of_maps(&content.attributes, &content.labels);
-    if !content.subject.is_empty() {
-        fields.push(("u".to_owned(), stored_subject(&content.subject)));
-    }
-    fields.extend(optional("c", content.client.as_deref()));
-    fields.extend(optional("h", content.authentication.as_deref()));
-    fields
-}
-
-/// Fields that a patch sets, apart from the subject.
-pub(super) fn set_by(patch: &Patch) -> Fields {
-    let mut fields = changes_of_maps(&patch.set_attributes, &patch.set_labels);
-    fields.extend(optional("h", patch.authentication.as_deref()));
-    fields
-}
-
-/// Stored value of a subject; empty for the empty subject.
-pub(super) fn stored_subject(subject: &str) -> Vec<u8> {
-    if subject.is_empty() { Vec::new() } else { codec::encode_raw(subject.as_bytes()) }
-}
-
-/// Subject of a stored value; empty for an empty value.
-pub(super) fn subject_of(stored: &Bytes) -> Result<String, Corrupt> {
-    if stored.is_empty() { Ok(String::new()) } else { text("u", stored) }
-}
-
-/// Names of the fields that a patch removes.
-pub(super) fn removed_by(patch: &Patch) -> Vec<String> {
-    let attributes = patch.remove_attributes.iter().map(|name| format!("a:{name}"));
-    attributes.chain(patch.remove_labels.iter().map(|name| format!("l:{name}"))).collect()
-}
-
-fn changes_of_maps(attributes: &BTreeMap<String, Encoded>, labels: &BTreeMap<String, String>) -> Fields {
-    let attributes = attributes.iter().map(|(name, value)| (format!("a:{name}"), codec::encode(value)));
-    let labels = labels.iter().map(|(name, value)| (format!("l:{name}"), codec::encode(value.as_bytes())));
-    attributes.chain(labels).collect()
-}
-
-fn optional(name: &str, content: Option<&[u8]>) -> Option<(String, Vec<u8>)> {
-    content.map(|content| (name.to_owned(), codec::encode(content)))
-}
-
-/// Decodes a session from packed fields.
-pub(super) fn decode(name: SessionRef, packed: Bytes) -> Result<Session, Corrupt> {
-    let mut session = Session::without_state(name);
-    let mut has_meta = false;
-    for_each_field(packed, |field, stored| {
-        match field.split_at_checked(2) {
-            Some(("a:", attribute)) => {
-                session.attributes.insert(attribute.to_owned(), value(field, &stored)?);
-            }
-            Some(("l:", label)) => {
-                session.labels.insert(label.to_owned(), text(field, &stored)?);
-            }
-            _ => match field {
-                "m" => {
-                    read_meta(&stored, &mut session)?;
-                    has_meta = true;
-                }
-                "u" => session.subject = text(field, &stored)?,
-                "c" => session.client = Some(value(field, &stored)?),
-                "h" => session.authentication = Some(value(field, &stored)?),
-                // A field of a later minor version.
-                _ => {}
-            },
+impl Extent {
+    /// What a script replies to a caller that does not have the content.
+    pub(super) fn of(view: View) -> Self {
+        match view {
+            View::Basic => Extent::Beginning,
+            View::Full => Extent::Whole,
         }
-        Ok(())
-    })?;
-    if has_meta { Ok(session) } else { Err(Corrupt::Meta) }
+    }
 }
 
-/// Decodes subject and labels from packed fields.
-pub(super) fn decode_filter_fields(packed: Bytes) -> Result<FilterFields, Corrupt> {
-    let mut filter_fields = FilterFields { subject: String::new(), labels: BTreeMap::new() };
-    for_each_field(packed, |field, stored| {
-        if let Some(label) = field.strip_prefix("l:") {
-            filter_fields.labels.insert(label.to_owned(), text(field, &stored)?);
-        } else if field == "u" {
-            filter_fields.subject = text(field, &stored)?;
+/// A record as read from Redis.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    /// Head and tokens.
+    pub front: Front,
+    /// What follows the tokens, up to where it was read.
+    rest: Bytes,
+}
+
+impl Record {
+    /// Parses a record and verifies head and tokens. `name` is `<namespace>:<id>`.
+    pub(super) fn parse(name: &[u8], text: &Bytes, extent: Extent) -> Result<Self, Corrupt> {
+        let front = Front::parse(name, text)?;
+        let rest = text.slice(front.bytes()..);
+        let is_right = match extent {
+            Extent::Whole => rest.len() == front.rest_bytes(),
+            Extent::Beginning => rest.len() <= front.rest_bytes(),
+        };
+        if is_right { Ok(Record { front, rest }) } else { Err(Corrupt::Length) }
+    }
+
+    /// Record after a script that replied only what the caller, who had `before`, does not have.
+    pub(super) fn of_reply(
+        name: &[u8],
+        reply: &Bytes,
+        before: Option<&Record>,
+        extent: Extent,
+    ) -> Result<Self, Corrupt> {
+        let front = match before {
+            Some(before) => before.front.after(name, reply)?,
+            None => Front::parse(name, reply)?,
+        };
+        if reply.len() > front.bytes() {
+            return Record::parse(name, reply, extent);
         }
-        Ok(())
-    })?;
-    Ok(filter_fields)
-}
-
-fn for_each_field(packed: Bytes, mut take: impl FnMut(&str, Bytes) -> Result<(), Corrupt>) -> Result<(), Corrupt> {
-    let mut reader = Reader::new(packed);
-    let fields = reader.array()? / 2;
-    for _ in 0..fields {
-        let field = reader.bytes()?;
-        let field =
-            std::str::from_utf8(&field).map_err(|_| Corrupt::NotText(String::from_utf8_lossy(&field).into_owned()))?;
-        take(field, reader.bytes()?)?;
+        let rest = before.filter(|_| front.rest_bytes() > 0).map(|before| before.rest.clone()).unwrap_or_default();
+        Ok(Record { front, rest })
     }
-    Ok(())
-}
 
-fn value(field: &str, stored: &Bytes) -> Result<Bytes, Corrupt> {
-    codec::decode(stored).map_err(|cause| Corrupt::Value { field: field.to_owned(), cause })
-}
-
-fn text(field: &str, stored: &Bytes) -> Result<String, Corrupt> {
-    String::from_utf8(value(field, stored)?.into()).map_err(|_| Corrupt::NotText(field.to_owned()))
-}
-
-/// Reads packed meta: big-endian, the layout of META_FIELD in record.lua.
-#[expect(clippy::expect_used, reason = "the slices of an array of fixed length have the right length")]
-fn read_meta(stored: &Bytes, session: &mut Session) -> Result<(), Corrupt> {
-    let meta = stored.first_chunk::<META_BYTES>().ok_or(Corrupt::Meta)?;
-    let number = |at: usize| u64::from_be_bytes(meta[at..at + 8].try_into().expect("eight bytes"));
-    let some = |number: u64| (number > 0).then_some(number);
-    if meta[0] != FORMAT {
-        return Err(Corrupt::Meta);
+    /// Whether `basic` was read.
+    pub(super) fn has_basic(&self) -> bool {
+        self.rest.len() >= self.front.basic_bytes
     }
-    session.revision = Revision(number(1));
-    session.created = Millis(number(9));
-    session.accessed = Millis(number(17));
-    session.idle_timeout = some(number(25));
-    session.idle_until = some(number(33)).map(Millis);
-    session.absolute_until = some(number(41)).map(Millis);
-    session.token_generation = u32::from_be_bytes(meta[49..53].try_into().expect("four bytes"));
-    Ok(())
+
+    /// Verifies and returns `basic`.
+    pub(super) fn basic(&self, name: &[u8]) -> Result<Basic, Corrupt> {
+        let basic = self.rest.get(..self.front.basic_bytes).ok_or(Corrupt::Length)?;
+        if checksum(name, basic) != self.front.basic_crc {
+            return Err(Corrupt::Basic);
+        }
+        Basic::parse(self.rest.slice_ref(basic)).map_err(|_| Corrupt::Basic)
+    }
+
+    /// Verifies the attributes and returns them as stored.
+    pub(super) fn attributes(&self, name: &[u8]) -> Result<AttributeBlock, Corrupt> {
+        let from = self.front.basic_bytes;
+        let stored = self.rest.get(from..from + self.front.attribute_bytes).ok_or(Corrupt::Length)?;
+        stored_attributes(name, self.rest.slice_ref(stored), self.front.attribute_crc)
+    }
+
+    /// Times in ms of the request ids, oldest first.
+    pub(super) fn request_times(&self) -> impl Iterator<Item = u64> {
+        let requests = self.rest.get(self.front.basic_bytes + self.front.attribute_bytes..).unwrap_or_default();
+        let (requests, _) = requests.as_chunks::<REQUEST_BYTES>();
+        requests.iter().map(|request| request[24..30].iter().fold(0, |time, byte| time << 8 | u64::from(*byte)))
+    }
+
+    /// The session in this view.
+    pub(super) fn session(&self, name: &SessionRef, text: &[u8], view: View) -> Result<Session, Corrupt> {
+        let attributes = match view {
+            View::Basic => None,
+            View::Full => Some(self.attributes(text)?),
+        };
+        Ok(self.front.session(name.clone(), self.basic(text)?, attributes))
+    }
+}
+
+impl Front {
+    /// The session with this head and content.
+    pub(super) fn session(&self, name: SessionRef, basic: Basic, attributes: Option<AttributeBlock>) -> Session {
+        let some = |number: u64| (number > 0).then_some(number);
+        Session {
+            name,
+            revision: self.position.revision,
+            basic,
+            attributes,
+            created: Millis(self.created),
+            accessed: Millis(self.accessed),
+            idle_until: some(self.idle_until).map(Millis),
+            absolute_until: some(self.absolute).map(Millis),
+            idle_timeout: some(self.idle),
+            token_generation: self.generation,
+        }
+    }
+}
+
+/// Verifies stored attributes. No bytes: there are no attributes.
+pub(super) fn stored_attributes(name: &[u8], stored: Bytes, crc: u32) -> Result<AttributeBlock, Corrupt> {
+    if checksum(name, &stored) != crc {
+        return Err(Corrupt::Attributes);
+    }
+    let plain_bytes = codec::plain_bytes(&stored)?;
+    Ok(AttributeBlock::Stored { bytes: stored, plain_bytes })
+}
+
+/// Returns attributes as encoded map entries; decompresses them if they are stored.
+pub fn plain_attributes(block: &AttributeBlock) -> Result<Attributes, Corrupt> {
+    match block {
+        AttributeBlock::Plain(attributes) => Ok(attributes.clone()),
+        AttributeBlock::Stored { bytes, .. } => Ok(Attributes::from_encoded(codec::decode(bytes)?)),
+    }
+}
+
+/// Checksum of a part of the content. It covers the name, so that a record copied to another key is detected.
+pub(super) fn checksum(name: &[u8], part: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(name);
+    hasher.update(part);
+    hasher.finalize()
 }

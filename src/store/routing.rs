@@ -29,6 +29,11 @@ impl Store {
         self.router.owner(self.keys.slot(partition))
     }
 
+    /// Whether the topology named the owner of a partition within the last second.
+    pub(super) fn is_confirmed(&self, partition: Partition) -> bool {
+        self.router.is_confirmed(self.keys.slot(partition))
+    }
+
     /// Runs the attempt at the owner of a partition. Runs it again before the deadline if the server redirects it.
     pub(super) async fn route<T, F>(
         &self,

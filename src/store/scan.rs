@@ -78,7 +78,7 @@ impl Store {
             let run = crc32fast::hash(node.run_id(deadline).await?.as_bytes());
             let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
             let args = [due.clone(), cursor.to_string().into(), "COUNT".into(), limit.to_string().into()];
-            Ok((run, node.ask_primary("ZSCAN", &args, deadline, asking).await?))
+            Ok((run, node.ask_primary(Request::Command { name: "ZSCAN", args: &args }, deadline, asking).await?))
         };
         let (run, reply) = self.route(partition, deadline, scan).await?;
         let mut reply = reply.array().unwrap_or_default().into_iter();
@@ -178,7 +178,7 @@ impl Store {
         let (keys, args) = (&keys[..], &args[..]);
         let attempt = |node: Arc<Node>, asking| async move {
             let request = Request::Script { script, keys, args };
-            node.send(Priority::Background, request, deadline, Effect::Writes, asking).await
+            node.send(Priority::Interactive, request, deadline, Effect::Writes, asking).await
         };
         let reply = self.route(partition, deadline, attempt).await?.array();
         reply.ok_or_else(|| Error::Unexpected(format!("{}: no array", script.name)))

@@ -3,49 +3,63 @@
 
 use crate::redis::Script;
 
-/// No shared code.
-const NONE: &[&str] = &[];
-/// Checks store id and deadline.
-const GATE: &[&str] = &[include_str!("scripts/gate.lua")];
-/// Reads a session.
-const RECORD: &[&str] = &[GATE[0], include_str!("scripts/record.lua"), include_str!("scripts/token.lua")];
-/// Writes a session.
-const MUTATION: &[&str] = &[RECORD[0], RECORD[1], RECORD[2], include_str!("scripts/mutation.lua")];
+/// Code that scripts share, by the name in their `include` lines.
+const INCLUDES: &[(&str, &str)] = &[
+    ("append", include_str!("scripts/lib/append.lua")),
+    ("change", include_str!("scripts/lib/change.lua")),
+    ("check", include_str!("scripts/lib/check.lua")),
+    ("constants", include_str!("scripts/lib/constants.lua")),
+    ("end_session", include_str!("scripts/lib/end_session.lua")),
+    ("gate", include_str!("scripts/lib/gate.lua")),
+    ("head", include_str!("scripts/lib/head.lua")),
+    ("may_schedule", include_str!("scripts/lib/may_schedule.lua")),
+    ("pack_head", include_str!("scripts/lib/pack_head.lua")),
+    ("pack_life", include_str!("scripts/lib/pack_life.lua")),
+    ("record_text", include_str!("scripts/lib/record_text.lua")),
+    ("refuse_token", include_str!("scripts/lib/refuse_token.lua")),
+    ("requests", include_str!("scripts/lib/requests.lua")),
+    ("schedule", include_str!("scripts/lib/schedule.lua")),
+    ("stored_content", include_str!("scripts/lib/stored_content.lua")),
+    ("subject", include_str!("scripts/lib/subject.lua")),
+    ("tokens", include_str!("scripts/lib/tokens.lua")),
+    ("tokens_after", include_str!("scripts/lib/tokens_after.lua")),
+    ("write_mark", include_str!("scripts/lib/write_mark.lua")),
+    ("write_whole", include_str!("scripts/lib/write_whole.lua")),
+];
 
 macro_rules! registry {
-    ($($constant:ident $name:literal in $file:literal flags $flags:literal keys $keys:literal $preludes:ident;)*) => {
+    ($($constant:ident $name:literal in $file:literal flags $flags:literal keys $keys:literal;)*) => {
         $(#[doc = concat!("Script `", $name, "` in `scripts/", $file, "`.")]
         pub static $constant: Script =
-            Script::new($name, $flags, $keys, $preludes, include_str!(concat!("scripts/", $file)));)*
-        /// All scripts.
-        pub static ALL: &[&Script] = &[$(&$constant),*];
+            Script::new($name, $flags, $keys, include_str!(concat!("scripts/", $file)), INCLUDES);)*
+        /// All scripts, each with its file.
+        pub static ALL: &[(&Script, &str)] = &[$((&$constant, $file)),*];
     };
 }
 
 registry! {
-    CREATE "create" in "create.lua" flags "" keys 6 MUTATION;
-    READ "read" in "get.lua" flags "allow-oom" keys 6 RECORD;
-    READ_ONLY "read-only" in "get.lua" flags "no-writes,allow-oom" keys 6 RECORD;
-    TOUCH "touch" in "get.lua" flags "allow-oom" keys 6 MUTATION;
-    UPDATE "update" in "update.lua" flags "" keys 6 MUTATION;
-    ROTATE "rotate" in "update.lua" flags "" keys 6 MUTATION;
-    END "end" in "end.lua" flags "allow-oom" keys 6 MUTATION;
-    SETTLE "settle" in "settle.lua" flags "allow-oom" keys 6 MUTATION;
-    ADMIT "admit" in "admit.lua" flags "" keys 2 GATE;
-    FORGET "forget" in "forget.lua" flags "allow-oom" keys 2 GATE;
-    SURVEY "survey" in "survey.lua" flags "allow-oom" keys 4 GATE;
-    INDEXED "indexed" in "indexed.lua" flags "allow-oom" keys 2 GATE;
-    ENTRIES "entries" in "entries.lua" flags "allow-oom" keys 2 GATE;
-    CLAIM "claim" in "claim.lua" flags "allow-oom" keys 1 GATE;
-    REPAIR "repair" in "repair.lua" flags "allow-oom" keys 2 NONE;
-    INITIALISE "initialise" in "initialise.lua" flags "" keys 1 NONE;
-    DUE "due" in "due.lua" flags "allow-oom" keys 2 NONE;
-    TRIM "trim" in "trim.lua" flags "allow-oom" keys 2 NONE;
-    PAGE "page" in "page.lua" flags "no-writes,allow-oom" keys 1 NONE;
-    PROBE "probe" in "probe.lua" flags "allow-oom" keys 0 NONE;
+    CREATE "create" in "create.lua" flags "" keys 6;
+    READ "read" in "read.lua" flags "allow-oom" keys 6;
+    READ_ONLY "read-only" in "read.lua" flags "no-writes,allow-oom" keys 6;
+    UPDATE "update" in "update.lua" flags "" keys 6;
+    ROTATE "rotate" in "update.lua" flags "" keys 6;
+    END "end" in "end.lua" flags "allow-oom" keys 6;
+    EXPIRE "expire" in "expire.lua" flags "allow-oom" keys 6;
+    RESERVE "reserve" in "reserve.lua" flags "" keys 2;
+    REMOVE "remove" in "remove.lua" flags "allow-oom" keys 2;
+    SURVEY "survey" in "survey.lua" flags "no-writes,allow-oom" keys 4;
+    MISSING_IN_INDEXES "missing-in-indexes" in "missing_in_indexes.lua" flags "no-writes,allow-oom" keys 2;
+    FIRST_ENTRIES "first-entries" in "first_entries.lua" flags "no-writes,allow-oom" keys 2;
+    CLAIM "claim" in "claim.lua" flags "allow-oom" keys 1;
+    REPAIR "repair" in "repair.lua" flags "allow-oom" keys 2;
+    INITIALISE "initialise" in "initialise.lua" flags "" keys 1;
+    DUE "due" in "due.lua" flags "allow-oom" keys 2;
+    TRIM "trim" in "trim.lua" flags "allow-oom" keys 2;
+    PAGE "page" in "page.lua" flags "no-writes,allow-oom" keys 1;
+    PROBE "probe" in "probe.lua" flags "allow-oom" keys 0;
 }
 
-/// First integer of the reply of a gated script. The same list is in gate.lua.
+/// First integer of the reply of a gated script. The same list is in constants.lua.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The store has no id or another one.
@@ -66,14 +80,14 @@ pub enum Outcome {
     RevisionMismatch = 5,
     /// The request id belongs to another request.
     RequestIdReused = 6,
-    /// The session has another subject.
-    SubjectChange = 7,
-    /// The change would exceed the maximum number of attributes.
-    TooManyAttributes = 8,
-    /// The change would exceed the maximum number of labels.
-    TooManyLabels = 9,
-    /// The change would exceed the maximum payload.
-    TooLarge = 10,
+    /// The session knows as many request ids as it can, and none can be dropped yet.
+    RequestIdLimit = 7,
+    /// Another call has changed the content.
+    Conflict = 8,
+    /// Another call has the turn to change the content.
+    Busy = 9,
+    /// The presented token has a successor that was not presented yet; everything else was done.
+    Shared = 10,
     /// The deadline or period has not passed.
     NotDue = 11,
     /// The presented token is superseded and not accepted.
@@ -102,10 +116,10 @@ impl Outcome {
         Outcome::Corrupt,
         Outcome::RevisionMismatch,
         Outcome::RequestIdReused,
-        Outcome::SubjectChange,
-        Outcome::TooManyAttributes,
-        Outcome::TooManyLabels,
-        Outcome::TooLarge,
+        Outcome::RequestIdLimit,
+        Outcome::Conflict,
+        Outcome::Busy,
+        Outcome::Shared,
         Outcome::NotDue,
         Outcome::Rotated,
         Outcome::TokenKnown,

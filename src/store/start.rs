@@ -13,7 +13,7 @@ use super::{
     keys::{Keys, Partition},
     large_reads::LargeReads,
     preconditions::{Preconditions, Unmet},
-    record::FORMAT,
+    queues::Queues,
     scripts,
     subjects::Leaving,
     trim::TrimRequests,
@@ -23,6 +23,8 @@ use crate::{
     redis::{self, Endpoint, NodeConnector, Probe, ReplicatedWrites, Reply, Router},
 };
 
+/// Storage format that this version reads and writes.
+const STORE_FORMAT: u8 = 2;
 /// Maximum time to connect, and to initialise the required partitions.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum time to initialise a partition that another follower initialises too.
@@ -49,7 +51,7 @@ pub enum StartError {
         wanted: u16,
     },
     /// The store has this format.
-    #[error("the store has format {0}, this version reads format {FORMAT}: use the version that wrote it")]
+    #[error("the store has format {0}, this version reads format {STORE_FORMAT}: use the version that wrote it")]
     Format(String),
     /// Another client has overwritten this key, which holds the id of the store. A running instance repairs it.
     #[error("key {0} has another Redis type. If no running instance repairs it, delete it: all sessions are kept")]
@@ -135,7 +137,7 @@ impl Store {
             let checked = preconditions.check(&node, Instant::now() + START_TIMEOUT).await.map_err(Error::from)?;
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
-        let (id, leaving) = (RwLock::new(StoreId([0; 16])), Leaving::default());
+        let (id, leaving, queues) = (RwLock::new(StoreId([0; 16])), Leaving::default(), Queues::default());
         let (instance, large_reads, trim_requests) = (super::random_u64(), LargeReads::new(), TrimRequests::default());
         let store = Store {
             router,
@@ -144,6 +146,7 @@ impl Store {
             database,
             id,
             leaving,
+            queues,
             large_reads,
             trim_requests,
             broken_keys,
@@ -185,9 +188,9 @@ impl Store {
         let wanted = self.wanted_partitions();
         let args = vec![
             id.to_text().into(),
-            FORMAT.to_string().into(),
+            STORE_FORMAT.to_string().into(),
             wanted.to_string().into(),
-            super::random_u64().to_string().into(),
+            super::random_nonce().to_string().into(),
             role.into(),
         ];
         let keys = vec![self.keys.meta(partition)];
@@ -212,7 +215,7 @@ impl Store {
     /// Checks format and number of partitions of a meta, and returns its store id.
     fn check_meta(&self, meta: &[Reply]) -> Result<StoreId, StartError> {
         let text = |at: usize| meta.get(at).and_then(Reply::text).unwrap_or_default();
-        if text(1) != FORMAT.to_string() {
+        if text(1) != STORE_FORMAT.to_string() {
             return Err(StartError::Format(text(1).to_owned()));
         }
         let wanted = self.wanted_partitions();

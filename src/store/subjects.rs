@@ -15,14 +15,12 @@ use tokio::{
 
 use super::{
     Found, Partition, Reservation, Settled, Store,
-    calls::{millis, unexpected},
     error::Error,
-    exchange::WriteConcern,
-    msgpack::Arguments,
+    script_call::{WriteConcern, millis, unexpected},
     scripts::{self, Outcome},
     survey::Partial,
 };
-use crate::redis::{Priority, Reply};
+use crate::redis::Reply;
 use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
 
 /// Maximum number of index entries per call.
@@ -154,18 +152,13 @@ impl Store {
         limit: Limit,
         deadline: Instant,
     ) -> Result<Admitted, Error> {
-        let mut args = Arguments::default();
-        args.text("id", id).number("after", after).number("limit", limit.sessions.into()).number("page", PAGE as u64);
-        if limit.is_checked {
-            args.flag("checked", true);
-        }
-        if limit.beyond == SessionLimitPolicy::Reject {
-            args.flag("rejects", true);
-        }
-        let (target, store) = (self.subject_target(subject), self.id());
-        let target = target.in_store(Reservation::Held { store, added: 0 });
-        let mut reply =
-            self.write(&scripts::ADMIT, WriteConcern::Primary(Priority::Interactive), target, args, deadline).await?;
+        let store = self.id();
+        let call = self.subject_call(subject).in_store(Reservation::Held { store, added: 0 });
+        let call = call.arg(id.to_string()).number(after).number(limit.sessions.into());
+        let call = call.number(limit.is_checked.into());
+        let call = call.number((limit.beyond == SessionLimitPolicy::Reject).into()).number(PAGE as u64);
+        let concern = WriteConcern::Primary;
+        let mut reply = self.write(&scripts::RESERVE, concern, &call, deadline).await?;
         Ok(match reply.outcome {
             Outcome::Done => {
                 let reservation = Reservation::Held { store, added: reply.number()? };
@@ -173,7 +166,7 @@ impl Store {
             }
             Outcome::SubjectFull => Admitted::Full(flat_entries(reply.next())),
             Outcome::SubjectLimit => Admitted::LimitReached,
-            other => return Err(unexpected(&scripts::ADMIT, other)),
+            other => return Err(unexpected(&scripts::RESERVE, other)),
         })
     }
 
@@ -189,23 +182,22 @@ impl Store {
         };
         let entries: Vec<String> = entries.flat_map(text).collect();
         for entries in entries.chunks(2 * PAGE) {
-            let mut args = Arguments::default();
-            args.list("entries", entries.iter().map(String::as_bytes));
-            let target = self.subject_target(subject);
-            self.write(&scripts::FORGET, WriteConcern::Primary(Priority::Background), target, args, deadline).await?;
+            let call = entries.iter().fold(self.subject_call(subject), |call, text| call.arg(text.clone()));
+            self.write(&scripts::REMOVE, WriteConcern::Primary, &call, deadline).await?;
         }
         Ok(())
     }
 
-    /// Returns the oldest entries of a subject index that were added after a time in us.
+    /// Returns the oldest entries of a subject index that were added after a time in us, up to `until`; None = any later time.
     pub async fn entries_after(
         &self,
         subject: &Subject,
         after: u64,
+        until: Option<u64>,
         limit: usize,
         deadline: Instant,
     ) -> Result<Vec<Entry>, Error> {
-        let bounds = [format!("({after}"), "+inf".into()];
+        let bounds = [format!("({after}"), until.map_or_else(|| "+inf".into(), |until| until.to_string())];
         self.entries(subject, bounds, &["BYSCORE"], limit, deadline).await
     }
 
@@ -310,11 +302,10 @@ impl Store {
         [period, own_period]: [Duration; 2],
         deadline: Instant,
     ) -> Result<bool, Error> {
-        let mut args = Arguments::default();
-        args.bytes("field", claim.field().as_bytes()).text("owner", self.instance);
-        args.number("period", millis(period)).number("own_period", millis(own_period));
-        let concern = WriteConcern::Primary(Priority::Background);
-        let reply = self.write(&scripts::CLAIM, concern, self.meta_target(partition), args, deadline).await?;
+        let call = self.meta_call(partition).arg(claim.field()).number(self.instance);
+        let call = call.number(millis(period)).number(millis(own_period));
+        let concern = WriteConcern::Primary;
+        let reply = self.write(&scripts::CLAIM, concern, &call, deadline).await?;
         Ok(reply.outcome == Outcome::Done)
     }
 

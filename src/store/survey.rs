@@ -7,7 +7,12 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    IndexEntry, Store, error::Error, exchange::ScriptKeys, keys::Partition, msgpack::Arguments, record, scripts,
+    IndexEntry, Store,
+    error::Error,
+    keys::Partition,
+    record::{Extent, Record},
+    script_call::ScriptCall,
+    scripts,
     subjects::entry,
 };
 use crate::redis::{Node, Priority, Reply};
@@ -120,11 +125,9 @@ impl Store {
         }
         let mut keys = vec![self.keys.due(partition, namespace), self.keys.namespaces(partition)];
         keys.extend(ids.iter().map(|id| self.keys.session(&SessionRef { namespace: namespace.clone(), id: *id })));
-        let mut args = Arguments::default();
-        let texts: Vec<String> = ids.iter().map(SessionId::to_string).collect();
-        args.text("namespace", namespace).list("ids", texts.iter().map(String::as_bytes));
-        let target = self.partition_target(partition, keys);
-        let mut reply = self.read(&scripts::SURVEY, Priority::Background, target, &args, deadline).await?;
+        let call = self.partition_call(partition, keys).arg(namespace.to_string());
+        let call = ids.iter().fold(call, |call, id| call.arg(id.to_string()));
+        let mut reply = self.read(&scripts::SURVEY, &call, deadline).await?;
         let has_namespace = reply.number().map_err(Error::of_a_read)? == 1;
         let mut states = reply.next().and_then(Reply::array).unwrap_or_default().into_iter();
         let mut sessions = Vec::with_capacity(ids.len());
@@ -138,10 +141,35 @@ impl Store {
                 Some(4) => SurveyedState::Other,
                 other => return Err(Error::UnexpectedRead(format!("survey: state {other:?}"))),
             };
-            let subject = subject.and_then(Reply::bytes).and_then(|stored| record::subject_of(&stored).ok());
-            sessions.push(Surveyed { id: *id, state, subject: subject.unwrap_or_default() });
+            let beginning = subject.and_then(Reply::bytes).unwrap_or_default();
+            sessions.push(self.surveyed(namespace, *id, state, &beginning, deadline).await?);
         }
         Ok(Survey { sessions, has_namespace })
+    }
+
+    /// Reads the subject of a live session from the beginning of its record. Reads the record again if that is too short.
+    async fn surveyed(
+        &self,
+        namespace: &Namespace,
+        id: SessionId,
+        state: SurveyedState,
+        beginning: &Bytes,
+        deadline: Instant,
+    ) -> Result<Surveyed, Error> {
+        if beginning.is_empty() {
+            return Ok(Surveyed { id, state, subject: String::new() });
+        }
+        let name = SessionRef { namespace: namespace.clone(), id };
+        let keys = self.keys.session_keys(&name);
+        let record = match Record::parse(&keys.name, beginning, Extent::Beginning).ok().filter(Record::has_basic) {
+            Some(record) => Some(record),
+            None => self.read_beginning(&keys, deadline).await?,
+        };
+        let basic = record.and_then(|record| record.basic(&keys.name).ok());
+        Ok(match basic {
+            Some(basic) => Surveyed { id, state, subject: basic.subject().to_owned() },
+            None => Surveyed { id, state: SurveyedState::Other, subject: String::new() },
+        })
     }
 
     /// Returns the entries whose session is not live with the subject of the index: dead or only reserved ones. If a partition
@@ -174,11 +202,9 @@ impl Store {
         let group = |(subject, _): &(Subject, SessionId)| self.keys.partition_of_subject(subject);
         let checks = grouped(sessions, group).into_iter().map(async |(partition, sessions)| {
             let keys = sessions.iter().map(|(subject, _)| self.keys.subject(subject)).collect();
-            let texts: Vec<String> = sessions.iter().map(|(_, id)| id.to_string()).collect();
-            let mut args = Arguments::default();
-            args.list("ids", texts.iter().map(String::as_bytes));
-            let target = self.partition_target(partition, keys);
-            let mut reply = self.read(&scripts::INDEXED, Priority::Background, target, &args, deadline).await?;
+            let call = self.partition_call(partition, keys);
+            let call = sessions.iter().fold(call, |call, (_, id)| call.arg(id.to_string()));
+            let mut reply = self.read(&scripts::MISSING_IN_INDEXES, &call, deadline).await?;
             let numbers = reply.next().and_then(Reply::array).unwrap_or_default();
             let numbers: HashSet<u64> = numbers.iter().filter_map(Reply::number).collect();
             Ok((1..).zip(sessions).filter(|(number, _)| numbers.contains(number)).map(|(_, session)| session).collect())
@@ -197,10 +223,8 @@ impl Store {
         let group = |subject: &Subject| self.keys.partition_of_subject(subject);
         let reads = grouped(subjects, group).into_iter().map(async |(partition, subjects)| {
             let keys = subjects.iter().map(|subject| self.keys.subject(subject)).collect();
-            let mut args = Arguments::default();
-            args.number("page", page as u64 + 1);
-            let target = self.partition_target(partition, keys);
-            let mut reply = self.read(&scripts::ENTRIES, Priority::Background, target, &args, deadline).await?;
+            let call = self.partition_call(partition, keys).number(page as u64 + 1);
+            let mut reply = self.read(&scripts::FIRST_ENTRIES, &call, deadline).await?;
             let indexes = reply.next().and_then(Reply::array).unwrap_or_default();
             let entries = |index: Reply| {
                 let pairs = index.is_array().then(|| index.pairs())?;
@@ -231,9 +255,9 @@ impl Store {
         Ok(page)
     }
 
-    fn partition_target(&self, partition: Partition, mut keys: Vec<Bytes>) -> ScriptKeys {
+    fn partition_call(&self, partition: Partition, mut keys: Vec<Bytes>) -> ScriptCall {
         keys.push(self.keys.meta(partition));
-        ScriptKeys::new(partition, keys, self.id())
+        ScriptCall::new(partition, keys, self.id())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::session::{Change, Event, Namespace, Session, SessionId, SessionRef};
+use crate::session::{Basic, Change, Event, Namespace, Session, SessionId, SessionRef};
 
 /// Sessions that a watch is opened for.
 #[derive(Clone, Debug)]
@@ -79,8 +79,8 @@ impl Filter {
             return None;
         }
         let session = &event.session;
-        let after = self.matches_fields(&session.subject, &session.labels);
-        let before = event.before.as_ref().map_or(after, |fields| self.matches_fields(&fields.subject, &fields.labels));
+        let after = self.matches_fields(&session.basic);
+        let before = event.before.as_ref().map_or(after, |fields| self.matches_fields(fields));
         match (after, before) {
             // Deleted out of band, or unreadable: only the name is known, so the filter cannot exclude it.
             _ if session.lacks_state() => Some(Visibility::Change(event.change)),
@@ -101,14 +101,14 @@ impl Filter {
 
     /// Whether the current state of a session matches. Its name must match already.
     pub fn matches(&self, session: &Session) -> bool {
-        self.matches_fields(&session.subject, &session.labels)
+        self.matches_fields(&session.basic)
     }
 
-    fn matches_fields(&self, subject: &str, labels: &BTreeMap<String, String>) -> bool {
+    fn matches_fields(&self, basic: &Basic) -> bool {
         let matches_subject = match &self.scope {
-            Scope::Subject(wanted) => wanted == subject,
+            Scope::Subject(wanted) => wanted == basic.subject(),
             Scope::Namespace | Scope::Ids(_) => true,
         };
-        matches_subject && self.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
+        matches_subject && basic.has_labels(&self.labels)
     }
 }

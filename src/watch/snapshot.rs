@@ -181,7 +181,7 @@ impl Subscription {
                 (page.0, page.1.map_or(Listing::Ids(VecDeque::new()), Listing::Namespace))
             }
             Listing::Subject(subject, after) => {
-                let entries = self.store.entries_after(subject, *after, limit, deadline).await?;
+                let entries = self.store.entries_after(subject, *after, None, limit, deadline).await?;
                 let unread = entries.last().map(|last| Listing::Subject(subject.clone(), last.added));
                 (entries.iter().map(|entry| entry.id).collect(), unread.unwrap_or(Listing::Ids(VecDeque::new())))
             }

@@ -110,9 +110,9 @@ impl WatcherIndex {
         let subjects = self.by_subject.get(&session.name.namespace);
         // The subject of a session that was deleted out of band is unknown: wake the watchers of every subject.
         let all = subjects.filter(|_| session.lacks_state()).into_iter().flat_map(HashMap::values);
-        let after = subjects.and_then(|subjects| subjects.get(&session.subject));
-        let before = before.as_ref().filter(|before| before.subject != session.subject);
-        let before = before.and_then(|before| subjects?.get(&before.subject));
+        let after = subjects.and_then(|subjects| subjects.get(session.basic.subject()));
+        let before = before.as_ref().filter(|before| before.subject() != session.basic.subject());
+        let before = before.and_then(|before| subjects?.get(before.subject()));
         let by_subject = all.chain(after).chain(before).flatten();
         for id in by_session.chain(by_namespace).chain(by_subject) {
             self.watchers.get_mut(id).into_iter().for_each(|watcher| watcher.wake(number));

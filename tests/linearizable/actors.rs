@@ -80,7 +80,7 @@ impl Actor<'_> {
                     offset.map_or_else(String::new, |offset| self.tokens[(index + offset) % TOKENS].clone());
                 Call::Rotate(RotateSessionRequest {
                     namespace,
-                    request_id: request_id(request && offset.is_some()),
+                    request_id: request_id(request),
                     subject: login.then_some(subject),
                     if_revision: if_revision(conditional),
                     set_attributes: [("rotated".to_owned(), value)].into(),

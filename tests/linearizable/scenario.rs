@@ -53,6 +53,13 @@ impl Scenario {
         self.call(Call::Delete(DeleteSessionRequest { namespace, key, ..Default::default() })).await
     }
 
+    /// Rotates the first token; the server generates the successor.
+    pub async fn rotate_by_server(&mut self) -> Reply {
+        let (namespace, token) = (self.client.namespace.clone(), self.first.clone());
+        self.call(Call::Rotate(RotateSessionRequest { namespace, token, ..Default::default() })).await
+    }
+
+    /// Rotates the first token to a new one of the caller.
     pub async fn rotate(&mut self) -> Reply {
         let (namespace, token) = (self.client.namespace.clone(), self.first.clone());
         let new_token = successor_of(&token);

@@ -219,7 +219,7 @@ fn label(label: Option<u8>) -> BTreeMap<String, String> {
 fn rotation(tokens: RotateSessionRequest, update: UpdateSessionRequest) -> Call {
     Call::Rotate(RotateSessionRequest {
         namespace: update.namespace,
-        request_id: if tokens.new_token.is_empty() { String::new() } else { update.request_id },
+        request_id: update.request_id,
         subject: update.subject,
         authentication: update.authentication,
         set_attributes: update.set_attributes,

@@ -104,7 +104,7 @@ fn fault_selection_includes_or_excludes_parts_of_names() {
     assert_eq!(selected(&["sighup", "900 KB"]), ["SIGHUP to every instance", "sessions of 900 KB"]);
     let without = selected(&["-SIGHUP", "-900 kb"]);
     assert_eq!(without.len(), fault_names().len() - 2);
-    assert_eq!(selected(&["right to", "-XADD"]), ["right to HDEL taken"]);
+    assert_eq!(selected(&["right to", "-XADD"]), ["right to SET taken"]);
 }
 
 #[test]

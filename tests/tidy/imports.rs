@@ -74,7 +74,7 @@ fn imports_go_in_one_direction() {
         ("feed", &["observe", "session", "store"]),
         ("watch", &["observe", "session", "store", "feed"]),
         ("workers", &["observe", "session", "store", "feed"]),
-        ("service", &["observe", "session", "store", "feed", "watch"]),
+        ("service", &["observe", "session", "store", "feed", "tasks", "watch"]),
         ("grpc", &["observe", "session", "store", "watch", "service", "pb"]),
         (
             "server",

@@ -1,6 +1,6 @@
 //! Scripts agree with their registry, and Lua, Rust and the proto files agree on numbers.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use sessiond::{
     pb,
@@ -10,9 +10,14 @@ use sessiond::{
 
 use super::{report, texts};
 
-/// Number of entries in a line of a script header, such as `-- KEYS  1 log  2 meta` or `-- KEYS  session, due, log`.
+/// Shared code, which scripts include.
+const SHARED: &str = "src/store/scripts/lib/";
+/// Maximum number of lines of a function.
+const MAX_FUNCTION: usize = 40;
+
+/// Number of entries in a line of a script header, such as `-- KEYS   1 log  2 meta` or `-- KEYS   session, due, log`.
 fn header_count(text: &str, name: &str) -> Option<usize> {
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("-- {name}  ")))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("-- {name}   ")))?;
     let line = line.split("   (").next().unwrap();
     Some(if line.starts_with("none") {
         0
@@ -26,53 +31,69 @@ fn header_count(text: &str, name: &str) -> Option<usize> {
 #[test]
 fn scripts_match_their_registry_entries() {
     let mut wrong = Vec::new();
-    // Included in other scripts, which assert the counts.
-    const PRELUDES: [&str; 4] = ["gate", "record", "token", "mutation"];
     for (path, text) in &texts("src/store/scripts", "lua") {
-        let name = Path::new(path).file_stem().unwrap().to_str().unwrap();
-        for line in ["-- KEYS  ", "-- ARGV  ", "-- Reply "] {
-            if !text.contains(line) {
+        let is_shared = path.starts_with(SHARED);
+        let last = if is_shared { "-- Sets   " } else { "-- Reply  " };
+        for line in ["-- KEYS   ", "-- ARGV   ", last] {
+            if !text.contains(line) && !path.ends_with("/constants.lua") {
                 wrong.push(format!("{path}: missing line {line}"));
             }
         }
-        if PRELUDES.contains(&name) {
+        if is_shared {
             continue;
         }
-        let Some(script) = scripts::ALL.iter().find(|script| script.body == text) else {
+        let file = path.rsplit('/').next().unwrap();
+        let Some((script, _)) = scripts::ALL.iter().find(|(_, of)| *of == file) else {
             wrong.push(format!("{path}: is missing in the registry"));
             continue;
         };
-        let source = script.source();
         let keys = header_count(text, "KEYS").unwrap_or(0);
         if keys != script.keys {
             wrong.push(format!("{path}: {keys} keys, {} in the registry", script.keys));
         }
         // One key for each of many ids: the number in the registry is the minimum.
-        let relation = if text.lines().any(|line| line.starts_with("-- KEYS  ") && line.contains(" for each ")) {
-            ">="
-        } else {
-            "=="
-        };
-        if !source.contains(&format!("assert(#KEYS {relation} {keys}")) {
+        let has_many = text.lines().any(|line| line.starts_with("-- KEYS  ") && line.contains(" for each "));
+        let relation = if has_many { ">=" } else { "==" };
+        if !text.contains(&format!("assert(#KEYS {relation} {keys}")) {
             wrong.push(format!("{path}: header has {keys} keys, assert has another number"));
         }
-        let is_gated = !script.preludes.is_empty();
-        let arguments = if is_gated { 1 } else { header_count(text, "ARGV").unwrap_or(0) };
-        if !source.contains(&format!("#ARGV == {arguments},")) {
-            wrong.push(format!("{path}: header and assert differ in ARGV"));
-        }
-        if !source.starts_with("#!lua") {
+        if !script.source().starts_with("#!lua") {
             wrong.push(format!("{path}: does not start with #!lua"));
         }
     }
     report(wrong, "make header, assert, and the registry in src/store/scripts.rs agree");
 }
 
-/// Numbers that the preludes assign in lines such as `local A, B = 1, 2`.
-fn lua_constants() -> BTreeMap<String, i64> {
+#[test]
+fn shared_code_of_scripts_is_included() {
     let files = texts("src/store/scripts", "lua");
-    let text =
-        ["gate", "record", "mutation"].map(|name| files[&format!("src/store/scripts/{name}.lua")].clone()).concat();
+    let is_included = |name: &str| {
+        let include = format!("-- include {name}");
+        files.values().any(|text| text.lines().any(|line| line.trim() == include))
+    };
+    let names = files.keys().filter_map(|path| path.strip_prefix(SHARED)?.strip_suffix(".lua"));
+    let unused: Vec<String> = names.filter(|name| !is_included(name)).map(str::to_owned).collect();
+    report(unused, "include the shared code, or delete it");
+}
+
+#[test]
+fn functions_of_scripts_are_short() {
+    let mut wrong = Vec::new();
+    for (path, text) in texts("src/store/scripts", "lua") {
+        let lines: Vec<&str> = text.lines().collect();
+        for (first, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("local function ")) {
+            let length = lines[first..].iter().position(|line| *line == "end").map_or(usize::MAX, |end| end + 1);
+            if length > MAX_FUNCTION {
+                wrong.push(format!("{path}:{}: {line}: {length} lines", first + 1));
+            }
+        }
+    }
+    report(wrong, "split the function");
+}
+
+/// Numbers that lines such as `local A, B = 1, 2` assign.
+fn lua_constants() -> BTreeMap<String, i64> {
+    let text = &texts("src/store/scripts", "lua")["src/store/scripts/lib/constants.lua"];
     let mut constants = BTreeMap::new();
     for line in text.lines() {
         let Some((names, values)) = line.strip_prefix("local ").and_then(|line| line.split_once(" = ")) else {

@@ -26,6 +26,10 @@ const MAX_LABEL_VALUE: usize = 256;
 const MAX_SUBJECT: usize = 256;
 /// Maximum number of authentication methods.
 const MAX_METHODS: usize = 16;
+/// Maximum length of an IP address of a client, in bytes: a proxy may send a list.
+const MAX_IP_ADDRESS: usize = 64;
+/// Maximum length of a user agent, in bytes.
+const MAX_USER_AGENT: usize = 1_024;
 /// Maximum length of an authentication method in bytes.
 const MAX_METHOD: usize = 32;
 /// Maximum nesting of a JSON value.
@@ -202,10 +206,15 @@ impl Violations {
 
     /// Checks and encodes a ClientInfo.
     pub(super) fn client(&mut self, client: Option<pb::ClientInfo>) -> Option<Encoded> {
-        let client = client?;
-        self.max_bytes("client.ip_address", &client.ip_address, 64);
-        self.max_bytes("client.user_agent", &client.user_agent, 1024);
-        self.max_bytes("client.device_name", &client.device_name, MAX_NAME);
+        let mut client = client?;
+        // Descriptions come from browsers and proxies: a long one must not refuse a login.
+        for (text, most) in [
+            (&mut client.ip_address, MAX_IP_ADDRESS),
+            (&mut client.user_agent, MAX_USER_AGENT),
+            (&mut client.device_name, MAX_NAME),
+        ] {
+            text.truncate(text.floor_char_boundary(most));
+        }
         Some(client.encode_to_vec().into())
     }
 

@@ -16,9 +16,6 @@ pub(crate) fn rotate(request: pb::RotateSessionRequest, service: &Service) -> Re
     let mut violations = Violations::default();
     let namespace = violations.namespace(&request.namespace);
     let fingerprint = violations.request_id(&request.request_id, "RotateSession", &request);
-    if fingerprint.is_some() && request.new_token.is_empty() {
-        violations.add("request_id", "requires new_token: the server returns a generated token only once");
-    }
     if request.token.is_empty() {
         violations.add("token", "is required");
     }
@@ -45,7 +42,7 @@ pub(crate) fn rotate(request: pb::RotateSessionRequest, service: &Service) -> Re
             "must be 0 s if subject or authentication is set: a login ends the grace period of every old token",
         );
     }
-    violations.add_policy_violations(|| service.rotate_violations(namespace.as_ref()?, &patch, grace));
+    violations.add_policy_violations(|| service.grace_violations(namespace.as_ref()?, grace));
     violations.finish(|| {
         let namespace = namespace?;
         Some(Rotate { namespace, token, successor, patch, grace, if_revision, request: fingerprint })
@@ -82,7 +79,7 @@ mod tests {
     #[test]
     fn malformed_successor_is_rejected_with_its_reason() {
         let token = Token::generate(|bytes| bytes.fill(7));
-        let successor = Token::successor(token.id(), |bytes| bytes.fill(8)).reveal();
+        let successor = token.successor(&[8; 32]).reveal();
         let with_last = |last: &str| successor[..successor.len() - 1].to_owned() + last;
         let rows = [
             (with_last("b"), "non-zero spare bits"),

@@ -1,9 +1,9 @@
 -- Returns the ids of one namespace whose deadline has passed, the earliest first. If there is none, sets the
 -- namespace's bound to its earliest deadline, or removes a namespace that has no session.
 --
--- KEYS  1 due  2 namespaces
--- ARGV  1 namespace  2 limit, count
--- Reply {now in us, [id, deadline in ms, …], earliest deadline that has not passed, "" = none}
+-- KEYS   1 due  2 namespaces
+-- ARGV   1 namespace  2 limit, count
+-- Reply  {now in us, [id, deadline in ms, …], earliest deadline that has not passed, "" = none}
 
 assert(#KEYS == 2 and #ARGV == 2, 'arity')
 local time = redis.call('TIME')

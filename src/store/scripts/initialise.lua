@@ -1,8 +1,8 @@
 -- Creates the meta of a partition if it has no store id. The first partition decides the store id; all others copy it.
 --
--- KEYS  1 meta
--- ARGV  1 store id  2 format  3 number of partitions  4 nonce, decimal text  5 "names" = keep an existing store id
--- Reply {1, store id, format, number of partitions}
+-- KEYS   1 meta
+-- ARGV   1 store id  2 format  3 number of partitions  4 nonce, decimal text  5 "names" = keep an existing store id
+-- Reply  {1, store id, format, number of partitions}
 
 assert(#KEYS == 1 and #ARGV == 5, 'arity')
 if not redis.call('HGET', KEYS[1], 'store') then

@@ -1,8 +1,8 @@
 -- Returns the log entries after a position, up to a number of entries and of bytes: at least one if there is one.
 --
--- KEYS  1 log
--- ARGV  1 start of the range: "(" and a position, or "-"  2 entries, count  3 bytes
--- Reply {1, entry, …}
+-- KEYS   1 log
+-- ARGV   1 start of the range: "(" and a position, or "-"  2 entries, count  3 bytes
+-- Reply  {1, entry, content, …}: the content is empty if the entry contains it
 
 assert(#KEYS == 1 and #ARGV == 3, 'arity')
 local from, most, bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -12,11 +12,12 @@ while not is_full do
   batch = math.min(batch, most)
   local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', batch)
   for _, entry in ipairs(entries) do
-    local text = entry[2][2]
-    is_full = is_full or #reply > 1 and #text > bytes
+    local text, content = entry[2][2], entry[2][4] or ''
+    is_full = is_full or #reply > 1 and #text + #content > bytes
     if not is_full then
       reply[#reply + 1] = text
-      from, most, bytes = '(' .. entry[1], most - 1, bytes - #text
+      reply[#reply + 1] = content
+      from, most, bytes = '(' .. entry[1], most - 1, bytes - #text - #content
     end
   end
   is_full = is_full or #entries < batch or most == 0

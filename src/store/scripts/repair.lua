@@ -1,8 +1,8 @@
 -- Deletes a key that another client has overwritten with another type, if the store can rebuild it.
 --
--- KEYS  1 key  2 meta   (both in one partition)
--- ARGV  1 kind of the key: meta, log, namespaces, due or subject
--- Reply {0}: the key has its type or does not exist | {1}: deleted | {2}: it has another type and cannot be rebuilt
+-- KEYS   1 key  2 meta   (both in one partition)
+-- ARGV   1 kind of the key: meta, log, namespaces, due or subject
+-- Reply  {0}: the key has its type or does not exist | {1}: deleted | {2}: it has another type and cannot be rebuilt
 
 assert(#KEYS == 2 and #ARGV == 1, 'arity')
 

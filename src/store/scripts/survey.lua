@@ -1,33 +1,34 @@
--- Returns the states of many sessions of one namespace. Has no effect: the caller runs another script on those that need
--- one.
+-- Returns the states of many sessions of one namespace. Has no effect: the caller runs another script on those that need one.
 --
--- KEYS  due, namespaces, one session for each id, meta   (all in the sessions' partition)
--- ARGV  those of gate.lua, and
---         namespace
---         ids          array
--- Reply {DONE, now, 1 = the set of namespaces has the namespace, [state, subject or '', …]}: a pair for each id, in order
+-- KEYS   due, namespaces, one session for each id, meta   (all in the sessions' partition)
+-- ARGV   1 as in gate.lua  2 namespace  3… ids
+-- Reply  {DONE, now, 1 = the set of namespaces has the namespace, [state, beginning of a live record or '', …]}: a pair for
+--        each id, in order
 
+assert(#KEYS >= 4 and #KEYS == #ARGV + 1, 'arity')
+-- include constants
+-- include gate
 local DUE, NAMESPACES = KEYS[1], KEYS[2]
-assert(#KEYS >= 4 and #KEYS == #args.ids + 3, 'arity')
+-- States; the same list is in store/survey.rs. Most records have head, tokens and subject within the beginning.
+local MISSING, LIVE_NOW, OVERDUE, UNSCHEDULED, OTHER = 0, 1, 2, 3, 4
+local BEGINNING = 512
 
--- States; the same list is in store/survey.rs.
-local MISSING, LIVE, OVERDUE, UNSCHEDULED, OTHER = 0, 1, 2, 3, 4
-
-local function state_of(session, record, deadline)
-  if record.err or record[2] then return OTHER end
-  if record[1] then
-    if not deadline then return UNSCHEDULED end
-    return now < deadline and LIVE or OVERDUE
+local function state_of(record, deadline)
+  if record == '' then return deadline and MISSING or OTHER end
+  if type(record) ~= 'string' or #record < HEAD_BYTES or record:byte(1) ~= FORMAT or record:byte(2) ~= LIVE then
+    return OTHER
   end
-  return deadline and redis.call('EXISTS', session) == 0 and MISSING or OTHER
+  if not deadline then return UNSCHEDULED end
+  return now < deadline and LIVE_NOW or OVERDUE
 end
 
 local states = {}
-for n, id in ipairs(args.ids) do
-  local session = KEYS[n + 2]
-  -- A session key of another type is an unreadable record, as in record.lua.
-  local record = redis.pcall('HMGET', session, 'm', 'x', 'u')
-  states[2 * n - 1] = state_of(session, record, tonumber(redis.call('ZSCORE', DUE, id)))
-  states[2 * n] = not record.err and record[3] or ''
+for n = 1, #ARGV - 2 do
+  -- A session key of another type is an unreadable record, as in head.lua.
+  local record = redis.pcall('GETRANGE', KEYS[n + 2], 0, BEGINNING - 1)
+  if record.err and not record.err:find('^WRONGTYPE') then return record end
+  local state = state_of(record, tonumber(redis.call('ZSCORE', DUE, ARGV[n + 2])))
+  states[2 * n - 1] = state
+  states[2 * n] = (state == MISSING or state == OTHER) and '' or record
 end
-return {DONE, now_us, redis.call('ZSCORE', NAMESPACES, args.namespace) and 1 or 0, states}
+return {DONE, now_us, redis.call('ZSCORE', NAMESPACES, ARGV[2]) and 1 or 0, states}

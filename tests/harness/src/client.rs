@@ -148,6 +148,12 @@ impl Client {
         Ok(self.grpc.clone().get_session(request).await?.into_inner().session.unwrap())
     }
 
+    /// Reads a session and touches it in the same call.
+    pub async fn touch(&self, key: Option<SessionKey>) -> CallResult<Session> {
+        let request = GetSessionRequest { namespace: self.namespace.clone(), key, touch: true, ..Default::default() };
+        Ok(self.grpc.clone().get_session(request).await?.into_inner().session.unwrap())
+    }
+
     /// Reads the state of this token.
     pub async fn token_state(&self, token: &str) -> CallResult<TokenState> {
         let request =
@@ -241,6 +247,12 @@ impl Client {
     /// Ends a session and returns whether it was live.
     pub async fn delete(&self, key: Option<SessionKey>) -> CallResult<bool> {
         let request = DeleteSessionRequest { namespace: self.namespace.clone(), key, ..Default::default() };
+        Ok(self.grpc.clone().delete_session(request).await?.into_inner().deleted)
+    }
+
+    /// Sends this DeleteSession request in this client's namespace; returns whether it ended a live session.
+    pub async fn delete_with(&self, request: DeleteSessionRequest) -> CallResult<bool> {
+        let request = DeleteSessionRequest { namespace: self.namespace.clone(), ..request };
         Ok(self.grpc.clone().delete_session(request).await?.into_inner().deleted)
     }
 

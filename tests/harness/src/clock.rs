@@ -8,7 +8,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{Redis, redis::server_arguments, servers::wait_until};
+use super::{
+    Client, Redis,
+    client::{by_id, id_of, new_token},
+    eventually,
+    redis::server_arguments,
+    servers::wait_until,
+};
 
 /// Name of the preloaded library in the directory of a Redis process.
 pub const LIBRARY: &str = "clock.so";
@@ -44,6 +50,17 @@ impl Clock {
             let real = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
             self.now().abs_diff(real.cast_signed() + seconds) <= 1
         });
+    }
+
+    /// Sets the clock, and waits until the servers of these clients have read it: after a step ahead, the first write of a
+    /// server reaches Redis after its deadline by the new time.
+    pub async fn step_to(&self, seconds: i64, clients: &[Client]) {
+        self.shift_to(seconds);
+        for client in clients {
+            // A delete of an id that no session has makes no event.
+            let unknown = by_id(&id_of(&new_token()));
+            eventually("the server has read the clock", async || client.delete(unknown.clone()).await.ok()).await;
+        }
     }
 
     /// Clock of Redis in seconds.

@@ -40,7 +40,8 @@ pub struct Rules {
     pub token_reuse: TokenReuse,
     /// Maximum number of sessions of a subject, and the effect of one more. None: no limit.
     pub limit: Option<(usize, OverLimit)>,
-    /// Whether every touch is written. False: the touch interval is longer than any test, so no touch is written.
+    /// Whether every touch is written. False: the touch interval, a twentieth of the idle timeout, is longer than any test, so
+    /// no touch is written.
     pub every_touch_is_written: bool,
 }
 
@@ -54,7 +55,7 @@ impl Rules {
         };
         let (limit, over_limit) = self.limit.unwrap_or((0, OverLimit::ReplaceOldest));
         let limit_policy = if over_limit == OverLimit::Reject { "reject" } else { "replace-oldest" };
-        let interval = if self.every_touch_is_written { "0s" } else { "1h" };
+        let interval = if self.every_touch_is_written { "0s" } else { "30m" };
         format!(
             "rotation_grace = '{grace}'\ntoken_reuse = '{reuse}'\nsession_limit = {limit}\n\
              session_limit_policy = '{limit_policy}'\ntouch_interval = '{interval}'\n"

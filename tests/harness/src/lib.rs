@@ -140,6 +140,13 @@ impl World {
         self.server_with("").await
     }
 
+    /// Starts two servers in this process with this TOML configuration, and connects a client to each.
+    pub async fn pair_with(&self, toml: &str) -> ([Server; 2], [Client; 2]) {
+        let servers = [self.server_with(toml).await, self.server_with(toml).await];
+        let clients = [servers[0].client().await, servers[1].client().await];
+        (servers, clients)
+    }
+
     /// Starts a server with default settings and connects a client: `World::dedicated().setup().await`.
     pub async fn setup(self) -> Setup {
         self.setup_with("").await

@@ -156,6 +156,26 @@ impl Process {
         kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
     }
 
+    /// Stops the process with SIGSTOP and waits until none of its threads runs: its sockets stay open, and it reads nothing.
+    pub async fn suspend(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.pid());
+        eventually("every thread is stopped", async || {
+            let mut states = std::fs::read_dir(&threads).unwrap().map(|thread| {
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+                // The name of the thread, in parentheses, may contain spaces.
+                stat.rsplit(") ").next().unwrap().starts_with('T')
+            });
+            states.all(|is_stopped| is_stopped).then_some(())
+        })
+        .await;
+    }
+
+    /// Continues a suspended process.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Kills the process (SIGKILL) and waits until it has ended.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

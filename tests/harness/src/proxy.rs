@@ -1,5 +1,5 @@
-//! A proxy between a sessiond server and its Redis: cuts connections, limits the bandwidth of replies, and holds back
-//! requests or replies, at once or from a script call on.
+//! A proxy between a sessiond server and its Redis: cuts connections, limits the bandwidth of replies, delays them, and holds
+//! back requests or replies, at once or from a script call on.
 
 use std::{
     path::PathBuf,
@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{Redis, redis::socket_url};
@@ -42,6 +42,8 @@ struct Control {
     replies: Mutex<Vec<Vec<u8>>>,
     /// Limit of the bytes of all replies. None: no limit.
     line: Mutex<Option<Line>>,
+    /// Time by which replies are delayed.
+    delay: Mutex<Duration>,
 }
 
 /// A line with a limited bandwidth, which all connections share.
@@ -51,10 +53,13 @@ struct Line {
     free_at: Instant,
 }
 
+/// Number of bytes at the end of a source that are searched. Scripts end differently.
+const MARK_BYTES: usize = 60;
+
 /// A script at which the proxy starts to hold back bytes.
 struct Breakpoint {
-    /// SHA-1 of the script.
-    digest: String,
+    /// SHA-1 of the script, or the end of its source: scripts that only read are sent with their source.
+    mark: String,
     /// Number of calls of the script until the breakpoint is reached.
     remaining: u32,
     action: Action,
@@ -70,16 +75,16 @@ enum Action {
 }
 
 impl Control {
-    /// Searches requests for the digest of the breakpoint.
+    /// Searches requests for the mark of the breakpoint.
     ///
-    /// `unsearched` holds the end of the bytes sent before, because a digest may be split over two reads.
+    /// `unsearched` holds the end of the bytes sent before, because a mark may be split over two reads.
     fn inspect(&self, unsearched: &mut Vec<u8>, sent: &[u8], requests_held: &watch::Sender<bool>) {
         let mut breakpoint = self.breakpoint.lock().unwrap();
-        let Some(Breakpoint { digest, remaining, action }) = &mut *breakpoint else { return unsearched.clear() };
+        let Some(Breakpoint { mark, remaining, action }) = &mut *breakpoint else { return unsearched.clear() };
         unsearched.extend_from_slice(sent);
         let mut from = 0;
-        while let Some(at) = unsearched[from..].windows(digest.len()).position(|window| window == digest.as_bytes()) {
-            from += at + digest.len();
+        while let Some(at) = unsearched[from..].windows(mark.len()).position(|window| window == mark.as_bytes()) {
+            from += at + mark.len();
             *remaining = remaining.saturating_sub(1);
             if *remaining == 0 {
                 match action {
@@ -88,7 +93,7 @@ impl Control {
                 };
             }
         }
-        unsearched.drain(..from.max(unsearched.len().saturating_sub(digest.len() - 1)));
+        unsearched.drain(..from.max(unsearched.len().saturating_sub(mark.len() - 1)));
     }
 
     /// Waits until the line has carried these bytes.
@@ -114,6 +119,7 @@ impl Proxy {
             replies_held: watch::Sender::new(false),
             replies: Mutex::default(),
             line: Mutex::new(None),
+            delay: Mutex::default(),
         };
         let proxy = Proxy {
             directory,
@@ -172,9 +178,12 @@ impl Proxy {
     }
 
     fn set_breakpoint(&self, script: &Script, remaining: u32, action: Action) {
-        let loaded = self.redis.command(&["SCRIPT", "LOAD", &script.source()]);
+        let source = script.source();
+        let loaded = self.redis.command(&["SCRIPT", "LOAD", &source]);
         let digest = loaded.lines().nth(1).expect("a digest").to_owned();
-        *self.control.breakpoint.lock().unwrap() = Some(Breakpoint { digest, remaining, action });
+        let reads = script.flags.contains("no-writes");
+        let mark = if reads { source[source.len().saturating_sub(MARK_BYTES)..].to_owned() } else { digest };
+        *self.control.breakpoint.lock().unwrap() = Some(Breakpoint { mark, remaining, action });
     }
 
     /// Returns whether replies are held back.
@@ -191,6 +200,11 @@ impl Proxy {
     /// Limits the bytes of all replies together; the connections share the line fairly.
     pub fn limit_bandwidth(&self, bytes_per_second: u32) {
         *self.control.line.lock().unwrap() = Some(Line { bytes_per_second, free_at: Instant::now() });
+    }
+
+    /// Delays all replies by this time from now on, like a long line to Redis.
+    pub fn delay_replies(&self, delay: Duration) {
+        *self.control.delay.lock().unwrap() = delay;
     }
 
     /// Returns the number of connections that were opened so far.
@@ -259,6 +273,10 @@ async fn relay(
                 break;
             }
             control.replies.lock().unwrap()[number].extend_from_slice(&buffer[..count]);
+            let delay = *control.delay.lock().unwrap();
+            if !delay.is_zero() {
+                sleep(delay).await;
+            }
             for chunk in buffer[..count].chunks(CHUNK) {
                 control.carry(chunk.len()).await;
                 // The client may have closed its side while its requests are still held.

@@ -248,12 +248,14 @@ impl Redis {
         self.list(&["CONFIG", "GET", name]).pop().unwrap_or_default()
     }
 
-    /// Returns all keys, and the raw replies with the contents of all hashes, streams and sorted sets.
+    /// Returns all keys, and the raw replies with the contents of all strings, hashes, streams and sorted sets.
     pub fn contents(&self) -> Vec<u8> {
         let mut all = Vec::new();
         for key in self.keys("*") {
             all.extend_from_slice(key.as_bytes());
-            for read in [&["HGETALL", &key[..]][..], &["XRANGE", &key, "-", "+"], &["ZRANGE", &key, "0", "-1"]] {
+            let reads: [&[&str]; 4] =
+                [&["GET", &key], &["HGETALL", &key], &["XRANGE", &key, "-", "+"], &["ZRANGE", &key, "0", "-1"]];
+            for read in reads {
                 let words: Vec<&[u8]> = read.iter().map(|word| word.as_bytes()).collect();
                 all.extend(self.command_bytes(&words));
             }

@@ -21,7 +21,7 @@ pub enum Call {
     Rotate,
     /// Watch of the session by its token.
     Watch,
-    /// DeleteSession. With a rejected token it succeeds and deletes nothing.
+    /// DeleteSession. Every token that the session stores ends it; with any other token it succeeds and deletes nothing.
     Delete,
 }
 
@@ -29,16 +29,16 @@ pub enum Call {
 pub const EVERY_CALL: [Call; 7] =
     [Call::Get, Call::GetAndTouch, Call::Touch, Call::Update, Call::Rotate, Call::Watch, Call::Delete];
 
+/// All calls that reject a superseded token after its grace period.
+pub const REJECTING_CALLS: [Call; 6] =
+    [Call::Get, Call::GetAndTouch, Call::Touch, Call::Update, Call::Rotate, Call::Watch];
+
 /// Result of [`Client::present`] for an accepted token.
 pub const ACCEPTED: &str = "accepted";
 
 impl Call {
-    /// Returns the result of this call for a superseded token after its grace period.
-    pub fn rejection_of_superseded(self) -> &'static str {
-        self.rejection("TOKEN_ROTATED")
-    }
-
-    /// Returns the result of this call for a token that is rejected with this reason.
+    /// Returns the result of this call for a token of an ended session, or one that the session does not store, which other
+    /// calls reject with this reason.
     pub fn rejection(self, reason: &'static str) -> &'static str {
         if self == Call::Delete { "nothing deleted" } else { reason }
     }

@@ -1,7 +1,7 @@
 //! Reads the ground truth: all logs from their start, including lost branches, trimmed entries and emptied stores.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use sessiond::{
     session::{self, Change},
     store::{self, Error, Eviction, Open, Page, Partition, ReplicatedWrites, Store},
 };
-use sessiond_client::v1::{AttributeValue, Authentication, Cause, EventType};
+use sessiond_client::v1::{Cause, EventType};
 use tokio::time::Instant;
 
 use crate::ground_truth::{Entry, GroundTruth, Log, Position, SessionState, Store as StoreTruth};
@@ -219,22 +219,31 @@ fn parse(entry: store::Entry) -> Entry {
         kind,
         cause,
         after: (!session.lacks_state()).then(|| state_of(session)),
-        before: event.before.map(|facets| (facets.subject, facets.labels)),
+        before: event.before.map(|fields| (fields.subject().to_owned(), labels_of(&fields))),
         changed: event.changed_attributes,
     }
 }
 
+/// Fields of a stored session in the form of the client's stubs.
+fn decoded(session: &session::Session) -> sessiond_client::v1::Session {
+    let attributes =
+        session.attributes.as_ref().map(|block| store::plain_attributes(block).expect("attributes can be read"));
+    let attributes = attributes.unwrap_or_default();
+    let encoded = [&session.basic.bytes()[..], &attributes.bytes()[..]].concat();
+    sessiond_client::v1::Session::decode(&encoded[..]).expect("the content is encoded fields of a session")
+}
+
+fn labels_of(basic: &session::Basic) -> BTreeMap<String, String> {
+    basic.labels().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 fn state_of(session: &session::Session) -> SessionState {
-    let value = |encoded: &session::Encoded| AttributeValue::decode(encoded.clone()).expect("a value can be read");
-    let authentication = session
-        .authentication
-        .clone()
-        .map(|encoded| Authentication::decode(encoded).expect("an authentication can be read"));
+    let decoded = decoded(session);
     let content = Content {
-        subject: session.subject.clone(),
-        attributes: session.attributes.iter().map(|(name, encoded)| (name.clone(), value(encoded))).collect(),
-        labels: session.labels.clone(),
-        authentication,
+        subject: decoded.subject,
+        attributes: decoded.attributes.into_iter().collect(),
+        labels: decoded.labels.into_iter().collect(),
+        authentication: decoded.authentication,
         idle_timeout: session.idle_timeout.map_or(0, |timeout| (timeout / 1000) as i64),
         generation: session.token_generation as i32,
     };

@@ -167,6 +167,7 @@ pub fn rejection(status: &tonic::Status) -> Option<Reply> {
         "REVISION_MISMATCH" => (Code::Aborted, "current_revision"),
         "SUBJECT_CHANGE" | "SUBJECT_SESSION_LIMIT" => (Code::FailedPrecondition, ""),
         "FIELD_INVALID" | "REQUEST_ID_REUSED" => (Code::InvalidArgument, ""),
+        "REQUEST_ID_LIMIT" => (Code::ResourceExhausted, ""),
         _ => return None,
     };
     assert_eq!(status.code(), code, "{status:?}");

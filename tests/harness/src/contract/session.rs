@@ -6,14 +6,15 @@ use super::{
     Call, Rules, TokenReuse,
     calls::KeyRef,
     patch::Patch,
-    state::{Content, Known, Live, State, Token, Tombstone},
+    state::{Content, Known, Live, ReturnedTo, State, Token, Tombstone},
     step::{Expected, Step},
 };
 
 /// Number of superseded tokens that a session keeps.
 const OLD_TOKENS: usize = 16;
-/// Number of calls with a request id that a session keeps for their retries.
-const REQUEST_IDS: usize = 16;
+/// Number of calls with a request id that a session keeps for their retries. A further one is rejected: a case takes less than
+/// the time for which each is kept.
+const REQUEST_IDS: usize = 64;
 /// Default idle timeout in seconds.
 const IDLE_TIMEOUT: i64 = 30 * 60;
 
@@ -47,9 +48,10 @@ fn create(state: &State, call: &Call, has_room: bool) -> Step {
     let Call::Create(request) = call else { unreachable!() };
     match state {
         State::Ended(_) => Step::rejected("SESSION_ENDED", state.clone()),
-        State::Live(live) => match live.retried(call) {
-            Some(step) => step,
-            None => Step::rejected("SESSION_EXISTS", state.clone()),
+        State::Live(live) => match (live.retried(call), live.token_index(&request.token)) {
+            (None, _) | (_, None) => Step::rejected("SESSION_EXISTS", state.clone()),
+            (Some(_), Some(index)) if !live.is_valid(index) => Step::rejected("TOKEN_ROTATED", state.clone()),
+            (Some(step), Some(_)) => step,
         },
         State::NotCreated if !has_room => Step::rejected("SUBJECT_SESSION_LIMIT", State::NotCreated),
         State::NotCreated => {
@@ -93,17 +95,25 @@ impl Live {
             },
             _ => None,
         };
-        if let Some(step) = self.retried(call) {
-            return step;
-        }
         let mut live = self.clone();
         let state = match presented {
+            _ if matches!(call, Call::Delete(_)) => TokenState::Unspecified,
             None => TokenState::Unspecified,
-            Some(index) if !live.is_valid(index) => return live.reject_superseded(rules, call, index),
+            Some(index) if !live.is_valid(index) => {
+                return match live.retried(call) {
+                    Some(step) if live.remembers(call) && live.may_retry_rotation(call, index) => step,
+                    Some(_) => Step::rejected("TOKEN_ROTATED", live),
+                    None => live.reject_superseded(rules, index),
+                };
+            }
             Some(index) if index + 1 == live.tokens.len() => TokenState::Current,
             Some(_) => TokenState::Superseded,
         };
         live = live.with_token_presented(call).unwrap_or(live);
+        if let Some(step) = live.retried(call) {
+            let is_lost = presented.is_some_and(|index| live.remembers(call) && !live.may_retry_rotation(call, index));
+            return if is_lost { Step::rejected("TOKEN_ROTATED", live) } else { step };
+        }
         match call {
             Call::Get(request) => {
                 live.touch_if(request.touch && rules.every_touch_is_written);
@@ -115,7 +125,10 @@ impl Live {
             }
             Call::Delete(_) => {
                 let deleted_by = Some(call.clone()).filter(|call| !call.request_id().is_empty());
-                Step::new(Expected::Deleted(true), live.ended(end_cause(call), deleted_by)).with(EventType::Ended)
+                let is_reuse = presented.is_some_and(|index| !live.is_valid(index) && live.is_reuse(rules, index));
+                let ends_for_reuse = is_reuse && rules.token_reuse == TokenReuse::EndSession;
+                let cause = if ends_for_reuse { Cause::TokenReuse } else { end_cause(call) };
+                Step::new(Expected::Deleted(true), live.ended(cause, deleted_by)).with(EventType::Ended)
             }
             _ => live.change(rules, call, &Patch::of(call), presented, has_room),
         }
@@ -132,12 +145,35 @@ impl Live {
         Some(Step::new(expected, self.clone()))
     }
 
-    /// Rejects a superseded token after its grace period. It is token reuse if a successor was presented and the grace
+    /// Returns whether this very call is kept for its retries.
+    fn remembers(&self, call: &Call) -> bool {
+        self.requests.contains(call)
+    }
+
+    /// Returns whether a kept call may be retried with the token at this index. Of all calls, only a rotation has a
+    /// condition: the server must be able to return its successor, and a token that is not accepted any more must have been
+    /// superseded by it.
+    fn may_retry_rotation(&self, call: &Call, index: usize) -> bool {
+        let Call::Rotate(request) = call else { return self.is_valid(index) };
+        let (is_newest, current) = (index + 2 == self.tokens.len(), &self.tokens[self.tokens.len() - 1]);
+        match (request.new_token.is_empty(), self.is_valid(index)) {
+            (false, is_valid) => is_valid || is_newest,
+            (true, true) => is_newest && !current.presented && current.returned_to == ReturnedTo::AllInGrace,
+            (true, false) => is_newest && !current.presented && current.returned_to == ReturnedTo::Retry,
+        }
+    }
+
+    /// Returns whether a superseded token after its grace period is token reuse: a successor was presented and the grace
     /// period of the policy is over too.
-    fn reject_superseded(mut self, rules: &Rules, call: &Call, index: usize) -> Step {
-        let is_reuse = rules.token_reuse != TokenReuse::InGrace && self.is_successor_presented(index);
+    fn is_reuse(&self, rules: &Rules, index: usize) -> bool {
+        rules.token_reuse != TokenReuse::InGrace && self.is_successor_presented(index)
+    }
+
+    /// Rejects a superseded token after its grace period.
+    fn reject_superseded(mut self, rules: &Rules, index: usize) -> Step {
+        let is_reuse = self.is_reuse(rules, index);
         let was_reported = self.tokens[index].reported;
-        let step = match rules.token_reuse {
+        match rules.token_reuse {
             TokenReuse::EndSession if is_reuse => {
                 Step::rejected("SESSION_ENDED", self.ended(Cause::TokenReuse, None)).with(EventType::Ended)
             }
@@ -147,11 +183,18 @@ impl Live {
                 Step::rejected("TOKEN_ROTATED", self).with(EventType::TokenReused)
             }
             _ => Step::rejected("TOKEN_ROTATED", self),
-        };
-        match call {
-            Call::Delete(_) => Step { expected: Expected::Deleted(false), ..step },
-            _ => step,
         }
+    }
+
+    /// Returns whether a superseded token in its grace period may rotate to this successor; empty: one that the server
+    /// generates. The rotation returns the successor that was issued, and changes no token.
+    fn may_rotate_again(&self, index: usize, successor: &str) -> bool {
+        let current = &self.tokens[self.tokens.len() - 1];
+        let is_issued = match successor {
+            "" => current.returned_to == ReturnedTo::AllInGrace,
+            _ => current.text == successor,
+        };
+        index + 2 == self.tokens.len() && !current.presented && is_issued
     }
 
     /// Applies UpdateSession or RotateSession.
@@ -161,18 +204,20 @@ impl Live {
         let is_login = patch.subject.is_some() || patch.authentication.is_some();
         let joined_subject =
             patch.subject.as_ref().filter(|subject| !subject.is_empty() && before.content.subject != **subject);
-        // A superseded token may rotate once more while no successor was presented: the reply of the first rotation may
-        // have been lost.
-        let may_rotate =
-            |index: usize| !before.tokens[index].was_rotated_again && !before.is_successor_presented(index);
-        let rejected = if superseded.is_some_and(|index| is_login || patch.successor.is_some() && !may_rotate(index)) {
+        let may_rotate = |index: usize, new: &String| before.may_rotate_again(index, new);
+        let is_refused = |index: usize| patch.successor.as_ref().is_some_and(|new| !may_rotate(index, new));
+        let successor = patch.successor.as_ref().filter(|_| superseded.is_none());
+        let is_known = |new: &String| !new.is_empty() && self.tokens.iter().any(|token| token.text == *new);
+        let rejected = if superseded.is_some_and(|index| is_login || is_refused(index)) {
             Some("TOKEN_ROTATED")
-        } else if patch.successor.as_ref().is_some_and(|new| self.tokens.iter().any(|token| token.text == *new)) {
+        } else if successor.is_some_and(is_known) {
             Some("FIELD_INVALID")
         } else if patch.if_revision.is_some_and(|revision| self.revision != Known::Exactly(revision)) {
             Some("REVISION_MISMATCH")
         } else if joined_subject.is_some() && !before.content.subject.is_empty() {
             Some("SUBJECT_CHANGE")
+        } else if !call.request_id().is_empty() && self.requests.len() >= REQUEST_IDS {
+            Some("REQUEST_ID_LIMIT")
         } else if joined_subject.is_some() && !has_room {
             Some("SUBJECT_SESSION_LIMIT")
         } else {
@@ -183,15 +228,18 @@ impl Live {
         }
 
         patch.apply(&mut self.content);
-        if let Some(successor) = &patch.successor {
+        if let Some(successor) = successor {
             self.content.generation += 1;
-            if let Some(index) = superseded {
-                self.tokens[index].was_rotated_again = true;
-            }
+            let has_grace = rules.token_reuse == TokenReuse::InGrace && !patch.without_grace && !is_login;
             if let Some(present) = self.tokens.last_mut() {
-                present.in_grace = rules.token_reuse == TokenReuse::InGrace && !patch.without_grace;
+                present.in_grace = has_grace;
             }
-            self.tokens.push(Token { text: successor.clone(), ..Token::default() });
+            let returned_to = match (successor.is_empty(), has_grace, call.request_id().is_empty()) {
+                (true, true, _) => ReturnedTo::AllInGrace,
+                (true, false, false) => ReturnedTo::Retry,
+                _ => ReturnedTo::NoOther,
+            };
+            self.tokens.push(Token { text: successor.clone(), returned_to, ..Token::default() });
             self.tokens.drain(..self.tokens.len().saturating_sub(OLD_TOKENS + 1));
         }
         if is_login {
@@ -204,7 +252,7 @@ impl Live {
         }
         self.touch_if(patch.touch && (is_change || rules.every_touch_is_written));
         self.remember(call);
-        match (is_change, &patch.successor) {
+        match (is_change, successor) {
             (false, _) => Step::new(Expected::Session(TokenState::Unspecified), self),
             (true, None) => self.changed(EventType::Updated),
             (true, Some(_)) => self.changed(EventType::Rotated),
@@ -215,7 +263,6 @@ impl Live {
     fn remember(&mut self, call: &Call) {
         if !call.request_id().is_empty() {
             self.requests.push(call.clone());
-            self.requests.drain(..self.requests.len().saturating_sub(REQUEST_IDS));
         }
     }
 

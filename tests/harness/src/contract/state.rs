@@ -61,7 +61,7 @@ pub struct Live {
     pub content: Content,
     /// Tokens, the oldest first; the last one is current.
     pub tokens: Vec<Token>,
-    /// Last calls with a request id, the oldest first; at most 16.
+    /// Calls with a request id, the oldest first; at most 64.
     pub requests: Vec<Call>,
 }
 
@@ -104,10 +104,22 @@ pub struct Token {
     pub presented: bool,
     /// Whether it is superseded and within its grace period.
     pub in_grace: bool,
-    /// Whether it has rotated the session a second time, as after a lost first reply. A third time is rejected.
-    pub was_rotated_again: bool,
+    /// Which further rotations of its predecessor return it, until it is presented.
+    pub returned_to: ReturnedTo,
     /// Whether its reuse was reported. Later reuse is not.
     pub reported: bool,
+}
+
+/// Further rotations of a token that return the successor that the server generated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReturnedTo {
+    /// None: the caller chose the successor, or the token had no grace period and the call no request id.
+    #[default]
+    NoOther,
+    /// All within the grace period of the token.
+    AllInGrace,
+    /// The retry of the rotation. The token had no grace period.
+    Retry,
 }
 
 /// Record that is kept after the end of a session.

@@ -80,6 +80,8 @@ impl Live {
                 token.clone_into(&mut present.text);
                 !token.is_empty() && id_of(token) == id
             }
+            // A further rotation of the predecessor returns the same successor.
+            Call::Rotate(request) if request.new_token.is_empty() => present.text == token,
             _ => token.is_empty(),
         }
     }

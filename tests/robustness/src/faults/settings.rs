@@ -23,9 +23,9 @@ pub const CHANGES: [SettingChanged; 4] = [
         restore: &[&["ACL", "SETUSER", "sessiond", "+xadd"]],
     },
     SettingChanged {
-        name: "right to HDEL taken",
-        change: &[&["ACL", "SETUSER", "sessiond", "-hdel"]],
-        restore: &[&["ACL", "SETUSER", "sessiond", "+hdel"]],
+        name: "right to SET taken",
+        change: &[&["ACL", "SETUSER", "sessiond", "-set"]],
+        restore: &[&["ACL", "SETUSER", "sessiond", "+set"]],
     },
     SettingChanged {
         name: "password changed",

@@ -1,0 +1,152 @@
+//! Ends sessions: on request, at their deadline, and when their key is missing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    Condition, Ended, Expired, Settled, Store,
+    error::Error,
+    record::Corrupt,
+    script_call::{Reply, ScriptCall, WriteConcern, millis, unexpected},
+    scripts::{self, Outcome},
+    subjects::Why,
+};
+use crate::{
+    redis::LONGEST_NOT_AFTER,
+    session::{Basic, Cause, Credential, Millis, Policy, RequestId, SessionRef, encode_subject},
+};
+
+/// TTL of a tombstone that a delete writes if there is no session: the longest time that a create can be in flight, plus the
+/// tolerated difference between the clocks of two Redis hosts.
+const UNKNOWN_ID_TOMBSTONE: Duration = LONGEST_NOT_AFTER.saturating_add(Duration::from_secs(5));
+/// Minimum TTL of a tombstone whose id is about to be removed from the subject index. Longer than any create or login in
+/// flight at the time of the removal.
+const INDEX_TOMBSTONE: Duration = Duration::from_secs(60);
+
+impl Store {
+    /// Ends a session with this cause. If there is no session, writes a tombstone for [`UNKNOWN_ID_TOMBSTONE`], so that a
+    /// create in flight fails.
+    pub async fn end(
+        &self,
+        name: &SessionRef,
+        credential: Credential,
+        cause: Cause,
+        request: Option<RequestId>,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Ended, Error> {
+        let call = self.session_call(name, &self.keys.session_keys(name), credential, policy);
+        let call = call.number(cause as u64).number(millis(UNKNOWN_ID_TOMBSTONE)).request(request);
+        self.run_end(name, call.arg("").arg("").arg(""), policy, deadline).await
+    }
+
+    /// Ends a session if it meets the condition; writes a tombstone if there is no session.
+    pub async fn end_of(
+        &self,
+        name: &SessionRef,
+        condition: Condition<'_>,
+        cause: Cause,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Ended, Error> {
+        let call = self.session_call(name, &self.keys.session_keys(name), Credential::Id, policy);
+        let call = call.number(cause as u64).number(millis(INDEX_TOMBSTONE)).request(None);
+        let call = call.arg(encode_subject(condition.subject)).optional(condition.reserved_since);
+        let call = call.optional(condition.created_before.map(|Millis(before)| before));
+        self.run_end(name, call, policy, deadline).await
+    }
+
+    async fn run_end(
+        &self,
+        name: &SessionRef,
+        call: ScriptCall,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Ended, Error> {
+        let mut reply = self.write(&scripts::END, WriteConcern::of(policy), &call, deadline).await?;
+        Ok(match reply.outcome {
+            Outcome::Done => {
+                self.ended(name, &mut reply)?;
+                Ended::Now
+            }
+            Outcome::Ended => {
+                self.ended(name, &mut reply)?;
+                Ended::Before
+            }
+            Outcome::NotFound => Ended::Before,
+            Outcome::NotMeant => Ended::NotMeant,
+            Outcome::RequestIdReused => Ended::RequestIdReused,
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
+            other => return Err(unexpected(&scripts::END, other)),
+        })
+    }
+
+    /// Ends a session that is past its deadline, or whose key is missing although its id is still in the due set; no other.
+    pub async fn expire(&self, name: &SessionRef, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
+        let mut reply = self.run_expire(name, None, None, policy, deadline).await?;
+        Ok(match reply.outcome {
+            Outcome::Done => {
+                self.ended(name, &mut reply)?;
+                Expired::Now
+            }
+            Outcome::NotDue => Expired::NotDue,
+            Outcome::NotFound | Outcome::Ended | Outcome::Corrupt => Expired::Before,
+            other => return Err(unexpected(&scripts::EXPIRE, other)),
+        })
+    }
+
+    /// Ends a session that expired, and returns whether it lives and its subject. If it does not live, a tombstone keeps its
+    /// id from being created while the caller removes the id from the subject index. `reserved_since` is the time in us of a
+    /// reservation that may give the session a subject; None = no reservation.
+    pub async fn settle(
+        &self,
+        name: &SessionRef,
+        reserved_since: Option<u64>,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Settled, Error> {
+        let mut reply = self.run_expire(name, Some(millis(INDEX_TOMBSTONE)), reserved_since, policy, deadline).await?;
+        Ok(match reply.outcome {
+            Outcome::Done | Outcome::Ended => {
+                self.ended(name, &mut reply)?;
+                Settled::Ended
+            }
+            Outcome::NotDue => {
+                let basic = Basic::parse(reply.bytes()?).map_err(|_| self.corrupt(name, Corrupt::Basic))?;
+                Settled::Lives { subject: basic.subject().to_owned(), is_reserved: reply.number()? == 1 }
+            }
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
+            other => return Err(unexpected(&scripts::EXPIRE, other)),
+        })
+    }
+
+    async fn run_expire(
+        &self,
+        name: &SessionRef,
+        least_tombstone: Option<u64>,
+        reserved_since: Option<u64>,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let call = self.session_call(name, &self.keys.session_keys(name), Credential::Id, policy);
+        let call = call.optional(least_tombstone).optional(reserved_since);
+        self.write(&scripts::EXPIRE, WriteConcern::Primary, &call, deadline).await
+    }
+
+    /// Reads the cause of an end. If this call ended the session, queues the id for removal from the subject index.
+    pub(super) fn ended(&self, name: &SessionRef, reply: &mut Reply) -> Result<Cause, Error> {
+        let cause = reply.cause()?;
+        let basic = Basic::parse(reply.bytes()?).unwrap_or_default();
+        if !basic.subject().is_empty() {
+            self.note_left(name, basic.subject().to_owned(), Why::Ended(Instant::now()));
+        }
+        Ok(cause)
+    }
+
+    pub(super) fn corrupt(&self, name: &SessionRef, cause: Corrupt) -> Error {
+        crate::observe::error!(session = %name, %cause, "record is corrupt");
+        self.metrics.corrupt_records.inc();
+        Error::Corrupt { name: name.clone(), cause }
+    }
+}

@@ -1,0 +1,35 @@
+-- Appends the only log entry of a script and publishes it.
+--
+-- KEYS   those of head.lua
+-- ARGV   those of head.lua
+-- Reads  entry_type; entry_cause; head: head of the record after the change up to the seal, empty = the state is unknown;
+--        changes: as Rust packed them; content, and `start`: position of `basic` in it, from 0; with 0 it is small
+-- Sets   nothing
+--
+-- An entry with a small content is one text, in the log and on the channel. A larger one has two parts, so that the content
+-- is not copied; above 64 KiB only its position and the previous one are published. If the publish fails, the message is
+-- lost: readers find the entry in the log.
+
+-- Redis checks rights command by command, so a right that was taken has to stop the script before its first write.
+local may = redis.acl_check_cmd
+if not (may('XADD', LOG, '*', 'f', 'v') and may('HSET', META, 'f', 'v') and may('SET', SESSION, 'v')
+  and may('SETRANGE', SESSION, 0, 'v')) then
+  error({err = 'NOPERM the Redis user lacks a right that the scripts need'})
+end
+-- Format, type, cause, start; bytes of the parts that follow.
+local position = string.format('%d-%d', new_revision, NONCE)
+local entry = struct.pack('>BBBI2BBBBI4I4', FORMAT, entry_type, entry_cause, start, #position, #last, #head, #NAME,
+  #changes, #content) .. position .. last .. head .. NAME .. changes .. (start == 0 and content or '')
+local entry_bytes = #entry + (start == 0 and 0 or #content)
+if start == 0 then
+  redis.call('XADD', LOG, position, 'e', entry)
+else
+  redis.call('XADD', LOG, position, 'e', entry, 'c', content)
+end
+redis.call('HSET', META, 'last', position, 'bytes', string.format('%d', logged_bytes + entry_bytes))
+if entry_bytes > 65536 then
+  redis.pcall('SPUBLISH', CHANNEL, position .. ' ' .. last)
+else
+  redis.pcall('SPUBLISH', CHANNEL, entry)
+  if start > 0 then redis.pcall('SPUBLISH', CHANNEL, content) end
+end

@@ -1,0 +1,13 @@
+-- Sets the deadline of the session in the due set. If the set of namespaces lacks the namespace, its bound is the earliest
+-- deadline of all its sessions: the set may have been lost.
+--
+-- KEYS   those of head.lua
+-- ARGV   2 as in head.lua
+-- Reads  expires; namespace_score: score of the namespace in the set of namespaces, read before the first write
+-- Sets   nothing
+
+local namespace, id = NAME:match('^([^:]*):(.*)$')
+redis.call('ZADD', DUE, expires > 0 and expires or '+inf', id)
+if not namespace_score or tonumber(namespace_score) > (expires > 0 and expires or math.huge) then
+  redis.call('ZADD', NAMESPACES, redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2], namespace)
+end

@@ -1,0 +1,358 @@
+//! Changes sessions: merges the content in Rust, and lets the script decide everything else.
+//!
+//! A change of the content is read, merged and sent with the content position that was read. If another call changed the content
+//! in between, the script writes nothing and the call decides again on the new record. With the second conflict the call takes
+//! the turn: changes of the content by others wait until it ends.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    MAX_LABELS, Reservation, Store, Successor, Update, Updated,
+    error::Error,
+    keys::SessionKeys,
+    random_nonce,
+    record::{
+        CommonRead, Corrupt, EncodedContent, Extent, Kind, MAX_REQUESTS, NEW_TOKEN_BYTES, Record, common_read,
+        plain_attributes,
+    },
+    script_call::{Reply, WriteConcern, millis, unexpected},
+    scripts::{self, Outcome},
+    subjects::Why,
+};
+use crate::session::{
+    AttributeBlock, Basic, Credential, Durability, PatchedAttributes, Policy, Revision, Session, SessionRef, Touch,
+    View, wire,
+};
+
+/// Number of conflicts after which a call takes the turn if there is another one.
+const CONFLICTS_BEFORE_TURN: u32 = 1;
+/// Maximum number of sends with the turn. Others can then be faster only while the turn lapses.
+const SENDS_WITH_TURN: u32 = 3;
+/// Time added to `retry_window` before a request id is left out of a new record: the estimated time may be ahead.
+const REQUEST_MARGIN_MS: u64 = 5_000;
+
+/// An update of one session.
+struct UpdateCall<'a> {
+    name: &'a SessionRef,
+    keys: SessionKeys,
+    credential: Credential,
+    update: &'a Update<'a>,
+    policy: &'a Policy,
+    deadline: Instant,
+}
+
+/// What an update does to the record that was read.
+#[derive(Default)]
+struct Plan {
+    /// New content. None: it stays.
+    content: Option<EncodedContent>,
+    /// Number of request ids of the new record.
+    requests: usize,
+    /// Changes for the log entry.
+    changes: Bytes,
+    /// Reason why the content does not allow the update.
+    refusal: Option<Updated>,
+    /// Whether the session gets its first subject.
+    gets_subject: bool,
+    /// Subject that the session loses.
+    lost_subject: Option<String>,
+}
+
+impl Store {
+    /// Changes a session; rotates its token if there is a successor.
+    pub async fn update(
+        &self,
+        name: &SessionRef,
+        credential: Credential,
+        update: &Update<'_>,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Updated, Error> {
+        let keys = self.keys.session_keys(name);
+        let call = UpdateCall { name, keys, credential, update, policy, deadline };
+        if update.patch.is_empty() {
+            let reply = self.send_update(&call, None, &Plan::default(), 0).await?;
+            return self.updated(&call, None, Plan::default(), reply);
+        }
+        // A replicated write waits for replicas, and must not make others wait too.
+        let _turn = match policy.durability {
+            Durability::Local => Some(self.queues.wait(name, deadline).await?),
+            Durability::Replicated => None,
+        };
+        self.update_content(&call).await
+    }
+
+    async fn update_content(&self, call: &UpdateCall<'_>) -> Result<Updated, Error> {
+        let (mut conflicts, mut turn) = (0, 0);
+        let mut record = self.read_record(&call.keys, call.deadline).await?;
+        loop {
+            // A wrong token costs no merge, which would reveal by its time that the session exists.
+            let is_known = |record: &&Record| record.front.kind == Kind::Live && record.front.knows(call.credential);
+            let live = record.as_ref().filter(is_known);
+            let now_us = self.now_at(call.keys.partition);
+            // The script decides first whether the caller may learn that the content is damaged.
+            let (mut plan, damage) = match live.map(|record| call.plan(record, now_us)) {
+                Some(Ok(plan)) => (plan, None),
+                Some(Err(cause)) => (Plan::default(), Some(cause)),
+                None => (Plan::default(), None),
+            };
+            let live = live.filter(|_| damage.is_none());
+            if let Some(record) = live
+                && call.is_decided_by(record, &plan, now_us)
+            {
+                if let Some(refusal) = plan.refusal.take() {
+                    return Ok(refusal);
+                }
+                let session = record.session(call.name, &call.keys.name, call.update.view);
+                let session = session.map_err(|cause| self.corrupt(call.name, cause))?;
+                return Ok(Updated::Session { session, salt: None });
+            }
+            let mut reply = self.send_update(call, Some(live), &plan, turn).await?;
+            match reply.outcome {
+                Outcome::Conflict if conflicts < CONFLICTS_BEFORE_TURN + SENDS_WITH_TURN => {
+                    if let Some(cause) = damage {
+                        return Err(self.corrupt(call.name, cause));
+                    }
+                    conflicts += 1;
+                    if conflicts >= CONFLICTS_BEFORE_TURN && turn == 0 {
+                        turn = random_nonce() | 1;
+                    }
+                    let text = reply.bytes()?;
+                    record = match text.is_empty() {
+                        true => self.read_record(&call.keys, call.deadline).await?,
+                        false => Record::parse(&call.keys.name, &text, Extent::Whole).ok(),
+                    };
+                }
+                Outcome::Busy => {
+                    let wait = Duration::from_millis(reply.number()?.clamp(1, 100));
+                    if Instant::now() + wait >= call.deadline {
+                        return Err(Error::Timeout);
+                    }
+                    sleep(wait).await;
+                    record = self.read_record(&call.keys, call.deadline).await?;
+                }
+                _ => return self.updated(call, live, plan, reply),
+            }
+        }
+    }
+
+    /// Sends the script. `read` is the record that was read before; None: any record is right.
+    async fn send_update(
+        &self,
+        call: &UpdateCall<'_>,
+        read: Option<Option<&Record>>,
+        plan: &Plan,
+        turn: u64,
+    ) -> Result<Reply, Error> {
+        let UpdateCall { name, keys, credential, update, policy, deadline } = call;
+        let script = if update.successor.is_some() { &scripts::ROTATE } else { &scripts::UPDATE };
+        let mut script_call = self.session_call(name, keys, *credential, policy).in_store(update.reserved);
+        script_call = script_call.arg(call.change(plan, turn));
+        let mut expected = BytesMut::with_capacity(64);
+        match read {
+            None => {}
+            // No live session has this content position.
+            Some(None) => expected.put_bytes(0, 28),
+            Some(Some(record)) => {
+                expected.extend_from_slice(&record.front.content_position());
+                expected.put_u16(record.front.tokens().len() as u16);
+                expected.put_u16(record.front.request_bytes as u16);
+                expected.extend_from_slice(&record.front.seal());
+            }
+        }
+        if let Some(content) = &plan.content {
+            expected.extend_from_slice(&content.layout(plan.requests));
+            self.note_sizes(content);
+        }
+        script_call = script_call.arg(expected);
+        script_call = match (&plan.content, read) {
+            (Some(content), Some(Some(record))) => {
+                let rotates = update.successor.is_some();
+                let front_bytes = record.front.bytes_after(rotates, *credential);
+                script_call.content(content.argument(front_bytes, plan.requests))
+            }
+            _ => script_call.arg(""),
+        };
+        script_call = script_call.arg(plan.changes.clone());
+        if update.request.is_some() || update.successor.is_some() {
+            script_call = script_call.request(update.request);
+        }
+        if let Some(Successor { verifier, salt, .. }) = &update.successor {
+            let mut successor = BytesMut::with_capacity(48);
+            successor.extend_from_slice(verifier.as_bytes());
+            successor.extend_from_slice(salt.as_ref().map_or(&[], |salt| &salt[..]));
+            script_call = script_call.arg(successor);
+        }
+        self.write(script, WriteConcern::of(policy), &script_call, *deadline).await
+    }
+
+    /// Converts the final reply of the script.
+    fn updated(
+        &self,
+        call: &UpdateCall<'_>,
+        read: Option<&Record>,
+        plan: Plan,
+        mut reply: Reply,
+    ) -> Result<Updated, Error> {
+        let (name, text) = (call.name, &call.keys.name);
+        Ok(match reply.outcome {
+            Outcome::Done | Outcome::Shared => {
+                if let Some(refusal) = plan.refusal {
+                    return Ok(refusal);
+                }
+                let corrupt = |cause| self.corrupt(name, cause);
+                let record =
+                    Record::of_reply(text, &reply.bytes()?, read, Extent::of(call.update.view)).map_err(corrupt)?;
+                let is_shared = reply.outcome == Outcome::Shared;
+                let is_applied = record.front.position.nonce == reply.nonce;
+                let session = match plan.content {
+                    // The reply to a retry is the current session, without the content of this call.
+                    Some(content) if is_applied => call.session_after(&record, content),
+                    _ => record.session(name, text, call.update.view).map_err(corrupt)?,
+                };
+                if let Some(subject) = plan.lost_subject.filter(|_| is_applied) {
+                    self.note_left(name, subject, Why::Left { at: session.revision.0 });
+                }
+                Updated::Session { session, salt: record.front.salt().filter(|_| is_shared) }
+            }
+            Outcome::NotFound => Updated::NotFound,
+            Outcome::Ended => Updated::Ended(self.ended(name, &mut reply)?),
+            Outcome::Rotated => Updated::Rotated,
+            Outcome::TokenKnown => Updated::TokenKnown,
+            Outcome::NotReserved => Updated::NotReserved { void_until: reply.number()? },
+            Outcome::RevisionMismatch => Updated::RevisionMismatch { current: Revision(reply.number()?) },
+            Outcome::RequestIdReused => Updated::RequestIdReused,
+            Outcome::RequestIdLimit => Updated::RequestIdLimit { wait: Duration::from_millis(reply.number()?) },
+            // The session changes faster than this call can follow.
+            Outcome::Conflict => return Err(Error::Timeout),
+            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
+            other => return Err(unexpected(&scripts::UPDATE, other)),
+        })
+    }
+}
+
+impl UpdateCall<'_> {
+    /// Merges the patch into the content of the record, and checks the limits: only growth is refused.
+    fn plan(&self, record: &Record, now_us: Option<u64>) -> Result<Plan, Corrupt> {
+        let (update, patch) = (self.update, self.update.patch);
+        let before = record.basic(&self.keys.name)?;
+        let attributes = plain_attributes(&record.attributes(&self.keys.name)?)?;
+        let basic = before.patched(patch);
+        let patched = attributes.patched(patch).map_err(|_| Corrupt::Attributes)?;
+        let mut plan = Plan { refusal: self.refusal(&before, &basic, &patched), ..Plan::default() };
+        if plan.refusal.is_some() || basic == before && patched.changed.is_empty() {
+            return Ok(plan);
+        }
+        plan.gets_subject = before.subject().is_empty() && !basic.subject().is_empty();
+        plan.lost_subject =
+            (basic.subject().is_empty() && !before.subject().is_empty()).then(|| before.subject().to_owned());
+        plan.changes = changes(&patched.changed, &before, &basic);
+        plan.requests = record.requests_kept(update.request.is_some(), now_us, self.policy);
+        plan.content = Some(EncodedContent::new(&self.keys.name, basic, patched.attributes));
+        Ok(plan)
+    }
+
+    fn refusal(&self, before: &Basic, after: &Basic, patched: &PatchedAttributes) -> Option<Updated> {
+        let (policy, count, bytes) = (self.policy, patched.after.count, patched.after.bytes);
+        if !before.subject().is_empty() && !after.subject().is_empty() && before.subject() != after.subject() {
+            return Some(Updated::SubjectChange);
+        }
+        if count > policy.max_attributes && count > patched.before.count {
+            return Some(Updated::TooManyAttributes { count: count as u64 });
+        }
+        let labels = after.labels().count();
+        if labels > MAX_LABELS && labels > before.labels().count() {
+            return Some(Updated::TooManyLabels { count: labels as u64 });
+        }
+        (bytes > policy.max_payload_bytes && bytes > patched.before.bytes)
+            .then_some(Updated::TooLarge { bytes: bytes as u64 })
+    }
+
+    /// Whether the record that was read decides the call without the script: it is refused, or changes nothing.
+    fn is_decided_by(&self, record: &Record, plan: &Plan, now_us: Option<u64>) -> bool {
+        let update = self.update;
+        let CommonRead::Accepted { touch_is_due, .. } =
+            common_read(&record.front, self.credential, self.policy, now_us)
+        else {
+            return false;
+        };
+        let is_right_revision = update.if_revision.is_none_or(|revision| revision == record.front.position.revision);
+        if update.request.is_some() || !is_right_revision || self.policy.durability == Durability::Replicated {
+            return false;
+        }
+        let changes_nothing = plan.content.is_none()
+            && update.successor.is_none()
+            && update.timeouts.idle.is_none()
+            && update.timeouts.absolute.is_none()
+            && !(update.touch == Touch::Yes && touch_is_due)
+            && !(update.patch.is_login() && record.front.tokens().len() > NEW_TOKEN_BYTES);
+        // Only the script knows whether the successor is one of the session's tokens, which is checked first.
+        plan.refusal.is_some() && update.successor.is_none() || changes_nothing
+    }
+
+    /// The change, as CHANGE in update.lua.
+    fn change(&self, plan: &Plan, turn: u64) -> Bytes {
+        let update = self.update;
+        let mut change = BytesMut::with_capacity(64);
+        let flags = [
+            update.patch.is_login(),
+            update.touch == Touch::Yes,
+            plan.refusal.is_some(),
+            plan.gets_subject,
+            plan.lost_subject.is_some(),
+            update.view == View::Basic,
+            update.timeouts.idle.is_some(),
+            update.timeouts.absolute.is_some(),
+        ];
+        change.extend(flags.map(u8::from));
+        let reserved = if let Reservation::Held { added, .. } = update.reserved { added } else { 0 };
+        let numbers = [
+            update.timeouts.idle.unwrap_or(0),
+            update.timeouts.absolute.unwrap_or(0),
+            update.successor.as_ref().map_or(0, |successor| millis(successor.grace)),
+            reserved,
+            turn,
+            // A revision that no session has is never the current one.
+            update.if_revision.map_or(0, |revision| revision.0.min(1 << 53) + 1),
+        ];
+        if numbers != [0; 6] {
+            numbers.into_iter().for_each(|number| change.put_u64(number));
+        }
+        change.freeze()
+    }
+
+    /// The session after the change that this call made.
+    fn session_after(&self, record: &Record, content: EncodedContent) -> Session {
+        let attributes = match self.update.view {
+            View::Basic => None,
+            View::Full => Some(AttributeBlock::Plain(content.attributes)),
+        };
+        record.front.session(self.name.clone(), content.basic, attributes)
+    }
+}
+
+/// Changes for a log entry: names of attributes, and subject and labels before the change if it changed them.
+fn changes(attributes: &[String], before: &Basic, after: &Basic) -> Bytes {
+    let mut changes = Vec::new();
+    for name in attributes {
+        wire::put_field(&mut changes, super::log_entry::CHANGED_ATTRIBUTE, name.as_bytes());
+    }
+    let filter_fields = before.filter_fields();
+    if filter_fields != after.filter_fields() {
+        wire::put_field(&mut changes, super::log_entry::FILTER_FIELDS_BEFORE, filter_fields.bytes());
+    }
+    changes.into()
+}
+
+impl Record {
+    /// Number of request ids in the next record: those that are still known, and one more for this call. An expired one that is
+    /// kept a bit longer does no harm.
+    fn requests_kept(&self, has_request: bool, now_us: Option<u64>, policy: &Policy) -> usize {
+        let oldest = now_us.map(|now| (now / 1_000).saturating_sub(millis(policy.retry_window) + REQUEST_MARGIN_MS));
+        let kept = self.request_times().filter(|seen_at| oldest.is_none_or(|oldest| *seen_at >= oldest)).count();
+        (kept + usize::from(has_request)).min(MAX_REQUESTS)
+    }
+}
