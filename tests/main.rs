@@ -9,6 +9,7 @@ mod cluster;
 mod cluster_failover;
 mod connection_age;
 mod consumer;
+mod contention;
 mod corrupt_log;
 mod corrupt_records;
 mod durability;
