@@ -50,9 +50,10 @@ pub(in crate::store) fn common_read(
 }
 
 fn state_of_current(token: &CurrentToken<'_>, policy: &Policy, now: u64) -> TokenState {
-    let age = u128::from(now.saturating_sub(token.since()));
-    match policy.renewal_timeout {
-        Some(renewal) if age >= renewal.as_millis() => TokenState::RotationDue,
+    // The clock may have been set back since the token was issued.
+    let age = now.checked_sub(token.since()).map(u128::from);
+    match (policy.renewal_timeout, age) {
+        (Some(renewal), Some(age)) if age >= renewal.as_millis() => TokenState::RotationDue,
         _ => TokenState::Current,
     }
 }
