@@ -10,7 +10,7 @@ use super::{
     error::Error,
     keys::{Partition, SessionKeys},
     record::{CommonRead, Corrupt, Extent, Record, common_read},
-    script_call::{Reply, WriteConcern, unexpected},
+    script_call::{Reply, ScriptCall, WriteConcern, unexpected},
     scripts::{self, Outcome},
 };
 use crate::{
@@ -262,7 +262,16 @@ impl Store {
     }
 
     async fn read_with_script(&self, read: &ReadCall<'_>, effects: Effects) -> Result<ReadReply, Error> {
-        let ReadCall { name, keys, get, policy, record, deadline } = *read;
+        let call = self.script_call(read, effects);
+        let reply = match effects {
+            Effects::Written => self.write(&scripts::READ, WriteConcern::Primary, &call, read.deadline).await?,
+            Effects::None => self.read(&scripts::READ_ONLY, &call, read.deadline).await?,
+        };
+        self.read_reply(read, reply)
+    }
+
+    fn script_call(&self, read: &ReadCall<'_>, effects: Effects) -> ScriptCall {
+        let ReadCall { name, keys, get, policy, record, .. } = *read;
         let mut seen = vec![
             u8::from(effects == Effects::Written),
             u8::from(get.touch == Touch::Yes),
@@ -272,12 +281,7 @@ impl Store {
             seen.extend(record.front.content_position());
             seen.extend(record.front.seal());
         }
-        let call = self.session_call(name, keys, get.credential, policy).arg(seen);
-        let reply = match effects {
-            Effects::Written => self.write(&scripts::READ, WriteConcern::Primary, &call, deadline).await?,
-            Effects::None => self.read(&scripts::READ_ONLY, &call, deadline).await?,
-        };
-        self.read_reply(read, reply)
+        self.session_call(name, keys, get.credential, policy).arg(seen)
     }
 
     fn read_reply(&self, read: &ReadCall<'_>, mut reply: Reply) -> Result<ReadReply, Error> {
