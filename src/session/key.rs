@@ -153,6 +153,12 @@ pub struct Subject {
 pub struct Verifier([u8; 16]);
 
 impl Verifier {
+    /// Returns the verifier with these bytes.
+    #[cfg(test)]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Verifier(bytes)
+    }
+
     /// Returns the bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

@@ -326,3 +326,6 @@ impl Store {
 fn record_of(keys: &SessionKeys, text: Option<Bytes>, extent: Extent) -> Option<Record> {
     Record::parse(&keys.name, &text.filter(|text| !text.is_empty())?, extent).ok()
 }
+
+#[cfg(test)]
+mod tests;
