@@ -22,7 +22,7 @@ use crate::{
 use layers::CallContext;
 pub use layers::{
     CallLimits, CallService, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES, ReflectionService,
-    Suspensions, largest_response, largest_session, unknown_service,
+    ResponseBody, Suspensions, largest_response, largest_session, unknown_service,
 };
 pub use stream::{StreamEnd, run_stream};
 use watch_stream::WatchStream;

@@ -1,6 +1,9 @@
 //! Owns every task: the only module that spawns. A task of the process that ends before shutdown stops the process.
 
-use std::future::Future;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+};
 
 use tokio::{task::JoinSet, time::Instant};
 
@@ -65,9 +68,24 @@ impl ConnectionTasks {
     }
 }
 
-/// Runs steps to their end, also if the caller gives up in between.
+/// Pauses the task once, so that its owner can drop it before what follows: hyper drops a call whose client has reset it,
+/// perhaps long ago, because the reset was received together with the request.
+pub async fn pause_once() {
+    let mut has_paused = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_paused, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Runs steps to their end, also if the caller gives up in between. Runs none if it has given up before.
 #[expect(clippy::disallowed_methods, reason = "this module owns all tasks")]
 pub async fn run_to_end<T: Send + 'static>(steps: impl Future<Output = T> + Send + 'static) -> T {
+    pause_once().await;
     match tokio::spawn(steps).await {
         Ok(result) => result,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),

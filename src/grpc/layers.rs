@@ -1,4 +1,4 @@
-//! The tower service around every method: reads the message, sets the deadline, counts the outcome.
+//! The service around every method: reads the message, sets the deadline, counts the outcome.
 //!
 //! tonic returns OUT_OF_RANGE for a message that is too large, accepts two messages in a unary call, waits without limit
 //! for a message that never arrives, and holds unread responses without limit. The contract requires other results.
@@ -11,25 +11,18 @@ mod reflection;
 mod response;
 mod suspension;
 
-use std::{
-    convert::Infallible,
-    future::poll_fn,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use http_body_util::Full;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
-use tonic::{Code, Status, body::Body, server::NamedService};
-use tower::Service;
+use tonic::{Code, Status, body::Body};
 
 use super::{status, stream};
 use crate::observe::Metrics;
@@ -37,8 +30,8 @@ use crate::observe::Metrics;
 pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
 pub(super) use metrics::CallMetrics;
 pub use reflection::{MAX_REFLECTION_STREAMS, ReflectionService};
-use response::{Content, Reservation, ResponseBody};
-pub use response::{largest_response, largest_session};
+use response::{Content, Reservation};
+pub use response::{ResponseBody, largest_response, largest_session};
 pub use suspension::Suspensions;
 
 /// A method of the service.
@@ -90,7 +83,7 @@ pub struct CallLimits {
     pub largest_session: usize,
 }
 
-/// Tower service that wraps the session service.
+/// Wraps the session service.
 #[derive(Clone)]
 pub struct CallService<S> {
     /// Wrapped service.
@@ -109,24 +102,17 @@ pub struct CallService<S> {
     pub suspensions: Arc<Suspensions>,
 }
 
-impl<S: NamedService> NamedService for CallService<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for CallService<S>
+impl<S, B> hyper::service::Service<Request<B>> for CallService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: tower::Service<Request<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
 {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&self, request: Request<B>) -> Self::Future {
         let service = self.clone();
         let method = Method::of_path(request.uri().path());
         let metrics = CallMetrics::new(self.metrics.clone(), method.map_or("unknown", |method| method.name));
@@ -139,12 +125,12 @@ where
 
 impl<S> CallService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: tower::Service<Request<Full<Bytes>>, Response = Response<Body>, Error = Infallible>,
 {
     async fn respond(
         mut self,
         method: Method,
-        request: Request<Body>,
+        request: Request<impl HttpBody<Data = Bytes> + Unpin>,
         metrics: &CallMetrics,
     ) -> Result<Response<ResponseBody>, Status> {
         let (mut parts, body) = request.into_parts();
@@ -154,7 +140,7 @@ where
         let response_time = response_time.checked_sub(waited).ok_or_else(|| status::suspended(waited))?;
         let deadline = Instant::now() + response_time;
         let reading = timeout_at(deadline, frame::read_message(body, &self.message_budget));
-        let (message, _permits) = reading.await.map_err(|_| status::request_timeout())??;
+        let (message, _permit) = reading.await.map_err(|_| status::request_timeout())??;
         let reservation = match method.content.max_bytes(self.limits.largest_session) {
             // Before the call: a write that was executed must not lose its response to the budget.
             Some(bytes) => {
@@ -163,9 +149,8 @@ where
             }
             None => None,
         };
-        let_reset_win().await;
         parts.extensions.insert(CallContext { deadline, metrics: metrics.clone() });
-        let call = self.inner.call(Request::from_parts(parts, Body::new(Full::new(message))));
+        let call = self.inner.call(Request::from_parts(parts, Full::new(message)));
         let response = AssertUnwindSafe(call).catch_unwind().await.map_err(|_| status::panicked())?;
         let Ok(response) = response;
         match Status::from_header_map(response.headers()) {
@@ -183,20 +168,6 @@ where
     }
 }
 
-/// Pauses the call once. hyper then drops it if the client has reset it, perhaps long ago: its reset was received together with
-/// the request.
-async fn let_reset_win() {
-    let mut has_paused = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_paused, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 /// Returns the response to a call of a service that this server does not have.
 pub fn unknown_service(metrics: Arc<Metrics>) -> Response<Body> {
     CallMetrics::new(metrics, "unknown").respond(status::method_unknown())
@@ -204,14 +175,14 @@ pub fn unknown_service(metrics: Arc<Metrics>) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
+
+    use hyper::service::Service;
 
     #[tokio::test]
     async fn panic_of_a_handler_is_an_unknown_outcome() {
-        let mut service = CallService {
-            inner: tower::service_fn(async |_: Request<Body>| -> Result<Response<Body>, Infallible> {
+        let service = CallService {
+            inner: tower::service_fn(async |_: Request<Full<Bytes>>| -> Result<Response<Body>, Infallible> {
                 panic!("planted by the test")
             }),
             metrics: Arc::default(),
@@ -224,10 +195,10 @@ mod tests {
             response_budget: Arc::new(Semaphore::new(100)),
             suspensions: Arc::new(Suspensions::new()),
         };
-        let body = Body::new(Full::new(Bytes::from_static(&[0; 5])));
+        let body = Full::new(Bytes::from_static(&[0; 5]));
         let request = Request::post("/sessiond.v1.SessionService/CreateSession").body(body).unwrap();
         let call = async {
-            let response = service.call(request).await.unwrap();
+            let response = Service::call(&service, request).await.unwrap();
             let status = Status::from_header_map(response.headers()).unwrap();
             assert_eq!(status.code(), Code::Unknown);
             let reason = tonic_types::StatusExt::get_details_error_info(&status).unwrap().reason;

@@ -4,6 +4,8 @@ mod fields;
 mod rotate;
 mod watch;
 
+use std::fmt;
+
 use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::Status;
@@ -191,12 +193,12 @@ impl Violations {
     fn key(&mut self, field: &str, key: Option<pb::SessionKey>) -> Option<Key> {
         match key.and_then(|key| key.key) {
             None => self.invalid(field, "is required: id or token"),
-            Some(pb::session_key::Key::Id(id)) => self.id(&format!("{field}.id"), &id).map(Key::Id),
+            Some(pb::session_key::Key::Id(id)) => self.id(format_args!("{field}.id"), &id).map(Key::Id),
             Some(pb::session_key::Key::Token(token)) => Some(Key::Token(PresentedToken::parse(token))),
         }
     }
 
-    fn id(&mut self, field: &str, text: &str) -> Option<SessionId> {
+    fn id(&mut self, field: impl fmt::Display, text: &str) -> Option<SessionId> {
         // The violation has no part of the text: a caller may have put a token into the wrong field.
         const FORM: &str = "must be 26 characters of a-z2-7 that end with one of a, e, i, m, q, u, y, 4";
         text.parse().map_or_else(|_| self.invalid(field, FORM), Some)

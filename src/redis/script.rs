@@ -66,14 +66,14 @@ impl Script {
 
     /// Runs the script on this connection. Sends its source if Redis does not have it, which also loads it.
     pub(super) async fn run(&self, client: &Client, keys: &[Bytes], args: &[Bytes]) -> Result<Value, FredError> {
-        let keys: Vec<Key> = keys.iter().cloned().map(Key::from).collect();
-        let args: Vec<Value> = args.iter().cloned().map(Value::Bytes).collect();
+        let keys = || keys.iter().cloned().map(Key::from).collect::<Vec<_>>();
+        let args = || args.iter().cloned().map(Value::Bytes).collect::<Vec<_>>();
         // A write pause holds back EVALSHA of a script that Redis does not have, also if the script only reads.
         if self.is_read_only() {
-            return client.eval(self.loaded().lua().cloned().unwrap_or_default(), keys, args).await;
+            return client.eval(self.loaded().lua().cloned().unwrap_or_default(), keys(), args()).await;
         }
-        match client.evalsha(self.sha1().clone(), keys.clone(), args.clone()).await {
-            Err(error) if is_unknown_script(&error) => client.eval(self.source(), keys, args).await,
+        match client.evalsha(self.sha1().clone(), keys(), args()).await {
+            Err(error) if is_unknown_script(&error) => client.eval(self.source(), keys(), args()).await,
             reply => reply,
         }
     }

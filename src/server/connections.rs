@@ -2,19 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
-use super::{accept::Acceptor, streams::Streams};
+use super::{accept::Acceptor, services::Services, streams::Streams};
 use crate::{config::Limits, observe::Metrics, tasks::ConnectionTasks, workers::jitter};
 
 /// First bytes that an HTTP/2 client sends.
@@ -41,7 +37,7 @@ pub(super) struct Connections {
     /// Listening socket.
     pub acceptor: Acceptor,
     /// Services that every connection offers.
-    pub routes: Routes,
+    pub services: Services,
     /// Limits of the process.
     pub limits: Limits,
     /// Size of the largest response to a unary call, in bytes.
@@ -88,7 +84,7 @@ impl Connections {
             .initial_connection_window_size(4 * WINDOW)
             .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
             .max_local_error_reset_streams(MAX_RESET_STREAMS);
-        let service = TowerToHyperService::new(self.routes.clone().prepare());
+        let services = self.services.clone();
         let metrics = self.metrics.clone();
         let write_timeout = self.limits.keepalive_interval.saturating_add(self.limits.keepalive_timeout);
         // Connections that were opened at the same time close at different times.
@@ -102,7 +98,7 @@ impl Connections {
             // hyper cannot close a connection whose peer reads nothing of its socket: it would first write a GOAWAY.
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(write_timeout));
-            let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
+            let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), services);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -110,17 +110,15 @@ impl FromStr for SessionId {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        if text.len() != ID_CHARS {
-            return Err(Malformed);
-        }
-        let bytes = BASE32.decode(text.as_bytes()).map_err(|_| Malformed)?;
-        Ok(SessionId(bytes.try_into().map_err(|_| Malformed)?))
+        decode_base32(text).map(|id| SessionId(*id)).map_err(|_| Malformed)
     }
 }
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE32.encode(&self.0))
+        let mut text = [0; ID_CHARS];
+        BASE32.encode_mut(&self.0, &mut text);
+        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -245,9 +243,9 @@ impl Token {
             if id.len() != ID_CHARS || secret.len() != SECRET_CHARS {
                 return Err(MalformedToken::ServerFormLength);
             }
-            let id = decode_base32(id)?.first_chunk().copied().ok_or(MalformedToken::ServerFormLength)?;
-            decode_base32(secret)?;
-            return Ok(Token { text, id: SessionId(id), form: Form::Server });
+            let id = SessionId(*decode_base32(id)?);
+            decode_base32::<SECRET_BYTES>(secret)?;
+            return Ok(Token { text, id, form: Form::Server });
         }
         if !CLIENT_TOKEN_BYTES.contains(&text.len()) {
             return Err(MalformedToken::Length);
@@ -279,14 +277,18 @@ impl Token {
     }
 }
 
-/// Decodes the id or the secret of a token in the server form. The caller has checked the length.
-fn decode_base32(text: &str) -> Result<Zeroizing<Vec<u8>>, MalformedToken> {
-    let bytes = BASE32.decode(text.as_bytes()).map_err(|error| match error.kind {
+/// Decodes an id, or the secret of a token in the server form, of N bytes.
+fn decode_base32<const N: usize>(text: &str) -> Result<Zeroizing<[u8; N]>, MalformedToken> {
+    let mut bytes = Zeroizing::new([0; N]);
+    if BASE32.decode_len(text.len()) != Ok(N) {
+        return Err(MalformedToken::ServerFormLength);
+    }
+    BASE32.decode_mut(text.as_bytes(), &mut bytes[..]).map_err(|partial| match partial.error.kind {
         DecodeKind::Trailing => MalformedToken::SpareBits,
         DecodeKind::Symbol | DecodeKind::Padding => MalformedToken::Alphabet,
         DecodeKind::Length => MalformedToken::ServerFormLength,
     })?;
-    Ok(Zeroizing::new(bytes))
+    Ok(bytes)
 }
 
 /// Returns the first 128 bits of SHA-256 over both parts.

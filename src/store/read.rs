@@ -67,7 +67,9 @@ impl Store {
     /// the first use: the next presentation writes them.
     pub async fn get(&self, name: &SessionRef, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
         let keys = self.keys.session_keys(name);
-        let record = self.read_record(&keys, deadline).await?;
+        // If every touch is due, the script alone does both.
+        let touches = get.touch == Touch::Yes && policy.touch_interval == Some(Duration::ZERO);
+        let record = if touches { None } else { self.read_record(&keys, deadline).await? };
         let read = |record: &Record| common_read(&record.front, get.credential, policy, self.now_at(keys.partition));
         let accepted = match record.as_ref().map(read) {
             Some(CommonRead::Accepted { token_state, touch_is_due }) => Some((token_state, touch_is_due)),

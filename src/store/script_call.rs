@@ -16,6 +16,7 @@ use super::{
 use crate::{
     redis::{self, Asking, Effect, Node, Priority, Request, Script},
     session::{Cause, Credential, Durability, Policy, RequestId, SessionRef, Subject, TokenReuse},
+    tasks::pause_once,
 };
 
 /// Servers that must have a write before its reply is used.
@@ -211,7 +212,7 @@ impl Store {
         self.reply(script, self.route(call.partition, deadline, attempt).await?).map_err(Error::of_a_read)
     }
 
-    /// Runs a script that may write, with the time after which it must not. Nothing was applied if the script ran too late, or
+    /// Runs a script that may write, with the time after which it must not. A call that its client has reset is dropped before. Nothing was applied if the script ran too late, or
     /// if Redis had no memory left for it. If the call has time left, sends it once more after each: with the server's clock
     /// from that reply, or after a trim of the logs.
     pub(super) async fn write(
@@ -221,6 +222,7 @@ impl Store {
         call: &ScriptCall,
         deadline: Instant,
     ) -> Result<Reply, Error> {
+        pause_once().await;
         let (mut was_late, mut was_full) = (false, false);
         loop {
             let attempt = |node, asking| self.write_at(node, script, concern, call, deadline, asking);

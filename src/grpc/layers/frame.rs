@@ -3,9 +3,10 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Status, body::Body};
+use tonic::Status;
 
 use crate::grpc::status;
 
@@ -16,12 +17,13 @@ pub const MAX_TOTAL_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 /// Size of the header of a frame: one byte for compression, four for the length of the message.
 const FRAME_HEADER: usize = 5;
 
-/// Reads the body, which must be one frame. Returns the frame, and the permits that it holds of the budget.
+/// Reads the body, which must be one frame. Returns the frame, and the permit that it holds of the budget.
 pub(super) async fn read_message(
-    mut body: Body,
+    mut body: impl Body<Data = Bytes> + Unpin,
     budget: &Arc<Semaphore>,
-) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Status> {
-    let (mut message, mut permits) = (BytesMut::new(), Vec::new());
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Status> {
+    let mut message = Bytes::new();
+    let mut permit: Option<OwnedSemaphorePermit> = None;
     while let Some(part) = body.frame().await {
         let part = part.map_err(|_| status::malformed_message("the request was not received completely"))?;
         let Ok(data) = part.into_data() else { continue };
@@ -29,18 +31,32 @@ pub(super) async fn read_message(
             return Err(status::message_too_large("request", MAX_MESSAGE_BYTES));
         }
         let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        permits.push(budget.clone().try_acquire_many_owned(bytes).map_err(|_| status::overloaded())?);
-        message.extend_from_slice(&data);
+        let more = budget.clone().try_acquire_many_owned(bytes).map_err(|_| status::overloaded())?;
+        match &mut permit {
+            Some(permit) => permit.merge(more),
+            None => permit = Some(more),
+        }
+        message = append(message, data);
     }
     let Some(&[_, length @ ..]) = message.first_chunk::<FRAME_HEADER>() else {
         return Err(status::malformed_message("the request has no message"));
     };
     let received = (message.len() - FRAME_HEADER) as u64;
     match received.cmp(&u64::from(u32::from_be_bytes(length))) {
-        Ordering::Equal => Ok((message.freeze(), permits)),
+        Ordering::Equal => Ok((message, permit)),
         Ordering::Less => Err(status::malformed_message("the message of the request is incomplete")),
         Ordering::Greater => Err(status::malformed_message("the request has more than one message")),
     }
+}
+
+/// Returns both parts in sequence. Most messages are one part, which is not copied.
+fn append(message: Bytes, data: Bytes) -> Bytes {
+    if message.is_empty() {
+        return data;
+    }
+    let mut message = BytesMut::from(message);
+    message.extend_from_slice(&data);
+    message.freeze()
 }
 
 #[cfg(test)]
@@ -53,11 +69,11 @@ mod tests {
     #[tokio::test]
     async fn message_beyond_the_budget_is_rejected_until_permits_return() {
         let budget = Arc::new(Semaphore::new(FRAME_HEADER + 3));
-        let body = || Body::new(Full::new(Bytes::from("\0\0\0\0\x03abc")));
-        let (message, permits) = read_message(body(), &budget).await.unwrap();
+        let body = || Full::new(Bytes::from("\0\0\0\0\x03abc"));
+        let (message, permit) = read_message(body(), &budget).await.unwrap();
         assert_eq!((message.len(), budget.available_permits()), (FRAME_HEADER + 3, 0));
         assert_eq!(read_message(body(), &budget).await.unwrap_err().code(), Code::Unavailable);
-        drop(permits);
+        drop(permit);
         read_message(body(), &budget).await.unwrap();
     }
 }

@@ -1,6 +1,10 @@
 //! Checks of single fields, and the violations that they find.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -48,17 +52,19 @@ const LABEL_FORM: &str = "names must match [a-z0-9]([-a-z0-9]{0,62})";
 #[derive(Default)]
 pub(super) struct Violations(Vec<Violation>);
 
-/// Returns the path of an entry of a map or list, with at most 64 characters of its name.
-fn entry(field: &str, name: &str) -> String {
-    let shown: String = name.chars().take(64).collect();
-    format!("{field}[{shown:?}]")
+/// The path of an entry of a map or list, with at most 64 characters of its name. Formatted for a violation only.
+fn entry(field: &str, name: &str) -> impl Display {
+    fmt::from_fn(move |f| {
+        let end = name.char_indices().nth(64).map_or(name.len(), |(end, _)| end);
+        write!(f, "{field}[{:?}]", &name[..end])
+    })
 }
 
 impl Violations {
     /// Adds a violation.
-    pub(super) fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+    pub(super) fn add(&mut self, field: impl Display, reason: impl Into<String>) {
         if self.0.len() < MAX_VIOLATIONS {
-            self.0.push(Violation { field: field.into(), reason: reason.into() });
+            self.0.push(Violation { field: field.to_string(), reason: reason.into() });
         }
     }
 
@@ -73,7 +79,7 @@ impl Violations {
     }
 
     /// Adds a violation and returns None, the value of the field.
-    pub(super) fn invalid<T>(&mut self, field: impl Into<String>, reason: impl Into<String>) -> Option<T> {
+    pub(super) fn invalid<T>(&mut self, field: impl Display, reason: impl Into<String>) -> Option<T> {
         self.add(field, reason);
         None
     }
@@ -86,7 +92,7 @@ impl Violations {
         }
     }
 
-    fn max_bytes(&mut self, field: &str, text: &str, limit: usize) {
+    fn max_bytes(&mut self, field: impl Display, text: &str, limit: usize) {
         if text.len() > limit {
             self.add(field, format!("{} bytes; at most {limit}", text.len()));
         }
@@ -152,7 +158,7 @@ impl Violations {
             if !is_label_name(name) {
                 self.add(entry(field, name), LABEL_FORM);
             }
-            self.max_bytes(&entry(field, name), value, MAX_LABEL_VALUE);
+            self.max_bytes(entry(field, name), value, MAX_LABEL_VALUE);
         }
         labels
     }
@@ -166,9 +172,9 @@ impl Violations {
         let encode = |(name, value): (String, pb::AttributeValue)| {
             self.name(field, &name);
             match &value.kind {
-                Some(Kind::JsonValue(text)) => self.json(&format!("{}.json_value", entry(field, &name)), text),
+                Some(Kind::JsonValue(text)) => self.json(format_args!("{}.json_value", entry(field, &name)), text),
                 Some(Kind::TimestampValue(at)) => {
-                    self.timestamp(&format!("{}.timestamp_value", entry(field, &name)), *at);
+                    self.timestamp(format_args!("{}.timestamp_value", entry(field, &name)), *at);
                 }
                 _ => {}
             }
@@ -177,7 +183,7 @@ impl Violations {
         attributes.into_iter().map(encode).collect()
     }
 
-    fn json(&mut self, field: &str, text: &str) {
+    fn json(&mut self, field: impl Display, text: &str) {
         if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
             self.add(field, format!("is not valid JSON: line {}, column {}", error.line(), error.column()));
         } else if json_depth(text) > MAX_JSON_DEPTH {
@@ -186,7 +192,7 @@ impl Violations {
     }
 
     /// Checks a timestamp. Returns its seconds since 1970, and the nanoseconds in that second. None: out of range.
-    pub(super) fn timestamp(&mut self, field: &str, at: prost_types::Timestamp) -> Option<(i64, u32)> {
+    pub(super) fn timestamp(&mut self, field: impl Display, at: prost_types::Timestamp) -> Option<(i64, u32)> {
         let nanos = u32::try_from(at.nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND);
         match nanos {
             Some(nanos) if TIMESTAMP_SECONDS.contains(&at.seconds) => Some((at.seconds, nanos)),
@@ -265,8 +271,12 @@ impl Violations {
     }
 }
 
-/// Returns the nesting of brackets in a valid JSON text.
+/// Returns the nesting of brackets in a valid JSON text; an upper bound if it has few brackets, as nearly all have.
 fn json_depth(text: &str) -> usize {
+    let brackets = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    if brackets <= MAX_JSON_DEPTH {
+        return brackets;
+    }
     let (mut depth, mut deepest) = (0usize, 0);
     let (mut in_string, mut escaped) = (false, false);
     for byte in text.bytes() {
@@ -291,8 +301,9 @@ mod tests {
 
     #[test]
     fn json_depth_ignores_brackets_in_strings() {
-        assert_eq!(json_depth(r#"[{"a":"[[\"[[","b":[]}]"#), 3);
-        assert_eq!(json_depth("1"), 0);
+        let many = "[],".repeat(40);
+        assert_eq!(json_depth(&format!(r#"[{{"a":"[[\"[[","b":[{many}1]}}]"#)), 4);
+        assert!(json_depth(r#"[{"a":"[[\"[[","b":[]}]"#) <= MAX_JSON_DEPTH);
     }
 
     #[test]

@@ -79,7 +79,7 @@ if had_content then
       local content_head
       turn, turn_until = own_turn, now + TURN_MS
       -- include pack_head
-      redis.call('SETRANGE', SESSION, 0, content_head)
+      redis.call('SETRANGE', SESSION, '0', content_head)
     end
     local bytes = HEAD_BYTES + token_bytes + basic_bytes + attribute_bytes + request_bytes
     return {CONFLICT, now_us, bytes <= MAX_REPLY and redis.call('GET', SESSION) or ''}
@@ -157,7 +157,7 @@ end
 if is_whole then
   -- include write_whole
 else
-  redis.call('SETRANGE', SESSION, 0, content_head .. life)
+  redis.call('SETRANGE', SESSION, '0', content_head .. life)
 end
 if expires ~= expires_before then
   -- include schedule

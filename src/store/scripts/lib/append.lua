@@ -13,7 +13,7 @@
 -- Redis checks rights command by command, so a right that was taken has to stop the script before its first write.
 local may = redis.acl_check_cmd
 if not (may('XADD', LOG, '*', 'f', 'v') and may('HSET', META, 'f', 'v') and may('SET', SESSION, 'v')
-  and may('SETRANGE', SESSION, 0, 'v')) then
+  and may('SETRANGE', SESSION, '0', 'v')) then
   error({err = 'NOPERM the Redis user lacks a right that the scripts need'})
 end
 -- Format, type, cause, start; bytes of the parts that follow.

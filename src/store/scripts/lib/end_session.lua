@@ -20,7 +20,7 @@ local function write_tombstone(end_cause, ms, effect)
   -- include pack_life
   redis.call('SET', SESSION, content_head .. life .. requests, 'PX', ms)
   redis.call('ZREM', DUE, id)
-  if #redis.call('ZRANGE', DUE, 0, 0) == 0 then redis.call('ZREM', NAMESPACES, namespace) end
+  if #redis.call('ZRANGE', DUE, '0', '0') == 0 then redis.call('ZREM', NAMESPACES, namespace) end
 end
 
 -- Ends a session with this cause: appends the entry with the last state, then writes the tombstone. Returns `basic`: the

@@ -30,6 +30,6 @@ local function refuse_token(old, index)
   -- include pack_life
   local head = content_head .. life:sub(1, LIFE_END - CONTENT_HEAD_BYTES)
   -- include append
-  redis.call('SETRANGE', SESSION, 0, content_head .. life)
+  redis.call('SETRANGE', SESSION, '0', content_head .. life)
   return {ROTATED, now_us}
 end

@@ -7,7 +7,7 @@
 -- Sets   nothing
 
 local namespace, id = NAME:match('^([^:]*):(.*)$')
-redis.call('ZADD', DUE, expires > 0 and expires or '+inf', id)
+redis.call('ZADD', DUE, expires > 0 and string.format('%d', expires) or '+inf', id)
 if not namespace_score or tonumber(namespace_score) > (expires > 0 and expires or math.huge) then
-  redis.call('ZADD', NAMESPACES, redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2], namespace)
+  redis.call('ZADD', NAMESPACES, redis.call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2], namespace)
 end

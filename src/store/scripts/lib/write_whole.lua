@@ -9,6 +9,6 @@ if start == 0 then
   redis.call('SET', SESSION, content_head .. life .. content .. new_requests)
 else
   redis.call('SET', SESSION, content)
-  redis.call('SETRANGE', SESSION, 0, content_head .. life)
+  redis.call('SETRANGE', SESSION, '0', content_head .. life)
   if new_requests ~= '' then redis.call('SETRANGE', SESSION, #content - #new_requests, new_requests) end
 end
