@@ -160,7 +160,7 @@ fn spawn(directory: &Path, socket: &Path) -> Result<Child, Error> {
         command.args(["--port", "0", "--unixsocketperm", "700", "--daemonize", "no", "--logfile", "redis.log"]);
         command.args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]);
         command.args(["--notify-keyspace-events", "Egxe"]);
-        command.args(["--maxmemory-policy", "noeviction", "--hash-max-listpack-value", "1024"]);
+        command.args(["--maxmemory-policy", "noeviction"]);
         // SAFETY: the closure runs between fork and exec; it makes one system call and accesses no memory of the process.
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));

@@ -1,10 +1,12 @@
 //! Compatibility: records, tokens, tombstones and logs of each released storage format are read and updated.
 
+use std::collections::BTreeMap;
+
 use harness::{Redis, Setup, World, client::*, eventually};
 use sessiond::{session::Revision, store::Position, watch::ResumeToken};
 use sessiond_client::v1::{
-    Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest, TokenState,
-    attribute_value::Kind,
+    AttributeValue, Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest,
+    TokenState, attribute_value::Kind,
 };
 use tonic::Code;
 
@@ -127,4 +129,28 @@ async fn format_2_log_is_delivered() {
     assert_eq!((events[1].changed_attributes.clone(), events[2].cause()), (vec!["a".into()], Cause::Revoked));
     let last = events[2].session.as_ref().unwrap();
     assert_eq!((&last.id[..], &last.labels), (ENDED, &labels(&[("device", "lap")])));
+}
+
+#[tokio::test]
+async fn format_2_large_content_is_read_and_delivered() {
+    const LIVE: &str = "qaaaaaaaaaaaaaaaaaaaaaaaaa";
+    let letters = |attributes: &BTreeMap<String, AttributeValue>| match &attributes["letters"].kind {
+        Some(Kind::StringValue(letters)) => (letters.len(), letters[..6].to_owned(), letters[4_994..].to_owned()),
+        other => panic!("{other:?}"),
+    };
+    let Setup { client, .. } = &world(include_str!("golden/format-2-large.txt")).setup_with(NO_EXPIRY).await;
+    let session = client.get(by_id(LIVE)).await.unwrap();
+    assert_eq!(letters(&session.attributes), (5_000, "ujzdeg".to_owned(), "qvkko6".to_owned()));
+    let updated = client.set(by_id(LIVE), &[("n", text("3"))]).await.unwrap();
+    assert_eq!(letters(&updated.attributes), letters(&session.attributes));
+
+    let mut watching = client.watch_all().await;
+    let mut token = ResumeToken::decode(&watching.token).unwrap();
+    token.positions[12] = Position { revision: Revision(1_796_004_842_559_412), nonce: 3_611_173_293_111_076 };
+    watching = client.resume(&token.encode()).await;
+    let events = watching.events(3).await;
+    let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();
+    assert_eq!(kinds, [EventType::Created, EventType::Updated, EventType::Ended]);
+    let of_event = |index: usize| letters(&events[index].session.as_ref().unwrap().attributes);
+    assert_eq!((of_event(0), of_event(1)), (of_event(1), of_event(2)));
 }

@@ -18,16 +18,8 @@ pub mod sessiond;
 use harness::Redis;
 
 /// Settings of the embedded Redis.
-pub const SETTINGS: [&str; 8] = [
-    "--appendonly",
-    "yes",
-    "--appendfsync",
-    "everysec",
-    "--notify-keyspace-events",
-    "Egxe",
-    "--hash-max-listpack-value",
-    "1024",
-];
+pub const SETTINGS: [&str; 6] =
+    ["--appendonly", "yes", "--appendfsync", "everysec", "--notify-keyspace-events", "Egxe"];
 
 /// Starts a Redis with the settings of the embedded one.
 pub fn start_redis() -> Redis {

@@ -70,7 +70,7 @@ fn imports_go_in_one_direction() {
         ("cli", &["pb"]),
         ("config", &["observe", "session"]),
         ("redis", &["observe"]),
-        ("store", &["observe", "session", "redis"]),
+        ("store", &["observe", "session", "redis", "tasks"]),
         ("feed", &["observe", "session", "store"]),
         ("watch", &["observe", "session", "store", "feed"]),
         ("workers", &["observe", "session", "store", "feed"]),
