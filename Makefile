@@ -87,6 +87,7 @@ gen-check: gen
 # Prints the tables of docs/benchmarks.md.
 bench: install
 	cargo bench --bench calls
+	cargo bench --bench scripts
 	cargo bench --bench expiry
 	cargo bench --bench snapshot
 	cargo bench --bench hang

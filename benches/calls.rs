@@ -14,7 +14,7 @@ use support::{
     baseline::{self, Baseline},
     generator::Calls,
     measure::{Slice, Target, start_redis},
-    report::{self, Series},
+    report::{self, ONE_GET, Series},
     requests::{self, Get, ONE_KIB, Pool, QUIET, Sessions, TOUCHED},
     sessiond::{PAYLOADS, Sessiond},
 };
@@ -83,7 +83,6 @@ impl<'a> Row<'a> {
 }
 
 const CONSTANT: &str = "(a) constant reply";
-const ONE_GET: &str = "(b) one GET";
 /// Ends of the titles of rows that are compared with rows (a) and (b) of their own.
 const COLD: &str = ", cold set";
 const ONE_CONNECTION: &str = ", 1 connection";

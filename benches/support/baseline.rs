@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use harness::{Redis, client::id_of};
 
-use super::{memory, requests::Token};
+use super::{memory, recorder::RedisCommand, requests::Token};
 
 /// The result of GetSession.
 #[derive(Clone, clap::Subcommand)]
@@ -50,10 +50,18 @@ fn key_of(token: &str) -> String {
     format!("sessiond:{}", id_of(token))
 }
 
+fn key(token: &Token) -> String {
+    key_of(std::str::from_utf8(token).expect("a token is ASCII"))
+}
+
+/// Returns the command that reads the value for this token.
+pub fn get(token: &Token) -> RedisCommand {
+    ["GET".into(), key(token).into()].into()
+}
+
 /// Sets a value for each of these tokens, with which a response has so many bytes.
 pub fn populate<'a>(redis: &Redis, tokens: impl Iterator<Item = &'a Token>, bytes: usize) {
     let value = "x".repeat(bytes - FRAME);
-    let key = |token: &Token| key_of(std::str::from_utf8(token).expect("a token is ASCII"));
     memory::send(redis, tokens.map(|token| memory::command(&["SET", &key(token), &value])));
 }
 

@@ -14,7 +14,7 @@ use self::connection::Connection;
 use super::cpu;
 
 /// Calls in flight on all connections together.
-const IN_FLIGHT: usize = 128;
+pub const IN_FLIGHT: usize = 128;
 /// Number of responses that a connection reads with one system call, on average. Reading each as soon as it arrives costs
 /// about three times as much CPU, most of it to wake the thread.
 const BATCH: usize = 16;
@@ -52,10 +52,11 @@ impl Generator {
         Generator((0..connections).map(|_| Connection::open(address, method)).collect())
     }
 
-    /// Makes calls until `limit` has passed or there are no more requests, and waits for all responses.
-    pub fn run(self, calls: &Calls, limit: Duration) -> Run {
+    /// Makes calls, with this number in flight, until `limit` has passed or there are no more requests, and waits for all
+    /// responses.
+    pub fn run(self, calls: &Calls, in_flight: usize, limit: Duration) -> Run {
         let started = Instant::now();
-        let (end, in_flight) = (started + limit, IN_FLIGHT / self.0.len());
+        let (end, in_flight) = (started + limit, in_flight / self.0.len());
         let results: Vec<_> = thread::scope(|scope| {
             let threads =
                 self.0.into_iter().map(|connection| scope.spawn(move || work(connection, calls, in_flight, end)));

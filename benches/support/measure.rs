@@ -9,7 +9,7 @@ use harness::{
 
 use super::{
     SETTINGS, cpu,
-    generator::{Calls, Generator},
+    generator::{Calls, Generator, IN_FLIGHT},
 };
 
 /// A server process and its Redis.
@@ -20,14 +20,15 @@ pub struct Target {
     pub redis: Option<Redis>,
 }
 
-/// Starts a Redis for a target, whose append-only file is not rewritten during a slice.
+/// Starts a Redis for a target, whose append-only file is not rewritten during a slice, and which allows DEBUG for
+/// [`restore`](super::replay::restore).
 ///
 /// The user has the restrictions of the manual to keys and channels, and can use every command that reads or writes, so
 /// that it serves other versions of the server and a plain GET.
 pub fn start_redis() -> Redis {
     assert!(CREDENTIALS.starts_with("sessiond:"));
     let mut arguments: Vec<String> = SETTINGS.map(str::to_owned).into();
-    arguments.extend(["--auto-aof-rewrite-percentage", "0"].map(str::to_owned));
+    arguments.extend(["--auto-aof-rewrite-percentage", "0", "--enable-debug-command", "local"].map(str::to_owned));
     arguments.extend(user_arguments("sessiond:"));
     arguments.extend(["+@read", "+@write"].map(str::to_owned));
     Redis::start_with(&arguments.iter().map(|argument| &argument[..]).collect::<Vec<_>>())
@@ -59,7 +60,7 @@ impl Slice {
     pub fn run(target: &Target, connections: usize, calls: &Calls, length: Duration) -> Self {
         let generator = Generator::open(&target.address, connections, calls.method);
         let (work_before, cpu_before) = (work(target), cpu(target));
-        let run = generator.run(calls, length);
+        let run = generator.run(calls, IN_FLIGHT, length);
         let (cpu_after, work_after) = (cpu(target), work(target));
         let per_call = |amount: f64| amount / run.calls as f64;
         let [server, redis, redis_main_thread] = std::array::from_fn(|index| cpu_after[index] - cpu_before[index]);

@@ -82,10 +82,12 @@ pub fn send(redis: &Redis, commands: impl Iterator<Item = Vec<u8>>) {
 }
 
 /// Encodes a command.
-pub fn command(words: &[&str]) -> Vec<u8> {
-    let mut command = format!("*{}\r\n", words.len());
-    for word in words {
-        command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+pub fn command(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let mut command = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words.iter().map(AsRef::as_ref) {
+        command.extend(format!("${}\r\n", word.len()).bytes());
+        command.extend_from_slice(word);
+        command.extend_from_slice(b"\r\n");
     }
-    command.into_bytes()
+    command
 }

@@ -11,6 +11,8 @@ pub mod keyspace;
 pub mod load;
 pub mod measure;
 pub mod memory;
+pub mod recorder;
+pub mod replay;
 pub mod report;
 pub mod requests;
 pub mod sessiond;

@@ -5,6 +5,8 @@ use super::{
     measure::Slice,
 };
 
+/// Title of the row that ratios refer to.
+pub const ONE_GET: &str = "(b) one GET";
 /// Beginning of the titles of the rows of the second program.
 pub const BEFORE: &str = "before: ";
 

@@ -12,7 +12,7 @@ use std::{
 use harness::{ConfigFile, process::Process};
 
 use super::{
-    generator::{Calls, Generator, Run},
+    generator::{Calls, Generator, IN_FLIGHT, Run},
     load::CONNECTIONS,
     measure::{Target, start_redis},
     requests::{self, CONFIGURATION, Get, Pool, QUIET, Sessions, TOUCHED, limited},
@@ -50,10 +50,7 @@ pub struct Sessiond {
 impl Sessiond {
     /// Starts this program and creates its sessions, `cold` of them for the cold set.
     pub fn start(program: &Path, cold: usize) -> Self {
-        let (redis, config) = (start_redis(), ConfigFile::new(CONFIGURATION));
-        let process = Process::start_program(program, &[format!("--redis={}", redis.url()), config.flag()]);
-        let target = Target { pid: process.pid(), address: process.address.clone(), redis: Some(redis) };
-
+        let (process, target) = start(program);
         let with_request_ids = create(&target, QUIET, 1, FEW);
         run(&target, requests::update_with_request_ids(REQUEST_IDS, &with_request_ids));
         Sessiond {
@@ -71,10 +68,7 @@ impl Sessiond {
 
     /// Returns the mean size of the response of a GetSession for the hot set.
     pub fn mean_response(&self) -> usize {
-        let sum = Arc::new(AtomicUsize::new(0));
-        let get = requests::get(Get::Token, QUIET, &self.hot, requests::ONE_KIB);
-        let run = run(&self.target, limited(HOT, requests::sized(Arc::clone(&sum), get)));
-        sum.load(Ordering::Relaxed) / run.calls as usize
+        mean_response(&self.target, &self.hot)
     }
 
     /// Creates sessions until there are so many for calls that use one up.
@@ -84,15 +78,37 @@ impl Sessiond {
     }
 }
 
-/// Makes all calls.
-fn run(target: &Target, calls: Calls) -> Run {
-    Generator::open(&target.address, CONNECTIONS, calls.method).run(&calls, UNLIMITED)
+/// Starts this program with a Redis of its own.
+pub fn start(program: &Path) -> (Process, Target) {
+    let (redis, config) = (start_redis(), ConfigFile::new(CONFIGURATION));
+    let process = Process::start_program(program, &[format!("--redis={}", redis.url()), config.flag()]);
+    let target = Target { pid: process.pid(), address: process.address.clone(), redis: Some(redis) };
+    (process, target)
 }
 
-fn create(target: &Target, namespace: &str, kib: usize, sessions: usize) -> Sessions {
+/// Makes all calls.
+pub fn run(target: &Target, calls: Calls) -> Run {
+    run_in_flight(target, calls, IN_FLIGHT)
+}
+
+/// Makes all calls, with this number in flight.
+pub fn run_in_flight(target: &Target, calls: Calls, in_flight: usize) -> Run {
+    Generator::open(&target.address, CONNECTIONS, calls.method).run(&calls, in_flight, UNLIMITED)
+}
+
+/// Creates sessions with this payload.
+pub fn create(target: &Target, namespace: &str, kib: usize, sessions: usize) -> Sessions {
     let created = Pool::default();
     run(target, limited(sessions, requests::create(kib, namespace, &created)));
     Arc::from(std::mem::take(&mut *created.lock().unwrap()))
+}
+
+/// Returns the mean size of the response of a GetSession for these sessions.
+pub fn mean_response(target: &Target, sessions: &Sessions) -> usize {
+    let sum = Arc::new(AtomicUsize::new(0));
+    let get = requests::get(Get::Token, QUIET, sessions, requests::ONE_KIB);
+    let run = run(target, limited(sessions.len(), requests::sized(Arc::clone(&sum), get)));
+    sum.load(Ordering::Relaxed) / run.calls as usize
 }
 
 /// Creates sessions and rotates them. The server knows that their last tokens were presented.
