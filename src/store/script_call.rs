@@ -212,9 +212,9 @@ impl Store {
         self.reply(script, self.route(call.partition, deadline, attempt).await?).map_err(Error::of_a_read)
     }
 
-    /// Runs a script that may write, with the time after which it must not. A call that its client has reset is dropped before. Nothing was applied if the script ran too late, or
-    /// if Redis had no memory left for it. If the call has time left, sends it once more after each: with the server's clock
-    /// from that reply, or after a trim of the logs.
+    /// Runs a script that may write, with the time after which it must not. A call that its client has reset is dropped before.
+    /// Nothing was applied if the script ran too late, or if Redis had no memory left for it. If the call has time left, sends
+    /// it once more after each: with the server's clock from that reply, or after a trim of the logs.
     pub(super) async fn write(
         &self,
         script: &'static Script,

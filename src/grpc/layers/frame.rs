@@ -22,7 +22,7 @@ pub(super) async fn read_message(
     mut body: impl Body<Data = Bytes> + Unpin,
     budget: &Arc<Semaphore>,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Status> {
-    let mut message = Bytes::new();
+    let mut message = BytesMut::new();
     let mut permit: Option<OwnedSemaphorePermit> = None;
     while let Some(part) = body.frame().await {
         let part = part.map_err(|_| status::malformed_message("the request was not received completely"))?;
@@ -36,27 +36,18 @@ pub(super) async fn read_message(
             Some(permit) => permit.merge(more),
             None => permit = Some(more),
         }
-        message = append(message, data);
+        // Copied: a part would keep the whole read buffer of its connection, which the budget does not count.
+        message.extend_from_slice(&data);
     }
     let Some(&[_, length @ ..]) = message.first_chunk::<FRAME_HEADER>() else {
         return Err(status::malformed_message("the request has no message"));
     };
     let received = (message.len() - FRAME_HEADER) as u64;
     match received.cmp(&u64::from(u32::from_be_bytes(length))) {
-        Ordering::Equal => Ok((message, permit)),
+        Ordering::Equal => Ok((message.freeze(), permit)),
         Ordering::Less => Err(status::malformed_message("the message of the request is incomplete")),
         Ordering::Greater => Err(status::malformed_message("the request has more than one message")),
     }
-}
-
-/// Returns both parts in sequence. Most messages are one part, which is not copied.
-fn append(message: Bytes, data: Bytes) -> Bytes {
-    if message.is_empty() {
-        return data;
-    }
-    let mut message = BytesMut::from(message);
-    message.extend_from_slice(&data);
-    message.freeze()
 }
 
 #[cfg(test)]
