@@ -248,8 +248,11 @@ async fn reflection_streams_are_bounded_in_number_size_and_time() {
     assert!(streams.iter().all(|(response, _)| status(response).is_none()));
     let refused = status(&open().await.0).expect("a status");
     assert_eq!((refused.code(), refused.reason().as_str()), (Code::Unavailable, "OVERLOADED"));
-    eventually("the streams are reset", async || status(&open().await.0).is_none().then_some(())).await;
-    let (response, mut requests) = open().await;
+    let (response, mut requests) = eventually("a stream is reset", async || {
+        let (response, requests) = open().await;
+        status(&response).is_none().then_some((response, requests))
+    })
+    .await;
     // A list of the services, with a host of 8,000 bytes, which the answer would contain.
     let request = [&[0x0a, 0xc0, 0x3e][..], &[b'a'; 8_000], &[0x3a, 0]].concat();
     requests.send_data([header(false, request.len()), request].concat().into(), true).unwrap();
