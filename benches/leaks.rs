@@ -29,7 +29,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
-    let world = World { redis: start_redis(), prefix: "sessiond:".into() };
+    let world = World { redis: start_redis(), prefix: "ses:".into() };
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), leaks::POLICY).expect("the file is written");
     let server =

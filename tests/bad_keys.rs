@@ -286,7 +286,7 @@ async fn malformed_token_gets_the_status_of_an_unknown_one() {
         token.replacen('_', "-", 2),
         a(21),
         a(257),
-        "{ses:00:28}:s:web:x".into(),
+        "{00:120}:s:web:x".into(),
         "\0".into(),
     ];
     for token in malformed.iter().filter(|token| !token.starts_with("SES_") && !token.starts_with("ses-")) {
@@ -365,7 +365,7 @@ async fn invalid_page_token_or_resume_token_is_rejected() {
     }
     let (page, resume) = page_and_resume_token(&client).await;
     // A page token of another store and one of another subject: to continue there would end the list early.
-    let other = World { redis: world.redis.clone(), prefix: "sessiond:other:".into() };
+    let other = World { redis: world.redis.clone(), prefix: "ses:other:".into() };
     let other_server = other.server_with(CEILINGS).await;
     let other_client = other_server.client().await;
     for _ in 0..3 {

@@ -249,7 +249,7 @@ async fn mirror_matches_the_store_after_its_server_loses_redis() {
 
 #[tokio::test]
 async fn mirror_matches_the_store_after_redis_restarts() {
-    let world = World { redis: Redis::start_with(&DURABLE), prefix: "sessiond:".into() };
+    let world = World { redis: Redis::start_with(&DURABLE), prefix: "ses:".into() };
     let server = world.server().await;
     let client = server.client().await;
     let both = mirrors(&[&server.address]).await;
@@ -299,7 +299,7 @@ async fn mirror_matches_the_store_after_it_was_flushed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mirror_matches_the_store_after_a_lossy_failover() {
     let sentinels = run_blocking(|| Sentinels::start(1)).await;
-    let server = Server::start(&sentinels.url(), "sessiond:", "").await;
+    let server = Server::start(&sentinels.url(), "ses:", "").await;
     let client = server.client().await;
     let both = mirrors(&[&server.address]).await;
     with_changes(&client, 200, async {}).await;

@@ -58,9 +58,9 @@ impl Victim {
 }
 
 /// Bytes of the head: the verifier of the current token follows.
-const HEAD: usize = 135;
-/// Bytes of the tokens after one rotation.
-const TOKENS: usize = 55 + 29;
+const HEAD: usize = 117;
+/// Bytes of the tokens after one rotation, with the place of the salt.
+const TOKENS: usize = 23 + 29 + 32;
 /// Bytes of a request id, the last part of the record.
 const REQUEST: usize = 31;
 

@@ -80,8 +80,8 @@ async fn large_events_are_read_at_once_despite_forged_messages() {
 async fn stores_in_two_databases_cause_no_reads_of_each_other() {
     let redis = Redis::on_ports(|[port, ..]| server_arguments(["--port", &port.to_string()]));
     let url = |database| format!("redis://{}/{database}", redis.address());
-    let idle = Server::start(&url(0), "sessiond:", "partitions = 1").await;
-    let busy = Server::start(&url(1), "sessiond:", "partitions = 1").await;
+    let idle = Server::start(&url(0), "ses:", "partitions = 1").await;
+    let busy = Server::start(&url(1), "ses:", "partitions = 1").await;
     let (quiet, client) = (idle.client().await, busy.client().await);
     let mut of_idle = quiet.watch_all().await;
     let mut of_busy = client.watch_all().await;

@@ -43,8 +43,8 @@ async fn with_calls<T>(client: &Client, future: impl Future<Output = T>) -> T {
 
 /// Delivers large events through the proxy: to an open watch, to a resumed one, and as snapshot and list of sessions.
 async fn deliver(redis: &Redis, proxy: &Proxy) {
-    let world = World { redis: redis.clone(), prefix: "sessiond:".into() };
-    let (writer, reader) = (world.server_with(TOML).await, Server::start(&proxy.url(), "sessiond:", TOML).await);
+    let world = World { redis: redis.clone(), prefix: "ses:".into() };
+    let (writer, reader) = (world.server_with(TOML).await, Server::start(&proxy.url(), "ses:", TOML).await);
     let (writing, client) = (writer.client().await, reader.client().await);
     let connections = proxy.connections();
     let live = client.watch_all().await;
@@ -108,7 +108,7 @@ impl SlowLine {
         let redis = Redis::start();
         let proxy = Proxy::start(&redis);
         proxy.limit_bandwidth(10_000_000);
-        let server = Server::start(&proxy.url(), "sessiond:", TOML).await;
+        let server = Server::start(&proxy.url(), "ses:", TOML).await;
         let client = server.client().await;
         let (session, _) = client.create(&[("a", text(&incompressible(LARGE)))]).await;
         let connections = proxy.connections();

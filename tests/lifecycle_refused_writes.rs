@@ -134,7 +134,7 @@ async fn reads_are_served_while_redis_cannot_save_or_is_full() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_are_served_while_replicas_are_missing() {
     let sentinels = run_blocking(|| Sentinels::start(1)).await;
-    let server = Server::start(&sentinels.url(), "sessiond:", POLICIES).await;
+    let server = Server::start(&sentinels.url(), "ses:", POLICIES).await;
     let client = server.client().await;
     // The Sentinels confirm the primary, which has one replica.
     let primary = sentinels.primary();
@@ -145,7 +145,7 @@ async fn reads_are_served_while_replicas_are_missing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_are_served_while_replicas_of_a_cluster_are_missing() {
     let cluster = run_blocking(|| Cluster::start(0)).await;
-    let server = Server::start(&cluster.url(), "sessiond:", POLICIES).await;
+    let server = Server::start(&cluster.url(), "ses:", POLICIES).await;
     let client = server.client().await;
     let set = |replicas: &str| {
         for primary in cluster.primaries() {

@@ -17,7 +17,7 @@ fn kinds(events: &[SessionEvent]) -> Vec<EventType> {
 /// A store whose clock the test shifts.
 fn clocked() -> (World, Clock) {
     let (redis, clock) = Clock::start();
-    (World { redis, prefix: "sessiond:".into() }, clock)
+    (World { redis, prefix: "ses:".into() }, clock)
 }
 
 #[tokio::test]
@@ -56,6 +56,41 @@ async fn s6_repeated_rotation_with_large_content_is_applied() {
     let read = clients[0].get(by_token(&second)).await.unwrap();
     assert_eq!((&read.id, &read.attributes), (&created.id, &expected));
     assert_eq!(clients[0].get(by_id(&created.id)).await.unwrap(), read);
+}
+
+#[tokio::test]
+async fn s6_salt_takes_memory_until_the_next_change() {
+    let Setup { world, client, .. } = &setup().await;
+    for bytes in [10, 5_000] {
+        let value = text(&incompressible(bytes));
+        let (created, first) = client.create(&[("a", value.clone())]).await;
+        let key = world.redis.keys(&format!("{}*:s:*:{}", world.prefix, created.id)).remove(0);
+        let record_bytes = || world.redis.number(&["STRLEN", &key]);
+        let of_new = record_bytes();
+        let second = client.rotate(&first).await.unwrap();
+        assert_eq!(record_bytes(), of_new + 29 + 32, "{bytes}");
+        // Another tab changes the content before the successor is presented: the salt stays.
+        client.set(by_token(&first), &[("a", value.clone()), ("b", text("1"))]).await.unwrap();
+        let of_two = record_bytes();
+        assert_eq!(client.rotate(&first).await.unwrap(), second);
+        client.get(by_token(&second)).await.unwrap();
+        assert_eq!(record_bytes(), of_two, "{bytes}: the first use is written in place");
+        client.set(by_token(&second), &[("b", text("2"))]).await.unwrap();
+        assert_eq!(record_bytes(), of_two - 32, "{bytes}");
+        assert_eq!(client.get(by_token(&second)).await.unwrap().attributes["a"], value);
+        let request_id = "~".repeat(16);
+        let third = client.rotate_with(RotateSessionRequest { request_id, ..rotation_of(&second) }).await.unwrap().1;
+        client.get(by_token(&third)).await.unwrap();
+        assert_eq!(record_bytes(), of_two + 29 + 31, "{bytes}: a token, a request id and a salt more");
+        let update = UpdateSessionRequest {
+            key: by_token(&third),
+            set_attributes: [("b".to_owned(), text("3"))].into(),
+            request_id: "~".repeat(17),
+            ..Default::default()
+        };
+        client.update(update).await.unwrap();
+        assert_eq!(record_bytes(), of_two - 32 + 29 + 31 + 31, "{bytes}");
+    }
 }
 
 #[tokio::test]

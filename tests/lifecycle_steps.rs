@@ -43,7 +43,7 @@ async fn s3_delete_subject_sessions_ends_no_later_login() {
     // The entries of the index can be ahead of a clock that was set back.
     for created_at in [0, 3_600] {
         let (redis, clock) = Clock::start();
-        let world = World { redis, prefix: "sessiond:".into() };
+        let world = World { redis, prefix: "ses:".into() };
         let proxy = Proxy::start(&world.redis);
         let server = Server::start(&proxy.url(), &world.prefix, "").await;
         let direct = world.server().await;

@@ -29,7 +29,7 @@ async fn touch(client: &Client, how: Way, key: Option<SessionKey>) {
 
 fn clocked() -> (World, Clock) {
     let (redis, clock) = Clock::start();
-    (World { redis, prefix: "sessiond:".into() }, clock)
+    (World { redis, prefix: "ses:".into() }, clock)
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ async fn address_that_moves_to_the_new_primary_is_followed() {
     let (primary, replica) = pair().await;
     let relay = Relay::start(&primary.address()).await;
     let url = format!("redis://sessiond:change-me@{}", relay.address);
-    let server = Server::start(&url, "sessiond:", "").await;
+    let server = Server::start(&url, "ses:", "").await;
     let client = server.client().await;
     let (session, token) = client.create(&[]).await;
     let mut watching = client.watch_all().await;
@@ -56,7 +56,7 @@ async fn address_that_moves_to_the_new_primary_is_followed() {
 async fn demoted_redis_without_a_successor_is_not_ready() {
     let (primary, replica) = pair().await;
     let url = format!("redis://sessiond:change-me@{}", primary.address());
-    let server = Server::start(&url, "sessiond:", "").await;
+    let server = Server::start(&url, "ses:", "").await;
     let client = server.client().await;
     replica.must(&["REPLICAOF", "NO", "ONE"]);
     primary.must(&["REPLICAOF", "127.0.0.1", &replica.port().to_string()]);
@@ -156,7 +156,7 @@ async fn node_that_takes_over_is_checked() {
     replica.must(&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"]);
     let relay = Relay::start(&primary.address()).await;
     let url = format!("redis://sessiond:change-me@{}", relay.address);
-    let server = Server::start(&url, "sessiond:", "").await;
+    let server = Server::start(&url, "ses:", "").await;
     replica.must(&["REPLICAOF", "NO", "ONE"]);
     relay.set_target(&replica.address());
     primary.must(&["REPLICAOF", "127.0.0.1", &replica.port().to_string()]);

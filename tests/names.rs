@@ -25,7 +25,7 @@ const PROTOCOL_WORDS: [&str; 27] = [
     "QUEUED",
     "{",
     "}",
-    "{ses:00:28}",
+    "{00:120}",
     ":",
     "web:{ses}:log",
     "\0",
@@ -141,7 +141,7 @@ async fn protocol_words_are_data_in_every_field() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn protocol_words_are_data_in_every_field_on_a_cluster() {
     let cluster = servers::run_blocking(|| cluster::Cluster::start(0)).await;
-    check_words_are_data(&Server::start(&cluster.url(), "sessiond:", "").await).await;
+    check_words_are_data(&Server::start(&cluster.url(), "ses:", "").await).await;
     assert_eq!(unexpected_keys(cluster.keys("*")), Vec::<String>::new());
 }
 
@@ -167,7 +167,7 @@ async fn check_words_are_data(server: &Server) {
 fn unexpected_keys(mut keys: Vec<String>) -> Vec<String> {
     let allowed = ["due", "s", "ns", "log", "meta"];
     keys.retain(|key| {
-        let rest = key.strip_prefix("sessiond:{ses:").and_then(|rest| rest.split_once("}:"));
+        let rest = key.strip_prefix("ses:{").and_then(|rest| rest.split_once("}:"));
         let Some((tag, rest)) = rest else { return true };
         let parts: Vec<&str> = rest.split(':').collect();
         let count = match parts[0] {

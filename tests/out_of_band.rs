@@ -116,7 +116,7 @@ async fn many_deleted_keys_are_all_delivered() {
     let Setup { world, server, client } = notifying_redis().setup().await;
     let mut watching = client.watch_all().await;
     create_many(&client, SESSIONS, &[]).await;
-    let keys = world.redis.keys("sessiond:*:s:*");
+    let keys = world.redis.keys("ses:*:s:*");
     let words: Vec<&str> = ["UNLINK"].into_iter().chain(keys.iter().map(String::as_str)).collect();
     world.redis.command(&words);
     let mut ended = 0;
@@ -156,7 +156,7 @@ async fn forged_keyspace_notification_ends_nothing() {
     let key = key_of(&world, &session);
     let no_such = key.replace(&session.id, "aaaaaaaaaaaaaaaaaaaaaaaaaa");
     for event in ["del", "unlink", "expired", "evicted", "rename_from"] {
-        for key in [&key[..], &no_such, "sessiond:{", "message", ""] {
+        for key in [&key[..], &no_such, "ses:{", "message", ""] {
             world.redis.command(&["PUBLISH", &format!("__keyevent@0__:{event}"), key]);
         }
     }
@@ -236,7 +236,7 @@ async fn enabled_notifications_set_the_gauge() {
 #[tokio::test]
 async fn configurable_redis_gets_notifications_enabled_once() {
     let redis = Redis::start_with(&["--notify-keyspace-events", "Kl"]);
-    let server = Server::start(&redis.unrestricted_url(), "sessiond:", "").await;
+    let server = Server::start(&redis.unrestricted_url(), "ses:", "").await;
     let flags = async || redis.list(&["CONFIG", "GET", "notify-keyspace-events"]).remove(1);
     eventually("notifications are enabled", async || {
         (server.metric("sessiond_keyspace_notifications").await == 1.0).then_some(())

@@ -240,7 +240,7 @@ async fn rollback_is_sent_to_watches_filtered_by_type() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failover_with_lost_writes_sends_the_lost_ids() {
     let sentinels = run_blocking(|| Sentinels::start(1)).await;
-    let server = Server::start(&sentinels.url(), "sessiond:", "").await;
+    let server = Server::start(&sentinels.url(), "ses:", "").await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
     let (kept, _) = client.create(&[("n", text("0"))]).await;
@@ -293,7 +293,7 @@ async fn w9_events_of_another_branch_follow_the_rollback() {
     let (old, new) = (replicable_redis(), replicable_redis());
     new.replicate_from(&old);
     let proxy = Proxy::start(&old);
-    let server = Server::start(&proxy.url(), "sessiond:", "partitions = 1").await;
+    let server = Server::start(&proxy.url(), "ses:", "partitions = 1").await;
     let client = server.client().await;
     let mut watching = client.watch_all().await;
     let (kept, _) = client.create(&[("n", text("0"))]).await;
@@ -309,7 +309,7 @@ async fn w9_events_of_another_branch_follow_the_rollback() {
     new.resume();
     new.stop_replicating();
     old.replicate_from(&new);
-    let another = Server::start(&new.url(), "sessiond:", "partitions = 1").await;
+    let another = Server::start(&new.url(), "ses:", "partitions = 1").await;
     let other_client = another.client().await;
     let mut other_branch = BTreeSet::new();
     for _ in 0..5 {

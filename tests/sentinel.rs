@@ -14,7 +14,7 @@ use harness::{
 };
 use sessiond_client::v1::{EventType, ResyncReason, Session};
 
-const PREFIX: &str = "sessiond:";
+const PREFIX: &str = "ses:";
 const REPLICATED: &str = "[limits]\ncall_timeout = '3s'\n[default_policy]\ndurability = 'replicated'\nreplicas = 1\n";
 
 async fn sentinels(replicas: usize) -> Sentinels {

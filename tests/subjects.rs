@@ -180,7 +180,7 @@ async fn subject_may_be_any_text() {
         "subscribe",
         "MOVED 1 x",
         "ASK 1 127.0.0.1:1",
-        "{ses:00:28}",
+        "{00:120}",
         "a}b{c",
         "a:b",
         ":",

@@ -161,7 +161,7 @@ fn store_with_another_partition_count_is_refused() {
 fn redis_with_user_and_password_over_tcp_works() {
     // Redis cannot choose a free port itself. The test picks one, which another process could take before Redis starts.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let user = ["--user", "sessiond", "on", ">hunter2", "~sessiond:*", "&sessiond:*", "+@all"];
+    let user = ["--user", "sessiond", "on", ">hunter2", "~ses:*", "&ses:*", "+@all"];
     let _redis = harness::Redis::start_with(&[&["--port", &port], &user[..]].concat());
     let url = format!("--redis=redis://sessiond:hunter2@127.0.0.1:{port}");
     harness::process::Process::start(&[url]);

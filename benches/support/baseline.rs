@@ -47,7 +47,7 @@ const ATTRIBUTES: u32 = 5;
 
 /// Returns the key of the value for this token.
 fn key_of(token: &str) -> String {
-    format!("sessiond:{}", id_of(token))
+    format!("ses:{}", id_of(token))
 }
 
 fn key(token: &Token) -> String {

@@ -29,7 +29,7 @@ pub fn start_redis() -> Redis {
     assert!(CREDENTIALS.starts_with("sessiond:"));
     let mut arguments: Vec<String> = SETTINGS.map(str::to_owned).into();
     arguments.extend(["--auto-aof-rewrite-percentage", "0", "--enable-debug-command", "local"].map(str::to_owned));
-    arguments.extend(user_arguments("sessiond:"));
+    arguments.extend(user_arguments("ses:"));
     arguments.extend(["+@read", "+@write"].map(str::to_owned));
     Redis::start_with(&arguments.iter().map(|argument| &argument[..]).collect::<Vec<_>>())
 }

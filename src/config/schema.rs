@@ -37,7 +37,7 @@ settings! {
         /// Password of Redis. It replaces a password in the URL.
         Environment redis_password: Option<Secret> = None, optional(password(), "none");
         /// Prefix of all keys, so that several applications can share one Redis.
-        Flag key_prefix: String = "sessiond:".into(), key_prefix();
+        Flag key_prefix: String = "ses:".into(), key_prefix();
         /// Data directory of the embedded Redis.
         Flag data_dir: PathBuf = "sessiond-data".into(), path();
         /// Format of log lines.

@@ -147,7 +147,7 @@ impl Keys {
 
     /// Session of a session key. None: another kind of key.
     pub(super) fn session_of_key(&self, key: &str) -> Option<SessionRef> {
-        let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:s:")?;
+        let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix('{')?.split_once("}:s:")?;
         let (namespace, id) = rest.split_once(':')?;
         let name = SessionRef { namespace: namespace.parse().ok()?, id: id.parse().ok()? };
         (self.session(&name) == key).then_some(name)
@@ -169,7 +169,7 @@ impl Keys {
     pub(super) fn scan_pattern(&self, partition: Option<Partition>) -> String {
         let (stem, kind) = match partition {
             Some(partition) => (&self.partitions[partition.index()].stem[self.prefix.len()..], ":s:*"),
-            None => ("{ses:*}", ":[su]:*"),
+            None => ("{*}", ":[su]:*"),
         };
         let mut pattern = String::new();
         for letter in self.prefix.chars() {
@@ -183,7 +183,7 @@ impl Keys {
 
     /// Subject of an index key. None: another kind of key.
     pub(super) fn subject_of_key(&self, key: &str) -> Option<Subject> {
-        let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix("{ses:")?.split_once("}:u:")?;
+        let (_, rest) = key.strip_prefix(&self.prefix)?.strip_prefix('{')?.split_once("}:u:")?;
         let (namespace, name) = rest.split_once(':')?;
         Some(Subject { namespace: namespace.parse().ok()?, name: name.to_owned() })
     }
@@ -256,7 +256,7 @@ impl Keys {
     }
 }
 
-/// Hash tag of a partition: the first `ses:<partition>:<n>` whose slot is in this partition's share of all slots.
+/// Hash tag of a partition: the first `<partition>:<n>` whose slot is in this partition's share of all slots.
 ///
 /// Partition 0 has one tag for all numbers of partitions, with a slot in the smallest share. Its meta records the number, so
 /// servers with different numbers read the same key.
@@ -264,7 +264,7 @@ impl Keys {
 fn tag(index: u16, partitions: u16) -> String {
     let share = usize::from(Slot::COUNT) / usize::from(if index == 0 { MAX_PARTITIONS } else { partitions });
     (0..)
-        .map(|n| format!("ses:{index:02}:{n}"))
+        .map(|n| format!("{index:02}:{n}"))
         .find(|tag| usize::from(Slot::of(tag).0) / share == usize::from(index))
         .expect("every share of the slots has a tag")
 }
@@ -276,29 +276,29 @@ mod tests {
     #[test]
     fn tags_never_change() {
         for partitions in [1, 2, 4, 8, 16, 32, 64] {
-            let meta = Keys::new("sessiond:", 0, partitions).meta(Partition(0));
-            assert_eq!(meta, "sessiond:{ses:00:28}:meta");
+            let meta = Keys::new("ses:", 0, partitions).meta(Partition(0));
+            assert_eq!(meta, "ses:{00:120}:meta");
         }
-        let keys = Keys::new("sessiond:", 0, 16);
+        let keys = Keys::new("ses:", 0, 16);
         let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
-        assert_eq!(keys.session(&name), "sessiond:{ses:05:40}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
+        assert_eq!(keys.session(&name), "ses:{05:61}:s:web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
     }
 
     #[test]
     fn channels_of_two_databases_differ() {
-        let channel = |database| Keys::new("sessiond:", database, 16).channel(Partition(5));
-        assert_eq!(channel(0), "sessiond:{ses:05:40}:events");
-        assert_eq!(channel(3), "sessiond:{ses:05:40}:events:3");
+        let channel = |database| Keys::new("ses:", database, 16).channel(Partition(5));
+        assert_eq!(channel(0), "ses:{05:61}:events");
+        assert_eq!(channel(3), "ses:{05:61}:events:3");
     }
 
     #[test]
     fn session_of_key_inverts_session() {
-        let keys = Keys::new("sessiond:", 0, 16);
+        let keys = Keys::new("ses:", 0, 16);
         let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([7; 16]) };
         let key = String::from_utf8(keys.session(&name).into()).unwrap();
         assert_eq!(keys.session_of_key(&key), Some(name));
-        let of_another_partition = key.replacen("{ses:", "{ses:9", 1);
-        for other in [&of_another_partition[..], "sessiond:{ses:05:40}:s:web:short", "other:{ses:05:40}:s:web:", ""] {
+        let of_another_partition = key.replacen("{", "{9", 1);
+        for other in [&of_another_partition[..], "ses:{05:61}:s:web:short", "other:{05:61}:s:web:", ""] {
             assert_eq!(keys.session_of_key(other), None, "{other}");
         }
     }

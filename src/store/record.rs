@@ -128,7 +128,7 @@ impl Record {
     pub(super) fn request_times(&self) -> impl Iterator<Item = u64> {
         let requests = self.rest.get(self.front.basic_bytes + self.front.attribute_bytes..).unwrap_or_default();
         let (requests, _) = requests.as_chunks::<REQUEST_BYTES>();
-        requests.iter().map(|request| request[24..30].iter().fold(0, |time, byte| time << 8 | u64::from(*byte)))
+        requests.iter().map(|request| front::number_of(&request[24..30]))
     }
 
     /// The session in this view.

@@ -14,10 +14,7 @@ use super::{
     error::Error,
     keys::SessionKeys,
     random_nonce,
-    record::{
-        CommonRead, Corrupt, EncodedContent, Extent, Kind, MAX_REQUESTS, NEW_TOKEN_BYTES, Record, common_read,
-        plain_attributes,
-    },
+    record::{CommonRead, Corrupt, EncodedContent, Extent, Kind, MAX_REQUESTS, Record, common_read, plain_attributes},
     script_call::{Reply, WriteConcern, millis, unexpected},
     scripts::{self, Outcome},
     subjects::Why,
@@ -155,10 +152,10 @@ impl Store {
         match read {
             None => {}
             // No live session has this content position.
-            Some(None) => expected.put_bytes(0, 28),
+            Some(None) => expected.put_bytes(0, 26),
             Some(Some(record)) => {
                 expected.extend_from_slice(&record.front.content_position());
-                expected.put_u16(record.front.tokens().len() as u16);
+                expected.put_u16(record.front.tokens().bytes() as u16);
                 expected.put_u16(record.front.request_bytes as u16);
                 expected.extend_from_slice(&record.front.seal());
             }
@@ -170,8 +167,7 @@ impl Store {
         script_call = script_call.arg(expected);
         script_call = match (&plan.content, read) {
             (Some(content), Some(Some(record))) => {
-                let rotates = update.successor.is_some();
-                let front_bytes = record.front.bytes_after(rotates, *credential);
+                let front_bytes = record.front.bytes_after(*credential, update.keeps_salt());
                 script_call.content(content.argument(front_bytes, plan.requests))
             }
             _ => script_call.arg(""),
@@ -216,7 +212,7 @@ impl Store {
                 if let Some(subject) = plan.lost_subject.filter(|_| is_applied) {
                     self.note_left(name, subject, Why::Left { at: session.revision.0 });
                 }
-                Updated::Session { session, salt: record.front.salt().filter(|_| is_shared) }
+                Updated::Session { session, salt: record.front.tokens().salt().filter(|_| is_shared) }
             }
             Outcome::NotFound => Updated::NotFound,
             Outcome::Ended => Updated::Ended(self.ended(name, &mut reply)?),
@@ -288,7 +284,7 @@ impl UpdateCall<'_> {
             && update.timeouts.idle.is_none()
             && update.timeouts.absolute.is_none()
             && !(update.touch == Touch::Yes && touch_is_due)
-            && !(update.patch.is_login() && record.front.tokens().len() > NEW_TOKEN_BYTES);
+            && !(update.patch.is_login() && record.front.tokens().has_superseded());
         // Only the script knows whether the successor is one of the session's tokens, which is checked first.
         plan.refusal.is_some() && update.successor.is_none() || changes_nothing
     }
@@ -331,6 +327,15 @@ impl UpdateCall<'_> {
             View::Full => Some(AttributeBlock::Plain(content.attributes)),
         };
         record.front.session(self.name.clone(), content.basic, attributes)
+    }
+}
+
+impl Update<'_> {
+    /// Whether the record keeps the salt of the new token: without a grace period only a retry may receive the token again.
+    /// None: there is no new token. The same rule is in tokens_after.lua.
+    fn keeps_salt(&self) -> Option<bool> {
+        let successor = self.successor.as_ref()?;
+        Some(successor.salt.is_some() && (millis(successor.grace) > 0 || self.request.is_some()))
     }
 }
 

@@ -46,7 +46,7 @@ fn keys_are_spelled_in_one_file() {
         ":s:{",
         ":u:",
         ":events\"",
-        "{ses:",
+        "}:s:",
     ];
     let mut wrong = Vec::new();
     for (path, text) in texts("src", "rs").into_iter().chain(texts("src", "lua")) {

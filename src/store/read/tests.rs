@@ -45,7 +45,7 @@ impl Rig {
         let open = Open {
             url,
             password: None,
-            prefix: "sessiond:",
+            prefix: "ses:",
             partitions: 1,
             eviction: Eviction::Refused,
             replicated_writes: ReplicatedWrites::Disabled,

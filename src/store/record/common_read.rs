@@ -37,7 +37,9 @@ pub(in crate::store) fn common_read(
     let is_near_end = front.expires().is_some_and(|expires| expires <= now + MARGIN_MS);
     let token_state = match credential {
         Credential::Id => Some(TokenState::NotPresented),
-        Credential::Secret(verifier) => CurrentToken::of(front.tokens())
+        Credential::Secret(verifier) => front
+            .tokens()
+            .current()
             .filter(|token| token.has(verifier) && token.is_used())
             .map(|token| state_of_current(&token, policy, now)),
     };

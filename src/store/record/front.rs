@@ -5,7 +5,7 @@ use sha1::{Digest, Sha1};
 
 use super::{
     Corrupt, FORMAT,
-    tokens::{CurrentToken, NEW_TOKEN_BYTES, bytes_after_rotation, knows},
+    tokens::{NEW_TOKEN_BYTES, Tokens},
 };
 use crate::{
     session::{Credential, Revision},
@@ -13,15 +13,17 @@ use crate::{
 };
 
 /// Bytes of the head of the content.
-const CONTENT_HEAD_BYTES: usize = 74;
+const CONTENT_HEAD_BYTES: usize = 67;
 /// End of the life, where the seal begins.
-pub(in crate::store) const LIFE_END: usize = 127;
+pub(in crate::store) const LIFE_END: usize = 109;
 /// Bytes of the head: content, life, seal.
-pub(in crate::store) const HEAD_BYTES: usize = 135;
+pub(in crate::store) const HEAD_BYTES: usize = 117;
 /// Bytes of the seal.
 pub(in crate::store) const SEAL_BYTES: usize = HEAD_BYTES - LIFE_END;
 /// Place of the content position in the head.
-const CONTENT_POSITION: std::ops::Range<usize> = 18..34;
+const CONTENT_POSITION: std::ops::Range<usize> = 16..30;
+/// Place of the number of bytes of the tokens.
+const TOKEN_BYTES_AT: usize = 43;
 /// Modulus of the check: the largest prime below 2^32.
 const MODULUS: u64 = 4_294_967_291;
 
@@ -35,7 +37,7 @@ pub(in crate::store) enum Kind {
 }
 
 /// Revision and nonce of the last change of the content. It never repeats, whatever is rolled back or restored.
-pub(in crate::store) type ContentPosition = [u8; 16];
+pub(in crate::store) type ContentPosition = [u8; 14];
 
 /// Head and tokens of a record. Times and timeouts are in ms, Redis clock; 0 = none.
 #[derive(Clone, Debug)]
@@ -74,7 +76,7 @@ impl Front {
     pub(in crate::store) fn parse(name: &[u8], text: &Bytes) -> Result<Self, Corrupt> {
         let head = text.first_chunk::<HEAD_BYTES>().ok_or(Corrupt::Length)?;
         let mut front = parse_head(&head[..])?;
-        let end = HEAD_BYTES + usize::from(u16::from_be_bytes([head[50], head[51]]));
+        let end = HEAD_BYTES + usize::from(u16::from_be_bytes([head[TOKEN_BYTES_AT], head[TOKEN_BYTES_AT + 1]]));
         front.text = text.get(..end).map(|whole| text.slice_ref(whole)).ok_or(Corrupt::Length)?;
         let seal = seal(name, &front.text[CONTENT_HEAD_BYTES..LIFE_END], &front.text[HEAD_BYTES..]);
         let is_whole = front.kind == Kind::Tombstone && end == HEAD_BYTES || end >= HEAD_BYTES + NEW_TOKEN_BYTES;
@@ -102,31 +104,29 @@ impl Front {
         self.basic_bytes + self.attribute_bytes + self.request_bytes
     }
 
-    /// The tokens.
-    pub(in crate::store) fn tokens(&self) -> &[u8] {
-        &self.text[HEAD_BYTES..]
+    /// The tokens. A tombstone may have none.
+    pub(in crate::store) fn tokens(&self) -> Tokens<'_> {
+        Tokens(&self.text[HEAD_BYTES..])
     }
 
-    /// Number of bytes of head and tokens after a change. A rotation with a superseded token adds no token.
-    pub(in crate::store) fn bytes_after(&self, rotates: bool, credential: Credential) -> usize {
+    /// Number of bytes of head and tokens after a change of the content by this credential. `keeps_salt` is whether the call
+    /// rotates the token, and whether the record keeps the salt of the new one. None: the call does not rotate the token. A
+    /// rotation with a superseded token adds no token.
+    pub(in crate::store) fn bytes_after(&self, credential: Credential, keeps_salt: Option<bool>) -> usize {
+        let tokens = self.tokens();
         let is_current = match credential {
             Credential::Id => true,
-            Credential::Secret(verifier) => CurrentToken::of(self.tokens()).is_some_and(|token| token.has(verifier)),
+            Credential::Secret(verifier) => tokens.current().is_some_and(|token| token.has(verifier)),
         };
-        if rotates && is_current { HEAD_BYTES + bytes_after_rotation(self.tokens().len()) } else { self.bytes() }
+        HEAD_BYTES + tokens.bytes_after(keeps_salt.filter(|_| is_current))
     }
 
     /// Whether the credential is an id, or a token that the session has or had.
     pub(in crate::store) fn knows(&self, credential: Credential) -> bool {
         match credential {
             Credential::Id => true,
-            Credential::Secret(verifier) => knows(self.tokens(), verifier),
+            Credential::Secret(verifier) => self.tokens().knows(verifier),
         }
-    }
-
-    /// Salt from which the server derived the current token. None: it has none, or its successor was presented.
-    pub(in crate::store) fn salt(&self) -> Option<[u8; 32]> {
-        CurrentToken::of(self.tokens())?.salt()
     }
 
     /// Checksum of life and tokens.
@@ -149,12 +149,13 @@ impl Front {
 pub(in crate::store) fn parse_head(head: &[u8]) -> Result<Front, Corrupt> {
     let mut reader = Reader(head);
     let (format, kind) = (reader.take()?, reader.take()?);
-    let [revision, nonce, content_revision, content_nonce, turn, turn_until] = reader.numbers()?;
+    let [revision, nonce, content_revision, content_nonce, turn] = reader.numbers::<5, 7>()?;
+    let [turn_until] = reader.numbers::<1, 6>()?;
     let token_bytes = u16::from_be_bytes(reader.chunk()?);
     let (basic_bytes, attribute_bytes) = (reader.u32()?, reader.u32()?);
     let request_bytes = u16::from_be_bytes(reader.chunk()?);
     let (basic_crc, attribute_crc, stored_check) = (reader.u32()?, reader.u32()?, reader.u32()?);
-    let [created, accessed, idle, idle_until, absolute] = reader.numbers()?;
+    let [created, accessed, idle, idle_until, absolute] = reader.numbers::<5, 6>()?;
     let generation = reader.u32()?;
     let numbers = [revision, nonce, content_revision, content_nonce, turn, turn_until];
     let lengths = [token_bytes.into(), basic_bytes.into(), attribute_bytes.into(), request_bytes.into()];
@@ -182,6 +183,11 @@ pub(in crate::store) fn parse_head(head: &[u8]) -> Result<Front, Corrupt> {
         absolute,
         generation,
     })
+}
+
+/// Big-endian number of at most 8 bytes.
+pub(super) fn number_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The check of check.lua.
@@ -217,10 +223,11 @@ impl Reader<'_> {
         Ok(u32::from_be_bytes(self.chunk()?))
     }
 
-    fn numbers<const N: usize>(&mut self) -> Result<[u64; N], Corrupt> {
+    /// Takes `N` numbers of `B` bytes each.
+    fn numbers<const N: usize, const B: usize>(&mut self) -> Result<[u64; N], Corrupt> {
         let mut numbers = [0; N];
         for number in &mut numbers {
-            *number = u64::from_be_bytes(self.chunk()?);
+            *number = number_of(&self.chunk::<B>()?);
         }
         Ok(numbers)
     }

@@ -2,24 +2,82 @@
 
 use subtle::ConstantTimeEq;
 
-use crate::session::Verifier;
+use super::front::number_of;
+use crate::session::{SALT_BYTES, Salt, Verifier};
 
-/// Bytes of the current token: verifier, valid since, used, salt.
-pub(in crate::store) const NEW_TOKEN_BYTES: usize = 55;
+/// Bytes of the current token: verifier, valid since, flags.
+pub(in crate::store) const NEW_TOKEN_BYTES: usize = 23;
 /// Bytes of one superseded token.
-pub(in crate::store) const OLD_TOKEN_BYTES: usize = 29;
+const OLD_TOKEN_BYTES: usize = 29;
 /// Maximum number of superseded tokens.
 const MAX_OLD_TOKENS: usize = 16;
+/// Flag of the current token: it was presented.
+const USED: u8 = 1;
+/// Flag of the current token: the tokens end with a salt. Zero bytes = it was removed.
+const SALTED: u8 = 2;
+
+/// The tokens of a record: the current one, the superseded ones, and the salt from which the server derived the current one.
+#[derive(Clone, Copy)]
+pub(in crate::store) struct Tokens<'a>(pub(super) &'a [u8]);
 
 /// The current token of a session.
 pub(in crate::store) struct CurrentToken<'a>(&'a [u8; NEW_TOKEN_BYTES]);
 
-impl<'a> CurrentToken<'a> {
-    /// The current token at the beginning of the tokens of a record. None: the record has no tokens.
-    pub(in crate::store) fn of(tokens: &'a [u8]) -> Option<Self> {
-        tokens.first_chunk().map(CurrentToken)
+impl<'a> Tokens<'a> {
+    /// Number of bytes.
+    pub(in crate::store) fn bytes(self) -> usize {
+        self.0.len()
     }
 
+    /// The current token. None: the record has no tokens.
+    pub(in crate::store) fn current(self) -> Option<CurrentToken<'a>> {
+        self.0.first_chunk().map(CurrentToken)
+    }
+
+    /// Whether there are superseded tokens.
+    pub(in crate::store) fn has_superseded(self) -> bool {
+        !self.superseded().is_empty()
+    }
+
+    /// Salt from which the server derived the current token. None: the caller made it, it was presented, or it is the first one.
+    pub(in crate::store) fn salt(self) -> Option<Salt> {
+        self.salt_bytes().filter(|salt| *salt != [0; SALT_BYTES])
+    }
+
+    /// Whether one of the tokens has this verifier; takes the same time for each of them.
+    pub(in crate::store) fn knows(self, verifier: Verifier) -> bool {
+        let is_current = self.current().is_some_and(|token| token.has(verifier));
+        let old = self.superseded().chunks(OLD_TOKEN_BYTES).filter_map(<[u8]>::first_chunk::<16>);
+        old.fold(is_current, |found, token| bool::from(token.ct_eq(verifier.as_bytes())) | found)
+    }
+
+    /// Number of bytes after a change of the content. `keeps_salt` is whether the record keeps the salt of a new token; None: the
+    /// current one stays. The same rule is in tokens_after.lua.
+    pub(super) fn bytes_after(self, keeps_salt: Option<bool>) -> usize {
+        let has_removed_salt = self.salt_bytes() == Some([0; SALT_BYTES]);
+        match keeps_salt {
+            Some(keeps_salt) => {
+                let old = (self.superseded().len() + OLD_TOKEN_BYTES).min(MAX_OLD_TOKENS * OLD_TOKEN_BYTES);
+                NEW_TOKEN_BYTES + old + if keeps_salt { SALT_BYTES } else { 0 }
+            }
+            None if has_removed_salt => self.0.len() - SALT_BYTES,
+            None => self.0.len(),
+        }
+    }
+
+    fn superseded(self) -> &'a [u8] {
+        let end = self.0.len() - self.salt_bytes().map_or(0, |salt| salt.len());
+        self.0.get(NEW_TOKEN_BYTES..end).unwrap_or_default()
+    }
+
+    /// The salt, or the zero bytes in its place. None: there is no place for one.
+    fn salt_bytes(self) -> Option<Salt> {
+        self.current().filter(|token| token.flags() & SALTED != 0)?;
+        self.0[NEW_TOKEN_BYTES..].last_chunk().copied()
+    }
+}
+
+impl CurrentToken<'_> {
     /// Whether the token has this verifier; takes the same time in any case.
     pub(in crate::store) fn has(&self, verifier: Verifier) -> bool {
         self.0[..16].ct_eq(verifier.as_bytes()).into()
@@ -27,29 +85,15 @@ impl<'a> CurrentToken<'a> {
 
     /// Time in ms since which it is the current token.
     pub(in crate::store) fn since(&self) -> u64 {
-        self.0[16..22].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+        number_of(&self.0[16..22])
     }
 
     /// Whether it was presented.
     pub(in crate::store) fn is_used(&self) -> bool {
-        self.0[22] == 1
+        self.flags() & USED != 0
     }
 
-    /// Salt from which the server derived it. None: the caller made it, it was presented, or it is the first one.
-    pub(in crate::store) fn salt(&self) -> Option<[u8; 32]> {
-        let salt = std::array::from_fn(|at| self.0[23 + at]);
-        (salt != [0; 32]).then_some(salt)
+    fn flags(&self) -> u8 {
+        self.0[22]
     }
-}
-
-/// Whether one of the tokens of a record has this verifier; takes the same time for each of them.
-pub(in crate::store) fn knows(tokens: &[u8], verifier: Verifier) -> bool {
-    let (current, old) = tokens.split_at(NEW_TOKEN_BYTES.min(tokens.len()));
-    let all = std::iter::once(current).chain(old.chunks(OLD_TOKEN_BYTES)).filter_map(<[u8]>::first_chunk::<16>);
-    all.fold(false, |found, token| bool::from(token.ct_eq(verifier.as_bytes())) | found)
-}
-
-/// Number of bytes of the tokens after a rotation.
-pub(in crate::store) fn bytes_after_rotation(token_bytes: usize) -> usize {
-    (token_bytes + OLD_TOKEN_BYTES).min(NEW_TOKEN_BYTES + MAX_OLD_TOKENS * OLD_TOKEN_BYTES)
 }

@@ -16,7 +16,7 @@ assert(#KEYS == 6 and #ARGV >= 6, 'arity')
 local known_seal, REQUEST_ID = nil, ARGV[7] or ''
 -- include head
 -- include change
-local SETUP = '>c16I8I8B'
+local LAYOUT_BYTES, SETUP = 18, '>c16I8I8B'
 if kind ~= ABSENT then
   -- include requests
   -- include end_session
@@ -51,13 +51,15 @@ created, accessed, generation, cause, left, turn, turn_until = now, now, 1, 0, 0
 idle_until, absolute = idle > 0 and now + idle or 0, absolute > 0 and now + absolute or 0
 expires = (idle_until == 0 or absolute == 0) and idle_until + absolute or math.min(idle_until, absolute)
 -- The first token counts as used: it supersedes no token, so its first use carries no information.
-tokens = struct.pack(TOKEN, verifier, now, 1, NO_SALT)
+tokens = struct.pack(TOKEN, verifier, now, USED)
 local content_head, life
 -- include pack_head
 -- include pack_life
 local entry_type, entry_cause, changes, content = CREATED, 0, '', ARGV[6]
 local head, start = content_head .. life:sub(1, LIFE_END - CONTENT_HEAD_BYTES), 0
 if basic_bytes + attribute_bytes > MAX_SMALL then start = HEAD_BYTES + TOKEN_BYTES end
+require_right('SET', SESSION, 'v')
+if start > 0 then require_right('SETRANGE', SESSION, '0', 'v') end
 -- include append
 local new_requests = REQUEST_ID ~= '' and struct.pack(REQUEST, REQUEST_ID, now, CHANGED) or ''
 -- include write_whole

@@ -4,7 +4,7 @@
 -- KEYS   session, due, namespaces, log, absent, meta
 -- ARGV   those of head.lua, and
 --        5 three bytes: 1 = the script may write; 1 = touch the session; 1 = reply without attributes. Then the content
---          position and the seal of the record that the caller read, 16 and 8 bytes; nothing = none
+--          position and the seal of the record that the caller read, 14 and 8 bytes; nothing = none
 -- Reply  {DONE, now, record, token state, valid until}: the record is head and tokens if the caller has the content
 --      | {ROTATED, now, valid until, 1 = token reuse whose consequences need a write} | {NOT_FOUND, now} | {CORRUPT, now}
 --      | {ENDED, now, cause, '', valid until, 1 = that time is over, 1 = the end is in the log}
@@ -14,7 +14,7 @@
 assert(#KEYS == 6 and #ARGV == 5, 'arity')
 -- include constants
 -- include gate
-local known_seal = ARGV[5]:sub(20)
+local known_seal = ARGV[5]:sub(18)
 -- include head
 local may_write, touches, is_brief = ARGV[5]:byte(1, 3)
 local index, state, valid_until = 0, NOT_PRESENTED, 0
@@ -56,7 +56,7 @@ if may_write == 1 and touches == 1 then
   local _, _, touch_interval = struct.unpack(RULES, ARGV[3])
   if now - accessed >= (idle > 0 and math.min(touch_interval, idle / 20) or touch_interval) then
     local expires_before, life = expires, nil
-    if tokens:sub(SALT_AT, TOKEN_BYTES) ~= NO_SALT then
+    if tokens:byte(TOKEN_BYTES) >= SALTED then
       -- include tokens
       local old = unpack_old()
       if drop_salt(old) then tokens = pack_tokens(old) end
@@ -73,6 +73,6 @@ if may_write == 1 and touches == 1 then
     reply_text = text:sub(1, CONTENT_HEAD_BYTES) .. life
   end
 end
-local has_content = ARGV[5]:sub(4, 19) == text:sub(CONTENT_FROM, CONTENT_TO)
+local has_content = ARGV[5]:sub(4, 17) == text:sub(CONTENT_FROM, CONTENT_TO)
 -- include record_text
 return {DONE, now_us, reply_text, state, valid_until}

@@ -6,7 +6,7 @@
 --          the idle timeout; sets the absolute timeout. Then packed as CHANGE, or nothing = all 0: the timeouts and the grace
 --          period of the old token in ms; time of the reservation in us; turn, 0 = the caller does not want it; 1 + required
 --          revision, 0 = any
---        6 packed as EXPECTED, of the record that the caller read: content position, 16 bytes; bytes of tokens and of
+--        6 packed as EXPECTED, of the record that the caller read: content position, 14 bytes; bytes of tokens and of
 --          request ids; seal. Empty = any record. Then the layout of the new content, packed as LAYOUT, or nothing = the
 --          content stays
 --        7 the new content; above MAX_SMALL within a record whose other parts are zero and the nonce. Empty if it stays
@@ -25,7 +25,7 @@
 assert(#KEYS == 6 and #ARGV >= 8, 'arity')
 -- include constants
 -- include gate
-local CHANGE, EXPECTED, EXPECTED_BYTES = '>I8I8I8I8I8I8', '>c16I2I2c8', 28
+local CHANGE, EXPECTED, EXPECTED_BYTES = '>I8I8I8I8I8I8', '>c14I2I2c8', 26
 local TURN_MS, MAX_REPLY = 100, 4096
 local login, touches, checks, first_subject, loses_subject, is_brief, sets_idle, sets_absolute = ARGV[5]:byte(1, 8)
 local new_idle, new_absolute, grace, reserved, own_turn, if_revision = 0, 0, 0, 0, 0, 0
@@ -58,7 +58,7 @@ end
 local outcome, effect, new_tokens, changes_tokens, new_requests, wait = DONE, CHANGED, tokens, false, '', 0
 local is_marked = false
 if credential ~= '' and (credential ~= verifier or not is_used) or successor ~= '' or login == 1 or REQUEST_ID ~= ''
-  or changes_content and request_bytes > 0 or tokens:sub(SALT_AT, TOKEN_BYTES) ~= NO_SALT then
+  or changes_content and request_bytes > 0 or tokens:byte(TOKEN_BYTES) >= SALTED then
   -- include requests
   -- include tokens
   -- include end_session
@@ -138,6 +138,8 @@ tokens = new_tokens
 expires = (idle_until == 0 or absolute == 0) and idle_until + absolute or math.min(idle_until, absolute)
 local namespace_score
 if expires ~= expires_before then
+  -- An error for a key of another type has to come before the first write.
+  redis.call('ZCARD', DUE)
   -- include may_schedule
 end
 local content_head, life
@@ -152,6 +154,8 @@ reply_text = is_life_kept and text:sub(LIFE_END + 1, HEAD_BYTES) == known_seal a
 if is_logged then
   local entry_type, entry_cause, changes = effect == ROTATED_IT and ROTATING or UPDATED, 0, ARGV[8]
   local head = content_head .. life:sub(1, LIFE_END - CONTENT_HEAD_BYTES)
+  if is_whole then require_right('SET', SESSION, 'v') end
+  if not is_whole or start > 0 then require_right('SETRANGE', SESSION, '0', 'v') end
   -- include append
 end
 if is_whole then

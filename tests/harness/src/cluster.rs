@@ -48,7 +48,7 @@ pub enum Promotion {
 pub const MANY: usize = 64;
 
 /// Key prefix of a test with a dedicated cluster.
-pub const PREFIX: &str = "sessiond:";
+pub const PREFIX: &str = "ses:";
 
 /// Creates [`MANY`] sessions.
 pub async fn create_many(client: &Client) -> Vec<Session> {

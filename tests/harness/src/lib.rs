@@ -80,7 +80,7 @@ pub async fn metric(metrics_address: &str, name: &str) -> f64 {
 /// Returns a key prefix that no other test of this binary uses.
 pub fn unique_prefix() -> String {
     static TESTS: AtomicU32 = AtomicU32::new(0);
-    format!("sessiond:test{}:", TESTS.fetch_add(1, Ordering::Relaxed))
+    format!("ses:test{}:", TESTS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A server on the shared Redis with a client of it; see [`setup`].
@@ -110,7 +110,7 @@ pub async fn setup_with(toml: &str) -> Setup {
 pub struct World {
     /// Redis, shared by all tests of this binary or dedicated to this one.
     pub redis: Redis,
-    /// Key prefix: unique in the shared Redis, `sessiond:` in a dedicated one.
+    /// Key prefix: unique in the shared Redis, `ses:` in a dedicated one.
     pub prefix: String,
 }
 
@@ -127,7 +127,7 @@ impl World {
 
     /// Like [`World::dedicated`], with these additional arguments for Redis.
     pub fn dedicated_with(arguments: &[&str]) -> Self {
-        World { redis: Redis::start_with(arguments), prefix: "sessiond:".into() }
+        World { redis: Redis::start_with(arguments), prefix: "ses:".into() }
     }
 
     /// Starts a server in this process with this TOML configuration.

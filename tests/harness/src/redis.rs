@@ -38,7 +38,7 @@ pub fn acl_rule(allowed: &str) -> &'static str {
 
 /// Returns the arguments that create the manual's ACL user for sessiond, for keys with this prefix.
 pub fn user_arguments(prefix: &str) -> Vec<String> {
-    let rule = acl_rule("+evalsha").replace("sessiond:*", &format!("{prefix}*"));
+    let rule = acl_rule("+evalsha").replace("ses:*", &format!("{prefix}*"));
     ["--user"].into_iter().chain(rule.split_whitespace()).map(str::to_owned).collect()
 }
 
@@ -76,7 +76,7 @@ impl Redis {
         Redis::start_with(&[])
     }
 
-    /// Starts a Redis whose sessiond user may use keys with this prefix instead of `sessiond:`.
+    /// Starts a Redis whose sessiond user may use keys with this prefix instead of `ses:`.
     pub fn for_prefix(prefix: &str) -> Self {
         let user = user_arguments(prefix);
         Redis::start_with(&user.iter().map(|word| &word[..]).collect::<Vec<_>>())
@@ -341,7 +341,7 @@ pub fn server_arguments(extra: impl IntoIterator<Item: AsRef<str>>) -> Vec<Strin
         ["--unixsocket", "redis.sock", "--save", "", "--appendonly", "no"].map(str::to_owned).into();
     arguments.extend(extra.into_iter().map(|argument| argument.as_ref().to_owned()));
     if !arguments.iter().any(|argument| argument == "--user") {
-        arguments.extend(user_arguments("sessiond:"));
+        arguments.extend(user_arguments("ses:"));
     }
     arguments
 }

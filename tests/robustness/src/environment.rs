@@ -181,7 +181,7 @@ impl Environment {
             Topology::Pair => redis.url(),
             Topology::Sentinel | Topology::Cluster => url.clone(),
         };
-        let reader = LogReader::start(source, "sessiond:").await;
+        let reader = LogReader::start(source, "ses:").await;
         let mut instances = Vec::new();
         for number in 0..INSTANCES {
             let is_behind_proxy = number == 0 && topology == Topology::Standalone;
@@ -235,7 +235,7 @@ impl Environment {
     /// Records which entries of the present history the servers have removed from the logs.
     pub async fn note_trims(&mut self) {
         self.reader.read().await;
-        for log in self.redis.keys("sessiond:*:log") {
+        for log in self.redis.keys("ses:*:log") {
             let partition = partition_of(&log);
             let first = self.redis.list(&["XRANGE", &log, "-", "+", "COUNT", "1"]);
             let revision = first.first().and_then(|position| position.split_once('-')?.0.parse().ok());
@@ -271,8 +271,8 @@ impl Environment {
     }
 }
 
-/// Returns the partition in the name of a key, as in `sessiond:{ses:05:40}:log`.
+/// Returns the partition in the name of a key, as in `ses:{05:61}:log`.
 pub fn partition_of(key: &str) -> usize {
-    let (_, rest) = key.split_once("{ses:").expect("a key of a partition");
+    let (_, rest) = key.split_once("{").expect("a key of a partition");
     rest[..2].parse().expect("the number of a partition")
 }

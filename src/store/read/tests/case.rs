@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
-use super::record_text::{CONTENT_CHECKSUMS, Fields, HEAD, LIVE, Superseded, TOMBSTONE, Token};
+use super::record_text::{CHECK, CONTENT_CHECKSUMS, Fields, HEAD, LIVE, Superseded, TOMBSTONE, Token};
 use crate::{
     session::{Attributes, Basic, Content, Credential, Policy, TokenReuse, Verifier},
     store::{codec, record::DEFAULT_TOUCH_INTERVAL_MS},
@@ -149,7 +149,7 @@ impl Case {
             Damage::ByteTooMany => text.push(0),
             Damage::Format(format) => text[0] = *format,
             Damage::Check(more) => {
-                let check: &mut [u8; 4] = (&mut text[70..74]).try_into().unwrap();
+                let check: &mut [u8; 4] = (&mut text[CHECK]).try_into().unwrap();
                 *check = u32::from_be_bytes(*check).wrapping_add(*more).to_be_bytes();
             }
             Damage::Seal(digit) => {
@@ -298,8 +298,8 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 /// The current token without its time: verifier, whether it was used, and salt.
-fn current() -> impl Strategy<Value = ([u8; 16], bool, [u8; 32])> {
-    let salt = prop_oneof![2 => Just([0; 32]), 1 => any::<[u8; 32]>()];
+fn current() -> impl Strategy<Value = ([u8; 16], bool, Option<[u8; 32]>)> {
+    let salt = prop_oneof![2 => Just(None), 1 => Just(Some([0; 32])), 1 => any::<[u8; 32]>().prop_map(Some)];
     (any::<[u8; 16]>(), prop::bool::weighted(0.85), salt)
 }
 
@@ -347,7 +347,7 @@ fn mixed_bytes(length: usize) -> Bytes {
 
 fn live(
     (accessed, since, idle, idle_until, absolute): (Age, Age, u64, u64, u64),
-    (verifier, is_used, salt): ([u8; 16], bool, [u8; 32]),
+    (verifier, is_used, salt): ([u8; 16], bool, Option<[u8; 32]>),
     ([revision, nonce, content_revision, content_nonce, turn], has_turn, generation): ([u64; 5], bool, u32),
     policy: &Policy,
 ) -> Fields {

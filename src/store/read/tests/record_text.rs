@@ -4,9 +4,11 @@ use bytes::{BufMut, Bytes};
 use sha1::{Digest, Sha1};
 
 /// Bytes of the head.
-pub(super) const HEAD: usize = 135;
+pub(super) const HEAD: usize = 117;
 /// Bytes of the head that only the checksums of the content cover.
-pub(super) const CONTENT_CHECKSUMS: std::ops::Range<usize> = 62..70;
+pub(super) const CONTENT_CHECKSUMS: std::ops::Range<usize> = 55..63;
+/// Place of the check of the content head.
+pub(super) const CHECK: std::ops::Range<usize> = 63..67;
 /// Kind of a live session.
 pub(super) const LIVE: u8 = 1;
 /// Kind of a tombstone.
@@ -46,7 +48,8 @@ pub(super) struct Token {
     pub verifier: [u8; 16],
     pub since: u64,
     pub used: u8,
-    pub salt: [u8; 32],
+    /// Salt; zero bytes = it was removed. None: there is no place for one.
+    pub salt: Option<[u8; 32]>,
 }
 
 /// A superseded token.
@@ -84,7 +87,9 @@ impl Fields {
         let numbers = [[self.revision, self.nonce], self.content_position, self.turn].concat();
         let lengths = [token_bytes, self.basic.len(), self.attributes.len(), self.requests.len()];
         let mut text = vec![0xFA, self.kind];
-        numbers.iter().for_each(|number| text.put_u64(*number));
+        let (turn_until, numbers_of_7_bytes) = numbers.split_last().unwrap();
+        numbers_of_7_bytes.iter().for_each(|number| text.put_uint(*number, 7));
+        text.put_uint(*turn_until, 6);
         text.put_u16(token_bytes.try_into().unwrap());
         text.put_u32(self.basic.len().try_into().unwrap());
         text.put_u32(self.attributes.len().try_into().unwrap());
@@ -100,11 +105,11 @@ impl Fields {
     fn pack_life(&self) -> Vec<u8> {
         let mut life = Vec::new();
         for number in [self.created, self.accessed, self.idle, self.idle_until, self.absolute] {
-            life.put_u64(number);
+            life.put_uint(number, 6);
         }
         life.put_u32(self.generation);
         life.put_u8(self.cause);
-        life.put_u64(self.left);
+        life.put_uint(self.left, 7);
         life
     }
 
@@ -113,8 +118,7 @@ impl Fields {
         if let Some(token) = &self.current {
             tokens.extend(token.verifier);
             tokens.put_uint(token.since, 6);
-            tokens.put_u8(token.used);
-            tokens.extend(token.salt);
+            tokens.put_u8(token.used + if token.salt.is_some() { 2 } else { 0 });
         }
         for token in &self.superseded {
             tokens.extend(token.verifier);
@@ -122,6 +126,7 @@ impl Fields {
             tokens.put_uint(token.valid_until, 6);
             tokens.put_u8(token.flags);
         }
+        tokens.extend(self.current.iter().filter_map(|token| token.salt).flatten());
         tokens
     }
 }
@@ -152,18 +157,18 @@ fn packed_example_has_the_bytes_of_the_manual() {
         idle_until: 1_795_988_548_364,
         absolute: 1_796_029_948_364,
         generation: 1,
-        current: Some(Token { verifier, since: created, used: 1, salt: [0; 32] }),
+        current: Some(Token { verifier, since: created, used: 1, salt: None }),
         basic: Bytes::from_static(b"\x22\x011\x32\x0b\x0a\x03app\x12\x04shop"),
         attributes: Bytes::from_static(b"\xf0\x2a\x0d\x0a\x04name\x12\x05\x0a\x03Bob"),
         requests: vec![0; 31].into(),
         ..Fields::default()
     };
     let text = example.pack(b"web:aaaaaaaaaaaaaaaaaaaaaaaaaa");
-    assert_eq!(text.len(), 253);
-    assert_eq!(text[50..62], *b"\x00\x37\x00\x00\x00\x10\x00\x00\x00\x10\x00\x1f");
-    assert_eq!(text[62..70], [0x4e33_7cb8_u32.to_be_bytes(), 0x522d_ae41_u32.to_be_bytes()].concat());
-    assert_eq!(text[70..74], 506_206_873_u32.to_be_bytes());
-    assert_eq!(text[114..119], *b"\x00\x00\x00\x01\x00");
-    assert_eq!(text[127..135], *b"1b4f70ee");
-    assert_eq!(text[151..158], *b"\x01\xa2\x29\x26\xf3\xcc\x01");
+    assert_eq!(text.len(), 203);
+    assert_eq!(text[43..55], *b"\x00\x17\x00\x00\x00\x10\x00\x00\x00\x10\x00\x1f");
+    assert_eq!(text[CONTENT_CHECKSUMS], [0x4e33_7cb8_u32.to_be_bytes(), 0x522d_ae41_u32.to_be_bytes()].concat());
+    assert_eq!(text[CHECK], 506_206_265_u32.to_be_bytes());
+    assert_eq!(text[97..102], *b"\x00\x00\x00\x01\x00");
+    assert_eq!(text[109..117], *b"9c55f494");
+    assert_eq!(text[133..140], *b"\x01\xa2\x29\x26\xf3\xcc\x01");
 }

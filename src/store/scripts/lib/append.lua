@@ -10,12 +10,8 @@
 -- is not copied; above 64 KiB only its position and the previous one are published. If the publish fails, the message is
 -- lost: readers find the entry in the log.
 
--- Redis checks rights command by command, so a right that was taken has to stop the script before its first write.
-local may = redis.acl_check_cmd
-if not (may('XADD', LOG, '*', 'f', 'v') and may('HSET', META, 'f', 'v') and may('SET', SESSION, 'v')
-  and may('SETRANGE', SESSION, '0', 'v')) then
-  error({err = 'NOPERM the Redis user lacks a right that the scripts need'})
-end
+-- XADD is the first write. The script has to know that it may make the others.
+require_right('HSET', META, 'f', 'v')
 -- Format, type, cause, start; bytes of the parts that follow.
 local position = string.format('%d-%d', new_revision, NONCE)
 local entry = struct.pack('>BBBI2BBBBI4I4', FORMAT, entry_type, entry_cause, start, #position, #last, #head, #NAME,

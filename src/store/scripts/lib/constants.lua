@@ -20,18 +20,19 @@ local ABSENT, LIVE, TOMBSTONE, UNREADABLE = 0, 1, 2, 3
 -- Parts of a record; docs/storage-format.md names the fields. The head of the content ends with a check of its own fields, the
 -- life with the seal, which covers the tokens too. A change of the content leaves the life and the tokens as they are.
 local FORMAT = 0xFA
-local CONTENT_HEAD, CONTENT_HEAD_BYTES = '>BBI8I8I8I8I8I8I2I4I4I2I4I4I4', 74
-local LIFE, LIFE_END, SEAL_BYTES, HEAD_BYTES = '>I8I8I8I8I8I4BI8', 127, 8, 135
+local CONTENT_HEAD, CONTENT_HEAD_BYTES = '>BBI7I7I7I7I7I6I2I4I4I2I4I4I4', 67
+local LIFE, LIFE_END, SEAL_BYTES, HEAD_BYTES = '>I6I6I6I6I6I4BI7', 109, 8, 117
 -- Bytes of the content position: revision and nonce of the last change of the content.
-local CONTENT_FROM, CONTENT_TO = 19, 34
+local CONTENT_FROM, CONTENT_TO = 17, 30
 -- Modulus of the check: the largest prime below 2^32, so that no flipped bit leaves it unchanged.
 local MODULUS = 4294967291
--- The current token: verifier, valid since, 1 = used, salt of the rotation that issued it (zero bytes = none).
-local TOKEN, TOKEN_BYTES, USED_AT, SALT_AT = '>c16I6Bc32', 55, 23, 24
--- Last byte of head and current token, from 0. A text, as all constant arguments of commands: Redis formats a number with 17
--- digits, which costs up to a tenth of the command.
-local FRONT_LAST = '189'
-local NO_SALT = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+-- The current token: verifier, valid since, and flags as its last byte. If the flags have SALTED, the tokens end with the salt of
+-- the rotation that issued it; zero bytes = the salt was removed. The next write of the whole record leaves the zero bytes out.
+local TOKEN, TOKEN_BYTES, SALTED = '>c16I6B', 23, 2
+-- Last byte of head, current token and two superseded ones, from 0. A text, as all constant arguments of commands: Redis
+-- formats a number with 17 digits, which costs up to a tenth of the command.
+local FRONT_LAST = '197'
+local REMOVED_SALT = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 
 -- Superseded tokens, oldest first: verifier, superseded at, valid until, flags.
 local OLD_TOKEN, OLD_TOKEN_BYTES, MAX_OLD_TOKENS = '>c16I6I6B', 29, 16
@@ -50,9 +51,8 @@ local NO_EFFECT, CHANGED, ENDED_IT, ROTATED_IT = 0, 1, 2, 3
 local RULES = '>I8I8I8I8I8BB'
 
 -- Layout of a new content: bytes of basic, of attributes and of request ids; checksums of basic and of attributes.
-local LAYOUT, LAYOUT_BYTES = '>I4I4I2I4I4', 18
+local LAYOUT = '>I4I4I2I4I4'
 
 -- A content of up to this many bytes is copied in Lua where that saves a command. A larger one is a part of a text that is
 -- written as it is: it follows zero bytes for head and tokens, over which those are written. The text begins with the nonce.
 local MAX_SMALL = 2048
-local NONCE_BYTES = 8

@@ -7,9 +7,21 @@
 
 local TOMBSTONE_MS = select(4, struct.unpack(RULES, ARGV[3]))
 
+-- Whether no session of the namespace is due without this one. Raises the errors for keys of other types and for missing rights:
+-- they have to come before the first write.
+local function is_last_due(id)
+  require_right('SET', SESSION, 'v')
+  require_right('ZREM', DUE, 'm')
+  local due = redis.call('ZRANGE', DUE, '0', '1')
+  local is_last = #due == 0 or #due == 1 and due[1] == id
+  if is_last then redis.call('ZCARD', NAMESPACES) end
+  return is_last
+end
+
 -- Replaces the session by a tombstone. It keeps the tokens, so that the token of an ended session is recognised.
-local function write_tombstone(end_cause, ms, effect)
+local function write_tombstone(end_cause, ms, effect, is_last)
   local namespace, id = NAME:match('^([^:]*):(.*)$')
+  if is_last == nil then is_last = is_last_due(id) end
   local requests = with_this_request(read_requests(), effect, MAX_REQUESTS)
   if kind ~= LIVE then tokens = '' end
   kind, revision, nonce, content_revision, content_nonce, turn, turn_until = TOMBSTONE, new_revision, NONCE, 0, 0, 0, 0
@@ -20,15 +32,13 @@ local function write_tombstone(end_cause, ms, effect)
   -- include pack_life
   redis.call('SET', SESSION, content_head .. life .. requests, 'PX', ms)
   redis.call('ZREM', DUE, id)
-  if #redis.call('ZRANGE', DUE, '0', '0') == 0 then redis.call('ZREM', NAMESPACES, namespace) end
+  if is_last then redis.call('ZREM', NAMESPACES, namespace) end
 end
 
 -- Ends a session with this cause: appends the entry with the last state, then writes the tombstone. Returns `basic`: the
 -- index of its subject has the id.
 local function end_session(end_cause, effect)
-  -- Raise the error for a key of another type here, before any write.
-  local namespace_score
-  -- include may_schedule
+  local is_last = is_last_due(NAME:match(':(.*)$'))
   local entry_type, entry_cause, changes, head, basic, content, start = ENDING, end_cause, '', '', '', '', 0
   if kind == LIVE then
     local zeros = 0
@@ -36,7 +46,7 @@ local function end_session(end_cause, effect)
     head, basic = text:sub(1, LIFE_END), content:sub(start + 1, start + basic_bytes)
   end
   -- include append
-  write_tombstone(end_cause, TOMBSTONE_MS, effect)
+  write_tombstone(end_cause, TOMBSTONE_MS, effect, is_last)
   return basic
 end
 

@@ -19,11 +19,11 @@ local has_head = #text >= HEAD_BYTES
 local format, kind, revision, nonce, content_revision, content_nonce, turn, turn_until, token_bytes, basic_bytes,
   attribute_bytes, request_bytes, basic_crc, attribute_crc, stored_check =
   struct.unpack(CONTENT_HEAD, has_head and text or ('\0'):rep(CONTENT_HEAD_BYTES))
--- Superseded tokens follow the current one. For any other token they are always read, so that a wrong token costs the same
+-- Superseded tokens follow the current one, up to byte 635 with the salt. For any other token they are always read, so that a wrong token costs the same
 -- whether the session exists, was rotated, or has ended.
 if credential ~= '' and (not has_head or text:sub(HEAD_BYTES + 1, HEAD_BYTES + 16) ~= credential) then
-  text = redis.pcall('GETRANGE', SESSION, 0, HEAD_BYTES + TOKEN_BYTES + MAX_OLD_TOKENS * OLD_TOKEN_BYTES - 1)
-elseif token_bytes > TOKEN_BYTES then
+  text = redis.pcall('GETRANGE', SESSION, '0', '635')
+elseif has_head and HEAD_BYTES + token_bytes > #text then
   text = redis.pcall('GETRANGE', SESSION, 0, HEAD_BYTES + token_bytes - 1)
 end
 if has_head then text = text:sub(1, HEAD_BYTES + token_bytes) end
@@ -32,7 +32,7 @@ local verifier, is_used, tokens, expires = '', false, '', 0
 if has_head then
   created, accessed, idle, idle_until, absolute, generation, cause, left = struct.unpack(LIFE, text, CONTENT_HEAD_BYTES + 1)
   tokens = text:sub(HEAD_BYTES + 1, HEAD_BYTES + token_bytes)
-  verifier, is_used = tokens:sub(1, 16), tokens:byte(USED_AT) == 1
+  verifier, is_used = tokens:sub(1, 16), (tokens:byte(TOKEN_BYTES) or 0) % 2 == USED
   expires = (idle_until == 0 or absolute == 0) and idle_until + absolute or math.min(idle_until, absolute)
   local check
   -- include check

@@ -16,7 +16,11 @@ local function refuse_token(old, index)
   local content_head, life
   if state ~= REFUSED then
     -- A successor that was presented is not issued again: its salt is removed.
-    if index == 0 then used, salt = 1, NO_SALT else old[index].flags = bit.bor(old[index].flags, USED) end
+    if index == 0 then
+      used, salt = USED, salt ~= '' and REMOVED_SALT or ''
+    else
+      old[index].flags = bit.bor(old[index].flags, USED)
+    end
     tokens = pack_tokens(old)
     -- include pack_life
     text, is_marked = text:sub(1, CONTENT_HEAD_BYTES) .. life, true
@@ -29,6 +33,7 @@ local function refuse_token(old, index)
   -- include pack_head
   -- include pack_life
   local head = content_head .. life:sub(1, LIFE_END - CONTENT_HEAD_BYTES)
+  require_right('SETRANGE', SESSION, '0', 'v')
   -- include append
   redis.call('SETRANGE', SESSION, '0', content_head .. life)
   return {ROTATED, now_us}

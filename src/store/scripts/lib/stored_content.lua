@@ -12,6 +12,7 @@ if basic_bytes + attribute_bytes > 0 then
   content = redis.call('GETRANGE', SESSION, from, from + basic_bytes + attribute_bytes - 1)
 end
 if #content > MAX_SMALL then
-  start = zeros > 0 and zeros or NONCE_BYTES
-  content = struct.pack('>I8', NONCE) .. ('\0'):rep(start - NONCE_BYTES) .. content
+  local packed_nonce = struct.pack('>I8', NONCE)
+  start = zeros > 0 and zeros or #packed_nonce
+  content = packed_nonce .. ('\0'):rep(start - #packed_nonce) .. content
 end

@@ -3,18 +3,21 @@
 -- KEYS   those of head.lua
 -- ARGV   those of head.lua
 -- Reads  those of head.lua
--- Sets   ROTATION_GRACE, RENEWAL, REPORTS, the fields of the current token, the functions
+-- Sets   ROTATION_GRACE, RENEWAL, REPORTS, the fields of the current token, the functions; salt: empty = the tokens have none
 
 local ROTATION_GRACE, RENEWAL, _, _, _, REPORTS = struct.unpack(RULES, ARGV[3])
-local since, used, salt = 0, 0, NO_SALT
-if #tokens >= TOKEN_BYTES then _, since, used, salt = struct.unpack(TOKEN, tokens) end
+local since, used, salt = 0, 0, ''
+if #tokens >= TOKEN_BYTES then
+  _, since, used = struct.unpack(TOKEN, tokens)
+  if used >= SALTED then used, salt = used - SALTED, tokens:sub(-#REMOVED_SALT) end
+end
 
 -- Index of the token with this verifier: 0 = the current one, n = the n-th superseded one, nil = none. Compares all
 -- tokens in any case, so that the cost does not depend on the result.
 local function token_index(wanted)
   local index, n = nil, 0
   if verifier == wanted then index = 0 end
-  for at = TOKEN_BYTES + 1, #tokens, OLD_TOKEN_BYTES do
+  for at = TOKEN_BYTES + 1, #tokens - #salt, OLD_TOKEN_BYTES do
     n = n + 1
     if tokens:sub(at, at + 15) == wanted then index = n end
   end
@@ -24,7 +27,7 @@ end
 -- The superseded tokens, oldest first.
 local function unpack_old()
   local old = {}
-  for at = TOKEN_BYTES + 1, #tokens, OLD_TOKEN_BYTES do
+  for at = TOKEN_BYTES + 1, #tokens - #salt, OLD_TOKEN_BYTES do
     local token, superseded, valid_until, flags = struct.unpack(OLD_TOKEN, tokens, at)
     old[#old + 1] = {verifier = token, superseded = superseded, valid_until = valid_until, flags = flags}
   end
@@ -33,11 +36,11 @@ end
 
 -- Packs the fields of the current token, and the superseded ones.
 local function pack_tokens(old)
-  local parts = {struct.pack(TOKEN, verifier, since, used, salt)}
+  local parts = {struct.pack(TOKEN, verifier, since, used + (salt ~= '' and SALTED or 0))}
   for n, token in ipairs(old) do
     parts[n + 1] = struct.pack(OLD_TOKEN, token.verifier, token.superseded, token.valid_until, token.flags)
   end
-  return table.concat(parts)
+  return table.concat(parts) .. salt
 end
 
 -- Whether the grace period of a superseded token is over. A login ends it for good, also if the clock is set back.
@@ -58,10 +61,15 @@ local function token_state(old, index)
   return REFUSED, is_reuse and not (REPORTS == 1 and bit.band(token.flags, REPORTED) ~= 0)
 end
 
--- Removes a salt with which no call receives the successor any more. Returns whether there was one.
+local function has_salt()
+  return salt ~= '' and salt ~= REMOVED_SALT
+end
+
+-- Removes a salt with which no call receives the successor any more. Returns whether there was one. Its bytes stay, so that the
+-- record is written in place.
 local function drop_salt(old)
   local is_valid = #old > 0 and (not is_over(old[#old]) or now - since <= GUARANTEED and now >= since)
-  if salt == NO_SALT or is_valid then return false end
-  salt = NO_SALT
+  if not has_salt() or is_valid then return false end
+  salt = REMOVED_SALT
   return true
 end

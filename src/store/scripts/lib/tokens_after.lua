@@ -8,6 +8,7 @@
 --        for the request id, -1 = the caller has laid out too little room
 
 local salt_of_this = (ARGV[10] or ''):sub(17)
+local had_removed_salt = salt == REMOVED_SALT
 local index = credential ~= '' and token_index(credential) or nil
 if credential ~= '' and not index then return {NOT_FOUND, now_us} end
 local old, requests = unpack_old(), read_requests()
@@ -16,7 +17,7 @@ local old, requests = unpack_old(), read_requests()
 local function is_issued()
   if index ~= #old or used ~= 0 then return false end
   if salt_of_this == '' then return verifier == successor end
-  return salt ~= NO_SALT
+  return has_salt()
 end
 
 local known = known_request(requests)
@@ -51,6 +52,11 @@ if is_superseded and (login == 1 or successor ~= '' and outcome ~= SHARED) then
   return {ROTATED, now_us}
 end
 local rotates = successor ~= '' and outcome ~= SHARED
+-- The caller lays the record out by the same rule.
+if had_removed_salt and not rotates and (changes_content or REQUEST_ID ~= '') then
+  salt = ''
+  new_tokens = pack_tokens(old)
+end
 if rotates and token_index(successor) then
   -- include write_mark
   return {TOKEN_KNOWN, now_us}
@@ -62,7 +68,7 @@ if rotates then
   if #old > MAX_OLD_TOKENS then table.remove(old, 1) end
   -- Without a grace period only a retry may receive the successor again.
   local keeps_salt = salt_of_this ~= '' and (grace > 0 or REQUEST_ID ~= '')
-  verifier, since, used, salt = successor, now, 0, keeps_salt and salt_of_this or NO_SALT
+  verifier, since, used, salt = successor, now, 0, keeps_salt and salt_of_this or ''
 end
 local ends_grace = false
 if login == 1 then

@@ -233,7 +233,7 @@ impl Fault for ForgedMessages {
 
     fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {
-            let channels = env.redis.list(&["PUBSUB", "SHARDCHANNELS", "sessiond:*"]);
+            let channels = env.redis.list(&["PUBSUB", "SHARDCHANNELS", "ses:*"]);
             let messages =
                 ["", "message", "1-1", "9007199254740991-1", "9007199254740992-1", "-", "\u{9c}1-1", "[1,2]"];
             for _ in 0..20 {
@@ -242,7 +242,7 @@ impl Fault for ForgedMessages {
                     env.confirmed += usize::try_from(env.redis.number(&["SPUBLISH", channel, message])).unwrap_or(0);
                 }
                 // The keys exist: the sessions must not end.
-                for key in env.redis.keys("sessiond:*:s:web:*") {
+                for key in env.redis.keys("ses:*:s:web:*") {
                     env.redis.number(&["PUBLISH", "__keyevent@0__:del", &key]);
                 }
                 sleep(Duration::from_millis(50)).await;

@@ -47,9 +47,9 @@ const EXECUTION_TIME: Duration = Duration::from_millis(100);
 impl KeyBroken {
     fn pattern(&self) -> &'static str {
         match self.key {
-            BrokenKey::Log => "sessiond:*:log",
-            BrokenKey::DueSet => "sessiond:*:due:web",
-            BrokenKey::NamespaceSet => "sessiond:*:ns",
+            BrokenKey::Log => "ses:*:log",
+            BrokenKey::DueSet => "ses:*:due:web",
+            BrokenKey::NamespaceSet => "ses:*:ns",
         }
     }
 }

@@ -34,7 +34,7 @@ impl Fault for LogTrimmed {
             for _ in 0..15 {
                 env.reader.read().await;
                 for (partition, kept) in env.reader.last_entries(KEPT) {
-                    let log = env.redis.keys(&format!("*{{ses:{partition:02}:*}}:log")).remove(0);
+                    let log = env.redis.keys(&format!("*{{{partition:02}:*}}:log")).remove(0);
                     let oldest = format!("{}-{}", kept[0].position.revision, kept[0].position.nonce);
                     env.redis.command(&["XTRIM", &log, "MINID", &oldest]);
                     env.trace.trimmed.push((partition, kept[0].previous));
