@@ -1,6 +1,6 @@
 //! A Lua script: its source, its SHA-1, and how it is run.
 
-use std::sync::OnceLock;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use bytes::Bytes;
 use fred::{
@@ -10,6 +10,10 @@ use fred::{
     interfaces::LuaInterface,
     types::{Key, Value, scripts::Script as Loaded},
 };
+
+/// Name of the shared code whose lines, such as `local A, B = 1, 2`, define constants. Lua has none: a local takes one of the 200
+/// registers of a script, and each function that uses it a search. So the source has their values.
+const CONSTANTS: &str = "constants";
 
 /// A Lua script.
 pub struct Script {
@@ -38,22 +42,24 @@ impl Script {
         Script { name, flags, keys, body, includes, loaded: OnceLock::new() }
     }
 
-    /// Returns the source as sent to Redis: each include is expanded in its place, without comments.
+    /// Returns the source as sent to Redis: each include is expanded in its place, with the values of the constants and without
+    /// comments.
     pub fn source(&self) -> String {
-        let mut source = format!("#!lua flags={}\n", self.flags);
-        self.expand(self.body, &mut source);
-        source
+        let (mut code, mut values) = (String::new(), BTreeMap::new());
+        self.expand(self.body, &mut code, &mut values);
+        format!("#!lua flags={}\n{}", self.flags, with_values(&code, &values))
     }
 
     /// # Panics
     ///
     /// Panics if an include has no code, which a test of the registry finds.
-    fn expand(&self, code: &str, source: &mut String) {
+    fn expand(&self, code: &str, source: &mut String, values: &mut BTreeMap<&str, &str>) {
         for line in code.lines() {
             match line.trim_start().strip_prefix("-- include ") {
                 Some(name) => {
                     let include = self.includes.iter().find(|(known, _)| *known == name);
-                    self.expand(include.unwrap_or_else(|| panic!("no include {name:?}")).1, source);
+                    let code = include.unwrap_or_else(|| panic!("no include {name:?}")).1;
+                    if name == CONSTANTS { *values = values_of(code) } else { self.expand(code, source, values) }
                 }
                 None if line.trim_start().starts_with("--") => {}
                 None => {
@@ -93,7 +99,49 @@ impl Script {
     }
 }
 
+/// Values of constants by name.
+fn values_of(constants: &str) -> BTreeMap<&str, &str> {
+    let lines = constants.lines().filter_map(|line| line.strip_prefix("local ")?.split_once(" = "));
+    lines.flat_map(|(names, values)| names.split(", ").zip(values.split(", "))).collect()
+}
+
+/// Replaces each name that has a value, but not in strings.
+fn with_values(code: &str, values: &BTreeMap<&str, &str>) -> String {
+    let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let (mut replaced, mut rest) = (String::with_capacity(code.len()), code);
+    while let Some(first) = rest.chars().next() {
+        let bytes = match first {
+            '\'' => rest[1..].find('\'').map(|quote| quote + 2),
+            letter if is_of_name(letter) => rest.find(|letter| !is_of_name(letter)),
+            other => Some(other.len_utf8()),
+        };
+        let (token, tail) = rest.split_at(bytes.unwrap_or(rest.len()));
+        replaced.push_str(values.get(token).copied().unwrap_or(token));
+        rest = tail;
+    }
+    replaced
+}
+
 /// Whether Redis does not have the script.
 pub(super) fn is_unknown_script(error: &FredError) -> bool {
     error.details().starts_with("NOSCRIPT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_has_the_values_of_constants() {
+        const INCLUDES: &[(&str, &str)] = &[
+            ("constants", "-- Numbers.\nlocal A, LONG_NAME = 1, '>I4'\nlocal B = -2\n"),
+            ("more", "  -- include shared\n"),
+            ("shared", "local A2 = A\n"),
+        ];
+        let source = |body| Script::new("test", "no-writes", 0, body, INCLUDES).source();
+        let body = "-- A comment.\n-- include constants\n-- include more\nreturn {A, x.A2, 'A', LONG_NAME .. 'B', B}\n";
+        let expected = "#!lua flags=no-writes\nlocal A2 = 1\nreturn {1, x.A2, 'A', '>I4' .. 'B', -2}\n";
+        assert_eq!(source(body), expected);
+        assert_eq!(source("return A\n"), "#!lua flags=no-writes\nreturn A\n");
+    }
 }

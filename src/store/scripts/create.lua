@@ -14,6 +14,7 @@ assert(#KEYS == 6 and #ARGV >= 6, 'arity')
 -- include constants
 -- include gate
 local known_seal, REQUEST_ID = nil, ARGV[7] or ''
+local namespace, id = ARGV[2]:match('^([^:]*):(.*)$')
 -- include head
 -- include change
 local LAYOUT_BYTES, SETUP = 18, '>c16I8I8B'
@@ -33,7 +34,7 @@ if kind ~= ABSENT then
   if not known.is_same then return {REQUEST_ID_REUSED, now_us} end
   return {DONE, now_us, redis.call('GET', SESSION)}
 end
-if redis.call('ZSCORE', DUE, NAME:match(':(.*)$')) then
+if redis.call('ZSCORE', DUE, id) then
   -- include requests
   -- include end_session
   local ended, basic = end_if_expired()

@@ -18,9 +18,10 @@ local known_seal, REQUEST_ID = nil, ''
 -- include end_session
 -- include subject
 local least_tombstone, reserved_since = ARGV[5], ARGV[6]
+local namespace, id = NAME:match('^([^:]*):(.*)$')
 local ended, basic = end_if_expired()
 if ended then return {DONE, now_us, ended, basic} end
-local due_score = redis.call('ZSCORE', DUE, NAME:match(':(.*)$'))
+local due_score = redis.call('ZSCORE', DUE, id)
 if kind == UNREADABLE then
   -- An unreadable record ends at the deadline in the due set.
   if not due_score or now < tonumber(due_score) then return {CORRUPT, now_us} end
@@ -28,7 +29,7 @@ if kind == UNREADABLE then
 end
 if kind == LIVE then
   -- If record and due set differ, the record is right.
-  local namespace_score = redis.call('ZSCORE', NAMESPACES, NAME:match('^[^:]*'))
+  local namespace_score = redis.call('ZSCORE', NAMESPACES, namespace)
   if tonumber(due_score) ~= (expires > 0 and expires or math.huge) or not namespace_score then
     -- include schedule
   end
@@ -36,7 +37,7 @@ if kind == LIVE then
   basic = redis.call('GETRANGE', SESSION, from, from + basic_bytes - 1)
   return {NOT_DUE, now_us, basic, is_reserved(reserved_since) and 1 or 0}
 end
-if kind == TOMBSTONE and due_score then redis.call('ZREM', DUE, NAME:match(':(.*)$')) end
+if kind == TOMBSTONE and due_score then redis.call('ZREM', DUE, id) end
 if least_tombstone == '' then
   return kind == TOMBSTONE and {ENDED, now_us, cause, ''} or {NOT_FOUND, now_us}
 end

@@ -65,7 +65,8 @@ if may_write == 1 and touches == 1 then
     if idle > 0 then idle_until = math.max(idle_until, now + idle) end
     expires = (idle_until == 0 or absolute == 0) and idle_until + absolute or math.min(idle_until, absolute)
     if expires ~= expires_before then
-      local namespace_score = redis.call('ZSCORE', NAMESPACES, NAME:match('^[^:]*'))
+      local namespace, id = NAME:match('^([^:]*):(.*)$')
+      local namespace_score = redis.call('ZSCORE', NAMESPACES, namespace)
       -- include schedule
     end
     -- include pack_life

@@ -136,8 +136,9 @@ local is_life_kept = new_tokens == tokens and accessed == accessed_before and id
   and idle_until == idle_until_before and absolute == absolute_before and loses_subject == 0
 tokens = new_tokens
 expires = (idle_until == 0 or absolute == 0) and idle_until + absolute or math.min(idle_until, absolute)
-local namespace_score
+local namespace, id, namespace_score
 if expires ~= expires_before then
+  namespace, id = NAME:match('^([^:]*):(.*)$')
   -- An error for a key of another type has to come before the first write.
   redis.call('ZCARD', DUE)
   -- include may_schedule

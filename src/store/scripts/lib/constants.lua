@@ -46,6 +46,9 @@ local NOT_PRESENTED, CURRENT, ROTATION_DUE, SUPERSEDED, REFUSED = 0, 1, 2, 3, 4
 local REQUEST, REQUEST_BYTES, MAX_REQUESTS, GUARANTEED = '>c24I6B', 31, 64, 15000
 local NO_EFFECT, CHANGED, ENDED_IT, ROTATED_IT = 0, 1, 2, 3
 
+-- The first argument of gated scripts: id of the store, time limit, nonce.
+local GATE, GATE_BYTES = '>c32I8I8', 48
+
 -- Rules of the policy: rotation grace, renewal timeout, touch interval, tombstone, retry window, in ms; 1 = token reuse is
 -- reported, 0 = it ends the session; 1 = the caller waits for replicas.
 local RULES = '>I8I8I8I8I8BB'

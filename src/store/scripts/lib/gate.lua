@@ -8,7 +8,6 @@
 -- Every reply is {outcome, now in us, …}: the first element is an integer, so no text from a session or an index begins a
 -- reply.
 
-local GATE, GATE_BYTES = '>c32I8I8', 48
 local META = KEYS[#KEYS]
 local store, not_after, NONCE = struct.unpack(GATE, ARGV[1])
 local time = redis.call('TIME')

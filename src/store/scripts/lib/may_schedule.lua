@@ -2,8 +2,8 @@
 --
 -- KEYS   those of head.lua
 -- ARGV   2 as in head.lua
--- Reads  nothing
+-- Reads  namespace
 -- Sets   namespace_score
 
-namespace_score = redis.call('ZSCORE', NAMESPACES, NAME:match('^[^:]*'))
+namespace_score = redis.call('ZSCORE', NAMESPACES, namespace)
 require_right('ZADD', DUE, '0', 'm')

@@ -3,10 +3,9 @@
 --
 -- KEYS   those of head.lua
 -- ARGV   2 as in head.lua
--- Reads  expires; namespace_score: score of the namespace in the set of namespaces, read before the first write
+-- Reads  namespace and id of the session; expires; namespace_score: score of the namespace in the set of namespaces, read before the first write
 -- Sets   nothing
 
-local namespace, id = NAME:match('^([^:]*):(.*)$')
 redis.call('ZADD', DUE, expires > 0 and string.format('%d', expires) or '+inf', id)
 if not namespace_score or tonumber(namespace_score) > (expires > 0 and expires or math.huge) then
   redis.call('ZADD', NAMESPACES, redis.call('ZRANGE', DUE, '0', '0', 'WITHSCORES')[2], namespace)
