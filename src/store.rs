@@ -24,6 +24,7 @@ mod preconditions;
 mod queues;
 mod read;
 mod record;
+mod replies;
 mod routing;
 mod scan;
 mod script_call;
@@ -50,11 +51,12 @@ pub use log_page::Page;
 pub use preconditions::Unmet;
 pub use read::Validity;
 pub use record::{Corrupt, plain_attributes};
+pub use replies::{SurveyedState, Trimmed};
 pub use scan::{Due, ListPosition};
 pub use start::{Eviction, Open, StartError};
 pub use subjects::{Admitted, Claim, Entry as IndexEntry, Left, Limit, PAGE as INDEX_PAGE, RESERVATION_WINDOW, Why};
-pub use survey::{PER_SCRIPT, Partial, ScanPage, ScanPosition, ScanScope, Survey, Surveyed, SurveyedState};
-pub use trim::{History, LogBounds, Memory, Trimmed};
+pub use survey::{PER_SCRIPT, Partial, ScanPage, ScanPosition, ScanScope, Survey, Surveyed};
+pub use trim::{History, LogBounds, Memory};
 
 pub use crate::redis::ReplicatedWrites;
 use crate::{

@@ -7,11 +7,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::redis::Reply;
-
 use super::{
     Store,
     keys::{KeyKind, Partition},
+    replies::RepairReply,
     scripts,
 };
 
@@ -59,14 +58,14 @@ impl Store {
             let declared = vec![key.clone().into(), self.keys.meta(partition)];
             let args = vec![kind.name().into()];
             let reply = self.run(partition, &scripts::REPAIR, declared, args, deadline).await;
-            match reply.map(|reply| reply.first().and_then(Reply::number)) {
-                Ok(Some(1)) => {
+            match reply.and_then(RepairReply::decode) {
+                Ok(RepairReply::Deleted) => {
                     log_deleted(&key, kind);
                     if matches!(kind, KeyKind::Due | KeyKind::Namespaces) {
                         without_due_sets.insert(partition);
                     }
                 }
-                Ok(Some(2)) => {
+                Ok(RepairReply::NotRebuilt) => {
                     if self.broken_keys.announced.lock().insert(key.clone()) {
                         crate::observe::warning!(
                             key,
@@ -76,7 +75,7 @@ impl Store {
                         );
                     }
                 }
-                Ok(_) => {
+                Ok(RepairReply::Intact) => {
                     if self.broken_keys.announced.lock().remove(&key) {
                         tracing::info!(key, "key no longer has another Redis type");
                     }

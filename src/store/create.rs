@@ -7,8 +7,9 @@ use super::{
     Create, Created, Reservation, Store,
     error::Error,
     record::{EncodedContent, Extent, Front, HEAD_BYTES, NEW_TOKEN_BYTES, Record},
-    script_call::{WriteConcern, unexpected},
-    scripts::{self, Outcome},
+    replies::CreateReply,
+    script_call::WriteConcern,
+    scripts,
 };
 use crate::session::{AttributeBlock, Attributes, Basic, Credential, Policy, Session, SessionRef, View};
 
@@ -37,18 +38,17 @@ impl Store {
         if let Some(request) = create.request {
             call = call.request(Some(request));
         }
-        let mut reply = self.write(&scripts::CREATE, WriteConcern::of(policy), &call, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                let session = self.created(name, &keys.name, &reply.bytes()?, content);
+        let reply = self.write(&scripts::CREATE, WriteConcern::of(policy), &call, deadline).await?;
+        Ok(match CreateReply::decode(reply)? {
+            CreateReply::Done(record) => {
+                let session = self.created(name, &keys.name, &record, content);
                 Created::Session(session.map_err(|cause| self.corrupt(name, cause))?)
             }
-            Outcome::Rotated => Created::Rotated,
-            Outcome::Exists => Created::Exists,
-            Outcome::Ended => Created::Ended(self.ended(name, &mut reply)?),
-            Outcome::RequestIdReused => Created::RequestIdReused,
-            Outcome::NotReserved => Created::NotReserved,
-            other => return Err(unexpected(&scripts::CREATE, other)),
+            CreateReply::Rotated => Created::Rotated,
+            CreateReply::Exists => Created::Exists,
+            CreateReply::Ended(ending) => Created::Ended(self.note_ended(name, ending)),
+            CreateReply::RequestIdReused => Created::RequestIdReused,
+            CreateReply::NotReserved => Created::NotReserved,
         })
     }
 

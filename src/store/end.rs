@@ -8,8 +8,9 @@ use super::{
     Condition, Ended, Expired, Settled, Store,
     error::Error,
     record::Corrupt,
-    script_call::{Reply, ScriptCall, WriteConcern, millis, unexpected},
-    scripts::{self, Outcome},
+    replies::{EndReply, Ending, ExpireReply},
+    script_call::{ScriptCall, WriteConcern, millis},
+    scripts,
     subjects::Why,
 };
 use crate::{
@@ -64,35 +65,32 @@ impl Store {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Ended, Error> {
-        let mut reply = self.write(&scripts::END, WriteConcern::of(policy), &call, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                self.ended(name, &mut reply)?;
+        let reply = self.write(&scripts::END, WriteConcern::of(policy), &call, deadline).await?;
+        Ok(match EndReply::decode(reply)? {
+            EndReply::Done(ending) => {
+                self.note_ended(name, ending);
                 Ended::Now
             }
-            Outcome::Ended => {
-                self.ended(name, &mut reply)?;
+            EndReply::Ended(ending) => {
+                self.note_ended(name, ending);
                 Ended::Before
             }
-            Outcome::NotFound => Ended::Before,
-            Outcome::NotMeant => Ended::NotMeant,
-            Outcome::RequestIdReused => Ended::RequestIdReused,
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::END, other)),
+            EndReply::NotFound => Ended::Before,
+            EndReply::NotMeant => Ended::NotMeant,
+            EndReply::RequestIdReused => Ended::RequestIdReused,
+            EndReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
         })
     }
 
     /// Ends a session that is past its deadline, or whose key is missing although its id is still in the due set; no other.
     pub async fn expire(&self, name: &SessionRef, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
-        let mut reply = self.run_expire(name, None, None, policy, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                self.ended(name, &mut reply)?;
+        Ok(match self.run_expire(name, None, None, policy, deadline).await? {
+            ExpireReply::Done(ending) => {
+                self.note_ended(name, ending);
                 Expired::Now
             }
-            Outcome::NotDue => Expired::NotDue,
-            Outcome::NotFound | Outcome::Ended | Outcome::Corrupt => Expired::Before,
-            other => return Err(unexpected(&scripts::EXPIRE, other)),
+            ExpireReply::NotDue { .. } => Expired::NotDue,
+            ExpireReply::NotFound | ExpireReply::Ended(_) | ExpireReply::Corrupt => Expired::Before,
         })
     }
 
@@ -106,18 +104,17 @@ impl Store {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Settled, Error> {
-        let mut reply = self.run_expire(name, Some(millis(INDEX_TOMBSTONE)), reserved_since, policy, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done | Outcome::Ended => {
-                self.ended(name, &mut reply)?;
+        Ok(match self.run_expire(name, Some(millis(INDEX_TOMBSTONE)), reserved_since, policy, deadline).await? {
+            ExpireReply::Done(ending) | ExpireReply::Ended(ending) => {
+                self.note_ended(name, ending);
                 Settled::Ended
             }
-            Outcome::NotDue => {
-                let basic = Basic::parse(reply.bytes()?).map_err(|_| self.corrupt(name, Corrupt::Basic))?;
-                Settled::Lives { subject: basic.subject().to_owned(), is_reserved: reply.number()? == 1 }
+            ExpireReply::NotDue { basic, is_reserved } => {
+                let basic = Basic::parse(basic).map_err(|_| self.corrupt(name, Corrupt::Basic))?;
+                Settled::Lives { subject: basic.subject().to_owned(), is_reserved }
             }
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::EXPIRE, other)),
+            ExpireReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
+            ExpireReply::NotFound => return Err(Error::Unexpected("expire: wrote no tombstone".into())),
         })
     }
 
@@ -128,20 +125,18 @@ impl Store {
         reserved_since: Option<u64>,
         policy: &Policy,
         deadline: Instant,
-    ) -> Result<Reply, Error> {
+    ) -> Result<ExpireReply, Error> {
         let call = self.session_call(name, &self.keys.session_keys(name), Credential::Id, policy);
         let call = call.optional(least_tombstone).optional(reserved_since);
-        self.write(&scripts::EXPIRE, WriteConcern::Primary, &call, deadline).await
+        ExpireReply::decode(self.write(&scripts::EXPIRE, WriteConcern::Primary, &call, deadline).await?)
     }
 
-    /// Reads the cause of an end. If this call ended the session, queues the id for removal from the subject index.
-    pub(super) fn ended(&self, name: &SessionRef, reply: &mut Reply) -> Result<Cause, Error> {
-        let cause = reply.cause()?;
-        let basic = Basic::parse(reply.bytes()?).unwrap_or_default();
-        if !basic.subject().is_empty() {
-            self.note_left(name, basic.subject().to_owned(), Why::Ended(Instant::now()));
+    /// Returns the cause of an end. If this call ended the session, queues the id for removal from the subject index.
+    pub(super) fn note_ended(&self, name: &SessionRef, ending: Ending) -> Cause {
+        if !ending.subject.is_empty() {
+            self.note_left(name, ending.subject, Why::Ended(Instant::now()));
         }
-        Ok(cause)
+        ending.cause
     }
 
     pub(super) fn corrupt(&self, name: &SessionRef, cause: Corrupt) -> Error {

@@ -10,8 +10,9 @@ use super::{
     error::Error,
     keys::{Partition, SessionKeys},
     record::{CommonRead, Corrupt, Extent, Record, common_read},
-    script_call::{Reply, ScriptCall, WriteConcern, unexpected},
-    scripts::{self, Outcome},
+    replies::ReadReply,
+    script_call::{ScriptCall, WriteConcern},
+    scripts,
 };
 use crate::{
     redis::{self, Effect, HELD_BACK_AFTER, MAX_LARGE_REPLY_BYTES, Node, Priority, Request},
@@ -25,7 +26,7 @@ const BEGINNING: usize = 2_048;
 const SETTLING: Duration = Duration::from_millis(50);
 
 /// Result of a read, with the data that decides what follows.
-struct ReadReply {
+struct ReadResult {
     found: Found,
     validity: Validity,
     /// Whether the presentation is token reuse whose consequences have not been written.
@@ -84,9 +85,9 @@ impl Store {
         let with_effect = self.read_with_script(&call, Effects::Written);
         let without = async || self.read_with_script(&call, Effects::None).await;
         // The consequences of token reuse are not optional.
-        let is_complete = |read_reply: &ReadReply| !read_reply.needs_write;
+        let is_complete = |read: &ReadResult| !read.needs_write;
         match self.read_in_any_case(keys.partition, with_effect, without, is_complete).await {
-            Ok(read_reply) => Ok(read_reply.found),
+            Ok(read) => Ok(read.found),
             Err(error) => Err(if get.touch == Touch::Yes { error } else { error.of_a_read() }),
         }
     }
@@ -161,8 +162,8 @@ impl Store {
         credential: Credential,
         deadline: Instant,
     ) -> Result<(Found, Validity), Error> {
-        let read_reply = self.read_without_effect(name, credential, View::Basic, deadline).await?;
-        Ok((read_reply.found, read_reply.validity))
+        let read = self.read_without_effect(name, credential, View::Basic, deadline).await?;
+        Ok((read.found, read.validity))
     }
 
     async fn read_without_effect(
@@ -171,7 +172,7 @@ impl Store {
         credential: Credential,
         view: View,
         deadline: Instant,
-    ) -> Result<ReadReply, Error> {
+    ) -> Result<ReadResult, Error> {
         let keys = self.keys.session_keys(name);
         let (get, policy) = (Get { credential, view, touch: Touch::No }, &Policy::default());
         let record = match view {
@@ -183,7 +184,7 @@ impl Store {
                 common_read(&record.front, credential, policy, self.now_at(keys.partition))
         {
             let found = self.found(name, &keys, record, view, token_state)?;
-            return Ok(ReadReply { found, validity: Validity { until: None, is_over: false }, needs_write: false });
+            return Ok(ReadResult { found, validity: Validity { until: None, is_over: false }, needs_write: false });
         }
         let call = ReadCall { name, keys: &keys, get, policy, record: record.as_ref(), deadline };
         self.read_with_script(&call, Effects::None).await
@@ -263,13 +264,13 @@ impl Store {
         Ok(Found::Session(session, token_state))
     }
 
-    async fn read_with_script(&self, read: &ReadCall<'_>, effects: Effects) -> Result<ReadReply, Error> {
+    async fn read_with_script(&self, read: &ReadCall<'_>, effects: Effects) -> Result<ReadResult, Error> {
         let call = self.script_call(read, effects);
         let reply = match effects {
             Effects::Written => self.write(&scripts::READ, WriteConcern::Primary, &call, read.deadline).await?,
             Effects::None => self.read(&scripts::READ_ONLY, &call, read.deadline).await?,
         };
-        self.read_reply(read, reply)
+        self.read_result(read, ReadReply::decode(reply)?)
     }
 
     fn script_call(&self, read: &ReadCall<'_>, effects: Effects) -> ScriptCall {
@@ -286,41 +287,27 @@ impl Store {
         self.session_call(name, keys, get.credential, policy).arg(seen)
     }
 
-    fn read_reply(&self, read: &ReadCall<'_>, mut reply: Reply) -> Result<ReadReply, Error> {
+    fn read_result(&self, read: &ReadCall<'_>, reply: ReadReply) -> Result<ReadResult, Error> {
         let name = read.name;
-        let found = match reply.outcome {
-            Outcome::Done => {
-                let text = reply.bytes()?;
-                let token_state = match reply.number()? {
-                    0 => TokenState::NotPresented,
-                    1 => TokenState::Current,
-                    2 => TokenState::RotationDue,
-                    3 => TokenState::Superseded,
-                    other => return Err(Error::Unexpected(format!("token state {other}"))),
-                };
-                let record = Record::of_reply(&read.keys.name, &text, read.record, Extent::of(read.get.view));
+        let over = |until| Validity { until, is_over: true };
+        Ok(match reply {
+            ReadReply::Done { record, token_state, until } => {
+                let record = Record::of_reply(&read.keys.name, &record, read.record, Extent::of(read.get.view));
                 let record = record.map_err(|cause| self.corrupt(name, cause))?;
-                self.found(name, read.keys, &record, read.get.view, token_state)?
+                let found = self.found(name, read.keys, &record, read.get.view, token_state)?;
+                ReadResult { found, validity: Validity { until, is_over: false }, needs_write: false }
             }
-            Outcome::Rotated => Found::Rotated,
-            Outcome::NotFound => Found::NotFound,
-            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?, EndLogged::Yes),
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::READ, other)),
-        };
-        let mut number = || reply.next().and_then(|value| value.number());
-        let until = number().filter(|until| *until > 0).map(Millis);
-        let (found, is_over, needs_write) = match found {
-            Found::Ended(cause, _) => {
-                let is_over = number() == Some(1);
-                let logged = if number() == Some(0) { EndLogged::NotYet } else { EndLogged::Yes };
-                (Found::Ended(cause, logged), is_over, false)
+            ReadReply::Rotated { until, needs_write } => {
+                ReadResult { found: Found::Rotated, validity: over(until), needs_write }
             }
-            Found::Session(..) => (found, false, false),
-            Found::Rotated => (found, true, number() == Some(1)),
-            Found::NotFound => (found, true, false),
-        };
-        Ok(ReadReply { found, validity: Validity { until, is_over }, needs_write })
+            ReadReply::NotFound => ReadResult { found: Found::NotFound, validity: over(None), needs_write: false },
+            ReadReply::Ended { ending, until, is_over, is_logged } => {
+                let logged = if is_logged { EndLogged::Yes } else { EndLogged::NotYet };
+                let found = Found::Ended(self.note_ended(name, ending), logged);
+                ReadResult { found, validity: Validity { until, is_over }, needs_write: false }
+            }
+            ReadReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
+        })
     }
 }
 

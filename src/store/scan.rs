@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::session::{Namespace, SessionId};
 
-use super::{Store, error::Error, keys::Partition, scripts};
-use crate::redis::{Effect, Node, Priority, Reply, Request, Script};
+use super::{Store, error::Error, keys::Partition, replies::DueReply, scripts};
+use crate::redis::{Node, Reply, Request};
 
 /// Maximum size of a set that is read whole and in order; larger ones are read with a Redis cursor.
 const READ_WHOLE: u64 = 1_000;
@@ -146,42 +146,14 @@ impl Store {
     ) -> Result<Due, Error> {
         let keys = vec![self.keys.due(partition, namespace), self.keys.namespaces(partition)];
         let args = vec![Bytes::copy_from_slice(namespace.as_str().as_bytes()), limit.to_string().into()];
-        let mut reply = self.run(partition, &scripts::DUE, keys, args, deadline).await?.into_iter();
-        reply.next();
-        let mut ids = Vec::new();
-        for (id, score) in reply.next().into_iter().flat_map(Reply::pairs) {
-            match id.text().and_then(|id| id.parse().ok()) {
-                Some(id) => ids.push((id, score.float().unwrap_or(0.0) as u64)),
-                // No script can end such a member: it would stay due.
-                None => {
-                    crate::observe::error!(partition = partition.0, %namespace, "removed invalid id from due set");
-                    let args = vec![self.keys.due(partition, namespace), id.bytes().unwrap_or_default()];
-                    self.command(partition, "ZREM", args, deadline).await?;
-                }
-            }
+        let reply = DueReply::decode(self.run(partition, &scripts::DUE, keys, args, deadline).await?)?;
+        for member in reply.invalid {
+            // No script can end such a member: it would stay due.
+            crate::observe::error!(partition = partition.0, %namespace, "removed invalid id from due set");
+            let args = vec![self.keys.due(partition, namespace), member];
+            self.command(partition, "ZREM", args, deadline).await?;
         }
-        let next = reply.next().and_then(|next| next.float()).filter(|next| next.is_finite());
-        Ok(Due { ids, next: next.map(|next| next as u64) })
-    }
-}
-
-impl Store {
-    /// Runs a script without gate on a partition. The script has to be idempotent.
-    pub(super) async fn run(
-        &self,
-        partition: Partition,
-        script: &'static Script,
-        keys: Vec<Bytes>,
-        args: Vec<Bytes>,
-        deadline: Instant,
-    ) -> Result<Vec<Reply>, Error> {
-        let (keys, args) = (&keys[..], &args[..]);
-        let attempt = |node: Arc<Node>, asking| async move {
-            let request = Request::Script { script, keys, args };
-            node.send(Priority::Interactive, request, deadline, Effect::Writes, asking).await
-        };
-        let reply = self.route(partition, deadline, attempt).await?.array();
-        reply.ok_or_else(|| Error::Unexpected(format!("{}: no array", script.name)))
+        Ok(Due { ids: reply.ids, next: reply.next })
     }
 }
 

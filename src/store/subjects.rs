@@ -16,8 +16,9 @@ use tokio::{
 use super::{
     Found, Partition, Reservation, Settled, Store,
     error::Error,
-    script_call::{WriteConcern, millis, unexpected},
-    scripts::{self, Outcome},
+    replies::{ClaimReply, RemoveReply, ReserveReply},
+    script_call::{WriteConcern, millis},
+    scripts,
     survey::Partial,
 };
 use crate::redis::Reply;
@@ -157,16 +158,13 @@ impl Store {
         let call = call.arg(id.to_string()).number(after).number(limit.sessions.into());
         let call = call.number(limit.is_checked.into());
         let call = call.number((limit.beyond == SessionLimitPolicy::Reject).into()).number(PAGE as u64);
-        let concern = WriteConcern::Primary;
-        let mut reply = self.write(&scripts::RESERVE, concern, &call, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                let reservation = Reservation::Held { store, added: reply.number()? };
-                Admitted::InPlaceOf(flat_entries(reply.next()), reservation)
+        let reply = self.write(&scripts::RESERVE, WriteConcern::Primary, &call, deadline).await?;
+        Ok(match ReserveReply::decode(reply)? {
+            ReserveReply::Added { added, replaced } => {
+                Admitted::InPlaceOf(replaced, Reservation::Held { store, added })
             }
-            Outcome::SubjectFull => Admitted::Full(flat_entries(reply.next())),
-            Outcome::SubjectLimit => Admitted::LimitReached,
-            other => return Err(unexpected(&scripts::RESERVE, other)),
+            ReserveReply::Full(newest) => Admitted::Full(newest),
+            ReserveReply::LimitReached => Admitted::LimitReached,
         })
     }
 
@@ -183,7 +181,7 @@ impl Store {
         let entries: Vec<String> = entries.flat_map(text).collect();
         for entries in entries.chunks(2 * PAGE) {
             let call = entries.iter().fold(self.subject_call(subject), |call, text| call.arg(text.clone()));
-            self.write(&scripts::REMOVE, WriteConcern::Primary, &call, deadline).await?;
+            RemoveReply::decode(self.write(&scripts::REMOVE, WriteConcern::Primary, &call, deadline).await?)?;
         }
         Ok(())
     }
@@ -304,9 +302,8 @@ impl Store {
     ) -> Result<bool, Error> {
         let call = self.meta_call(partition).arg(claim.field()).number(self.instance);
         let call = call.number(millis(period)).number(millis(own_period));
-        let concern = WriteConcern::Primary;
-        let reply = self.write(&scripts::CLAIM, concern, &call, deadline).await?;
-        Ok(reply.outcome == Outcome::Done)
+        let reply = self.write(&scripts::CLAIM, WriteConcern::Primary, &call, deadline).await?;
+        Ok(ClaimReply::decode(reply)? == ClaimReply::Claimed)
     }
 
     /// Waits for sessions that no longer have their subject, and returns those since the last call; at least one.
@@ -318,12 +315,6 @@ impl Store {
         let subject = Subject { namespace: name.namespace.clone(), name: subject };
         self.leaving.note(Left { subject, id: name.id, why });
     }
-}
-
-/// Entries of a flat list of ids and times.
-fn flat_entries(list: Option<Reply>) -> Vec<Entry> {
-    let pairs = list.into_iter().flat_map(Reply::pairs);
-    pairs.filter_map(|(id, score)| entry(&id, &score)).collect()
 }
 
 /// None: no session can have this id.

@@ -10,9 +10,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::redis::Reply;
-
-use super::{Server, Store, error::Error, keys::Partition, scripts};
+use super::{Server, Store, error::Error, keys::Partition, replies::Trimmed, scripts};
 
 /// Maximum time that a refused write waits for a trim.
 const TRIM_WAIT: Duration = Duration::from_secs(1);
@@ -30,17 +28,6 @@ pub struct LogBounds {
     pub bytes: u64,
     /// Maximum number of entries dropped per call.
     pub batch: u64,
-}
-
-/// Result of one trim.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Trimmed {
-    /// Number of entries that were dropped.
-    pub dropped: u64,
-    /// Size of the entries that are left, in bytes.
-    pub bytes: u64,
-    /// Last revision of the partition. 0: the partition has no meta.
-    pub last: u64,
 }
 
 /// Memory of a Redis server in bytes.
@@ -90,9 +77,7 @@ impl Store {
         let keys = vec![self.keys.log(partition), self.keys.meta(partition)];
         let numbers = [bounds.age_us, bounds.aged, bounds.entries, bounds.bytes, bounds.batch];
         let args = numbers.map(|number| number.to_string().into()).to_vec();
-        let reply = self.run(partition, &scripts::TRIM, keys, args, deadline).await?;
-        let number = |at: usize| reply.get(at).and_then(Reply::number).unwrap_or(0);
-        Ok(Trimmed { dropped: number(0), bytes: number(2), last: number(3) })
+        Trimmed::decode(self.run(partition, &scripts::TRIM, keys, args, deadline).await?)
     }
 
     /// Waits until a write was refused because Redis has no memory left.

@@ -18,19 +18,21 @@ use super::{
         CommonRead, Corrupt, EncodedContent, Extent, Kind, MAX_REQUESTS, NEW_TOKEN_BYTES, Record, common_read,
         plain_attributes,
     },
-    script_call::{Reply, WriteConcern, millis, unexpected},
-    scripts::{self, Outcome},
+    replies::UpdateReply,
+    script_call::{WriteConcern, millis},
+    scripts,
     subjects::Why,
 };
 use crate::session::{
-    AttributeBlock, Basic, Credential, Durability, PatchedAttributes, Policy, Revision, Session, SessionRef, Touch,
-    View, wire,
+    AttributeBlock, Basic, Credential, Durability, PatchedAttributes, Policy, Session, SessionRef, Touch, View, wire,
 };
 
 /// Number of conflicts after which a call takes the turn if there is another one.
 const CONFLICTS_BEFORE_TURN: u32 = 1;
 /// Maximum number of sends with the turn. Others can then be faster only while the turn lapses.
 const SENDS_WITH_TURN: u32 = 3;
+/// Maximum time of a turn. The same number is in update.lua.
+const LONGEST_TURN: Duration = Duration::from_millis(100);
 /// Time added to `retry_window` before a request id is left out of a new record: the estimated time may be ahead.
 const REQUEST_MARGIN_MS: u64 = 5_000;
 
@@ -110,9 +112,8 @@ impl Store {
                 let session = session.map_err(|cause| self.corrupt(call.name, cause))?;
                 return Ok(Updated::Session { session, salt: None });
             }
-            let mut reply = self.send_update(call, Some(live), &plan, turn).await?;
-            match reply.outcome {
-                Outcome::Conflict if conflicts < CONFLICTS_BEFORE_TURN + SENDS_WITH_TURN => {
+            match self.send_update(call, Some(live), &plan, turn).await? {
+                UpdateReply::Conflict(text) if conflicts < CONFLICTS_BEFORE_TURN + SENDS_WITH_TURN => {
                     if let Some(cause) = damage {
                         return Err(self.corrupt(call.name, cause));
                     }
@@ -120,21 +121,20 @@ impl Store {
                     if conflicts >= CONFLICTS_BEFORE_TURN && turn == 0 {
                         turn = random_nonce() | 1;
                     }
-                    let text = reply.bytes()?;
-                    record = match text.is_empty() {
-                        true => self.read_record(&call.keys, call.deadline).await?,
-                        false => Record::parse(&call.keys.name, &text, Extent::Whole).ok(),
+                    record = match text {
+                        None => self.read_record(&call.keys, call.deadline).await?,
+                        Some(text) => Record::parse(&call.keys.name, &text, Extent::Whole).ok(),
                     };
                 }
-                Outcome::Busy => {
-                    let wait = Duration::from_millis(reply.number()?.clamp(1, 100));
+                UpdateReply::Busy(wait) => {
+                    let wait = wait.clamp(Duration::from_millis(1), LONGEST_TURN);
                     if Instant::now() + wait >= call.deadline {
                         return Err(Error::Timeout);
                     }
                     sleep(wait).await;
                     record = self.read_record(&call.keys, call.deadline).await?;
                 }
-                _ => return self.updated(call, live, plan, reply),
+                reply => return self.updated(call, live, plan, reply),
             }
         }
     }
@@ -146,7 +146,7 @@ impl Store {
         read: Option<Option<&Record>>,
         plan: &Plan,
         turn: u64,
-    ) -> Result<Reply, Error> {
+    ) -> Result<UpdateReply, Error> {
         let UpdateCall { name, keys, credential, update, policy, deadline } = call;
         let script = if update.successor.is_some() { &scripts::ROTATE } else { &scripts::UPDATE };
         let mut script_call = self.session_call(name, keys, *credential, policy).in_store(update.reserved);
@@ -186,7 +186,7 @@ impl Store {
             successor.extend_from_slice(salt.as_ref().map_or(&[], |salt| &salt[..]));
             script_call = script_call.arg(successor);
         }
-        self.write(script, WriteConcern::of(policy), &script_call, *deadline).await
+        UpdateReply::decode(self.write(script, WriteConcern::of(policy), &script_call, *deadline).await?)
     }
 
     /// Converts the final reply of the script.
@@ -195,19 +195,18 @@ impl Store {
         call: &UpdateCall<'_>,
         read: Option<&Record>,
         plan: Plan,
-        mut reply: Reply,
+        reply: UpdateReply,
     ) -> Result<Updated, Error> {
         let (name, text) = (call.name, &call.keys.name);
-        Ok(match reply.outcome {
-            Outcome::Done | Outcome::Shared => {
+        let is_shared = matches!(reply, UpdateReply::Shared { .. });
+        Ok(match reply {
+            UpdateReply::Done { record, nonce } | UpdateReply::Shared { record, nonce } => {
                 if let Some(refusal) = plan.refusal {
                     return Ok(refusal);
                 }
                 let corrupt = |cause| self.corrupt(name, cause);
-                let record =
-                    Record::of_reply(text, &reply.bytes()?, read, Extent::of(call.update.view)).map_err(corrupt)?;
-                let is_shared = reply.outcome == Outcome::Shared;
-                let is_applied = record.front.position.nonce == reply.nonce;
+                let record = Record::of_reply(text, &record, read, Extent::of(call.update.view)).map_err(corrupt)?;
+                let is_applied = record.front.position.nonce == nonce;
                 let session = match plan.content {
                     // The reply to a retry is the current session, without the content of this call.
                     Some(content) if is_applied => call.session_after(&record, content),
@@ -218,18 +217,17 @@ impl Store {
                 }
                 Updated::Session { session, salt: record.front.salt().filter(|_| is_shared) }
             }
-            Outcome::NotFound => Updated::NotFound,
-            Outcome::Ended => Updated::Ended(self.ended(name, &mut reply)?),
-            Outcome::Rotated => Updated::Rotated,
-            Outcome::TokenKnown => Updated::TokenKnown,
-            Outcome::NotReserved => Updated::NotReserved { void_until: reply.number()? },
-            Outcome::RevisionMismatch => Updated::RevisionMismatch { current: Revision(reply.number()?) },
-            Outcome::RequestIdReused => Updated::RequestIdReused,
-            Outcome::RequestIdLimit => Updated::RequestIdLimit { wait: Duration::from_millis(reply.number()?) },
+            UpdateReply::NotFound => Updated::NotFound,
+            UpdateReply::Ended(ending) => Updated::Ended(self.note_ended(name, ending)),
+            UpdateReply::Rotated => Updated::Rotated,
+            UpdateReply::TokenKnown => Updated::TokenKnown,
+            UpdateReply::NotReserved { void_until } => Updated::NotReserved { void_until },
+            UpdateReply::RevisionMismatch(current) => Updated::RevisionMismatch { current },
+            UpdateReply::RequestIdReused => Updated::RequestIdReused,
+            UpdateReply::RequestIdLimit(wait) => Updated::RequestIdLimit { wait },
             // The session changes faster than this call can follow.
-            Outcome::Conflict => return Err(Error::Timeout),
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::UPDATE, other)),
+            UpdateReply::Conflict(_) | UpdateReply::Busy(_) => return Err(Error::Timeout),
+            UpdateReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
         })
     }
 }

@@ -93,8 +93,9 @@ impl Rig {
             Effects::Written => self.store.write(self.read, WriteConcern::Primary, &call, deadline()).await,
             Effects::None => self.store.read(self.read_only, &call, deadline()).await,
         };
-        let ReadReply { found, validity, needs_write } = match self.store.read_reply(&read, reply.unwrap()) {
-            Ok(read_reply) => read_reply,
+        let result = ReadReply::decode(reply.unwrap()).and_then(|reply| self.store.read_result(&read, reply));
+        let ReadResult { found, validity, needs_write } = match result {
+            Ok(result) => result,
             Err(error) => return Err(error.to_string()),
         };
         if let Found::Session(_, TokenState::NotPresented | TokenState::Current | TokenState::RotationDue) = found {
