@@ -6,7 +6,42 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Namespace, duration_text};
 
-pub use preset::Preset;
+/// Named set of timeouts and token rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The built-in defaults.
+    WebDefault,
+    /// OWASP: high-value applications.
+    OwaspHighValue,
+    /// NIST: authentication assurance level 1.
+    NistAal1,
+    /// NIST: authentication assurance level 2.
+    NistAal2,
+    /// NIST: authentication assurance level 3.
+    NistAal3,
+}
+
+impl Preset {
+    /// All presets with their names in the configuration.
+    pub const NAMED: [(&str, Preset); 5] = [
+        (Preset::WebDefault.name(), Preset::WebDefault),
+        (Preset::OwaspHighValue.name(), Preset::OwaspHighValue),
+        (Preset::NistAal1.name(), Preset::NistAal1),
+        (Preset::NistAal2.name(), Preset::NistAal2),
+        (Preset::NistAal3.name(), Preset::NistAal3),
+    ];
+
+    /// Returns the name of the preset in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Preset::WebDefault => "web-default",
+            Preset::OwaspHighValue => "owasp-high-value",
+            Preset::NistAal1 => "nist-aal1",
+            Preset::NistAal2 => "nist-aal2",
+            Preset::NistAal3 => "nist-aal3",
+        }
+    }
+}
 
 /// Rules of one namespace.
 #[derive(Clone, Debug, PartialEq)]

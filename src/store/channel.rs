@@ -1,7 +1,5 @@
 //! Receives channel messages and keyspace notifications of a server, and detects when messages may be lost.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::{
@@ -9,30 +7,16 @@ use super::{
     error::Error,
     keys::Partition,
     log_entry::{Message, MessageReader},
+    routing::Server,
 };
 use crate::{
-    redis::{Node, Subscriber, SubscriberEvent},
+    redis::{Subscriber, SubscriberEvent},
     session::SessionRef,
 };
 
 /// Keyspace events after which a key no longer exists under its name. Redis publishes them for out-of-band deletions, and for
 /// tombstones that expire.
 const KEY_REMOVED_EVENTS: [&str; 5] = ["del", "unlink", "expired", "evicted", "rename_from"];
-
-/// One Redis server and the partitions it owns.
-#[derive(Clone)]
-pub struct Server {
-    pub(super) node: Arc<Node>,
-    /// Partitions that the server owns.
-    pub partitions: Vec<Partition>,
-}
-
-impl Server {
-    /// Returns the address of the server for logs.
-    pub fn name(&self) -> String {
-        self.node.name()
-    }
-}
 
 /// An event on the subscriber connection of a server.
 pub enum ChannelEvent {

@@ -4,14 +4,49 @@ use bytes::{BufMut, BytesMut};
 use tokio::time::Instant;
 
 use super::{
-    Create, Created, Reservation, Store,
+    Store,
     error::Error,
-    record::{EncodedContent, Extent, Front, HEAD_BYTES, NEW_TOKEN_BYTES, Record},
+    index_entry::Reservation,
+    record::{Corrupt, EncodedContent, Extent, Front, HEAD_BYTES, NEW_TOKEN_BYTES, Record},
     replies::CreateReply,
     script_call::WriteConcern,
     scripts,
 };
-use crate::session::{AttributeBlock, Attributes, Basic, Credential, Policy, Session, SessionRef, View};
+use crate::session::{
+    AttributeBlock, Attributes, Basic, Cause, Content, Credential, Policy, RequestId, Session, SessionRef, TimeoutsMs,
+    Verifier, View,
+};
+
+/// Arguments of [`Store::create`].
+pub struct Create<'a> {
+    /// Hash of the new session's token.
+    pub verifier: Verifier,
+    /// Initial subject, attributes, labels, client and authentication.
+    pub content: &'a Content,
+    /// Idle and absolute timeout in ms; 0 = none.
+    pub timeouts: TimeoutsMs<u64>,
+    /// Request id that makes a retry safe. None: a retry is not detected.
+    pub request: Option<RequestId>,
+    /// Reservation of the id in the index of the subject.
+    pub reserved: Reservation,
+}
+
+/// Outcome of [`Store::create`].
+#[derive(Debug)]
+pub enum Created {
+    /// Created by this call, or by an earlier call with the same request id: the current session.
+    Session(Session),
+    /// An earlier call with the same request id created the session, and the token is not accepted any more.
+    Rotated,
+    /// A live session has this id.
+    Exists,
+    /// A session with this id has ended.
+    Ended(Cause),
+    /// The request id belongs to another request.
+    RequestIdReused,
+    /// Nothing was applied: the index of the subject does not have the id. All other checks passed.
+    NotReserved,
+}
 
 impl Store {
     /// Creates a session.
@@ -59,7 +94,7 @@ impl Store {
         text: &[u8],
         reply: &bytes::Bytes,
         content: EncodedContent,
-    ) -> Result<Session, super::Corrupt> {
+    ) -> Result<Session, Corrupt> {
         let front = Front::parse(text, reply)?;
         if reply.len() > front.bytes() || front.rest_bytes() == 0 {
             return Record::parse(text, reply, Extent::Whole)?.session(name, text, View::Full);

@@ -5,13 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Ended, Expired, Settled, Store,
+    Store,
     error::Error,
+    leaving::Why,
     record::Corrupt,
     replies::{EndReply, Ending, ExpireReply},
     script_call::{ScriptCall, WriteConcern, millis},
     scripts,
-    subjects::Why,
 };
 use crate::{
     redis::LONGEST_NOT_AFTER,
@@ -24,6 +24,56 @@ const UNKNOWN_ID_TOMBSTONE: Duration = LONGEST_NOT_AFTER.saturating_add(Duration
 /// Minimum TTL of a tombstone whose id is about to be removed from the subject index. Longer than any create or login in
 /// flight at the time of the removal.
 const INDEX_TOMBSTONE: Duration = Duration::from_secs(60);
+
+/// Outcome of [`Store::end`] and [`Store::end_of`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Ended by this call, or by an earlier call with the same request id.
+    Now,
+    /// There was no live session.
+    Before,
+    /// The session lives on: a condition is not met.
+    NotMeant,
+    /// The request id belongs to another request.
+    RequestIdReused,
+}
+
+/// Conditions under which [`Store::end_of`] ends a session.
+#[derive(Clone, Copy)]
+pub struct Condition<'a> {
+    /// Required subject.
+    pub subject: &'a str,
+    /// Time in us of a reservation in the index of the subject: if it is valid, a session without a subject meets the
+    /// condition too. None: no reservation.
+    pub reserved_since: Option<u64>,
+    /// Upper bound of the creation time. None: no bound.
+    pub created_before: Option<Millis>,
+}
+
+/// Outcome of [`Store::settle`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The session lives.
+    Lives {
+        /// Its subject; empty = anonymous.
+        subject: String,
+        /// Whether it is anonymous and has a valid reservation, so that it may get a subject.
+        is_reserved: bool,
+    },
+    /// The session has ended, and its tombstone outlives every create in flight.
+    Ended,
+}
+
+/// Outcome of [`Store::expire`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// Ended by this call.
+    Now,
+    /// The deadline has not passed.
+    NotDue,
+    /// Another call ended the session.
+    Before,
+}
 
 impl Store {
     /// Ends a session with this cause. If there is no session, writes a tombstone for [`UNKNOWN_ID_TOMBSTONE`], so that a

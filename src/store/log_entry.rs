@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     keys::Partition,
-    log::{Entry, Position},
+    position::Position,
     record::{Corrupt, FORMAT, LIFE_END, checksum, parse_head, stored_attributes},
 };
 use crate::session::{Basic, Cause, Change, Event, Session, SessionRef, wire};
@@ -19,6 +19,19 @@ const NONCE_BYTES: usize = 8;
 pub(super) const CHANGED_ATTRIBUTE: u64 = 1;
 /// Field of the changes: subject and labels before the change.
 pub(super) const FILTER_FIELDS_BEFORE: u64 = 2;
+
+/// One change with its position, and the position of the entry before it, which proves that no entry is missing.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Partition of the log.
+    pub partition: Partition,
+    /// Position of the entry.
+    pub position: Position,
+    /// Position of the entry before it.
+    pub previous: Position,
+    /// The change, shared by those that receive it.
+    pub event: Arc<Event>,
+}
 
 /// Message on the channel of a partition.
 pub enum Message {

@@ -9,8 +9,8 @@ use super::{
     Store,
     error::Error,
     keys::Partition,
-    log::{Entry, Position},
-    log_entry::EntryHead,
+    log_entry::{Entry, EntryHead},
+    position::Position,
     replies::{PageReply, Values},
     scripts,
 };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    EndLogged, Found, Get, Store,
+    Store,
     error::Error,
     keys::{Partition, SessionKeys},
     record::{CommonRead, Corrupt, Extent, Record, common_read},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     redis::{self, Effect, HELD_BACK_AFTER, MAX_LARGE_REPLY_BYTES, Node, Priority, Request},
-    session::{Credential, Millis, Policy, SessionRef, TokenState, Touch, View},
+    session::{Cause, Credential, Millis, Policy, Session, SessionRef, TokenState, Touch, View},
 };
 
 /// Number of bytes that a read in the BASIC view requests. Most records have head, tokens and `basic` within them.
@@ -24,6 +24,39 @@ const BEGINNING: usize = 2_048;
 
 /// Time after a reply without a write in which the reply to the request that counts as one may follow, if the server is slow.
 const SETTLING: Duration = Duration::from_millis(50);
+
+/// Arguments of [`Store::get`].
+#[derive(Clone, Copy)]
+pub struct Get {
+    /// Token that the caller presents, or none if the caller names the id.
+    pub credential: Credential,
+    /// Parts of the session to return.
+    pub view: View,
+    /// Whether the call touches the session.
+    pub touch: Touch,
+}
+
+/// Outcome of a read.
+#[derive(Debug)]
+pub enum Found {
+    /// A live session and the state of the presented token.
+    Session(Session, TokenState),
+    /// No live session, or the presented token is not one of the session's.
+    NotFound,
+    /// The session has ended.
+    Ended(Cause, EndLogged),
+    /// The presented token is superseded and no longer accepted.
+    Rotated,
+}
+
+/// Whether the end of a session is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndLogged {
+    /// The log has an ENDED entry.
+    Yes,
+    /// The deadline has passed and no worker has ended the session yet.
+    NotYet,
+}
 
 /// Result of a read, with the data that decides what follows.
 struct ReadResult {

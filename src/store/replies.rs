@@ -9,11 +9,7 @@ use std::{fmt::Display, vec};
 
 use bytes::Bytes;
 
-use super::{
-    error::Error,
-    scripts::Outcome,
-    subjects::{Entry, entry},
-};
+use super::{error::Error, index_entry::IndexEntry, scripts::Outcome};
 use crate::{
     redis::{self, Script},
     session::{Basic, Cause},
@@ -77,8 +73,8 @@ impl Values {
     }
 
     /// Takes entries of a subject index. Leaves out those that no session can have.
-    fn take_entries(&mut self) -> Result<Vec<Entry>, Error> {
-        Ok(self.take_pairs()?.filter_map(|(id, added)| entry(&id, &added)).collect())
+    fn take_entries(&mut self) -> Result<Vec<IndexEntry>, Error> {
+        Ok(self.take_pairs()?.filter_map(|(id, added)| IndexEntry::parse(&id, &added)).collect())
     }
 }
 

@@ -5,8 +5,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Error, Partition, Server, Store};
+use super::{Store, error::Error, keys::Partition};
 use crate::redis::{self, Asking, Node, Reply};
+
+/// One Redis server and the partitions it owns.
+#[derive(Clone)]
+pub struct Server {
+    pub(super) node: Arc<Node>,
+    /// Partitions that the server owns.
+    pub partitions: Vec<Partition>,
+}
+
+impl Server {
+    /// Returns the address of the server for logs.
+    pub fn name(&self) -> String {
+        self.node.name()
+    }
+}
 
 impl Store {
     /// Returns the servers that own partitions, with their partitions.

@@ -6,13 +6,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::{
-    Reservation, Store, StoreId,
+    Store,
     error::Error,
+    index_entry::Reservation,
     keys::{Partition, SessionKeys},
-    random_nonce,
+    random::random_nonce,
     record::ContentArgument,
     replies::{Reply, Values},
     scripts::{self, Outcome},
+    store_id::StoreId,
 };
 use crate::{
     redis::{self, Asking, Effect, Node, Priority, Request, Script},

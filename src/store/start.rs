@@ -7,17 +7,19 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::{
-    Store, StoreId,
+    Store,
     broken_keys::BrokenKeys,
     error::Error,
     keys::{Keys, Partition},
     large_reads::LargeReads,
-    preconditions::{Preconditions, Unmet},
+    leaving::Leaving,
+    preconditions::{Eviction, Preconditions, Unmet},
     queues::Queues,
+    random::{random_nonce, random_u64},
     replies::Meta,
     scripts,
-    subjects::Leaving,
-    trim::TrimRequests,
+    store_id::StoreId,
+    trim_requests::TrimRequests,
 };
 use crate::{
     observe::Metrics,
@@ -83,15 +85,6 @@ impl StartError {
     }
 }
 
-/// Whether a Redis that may evict keys is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    /// Refuse it.
-    Refused,
-    /// Accept it: sessions may end early, some without an event.
-    Allowed,
-}
-
 /// Arguments of [`Store::open`].
 #[derive(Clone, Copy)]
 pub struct Open<'a> {
@@ -139,7 +132,7 @@ impl Store {
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving, queues) = (RwLock::new(StoreId([0; 16])), Leaving::default(), Queues::default());
-        let (instance, large_reads, trim_requests) = (super::random_u64(), LargeReads::new(), TrimRequests::default());
+        let (instance, large_reads, trim_requests) = (random_u64(), LargeReads::new(), TrimRequests::default());
         let store = Store {
             router,
             preconditions,
@@ -191,7 +184,7 @@ impl Store {
             id.to_text().into(),
             STORE_FORMAT.to_string().into(),
             wanted.to_string().into(),
-            super::random_nonce().to_string().into(),
+            random_nonce().to_string().into(),
             role.into(),
         ];
         let keys = vec![self.keys.meta(partition)];

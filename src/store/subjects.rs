@@ -8,48 +8,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::{Mutex, mpsc},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::{
-    Found, Partition, Reservation, Settled, Store,
+    Store,
+    end::Settled,
     error::Error,
+    index_entry::{INDEX_PAGE, IndexEntry, Reservation},
+    keys::Partition,
+    leaving::{Left, Why},
+    read::Found,
     replies::{ClaimReply, RemoveReply, ReserveReply},
     script_call::{WriteConcern, millis},
     scripts,
     survey::Partial,
 };
-use crate::redis::Reply;
 use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
 
-/// Maximum number of index entries per call.
-pub const PAGE: usize = 1_000;
 /// Maximum number of sessions checked concurrently.
 const AT_ONCE: usize = 100;
-/// Maximum number of ids that wait for removal; the next reconciliation finds those that do not fit.
-const WAITING: usize = 65_536;
-/// Time for which an index entry without a session is a valid reservation: 10 s, the longest time that a script can be in
-/// flight, plus the tolerated difference between the clocks of two Redis hosts.
-pub const RESERVATION_WINDOW: Duration = Duration::from_secs(15);
-
-/// Entry of a subject index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Id of the session.
-    pub id: SessionId,
-    /// Time added in us, Redis clock; unique within an index.
-    pub added: u64,
-}
-
-impl Entry {
-    /// Time of the reservation in us, if it is still valid at `now_us`. None: the reservation has expired.
-    pub fn reserved_since(&self, now_us: u64) -> Option<u64> {
-        (now_us < self.added + RESERVATION_WINDOW.as_micros() as u64).then_some(self.added)
-    }
-}
-
 /// Work that the instances share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -88,59 +65,11 @@ impl Limit {
 pub enum Admitted {
     /// The id is reserved. The session may be created once these oldest entries are ended. If they fill a page there may be
     /// more.
-    InPlaceOf(Vec<Entry>, Reservation),
+    InPlaceOf(Vec<IndexEntry>, Reservation),
     /// The limit is reached. The caller checks whether these newest entries, possibly with the id itself, still count.
-    Full(Vec<Entry>),
+    Full(Vec<IndexEntry>),
     /// The limit is reached and the policy rejects new sessions.
     LimitReached,
-}
-
-/// A session that no longer has its subject.
-pub struct Left {
-    /// Subject that it had.
-    pub subject: Subject,
-    /// Id of the session.
-    pub id: SessionId,
-    /// Reason.
-    pub why: Why,
-}
-
-/// Reason why a session no longer has its subject.
-pub enum Why {
-    /// The session ended at this time.
-    Ended(Instant),
-    /// The session lives on without the subject.
-    Left {
-        /// Time of the change in us; earlier reservations are void.
-        at: u64,
-    },
-}
-
-/// Queue of sessions whose ids have to be removed from subject indexes.
-pub(super) struct Leaving {
-    sender: mpsc::Sender<Left>,
-    receiver: Mutex<mpsc::Receiver<Left>>,
-}
-
-impl Default for Leaving {
-    fn default() -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        Leaving { sender, receiver: Mutex::new(receiver) }
-    }
-}
-
-impl Leaving {
-    /// Queues a session. If the queue is full, the next reconciliation finds it.
-    pub(super) fn note(&self, left: Left) {
-        let _ = self.sender.try_send(left);
-    }
-
-    /// Waits for queued sessions and takes them out; at least one.
-    pub(super) async fn next(&self) -> Vec<Left> {
-        let mut left = Vec::new();
-        self.receiver.lock().await.recv_many(&mut left, PAGE).await;
-        left
-    }
 }
 
 impl Store {
@@ -157,7 +86,7 @@ impl Store {
         let call = self.subject_call(subject).in_store(Reservation::Held { store, added: 0 });
         let call = call.arg(id.to_string()).number(after).number(limit.sessions.into());
         let call = call.number(limit.is_checked.into());
-        let call = call.number((limit.beyond == SessionLimitPolicy::Reject).into()).number(PAGE as u64);
+        let call = call.number((limit.beyond == SessionLimitPolicy::Reject).into()).number(INDEX_PAGE as u64);
         let reply = self.write(&scripts::RESERVE, WriteConcern::Primary, &call, deadline).await?;
         Ok(match ReserveReply::decode(reply)? {
             ReserveReply::Added { added, replaced } => {
@@ -179,7 +108,7 @@ impl Store {
             [id.to_string(), added.map_or_else(String::new, |added| added.to_string())]
         };
         let entries: Vec<String> = entries.flat_map(text).collect();
-        for entries in entries.chunks(2 * PAGE) {
+        for entries in entries.chunks(2 * INDEX_PAGE) {
             let call = entries.iter().fold(self.subject_call(subject), |call, text| call.arg(text.clone()));
             RemoveReply::decode(self.write(&scripts::REMOVE, WriteConcern::Primary, &call, deadline).await?)?;
         }
@@ -194,7 +123,7 @@ impl Store {
         until: Option<u64>,
         limit: usize,
         deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
+    ) -> Result<Vec<IndexEntry>, Error> {
         let bounds = [format!("({after}"), until.map_or_else(|| "+inf".into(), |until| until.to_string())];
         self.entries(subject, bounds, &["BYSCORE"], limit, deadline).await
     }
@@ -206,7 +135,7 @@ impl Store {
         before: Option<u64>,
         limit: usize,
         deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
+    ) -> Result<Vec<IndexEntry>, Error> {
         let bounds = [before.map_or_else(|| "+inf".into(), |before| format!("({before}")), "-inf".into()];
         self.entries(subject, bounds, &["BYSCORE", "REV"], limit, deadline).await
     }
@@ -218,7 +147,7 @@ impl Store {
         order: &[&'static str],
         limit: usize,
         deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
+    ) -> Result<Vec<IndexEntry>, Error> {
         let mut args: Vec<Bytes> = vec![self.keys.subject(subject), from.into(), to.into()];
         args.extend(order.iter().map(|word| Bytes::from(*word)));
         args.extend(["LIMIT".into(), "0".into(), limit.to_string().into(), "WITHSCORES".into()]);
@@ -229,7 +158,7 @@ impl Store {
             let (mut is_end, mut entries) = (true, Vec::new());
             for (id, score) in reply.pairs() {
                 is_end = false;
-                match entry(&id, &score) {
+                match IndexEntry::parse(&id, &score) {
                     Some(entry) => entries.push(entry),
                     // No session can have this id: the entry would stay.
                     None => {
@@ -249,7 +178,13 @@ impl Store {
     /// Returns whether an entry of a subject index counts: its session has the subject, or may get it. If it does not, the entry
     /// can be removed: a tombstone prevents the id from getting the subject, or the session lives and its reservation is no
     /// longer valid.
-    async fn counts(&self, subject: &Subject, entry: Entry, policy: &Policy, deadline: Instant) -> Result<bool, Error> {
+    async fn counts(
+        &self,
+        subject: &Subject,
+        entry: IndexEntry,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
         let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
         let reserved_since = entry.reserved_since(self.clock(deadline).await?);
         if reserved_since.is_some() {
@@ -273,7 +208,7 @@ impl Store {
     pub async fn forget_dead(
         &self,
         subject: &Subject,
-        entries: &[Entry],
+        entries: &[IndexEntry],
         policy: &Policy,
         deadline: Instant,
     ) -> Result<u64, Error> {
@@ -315,9 +250,4 @@ impl Store {
         let subject = Subject { namespace: name.namespace.clone(), name: subject };
         self.leaving.note(Left { subject, id: name.id, why });
     }
-}
-
-/// None: no session can have this id.
-pub(super) fn entry(id: &Reply, score: &Reply) -> Option<Entry> {
-    Some(Entry { id: id.text()?.parse().ok()?, added: score.float()? as u64 })
 }

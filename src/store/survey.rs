@@ -7,8 +7,9 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    IndexEntry, Store,
+    Store,
     error::Error,
+    index_entry::IndexEntry,
     keys::Partition,
     record::{Extent, Record},
     replies::{FirstEntriesReply, MissingInIndexesReply, SurveyReply, SurveyedState},

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     session::{Credential, Revision},
-    store::log::Position,
+    store::position::Position,
 };
 
 /// Bytes of the head of the content.

@@ -5,11 +5,7 @@ use std::collections::HashSet;
 use super::{Reply, Values};
 use crate::{
     redis,
-    store::{
-        error::Error,
-        scripts::Outcome,
-        subjects::{Entry, entry},
-    },
+    store::{error::Error, index_entry::IndexEntry, scripts::Outcome},
 };
 
 /// Reply of `reserve.lua`.
@@ -19,11 +15,11 @@ pub(in crate::store) enum ReserveReply {
         /// Time in us of the new entry.
         added: u64,
         /// Oldest entries beyond the limit. If they fill a page there may be more.
-        replaced: Vec<Entry>,
+        replaced: Vec<IndexEntry>,
     },
     /// `{SUBJECT_FULL, now, [id, time added, …]}`: the newest entries, possibly with this id; the caller checks whether they
     /// count.
-    Full(Vec<Entry>),
+    Full(Vec<IndexEntry>),
     /// `{SUBJECT_LIMIT, now}`: rejected.
     LimitReached,
 }
@@ -65,14 +61,14 @@ impl MissingInIndexesReply {
 /// Reply of `first_entries.lua`: `{DONE, now, [[id, time added, …], …]}`; 0 instead of the entries = the index cannot be read.
 pub(in crate::store) struct FirstEntriesReply {
     /// Entries of each index, in order. None: the index cannot be read, or has an entry that no session can have.
-    pub indexes: Vec<Option<Vec<Entry>>>,
+    pub indexes: Vec<Option<Vec<IndexEntry>>>,
 }
 
 impl FirstEntriesReply {
     pub(in crate::store) fn decode(reply: Reply) -> Result<Self, Error> {
         let entries = |index: redis::Reply| {
             let pairs = index.is_array().then(|| index.pairs())?;
-            pairs.map(|(id, added)| entry(&id, &added)).collect()
+            pairs.map(|(id, added)| IndexEntry::parse(&id, &added)).collect()
         };
         Ok(FirstEntriesReply { indexes: done(reply)?.take_array()?.into_iter().map(entries).collect() })
     }

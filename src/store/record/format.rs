@@ -1,0 +1,16 @@
+//! Numbers and checksum of the record format.
+
+/// First byte of records and log entries. It never occurs in UTF-8.
+pub(in crate::store) const FORMAT: u8 = 0xFA;
+/// Bytes of one request id.
+pub(in crate::store) const REQUEST_BYTES: usize = 31;
+/// Maximum number of request ids of a session.
+pub(in crate::store) const MAX_REQUESTS: usize = 64;
+
+/// Checksum of a part of the content. It covers the name, so that a record copied to another key is detected.
+pub(in crate::store) fn checksum(name: &[u8], part: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(name);
+    hasher.update(part);
+    hasher.finalize()
+}
