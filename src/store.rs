@@ -74,7 +74,7 @@ pub use trim::{LogBounds, Memory};
 pub use trim_requests::History;
 pub use update::{MAX_LABELS, Successor, Update, Updated};
 
-pub use crate::redis::ReplicatedWrites;
+pub use crate::redis::{PrimaryReads, ReplicatedWrites};
 use crate::{
     observe::Metrics,
     redis::{Priority, Router},

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Store, error::Error, keys::Partition, position::Position, routing::Server, store_id::StoreId};
-use crate::redis::{self, Priority, Reply};
+use crate::redis::{self, Asking, Reply, Request};
 
 /// Last position of a log, and the position at which its history began.
 #[derive(Clone, Copy, Debug)]
@@ -30,19 +30,22 @@ impl Store {
     /// store.
     pub async fn tails(&self, server: &Server, deadline: Instant) -> Result<Tails, Error> {
         // Redis replies in order: it reads its clock first.
-        let node = &server.node;
-        let as_of = async { Ok(node.time(Priority::Background, deadline).await?) };
-        let is_primary = async { node.require_primary(deadline).await.map_err(|error| self.note_redirect(error)) };
-        let reads = server.partitions.iter().map(async |partition| {
-            match node.command(Priority::Background, "HMGET", &self.tail_fields(*partition), deadline).await {
-                Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
-                // Its slot is migrating.
-                Err(redis::Error::Redirect(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
-                Err(error) => Err(error.into()),
-            }
+        let fields: Vec<[Bytes; 4]> = server.partitions.iter().map(|partition| self.tail_fields(*partition)).collect();
+        let reads = fields.iter().map(|args| Request::Command { name: "HMGET", args });
+        let time = Request::Command { name: "TIME", args: &[] };
+        let requests: Vec<Request<'_>> = std::iter::once(time).chain(reads).collect();
+        let sent = Instant::now();
+        let replies = server.node.ask_primary_all(&requests, deadline, Asking::No).await;
+        let mut replies = replies.map_err(|error| self.note_redirect(error))?.into_iter();
+        let time = replies.next().unwrap_or(Err(redis::Error::UnexpectedReply("TIME")))?;
+        let as_of = server.node.note_time_reply(time, sent)?;
+        let reads = server.partitions.iter().zip(replies).map(async |(partition, reply)| match reply {
+            Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
+            // Its slot is migrating.
+            Err(redis::Error::Redirect(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
+            Err(error) => Err(error.into()),
         });
-        let reads = async { Ok(futures_util::future::join_all(reads).await) };
-        let (as_of, (), reads) = tokio::try_join!(biased; as_of, is_primary, reads)?;
+        let reads = futures_util::future::join_all(reads).await;
         let (mut tails, mut unread) = (Vec::new(), None);
         for read in reads {
             match read {

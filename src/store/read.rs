@@ -15,7 +15,7 @@ use super::{
     scripts,
 };
 use crate::{
-    redis::{self, Effect, HELD_BACK_AFTER, MAX_LARGE_REPLY_BYTES, Node, Priority, Request},
+    redis::{self, Effect, HELD_BACK_AFTER, MAX_LARGE_REPLY_BYTES, Node, PrimaryReads, Priority, Request},
     session::{Cause, Credential, Millis, Policy, Session, SessionRef, TokenState, Touch, View},
 };
 
@@ -177,15 +177,17 @@ impl Store {
         }
     }
 
-    /// Reads a session without any effect: does not count as presenting the token.
+    /// Reads a session without any effect: does not count as presenting the token. `reads` is the page that it is a part of;
+    /// None: a single read.
     pub async fn look(
         &self,
+        reads: Option<&PrimaryReads>,
         name: &SessionRef,
         credential: Credential,
         view: View,
         deadline: Instant,
     ) -> Result<Found, Error> {
-        Ok(self.read_without_effect(name, credential, view, deadline).await?.found)
+        Ok(self.read_without_effect(reads, name, credential, view, deadline).await?.found)
     }
 
     /// Reads a session without any effect, and the validity of the token.
@@ -195,12 +197,13 @@ impl Store {
         credential: Credential,
         deadline: Instant,
     ) -> Result<(Found, Validity), Error> {
-        let read = self.read_without_effect(name, credential, View::Basic, deadline).await?;
+        let read = self.read_without_effect(None, name, credential, View::Basic, deadline).await?;
         Ok((read.found, read.validity))
     }
 
     async fn read_without_effect(
         &self,
+        reads: Option<&PrimaryReads>,
         name: &SessionRef,
         credential: Credential,
         view: View,
@@ -209,8 +212,8 @@ impl Store {
         let keys = self.keys.session_keys(name);
         let (get, policy) = (Get { credential, view, touch: Touch::No }, &Policy::default());
         let record = match view {
-            View::Basic => self.read_beginning(&keys, deadline).await?,
-            View::Full => self.read_large_record(&keys, deadline).await?,
+            View::Basic => self.read_beginning(reads, &keys, deadline).await?,
+            View::Full => self.read_large_record(reads, &keys, deadline).await?,
         };
         if let Some(record) = &record
             && let CommonRead::Accepted { token_state, .. } =
@@ -251,10 +254,15 @@ impl Store {
     }
 
     /// Reads the beginning of a record; all of it if head, tokens and `basic` are longer.
-    pub(super) async fn read_beginning(&self, keys: &SessionKeys, deadline: Instant) -> Result<Option<Record>, Error> {
+    pub(super) async fn read_beginning(
+        &self,
+        reads: Option<&PrimaryReads>,
+        keys: &SessionKeys,
+        deadline: Instant,
+    ) -> Result<Option<Record>, Error> {
         let read = async |last: String| {
             let args = vec![keys.session.clone(), "0".into(), last.into()];
-            match self.command(keys.partition, "GETRANGE", args, deadline).await {
+            match self.command_in(reads, keys.partition, "GETRANGE", args, deadline).await {
                 Ok(reply) => Ok(reply.bytes()),
                 Err(error) if error.is_wrong_type() => Ok(None),
                 Err(error) => Err(error),
@@ -269,10 +277,15 @@ impl Store {
         }
     }
 
-    async fn read_large_record(&self, keys: &SessionKeys, deadline: Instant) -> Result<Option<Record>, Error> {
+    async fn read_large_record(
+        &self,
+        reads: Option<&PrimaryReads>,
+        keys: &SessionKeys,
+        deadline: Instant,
+    ) -> Result<Option<Record>, Error> {
         let node = self.node(keys.partition);
         let _reserved = node.reserve(self.large_reads.expected(), deadline).await?;
-        let reply = self.command(keys.partition, "GET", vec![keys.session.clone()], deadline).await;
+        let reply = self.command_in(reads, keys.partition, "GET", vec![keys.session.clone()], deadline).await;
         let text = match reply {
             Ok(reply) => reply.bytes(),
             Err(error) if error.is_wrong_type() => None,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::session::{Namespace, SessionId};
 
 use super::{Store, error::Error, keys::Partition, replies::DueReply, scripts};
-use crate::redis::{Node, Reply, Request};
+use crate::redis::{Node, PrimaryReads, Reply, Request};
 
 /// Maximum size of a set that is read whole and in order; larger ones are read with a Redis cursor.
 const READ_WHOLE: u64 = 1_000;
@@ -44,6 +44,7 @@ impl Store {
     /// Returns a page of ids of a namespace from a position, and the next position; None = the end.
     pub async fn list(
         &self,
+        reads: Option<&PrimaryReads>,
         namespace: &Namespace,
         from: ListPosition,
         limit: usize,
@@ -54,14 +55,14 @@ impl Store {
             ListPosition::Cursor { partition, run, cursor } => (partition, Some((run, cursor)), None),
         };
         let due = self.keys.due(partition, namespace);
-        let count = self.command(partition, "ZCARD", vec![due.clone()], deadline).await?;
+        let count = self.command_in(reads, partition, "ZCARD", vec![due.clone()], deadline).await?;
         let next_partition = || {
             let next = Partition(partition.0 + 1);
             (next.index() < self.keys.partitions().len()).then_some(ListPosition::After(next, None))
         };
         if run_and_cursor.is_none() && count.number().unwrap_or(0) <= READ_WHOLE {
             let args = vec![due, "0".into(), "-1".into()];
-            let reply = self.command(partition, "ZRANGE", args, deadline).await?;
+            let reply = self.command_in(reads, partition, "ZRANGE", args, deadline).await?;
             let mut ids: Vec<SessionId> =
                 ids(reply.array().unwrap_or_default()).filter(|id| Some(*id) > after).collect();
             ids.sort_unstable();
@@ -78,7 +79,12 @@ impl Store {
             let run = crc32fast::hash(node.run_id(deadline).await?.as_bytes());
             let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
             let args = [due.clone(), cursor.to_string().into(), "COUNT".into(), limit.to_string().into()];
-            Ok((run, node.ask_primary(Request::Command { name: "ZSCAN", args: &args }, deadline, asking).await?))
+            let request = Request::Command { name: "ZSCAN", args: &args };
+            let reply = match reads {
+                Some(reads) => reads.ask(&node, request, deadline, asking).await?,
+                None => node.ask_primary(request, deadline, asking).await?,
+            };
+            Ok((run, reply))
         };
         let (run, reply) = self.route(partition, deadline, scan).await?;
         let mut reply = reply.array().unwrap_or_default().into_iter();

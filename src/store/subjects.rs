@@ -23,6 +23,7 @@ use super::{
     scripts,
     survey::Partial,
 };
+use crate::redis::PrimaryReads;
 use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
 
 /// Maximum number of sessions checked concurrently.
@@ -118,6 +119,7 @@ impl Store {
     /// Returns the oldest entries of a subject index that were added after a time in us, up to `until`; None = any later time.
     pub async fn entries_after(
         &self,
+        reads: Option<&PrimaryReads>,
         subject: &Subject,
         after: u64,
         until: Option<u64>,
@@ -125,23 +127,25 @@ impl Store {
         deadline: Instant,
     ) -> Result<Vec<IndexEntry>, Error> {
         let bounds = [format!("({after}"), until.map_or_else(|| "+inf".into(), |until| until.to_string())];
-        self.entries(subject, bounds, &["BYSCORE"], limit, deadline).await
+        self.entries(reads, subject, bounds, &["BYSCORE"], limit, deadline).await
     }
 
     /// Returns the newest entries of a subject index that were added before a time in us; None = any time.
     pub async fn entries_before(
         &self,
+        reads: Option<&PrimaryReads>,
         subject: &Subject,
         before: Option<u64>,
         limit: usize,
         deadline: Instant,
     ) -> Result<Vec<IndexEntry>, Error> {
         let bounds = [before.map_or_else(|| "+inf".into(), |before| format!("({before}")), "-inf".into()];
-        self.entries(subject, bounds, &["BYSCORE", "REV"], limit, deadline).await
+        self.entries(reads, subject, bounds, &["BYSCORE", "REV"], limit, deadline).await
     }
 
     async fn entries(
         &self,
+        reads: Option<&PrimaryReads>,
         subject: &Subject,
         [from, to]: [String; 2],
         order: &[&'static str],
@@ -154,7 +158,7 @@ impl Store {
         let partition = self.keys.partition_of_subject(subject);
         loop {
             // With scores the reply is an array of pairs, so it does not begin with stored text.
-            let reply = self.command(partition, "ZRANGE", args.clone(), deadline).await?;
+            let reply = self.command_in(reads, partition, "ZRANGE", args.clone(), deadline).await?;
             let (mut is_end, mut entries) = (true, Vec::new());
             for (id, score) in reply.pairs() {
                 is_end = false;
@@ -188,7 +192,7 @@ impl Store {
         let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
         let reserved_since = entry.reserved_since(self.clock(deadline).await?);
         if reserved_since.is_some() {
-            match self.look(&name, Credential::Id, View::Basic, deadline).await {
+            match self.look(None, &name, Credential::Id, View::Basic, deadline).await {
                 // The session may be about to be created: a tombstone would prevent that.
                 Ok(Found::NotFound) => return Ok(true),
                 Ok(_) | Err(Error::Corrupt { .. }) => {}

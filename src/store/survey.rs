@@ -140,7 +140,7 @@ impl Store {
         let keys = self.keys.session_keys(&name);
         let record = match Record::parse(&keys.name, beginning, Extent::Beginning).ok().filter(Record::has_basic) {
             Some(record) => Some(record),
-            None => self.read_beginning(&keys, deadline).await?,
+            None => self.read_beginning(None, &keys, deadline).await?,
         };
         let basic = record.and_then(|record| record.basic(&keys.name).ok());
         Ok(match basic {

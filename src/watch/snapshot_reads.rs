@@ -20,7 +20,7 @@ use super::{
 use crate::{
     feed::READ_TIMEOUT,
     session::{Change, Credential, Event, Session, SessionId, SessionRef, View},
-    store::{Error, Found},
+    store::{Error, Found, PrimaryReads},
 };
 
 /// Maximum number of sessions that are read at once and held until they are sent.
@@ -73,6 +73,8 @@ impl Subscription {
     async fn read_sessions(&self, snapshot: &mut Snapshot) -> Result<bool, Error> {
         let deadline = Instant::now() + READ_TIMEOUT;
         let limit = self.store.reads_at_once(snapshot.view, most_at_once(snapshot.view));
+        let page = PrimaryReads::default();
+        let reads = Some(&page);
         let (ids, unread) = match &snapshot.unread {
             Listing::Ids(ids) if ids.is_empty() => return Ok(false),
             Listing::Ids(ids) => {
@@ -80,16 +82,17 @@ impl Subscription {
                 (ids.iter().take(limit).copied().collect(), Listing::Ids(unread))
             }
             Listing::Namespace(from) => {
-                let page = self.store.list(&self.filter.namespace, from.clone(), limit, deadline).await?;
+                let page = self.store.list(reads, &self.filter.namespace, from.clone(), limit, deadline).await?;
                 (page.0, page.1.map_or(Listing::Ids(VecDeque::new()), Listing::Namespace))
             }
             Listing::Subject(subject, after) => {
-                let entries = self.store.entries_after(subject, *after, None, limit, deadline).await?;
+                let entries = self.store.entries_after(reads, subject, *after, None, limit, deadline).await?;
                 let unread = entries.last().map(|last| Listing::Subject(subject.clone(), last.added));
                 (entries.iter().map(|entry| entry.id).collect(), unread.unwrap_or(Listing::Ids(VecDeque::new())))
             }
         };
-        let sessions = self.read_live(&ids, snapshot.view).await?;
+        let sessions = self.read_live(&page, &ids, snapshot.view, deadline).await?;
+        self.store.verify(page, deadline).await?;
         snapshot.unread = unread;
         for session in sessions.into_iter().filter(|session| self.filter.matches(session)) {
             let (id, revision) = (session.name.id, session.revision);
@@ -109,13 +112,19 @@ impl Subscription {
     }
 
     /// Reads those of the sessions that live.
-    async fn read_live(&self, ids: &[SessionId], view: View) -> Result<Vec<Session>, Error> {
+    async fn read_live(
+        &self,
+        page: &PrimaryReads,
+        ids: &[SessionId],
+        view: View,
+        deadline: Instant,
+    ) -> Result<Vec<Session>, Error> {
         let credential = self.lifetime.credential().unwrap_or(Credential::Id);
         // A listing may return an id twice.
         let ids: HashSet<SessionId> = ids.iter().copied().collect();
         let reads = ids.into_iter().map(async |id| {
             let name = SessionRef { namespace: self.filter.namespace.clone(), id };
-            match self.store.look(&name, credential, view, Instant::now() + READ_TIMEOUT).await {
+            match self.store.look(Some(page), &name, credential, view, deadline).await {
                 Ok(Found::Session(session, _)) => Ok(Some(session)),
                 Ok(Found::NotFound | Found::Ended(..) | Found::Rotated) | Err(Error::Corrupt { .. }) => Ok(None),
                 Err(error) => Err(error),

@@ -141,7 +141,7 @@ impl Rig {
             let session = |answer: &Answer| answer.clone().map(|(session, _)| session);
             prop_assert_eq!(session(&by_script), session(&accepted), "with a late clock");
         }
-        let beginning = self.store.read_beginning(&self.keys, deadline()).await.unwrap();
+        let beginning = self.store.read_beginning(None, &self.keys, deadline()).await.unwrap();
         let beginning = beginning.as_ref();
         if let CommonRead::Accepted { token_state, .. } = decide(beginning, Some(NOW_US)) {
             let accepted = self.found(beginning.unwrap(), View::Basic, token_state);
