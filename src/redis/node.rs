@@ -22,6 +22,7 @@ use super::{
     connection::{CONNECT_TIMEOUT, Connection},
     endpoint::Address,
     error::{Effect, Error},
+    event_queue::EventQueue,
     heartbeat::{Condition, Probe, describe_refused},
     reconnecting_connection::{OnSilence, ReconnectingConnection},
     replicated_writer::ReplicatedWriter,
@@ -57,6 +58,8 @@ pub struct Node {
     pub(super) interactive: ReconnectingConnection,
     pub(super) background: ReconnectingConnection,
     pub(super) subscriber: ReconnectingConnection,
+    /// Events of the subscriber connection that wait for the feed.
+    pub(super) events: EventQueue,
     pub(super) replicated: ReplicatedWriter,
     /// Bytes of large replies that may still be requested.
     pub(super) large_replies: Semaphore,
@@ -112,7 +115,14 @@ impl Node {
         let writers = self.replicated.connections();
         let on_silence = OnSilence::Follow(&self.interactive);
         let writers = writers.iter().map(|writer| writer.keep_alive(&name, abandoned, ignored, on_silence));
-        let others = async { tokio::join!(join_all(readers), join_all(writers), self.replicated.work()) };
+        let others = async {
+            tokio::join!(
+                join_all(readers),
+                join_all(writers),
+                self.replicated.work(),
+                self.events.fill(&self.subscriber)
+            )
+        };
         let working = async { tokio::join!(forgetting, interactive, others) };
         tokio::select! {
             _ = working => {}

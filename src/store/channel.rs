@@ -45,7 +45,7 @@ impl Channels {
         loop {
             let event = match self.subscriber.next().await {
                 SubscriberEvent::Connected => {
-                    self.messages.clear();
+                    self.messages.note_gap();
                     Some(ChannelEvent::Connected)
                 }
                 SubscriberEvent::Message { channel, payload } => store
@@ -54,7 +54,10 @@ impl Channels {
                     .and_then(|partition| self.messages.read(partition, &payload))
                     .map(ChannelEvent::Message),
                 SubscriberEvent::Notification { key } => store.read_notification(&key),
-                SubscriberEvent::MissedMessages => Some(ChannelEvent::Missed),
+                SubscriberEvent::MissedMessages => {
+                    self.messages.note_gap();
+                    Some(ChannelEvent::Missed)
+                }
                 SubscriberEvent::MissedNotifications => Some(ChannelEvent::MissedNotifications),
             };
             if let Some(event) = event {

@@ -1,6 +1,6 @@
 //! Log entries: the bytes that append.lua writes to the log and publishes.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -198,11 +198,14 @@ fn read_changes(changes: &Bytes) -> Result<(Vec<String>, Option<Basic>), Corrupt
 pub(super) struct MessageReader {
     /// Entry whose content is the next message on its channel.
     pending: Vec<EntryHead>,
+    /// Partitions with a message since the last gap.
+    begun: HashSet<Partition>,
 }
 
 impl MessageReader {
-    /// Reads a message. None: the first half of an entry.
+    /// Reads a message. None: the first half of an entry, or after a gap perhaps the second one, whose first half was lost.
     pub(super) fn read(&mut self, partition: Partition, message: &Bytes) -> Option<Message> {
+        let is_first = self.begun.insert(partition);
         let pending = self.pending.iter().position(|head| head.partition == partition);
         let pending = pending.map(|at| self.pending.swap_remove(at));
         if let Some(head) = pending
@@ -220,16 +223,16 @@ impl MessageReader {
                 self.pending.push(head);
                 None
             }
-            head => Some(
-                head.and_then(|head| head.with_content(None))
-                    .map_or(Message::Unreadable, |entry| Message::Entry(Box::new(entry))),
-            ),
+            head => match head.and_then(|head| head.with_content(None)) {
+                Ok(entry) => Some(Message::Entry(Box::new(entry))),
+                Err(_) => (!is_first).then_some(Message::Unreadable),
+            },
         }
     }
 
-    /// Forgets halves whose other half was lost.
-    pub(super) fn clear(&mut self) {
-        self.pending.clear();
+    /// Notes a gap: the other halves of some entries were lost.
+    pub(super) fn note_gap(&mut self) {
+        *self = MessageReader::default();
     }
 }
 

@@ -100,7 +100,7 @@ pub struct Open<'a> {
     pub eviction: Eviction,
     /// Whether connections for replicated writes are opened.
     pub replicated_writes: ReplicatedWrites,
-    /// Maximum number of messages of one server that wait for the feed.
+    /// Maximum number of messages of one server that wait for the feed. At most 32 MiB of them wait.
     pub feed_buffer: usize,
 }
 
