@@ -19,7 +19,7 @@ pub use policy::{
     Durability, Policies, Policy, Preset, SessionLimitPolicy, TimeoutViolation, Timeouts, TimeoutsMs, TokenReuse,
 };
 
-pub use units::{duration_text, size_text};
+pub use units::{duration_text, millis, size_text};
 
 use bytes::Bytes;
 

@@ -4,7 +4,7 @@ mod preset;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Namespace, duration_text};
+use super::{Namespace, duration_text, millis};
 
 /// Named set of timeouts and token rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,10 +203,6 @@ impl Policy {
         let absolute = check("absolute_timeout", requested.absolute, self.max_absolute_timeout);
         if violations.is_empty() { Ok(TimeoutsMs { idle, absolute }) } else { Err(violations) }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// Policies of all namespaces.

@@ -10,12 +10,12 @@ use super::{
     leaving::Why,
     record::Corrupt,
     replies::{EndReply, Ending, ExpireReply},
-    script_call::{ScriptCall, WriteConcern, millis},
+    script_call::{ScriptCall, WriteConcern},
     scripts,
 };
 use crate::{
     redis::LONGEST_NOT_AFTER,
-    session::{Basic, Cause, Credential, Millis, Policy, RequestId, SessionRef, encode_subject},
+    session::{Basic, Cause, Credential, Millis, Policy, RequestId, SessionRef, encode_subject, millis},
 };
 
 /// TTL of a tombstone that a delete writes if there is no session: the longest time that a create can be in flight, plus the

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     redis::{self, Asking, Effect, Node, Priority, Request, Script},
-    session::{Credential, Durability, Policy, RequestId, SessionRef, Subject, TokenReuse},
+    session::{Credential, Durability, Policy, RequestId, SessionRef, Subject, TokenReuse, millis},
     tasks::pause_once,
 };
 
@@ -60,7 +60,7 @@ enum Argument {
 
 impl ScriptCall {
     /// A call of a script with these keys.
-    pub(super) fn new(partition: Partition, keys: Vec<Bytes>, store: StoreId) -> Self {
+    fn new(partition: Partition, keys: Vec<Bytes>, store: StoreId) -> Self {
         ScriptCall { partition, keys, store, credential: Bytes::new(), args: Vec::with_capacity(8) }
     }
 
@@ -151,13 +151,13 @@ impl Store {
 
     /// A call of a script of a subject index.
     pub(super) fn subject_call(&self, subject: &Subject) -> ScriptCall {
-        let partition = self.keys.partition_of_subject(subject);
-        ScriptCall::new(partition, vec![self.keys.subject(subject), self.keys.meta(partition)], self.id())
+        self.partition_call(self.keys.partition_of_subject(subject), vec![self.keys.subject(subject)])
     }
 
-    /// A call of a script that uses the meta of a partition only.
-    pub(super) fn meta_call(&self, partition: Partition) -> ScriptCall {
-        ScriptCall::new(partition, vec![self.keys.meta(partition)], self.id())
+    /// A call of a script of a partition with these keys and the meta.
+    pub(super) fn partition_call(&self, partition: Partition, mut keys: Vec<Bytes>) -> ScriptCall {
+        keys.push(self.keys.meta(partition));
+        ScriptCall::new(partition, keys, self.id())
     }
 
     /// Runs a script that reads, on a primary.
@@ -287,9 +287,4 @@ fn rules(policy: &Policy) -> Bytes {
     rules.put_u8((policy.token_reuse == TokenReuse::Report).into());
     rules.put_u8((policy.durability == Durability::Replicated).into());
     rules.freeze()
-}
-
-/// A duration in ms.
-pub(super) fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

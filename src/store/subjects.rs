@@ -19,12 +19,12 @@ use super::{
     leaving::{Left, Why},
     read::Found,
     replies::{ClaimReply, RemoveReply, ReserveReply},
-    script_call::{WriteConcern, millis},
+    script_call::WriteConcern,
     scripts,
     survey::Partial,
 };
 use crate::redis::PrimaryReads;
-use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
+use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View, millis};
 
 /// Maximum number of sessions checked concurrently.
 const AT_ONCE: usize = 100;
@@ -239,7 +239,7 @@ impl Store {
         [period, own_period]: [Duration; 2],
         deadline: Instant,
     ) -> Result<bool, Error> {
-        let call = self.meta_call(partition).arg(claim.field()).number(self.instance);
+        let call = self.partition_call(partition, Vec::new()).arg(claim.field()).number(self.instance);
         let call = call.number(millis(period)).number(millis(own_period));
         let reply = self.write(&scripts::CLAIM, WriteConcern::Primary, &call, deadline).await?;
         Ok(ClaimReply::decode(reply)? == ClaimReply::Claimed)

@@ -13,7 +13,6 @@ use super::{
     keys::Partition,
     record::{Extent, Record},
     replies::{FirstEntriesReply, MissingInIndexesReply, SurveyReply, SurveyedState},
-    script_call::ScriptCall,
     scripts,
 };
 use crate::redis::{Node, Priority, Reply};
@@ -225,11 +224,6 @@ impl Store {
             }
         }
         Ok(page)
-    }
-
-    fn partition_call(&self, partition: Partition, mut keys: Vec<Bytes>) -> ScriptCall {
-        keys.push(self.keys.meta(partition));
-        ScriptCall::new(partition, keys, self.id())
     }
 }
 

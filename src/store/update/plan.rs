@@ -7,7 +7,7 @@ use super::outcome::{MAX_LABELS, Update, Updated};
 use crate::{
     session::{
         AttributeBlock, Basic, Credential, Durability, PatchedAttributes, Policy, Session, SessionRef, Touch, View,
-        wire,
+        millis, wire,
     },
     store::{
         index_entry::Reservation,
@@ -16,7 +16,6 @@ use crate::{
         record::{
             CommonRead, Corrupt, EncodedContent, MAX_REQUESTS, NEW_TOKEN_BYTES, Record, common_read, plain_attributes,
         },
-        script_call::millis,
     },
 };
 
