@@ -4,6 +4,7 @@
 
 mod list;
 mod sessions;
+mod steps;
 mod subjects;
 mod watch;
 

@@ -10,6 +10,7 @@ mod eviction;
 mod filter;
 mod hub;
 mod lifetime;
+mod log_progress;
 mod page_cache;
 mod registration;
 mod response;
@@ -17,6 +18,7 @@ mod response_reservation;
 mod resume_token;
 mod ring;
 mod snapshot;
+mod snapshot_reads;
 mod subscription;
 mod watcher_index;
 

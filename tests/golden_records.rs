@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use harness::{Redis, Setup, World, client::*, eventually};
+use harness::{Client, Redis, Setup, World, client::*, eventually};
 use sessiond::{session::Revision, store::Position, watch::ResumeToken};
 use sessiond_client::v1::{
     AttributeValue, Authentication, Cause, ClientInfo, CreateSessionRequest, EventType, ListSessionsRequest,
-    TokenState, attribute_value::Kind,
+    SessionEvent, TokenState, attribute_value::Kind,
 };
 use tonic::Code;
 
@@ -40,6 +40,16 @@ fn world(format: &str) -> World {
         assert!(!reply.starts_with(b"-"), "{line}: {}", String::from_utf8_lossy(&reply));
     }
     world
+}
+
+/// Resumes a watch before the three log entries of a session that was created, updated and ended, and returns them.
+async fn events_after(client: &Client, partition: usize, position: Position) -> Vec<SessionEvent> {
+    let mut token = ResumeToken::decode(&client.watch_all().await.token).unwrap();
+    token.positions[partition] = position;
+    let events = client.resume(&token.encode()).await.events(3).await;
+    let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();
+    assert_eq!(kinds, [EventType::Created, EventType::Updated, EventType::Ended]);
+    events
 }
 
 #[tokio::test]
@@ -118,14 +128,8 @@ async fn format_2_tombstone_rejects_a_create() {
 #[tokio::test]
 async fn format_2_log_is_delivered() {
     let Setup { client, .. } = &world(include_str!("golden/format-2.txt")).setup_with(NO_EXPIRY).await;
-    let mut watching = client.watch_all().await;
-    // A position before the three log entries of the ended session.
-    let mut token = ResumeToken::decode(&watching.token).unwrap();
-    token.positions[8] = Position { revision: Revision(1_795_989_721_439_571), nonce: 6_720_390_361_019_317 };
-    watching = client.resume(&token.encode()).await;
-    let events = watching.events(3).await;
-    let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();
-    assert_eq!(kinds, [EventType::Created, EventType::Updated, EventType::Ended]);
+    let position = Position { revision: Revision(1_795_989_721_439_571), nonce: 6_720_390_361_019_317 };
+    let events = events_after(client, 8, position).await;
     assert_eq!((events[1].changed_attributes.clone(), events[2].cause()), (vec!["a".into()], Cause::Revoked));
     let last = events[2].session.as_ref().unwrap();
     assert_eq!((&last.id[..], &last.labels), (ENDED, &labels(&[("device", "lap")])));
@@ -144,13 +148,8 @@ async fn format_2_large_content_is_read_and_delivered() {
     let updated = client.set(by_id(LIVE), &[("n", text("3"))]).await.unwrap();
     assert_eq!(letters(&updated.attributes), letters(&session.attributes));
 
-    let mut watching = client.watch_all().await;
-    let mut token = ResumeToken::decode(&watching.token).unwrap();
-    token.positions[12] = Position { revision: Revision(1_796_004_842_559_412), nonce: 3_611_173_293_111_076 };
-    watching = client.resume(&token.encode()).await;
-    let events = watching.events(3).await;
-    let kinds: Vec<_> = events.iter().map(|event| event.r#type()).collect();
-    assert_eq!(kinds, [EventType::Created, EventType::Updated, EventType::Ended]);
+    let position = Position { revision: Revision(1_796_004_842_559_412), nonce: 3_611_173_293_111_076 };
+    let events = events_after(client, 12, position).await;
     let of_event = |index: usize| letters(&events[index].session.as_ref().unwrap().attributes);
     assert_eq!((of_event(0), of_event(1)), (of_event(1), of_event(2)));
 }

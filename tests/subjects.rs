@@ -170,6 +170,30 @@ async fn list_page_of_a_subject_is_at_most_2_mib() {
 }
 
 #[tokio::test]
+async fn list_pages_of_100_sessions_send_few_role_commands() {
+    const SESSIONS: usize = 100;
+    let Setup { world, client, .. } = &World::dedicated().setup_with("partitions = 4").await;
+    for _ in 0..SESSIONS {
+        client.create_for("alice").await;
+    }
+    let calls = |command: &str| -> usize {
+        let stats = world.redis.info("commandstats", &format!("cmdstat_{command}"));
+        stats.split(['=', ',']).nth(1).unwrap().parse().unwrap()
+    };
+    for subject in [Some("alice".to_owned()), None] {
+        let request = ListSessionsRequest { page_size: 100, subject, ..list_request("") };
+        page(client, request.clone()).await.unwrap();
+        let before = [calls("role"), calls("getrange")];
+        for _ in 0..10 {
+            assert_eq!(page(client, request.clone()).await.unwrap().sessions.len(), SESSIONS);
+        }
+        let [roles, reads] = [calls("role") - before[0], calls("getrange") - before[1]];
+        // Workers and feed send some, too.
+        assert!(reads >= 10 * SESSIONS && roles < reads / 2, "{roles} ROLE for {reads} reads");
+    }
+}
+
+#[tokio::test]
 async fn subject_may_be_any_text() {
     let Setup { client, .. } = &setup_with("[default_policy]\nsession_limit = 2").await;
     let (long, wide) = ("s".repeat(256), "\u{1f600}".repeat(64));

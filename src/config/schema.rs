@@ -118,8 +118,8 @@ settings! {
         /// Number of recent events kept in memory, and at most 64 MiB of them. A watch that is further behind reads the
         /// log in Redis.
         Key ring_slots: usize = 65_536, integer(1..=1_000_000);
-        /// Number of channel messages of one Redis node that may wait. Further ones are dropped, and their events are
-        /// read from the log.
+        /// Number of channel messages of one Redis node that may wait, and at most 32 MiB of them. If there are more, they
+        /// are dropped, and their events are read from the log.
         Key feed_buffer: usize = 8_192, integer(1..=1_000_000);
         /// Time between two HTTP/2 pings on a connection.
         Key keepalive_interval: Duration = 15 * SECOND, duration(KEEPALIVES);

@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fred::interfaces::PubsubInterface;
+use fred::{interfaces::PubsubInterface, types::Value};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
@@ -19,14 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clock::Clock,
-    connection::CONNECT_TIMEOUT,
+    connection::{CONNECT_TIMEOUT, Connection},
     endpoint::Address,
     error::{Effect, Error},
+    event_queue::EventQueue,
     heartbeat::{Condition, Probe, describe_refused},
     reconnecting_connection::{OnSilence, ReconnectingConnection},
     replicated_writer::ReplicatedWriter,
     reply::Reply,
-    request::{Asking, Request},
+    request::{Asking, Request, no_reply},
     script::Script,
 };
 use crate::observe::Metrics;
@@ -57,6 +58,8 @@ pub struct Node {
     pub(super) interactive: ReconnectingConnection,
     pub(super) background: ReconnectingConnection,
     pub(super) subscriber: ReconnectingConnection,
+    /// Events of the subscriber connection that wait for the feed.
+    pub(super) events: EventQueue,
     pub(super) replicated: ReplicatedWriter,
     /// Bytes of large replies that may still be requested.
     pub(super) large_replies: Semaphore,
@@ -112,7 +115,14 @@ impl Node {
         let writers = self.replicated.connections();
         let on_silence = OnSilence::Follow(&self.interactive);
         let writers = writers.iter().map(|writer| writer.keep_alive(&name, abandoned, ignored, on_silence));
-        let others = async { tokio::join!(join_all(readers), join_all(writers), self.replicated.work()) };
+        let others = async {
+            tokio::join!(
+                join_all(readers),
+                join_all(writers),
+                self.replicated.work(),
+                self.events.fill(&self.subscriber)
+            )
+        };
         let working = async { tokio::join!(forgetting, interactive, others) };
         tokio::select! {
             _ = working => {}
@@ -198,7 +208,11 @@ impl Node {
     /// Reads the server's clock in us.
     pub async fn time(&self, priority: Priority, deadline: Instant) -> Result<u64, Error> {
         let sent = Instant::now();
-        let reply = self.command(priority, "TIME", &[], deadline).await?;
+        self.note_time_reply(self.command(priority, "TIME", &[], deadline).await?, sent)
+    }
+
+    /// Returns the time in us in the reply to a TIME that was sent at `sent`, and adds it to the estimate of the clock.
+    pub fn note_time_reply(&self, reply: Reply, sent: Instant) -> Result<u64, Error> {
         let mut parts = reply.array().unwrap_or_default().into_iter().filter_map(|part| part.number());
         let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
             return Err(Error::UnexpectedReply("TIME"));
@@ -206,24 +220,6 @@ impl Node {
         let now = seconds * 1_000_000 + micros;
         self.note_time(now, sent);
         Ok(now)
-    }
-
-    /// Fails if the server is a replica: its data may be old.
-    pub async fn require_primary(&self, deadline: Instant) -> Result<(), Error> {
-        let reply = self.command(Priority::Background, "ROLE", &[], deadline).await?;
-        let role = reply.array().unwrap_or_default();
-        if role.first().and_then(Reply::text) == Some("master") {
-            Ok(())
-        } else {
-            Err(Error::Redirect("the node is a replica".into()))
-        }
-    }
-
-    /// Sends a request that reads. Fails if the server is a replica, which may lack recent writes.
-    pub async fn ask_primary(&self, request: Request<'_>, deadline: Instant, asking: Asking) -> Result<Reply, Error> {
-        let reply = self.send(Priority::Background, request, deadline, Effect::Reads, asking);
-        // ROLE follows the request on the same connection.
-        Ok(tokio::try_join!(biased; reply, self.require_primary(deadline))?.0)
     }
 
     /// Sends a command that reads or can be sent twice.
@@ -251,20 +247,44 @@ impl Node {
             Priority::Interactive => &self.interactive,
             Priority::Background => &self.background,
         };
-        let connection = connection.ready()?;
+        self.send_on(&*connection.ready()?, request, deadline, effect, asking).await
+    }
+
+    /// Sends a request on a connection to this server and waits for its reply, at most until the deadline.
+    pub(super) async fn send_on(
+        &self,
+        connection: &Connection,
+        request: Request<'_>,
+        deadline: Instant,
+        effect: Effect,
+        asking: Asking,
+    ) -> Result<Reply, Error> {
         let started = Instant::now();
         // Boxed: a future of fred takes some 30 KB, which the future of every caller would contain.
         let sending: Pin<Box<dyn Future<Output = _> + Send>> = match asking {
-            Asking::No => Box::pin(request.send(&connection)),
-            Asking::Yes => Box::pin(request.ask(&connection)),
+            Asking::No => Box::pin(request.send(connection)),
+            Asking::Yes => Box::pin(async move {
+                let mut replies = Request::send_all(connection, &[request], asking).await?;
+                replies.pop().unwrap_or_else(|| Err(no_reply()))
+            }),
         };
         let reply = match timeout_at(deadline, connection.reply(sending)).await {
-            Ok(reply) => reply.map(Reply).map_err(|error| Error::of(&error, effect)),
+            Ok(reply) => reply.map_err(|error| Error::of(&error, effect)),
             Err(_) if effect == Effect::Reads => Err(Error::Timeout),
             Err(_) => Err(Error::OutcomeTimeout),
         };
+        self.noted(request, started, reply)
+    }
+
+    /// Counts a request and notes its keys if one of them has another type. Returns the reply.
+    pub(super) fn noted(
+        &self,
+        request: Request<'_>,
+        started: Instant,
+        reply: Result<Value, Error>,
+    ) -> Result<Reply, Error> {
         self.metrics.count_redis_command(request.name(), started.elapsed(), reply.is_ok());
-        reply.inspect_err(|error| self.note_wrong_type(error, request.keys()))
+        reply.map(Reply).inspect_err(|error| self.note_wrong_type(error, request.keys()))
     }
 
     /// Runs a script that may write and waits until `replicas` replicas have the write, at most 1 s. Returns the reply and the

@@ -73,19 +73,39 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Sends ASKING and the request in one pipeline, and waits for the reply.
-    pub(super) async fn ask(self, client: &Client) -> Result<Value, FredError> {
+    /// Sends requests in one pipeline, in this order and each with ASKING if asked, and waits for the replies to all of them.
+    pub(super) async fn send_all(
+        client: &Client,
+        requests: &[Request<'_>],
+        asking: Asking,
+    ) -> Result<Vec<Result<Value, FredError>>, FredError> {
         let pipeline = client.pipeline();
-        let _: Value = pipeline.custom(custom("ASKING"), Vec::<Value>::new()).await?;
-        let _: Value = match self {
-            Request::Script { script, keys, args } => {
-                pipeline.custom(custom("EVAL"), eval_args(script.source().into(), keys, args)).await?
+        for request in requests {
+            if asking == Asking::Yes {
+                let _: Value = pipeline.custom(custom("ASKING"), Vec::<Value>::new()).await?;
             }
-            Request::Command { name, args } => pipeline.custom(custom(name), values(args).collect::<Vec<_>>()).await?,
-        };
-        let reply = pipeline.try_all::<Value>().await.into_iter().nth(1);
-        reply.unwrap_or_else(|| Err(FredError::new(ErrorKind::Canceled, "no reply")))
+            let _: Value = match *request {
+                Request::Script { script, keys, args } => {
+                    pipeline.custom(custom("EVAL"), eval_args(script.source().into(), keys, args)).await?
+                }
+                Request::Command { name, args } => {
+                    pipeline.custom(custom(name), values(args).collect::<Vec<_>>()).await?
+                }
+            };
+        }
+        let mut replies = pipeline.try_all::<Value>().await;
+        let sent = requests.len() * if asking == Asking::Yes { 2 } else { 1 };
+        if replies.len() != sent {
+            return Err(replies.pop().and_then(Result::err).unwrap_or_else(no_reply));
+        }
+        let skipped = sent / requests.len().max(1) - 1;
+        Ok(replies.into_iter().skip(skipped).step_by(skipped + 1).collect())
     }
+}
+
+/// Error for a request that a broken connection has not answered.
+pub(super) fn no_reply() -> FredError {
+    FredError::new(ErrorKind::Canceled, "no reply")
 }
 
 /// Creates a command by name. The slot is irrelevant for connections to single servers.

@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, iter, pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{
     StreamExt,
     future::{join_all, try_join_all},
@@ -23,8 +22,7 @@ use super::{
     error::{Error, ReplyKind},
     node::Node,
     node_connector::NodeConnector,
-    reply::Reply,
-    request::{Asking, Request},
+    request::Asking,
     slot::Slot,
     topology::{Owner, Owners, Topology},
 };
@@ -334,20 +332,6 @@ impl Router {
     /// Triggers a lookup, because a server redirected a call.
     pub fn note_out_of_date(&self) {
         self.out_of_date.notify_one();
-    }
-
-    /// Sends a command that reads or can be sent twice; the reply is from a primary.
-    pub async fn command(
-        &self,
-        slot: Slot,
-        name: &'static str,
-        args: Vec<Bytes>,
-        deadline: Instant,
-    ) -> Result<Reply, Error> {
-        let args = &args[..];
-        let ask =
-            async |node: Arc<Node>, asking| node.ask_primary(Request::Command { name, args }, deadline, asking).await;
-        self.route(slot, deadline, ask).await
     }
 }
 

@@ -85,7 +85,7 @@ impl Script {
     }
 
     /// Whether it writes nothing, so that Redis runs it also while it takes no writes.
-    pub(super) fn is_read_only(&self) -> bool {
+    pub fn is_read_only(&self) -> bool {
         self.flags.contains("no-writes")
     }
 

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use super::*;
 use crate::{
     session::{ID_BYTES, Subject},
-    store::{Found, ListPosition, Partition, StoreId},
+    store::{Found, ListPosition, Partition, PrimaryReads, StoreId},
 };
 
 /// Maximum size of the sessions in a page, in bytes. The page token and the frame fit into the rest of 2 MiB.
@@ -196,6 +196,13 @@ impl Service {
     /// over.
     pub async fn list(&self, call: &List, deadline: Instant) -> Result<Page, Error> {
         self.policy(&call.scope.namespace)?;
+        let reads = PrimaryReads::default();
+        let page = self.read_page(&reads, call, deadline).await?;
+        self.store.verify(reads, deadline).await?;
+        Ok(page)
+    }
+
+    async fn read_page(&self, reads: &PrimaryReads, call: &List, deadline: Instant) -> Result<Page, Error> {
         let stop_reading = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
         let mut sessions = Vec::new();
         let mut bytes = 0;
@@ -205,12 +212,12 @@ impl Service {
             let limit = self.store.reads_at_once(call.view, CONCURRENT_READS).min(call.page_size - sessions.len());
             if pending.is_empty() {
                 let Some(position) = next else { return Ok(Page { sessions, next: None }) };
-                let (ids, after) = self.ids(&call.scope, position, limit, deadline).await?;
+                let (ids, after) = self.ids(reads, &call.scope, position, limit, deadline).await?;
                 (pending, next) = (ids.into(), after);
             }
             let reads = pending.iter().take(limit).map(async |id| {
                 let name = SessionRef { namespace: call.scope.namespace.clone(), id: *id };
-                self.store.look(&name, Credential::Id, call.view, deadline).await
+                self.store.look(Some(reads), &name, Credential::Id, call.view, deadline).await
             });
             for found in futures_util::future::join_all(reads).await {
                 match found {
@@ -235,6 +242,7 @@ impl Service {
     /// Returns some ids from a position on, and the position after them. None: the end of the index.
     async fn ids(
         &self,
+        reads: &PrimaryReads,
         scope: &ListScope,
         from: Position,
         limit: usize,
@@ -242,12 +250,12 @@ impl Service {
     ) -> Result<(Vec<SessionId>, Option<Position>), Error> {
         match (&scope.subject, from) {
             (None, Position::Namespace(from)) => {
-                let (ids, next) = self.store.list(&scope.namespace, from, limit, deadline).await?;
+                let (ids, next) = self.store.list(Some(reads), &scope.namespace, from, limit, deadline).await?;
                 Ok((ids, next.map(Position::Namespace)))
             }
             (Some(name), Position::Subject { added_before }) => {
                 let subject = Subject { namespace: scope.namespace.clone(), name: name.clone() };
-                let entries = self.store.entries_before(&subject, added_before, limit, deadline).await?;
+                let entries = self.store.entries_before(Some(reads), &subject, added_before, limit, deadline).await?;
                 let next = entries.last().map(|last| Position::Subject { added_before: Some(last.added) });
                 Ok((entries.into_iter().map(|entry| entry.id).collect(), next))
             }

@@ -9,7 +9,6 @@ use crate::{
         size_text,
     },
     store::{Created, Ended, Found, Reservation, Successor, Updated},
-    tasks::run_to_end,
 };
 use subjects::Admission;
 
@@ -121,17 +120,9 @@ impl<'a> NewToken<'a> {
 impl Service {
     /// Creates a session. Returns its token if the server generated it.
     pub async fn create(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
-        if !self.has_steps(&call.namespace, &call.content.subject) {
-            return self.create_in_steps(call, deadline).await;
-        }
+        let steps = self.steps(&call.namespace, &call.content.subject);
         let service = self.clone();
-        run_to_end(async move { service.create_in_steps(call, deadline).await }).await
-    }
-
-    /// Whether a call that gives a session this subject may end other sessions first. Such a call runs to its end even if its
-    /// client gives up: otherwise others would have ended for nothing.
-    fn has_steps(&self, namespace: &Namespace, subject: &str) -> bool {
-        !subject.is_empty() && self.policies.of(namespace).is_some_and(|policy| policy.session_limit > 0)
+        steps.run(async move { service.create_in_steps(call, deadline).await }).await
     }
 
     async fn create_in_steps(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
@@ -210,11 +201,9 @@ impl Service {
 
     /// Changes a session. Returns its state after the change.
     pub async fn update(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
-        if !self.has_steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default()) {
-            return self.update_in_steps(call, deadline).await;
-        }
+        let steps = self.steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default());
         let service = self.clone();
-        run_to_end(async move { service.update_in_steps(call, deadline).await }).await
+        steps.run(async move { service.update_in_steps(call, deadline).await }).await
     }
 
     async fn update_in_steps(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
@@ -240,11 +229,9 @@ impl Service {
 
     /// Replaces the token of a session. Returns the new one if the server generated it.
     pub async fn rotate(&self, call: Rotate, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
-        if !self.has_steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default()) {
-            return self.rotate_in_steps(call, deadline).await;
-        }
+        let steps = self.steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default());
         let service = self.clone();
-        run_to_end(async move { service.rotate_in_steps(call, deadline).await }).await
+        steps.run(async move { service.rotate_in_steps(call, deadline).await }).await
     }
 
     async fn rotate_in_steps(&self, call: Rotate, deadline: Instant) -> Result<(Session, Option<Token>), Error> {

@@ -157,11 +157,11 @@ impl Service {
         let DeleteSubjectSessions { subject, except, cause, created_before } = &call;
         let request = EndRequest { subject, cause: *cause, created_before: *created_before, policy, deadline };
         // Later entries belong to later logins: without this bound, a stream of logins would keep the call from ending.
-        let newest = self.store.entries_before(subject, None, 1, deadline).await?;
+        let newest = self.store.entries_before(None, subject, None, 1, deadline).await?;
         let Some(until) = newest.first().map(|entry| entry.added) else { return Ok(0) };
         let (mut after, mut total) = (0, EndResult::default());
         loop {
-            let entries = self.store.entries_after(subject, after, Some(until), INDEX_PAGE, deadline).await;
+            let entries = self.store.entries_after(None, subject, after, Some(until), INDEX_PAGE, deadline).await;
             let partial = |error: store::Error| if after > 0 { error.after_a_part() } else { error };
             let mut entries = entries.map_err(partial)?;
             let Some(last) = entries.last() else { break };
@@ -190,7 +190,7 @@ impl Service {
         }
         if let Some(id) = call.except {
             let name = SessionRef { namespace: call.subject.namespace.clone(), id };
-            let found = self.store.look(&name, Credential::Id, View::Basic, deadline).await?;
+            let found = self.store.look(None, &name, Credential::Id, View::Basic, deadline).await?;
             if matches!(&found, Found::Session(session, _) if session.basic.subject() != call.subject.name) {
                 add("except_id", "is not a session of this subject");
             }

@@ -4,9 +4,44 @@ mod preset;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Namespace, duration_text};
+use super::{Namespace, duration_text, millis};
 
-pub use preset::Preset;
+/// Named set of timeouts and token rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// The built-in defaults.
+    WebDefault,
+    /// OWASP: high-value applications.
+    OwaspHighValue,
+    /// NIST: authentication assurance level 1.
+    NistAal1,
+    /// NIST: authentication assurance level 2.
+    NistAal2,
+    /// NIST: authentication assurance level 3.
+    NistAal3,
+}
+
+impl Preset {
+    /// All presets with their names in the configuration.
+    pub const NAMED: [(&str, Preset); 5] = [
+        (Preset::WebDefault.name(), Preset::WebDefault),
+        (Preset::OwaspHighValue.name(), Preset::OwaspHighValue),
+        (Preset::NistAal1.name(), Preset::NistAal1),
+        (Preset::NistAal2.name(), Preset::NistAal2),
+        (Preset::NistAal3.name(), Preset::NistAal3),
+    ];
+
+    /// Returns the name of the preset in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Preset::WebDefault => "web-default",
+            Preset::OwaspHighValue => "owasp-high-value",
+            Preset::NistAal1 => "nist-aal1",
+            Preset::NistAal2 => "nist-aal2",
+            Preset::NistAal3 => "nist-aal3",
+        }
+    }
+}
 
 /// Rules of one namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -168,10 +203,6 @@ impl Policy {
         let absolute = check("absolute_timeout", requested.absolute, self.max_absolute_timeout);
         if violations.is_empty() { Ok(TimeoutsMs { idle, absolute }) } else { Err(violations) }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// Policies of all namespaces.

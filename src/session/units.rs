@@ -1,4 +1,4 @@
-//! Durations and sizes in error texts, in the units that people use.
+//! Durations in ms, and durations and sizes in error texts, in the units that people use.
 
 use std::time::Duration;
 
@@ -6,6 +6,11 @@ use std::time::Duration;
 const DURATIONS: [(u128, &str); 5] = [(86_400_000, "days"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
 /// Units of a size in bytes, the largest first, each with its name.
 const SIZES: [(u128, &str); 3] = [(1 << 20, "MiB"), (1 << 10, "KiB"), (1, "bytes")];
+
+/// Number of milliseconds of a duration.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Returns a duration in the largest unit in which it is a whole number, such as `400 days` or `90 min`. A single day is 24 h.
 pub fn duration_text(duration: Duration) -> String {

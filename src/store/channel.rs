@@ -1,7 +1,5 @@
 //! Receives channel messages and keyspace notifications of a server, and detects when messages may be lost.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 
 use super::{
@@ -9,30 +7,16 @@ use super::{
     error::Error,
     keys::Partition,
     log_entry::{Message, MessageReader},
+    routing::Server,
 };
 use crate::{
-    redis::{Node, Subscriber, SubscriberEvent},
+    redis::{Subscriber, SubscriberEvent},
     session::SessionRef,
 };
 
 /// Keyspace events after which a key no longer exists under its name. Redis publishes them for out-of-band deletions, and for
 /// tombstones that expire.
 const KEY_REMOVED_EVENTS: [&str; 5] = ["del", "unlink", "expired", "evicted", "rename_from"];
-
-/// One Redis server and the partitions it owns.
-#[derive(Clone)]
-pub struct Server {
-    pub(super) node: Arc<Node>,
-    /// Partitions that the server owns.
-    pub partitions: Vec<Partition>,
-}
-
-impl Server {
-    /// Returns the address of the server for logs.
-    pub fn name(&self) -> String {
-        self.node.name()
-    }
-}
 
 /// An event on the subscriber connection of a server.
 pub enum ChannelEvent {
@@ -61,7 +45,7 @@ impl Channels {
         loop {
             let event = match self.subscriber.next().await {
                 SubscriberEvent::Connected => {
-                    self.messages.clear();
+                    self.messages.note_gap();
                     Some(ChannelEvent::Connected)
                 }
                 SubscriberEvent::Message { channel, payload } => store
@@ -70,7 +54,10 @@ impl Channels {
                     .and_then(|partition| self.messages.read(partition, &payload))
                     .map(ChannelEvent::Message),
                 SubscriberEvent::Notification { key } => store.read_notification(&key),
-                SubscriberEvent::MissedMessages => Some(ChannelEvent::Missed),
+                SubscriberEvent::MissedMessages => {
+                    self.messages.note_gap();
+                    Some(ChannelEvent::Missed)
+                }
                 SubscriberEvent::MissedNotifications => Some(ChannelEvent::MissedNotifications),
             };
             if let Some(event) = event {

@@ -4,13 +4,49 @@ use bytes::{BufMut, BytesMut};
 use tokio::time::Instant;
 
 use super::{
-    Create, Created, Reservation, Store,
+    Store,
     error::Error,
-    record::{EncodedContent, Extent, Front, HEAD_BYTES, NEW_TOKEN_BYTES, Record},
-    script_call::{WriteConcern, unexpected},
-    scripts::{self, Outcome},
+    index_entry::Reservation,
+    record::{Corrupt, EncodedContent, Extent, Front, HEAD_BYTES, NEW_TOKEN_BYTES, Record},
+    replies::CreateReply,
+    script_call::WriteConcern,
+    scripts,
 };
-use crate::session::{AttributeBlock, Attributes, Basic, Credential, Policy, Session, SessionRef, View};
+use crate::session::{
+    AttributeBlock, Attributes, Basic, Cause, Content, Credential, Policy, RequestId, Session, SessionRef, TimeoutsMs,
+    Verifier, View,
+};
+
+/// Arguments of [`Store::create`].
+pub struct Create<'a> {
+    /// Hash of the new session's token.
+    pub verifier: Verifier,
+    /// Initial subject, attributes, labels, client and authentication.
+    pub content: &'a Content,
+    /// Idle and absolute timeout in ms; 0 = none.
+    pub timeouts: TimeoutsMs<u64>,
+    /// Request id that makes a retry safe. None: a retry is not detected.
+    pub request: Option<RequestId>,
+    /// Reservation of the id in the index of the subject.
+    pub reserved: Reservation,
+}
+
+/// Outcome of [`Store::create`].
+#[derive(Debug)]
+pub enum Created {
+    /// Created by this call, or by an earlier call with the same request id: the current session.
+    Session(Session),
+    /// An earlier call with the same request id created the session, and the token is not accepted any more.
+    Rotated,
+    /// A live session has this id.
+    Exists,
+    /// A session with this id has ended.
+    Ended(Cause),
+    /// The request id belongs to another request.
+    RequestIdReused,
+    /// Nothing was applied: the index of the subject does not have the id. All other checks passed.
+    NotReserved,
+}
 
 impl Store {
     /// Creates a session.
@@ -37,18 +73,17 @@ impl Store {
         if let Some(request) = create.request {
             call = call.request(Some(request));
         }
-        let mut reply = self.write(&scripts::CREATE, WriteConcern::of(policy), &call, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                let session = self.created(name, &keys.name, &reply.bytes()?, content);
+        let reply = self.write(&scripts::CREATE, WriteConcern::of(policy), &call, deadline).await?;
+        Ok(match CreateReply::decode(reply)? {
+            CreateReply::Done(record) => {
+                let session = self.created(name, &keys.name, &record, content);
                 Created::Session(session.map_err(|cause| self.corrupt(name, cause))?)
             }
-            Outcome::Rotated => Created::Rotated,
-            Outcome::Exists => Created::Exists,
-            Outcome::Ended => Created::Ended(self.ended(name, &mut reply)?),
-            Outcome::RequestIdReused => Created::RequestIdReused,
-            Outcome::NotReserved => Created::NotReserved,
-            other => return Err(unexpected(&scripts::CREATE, other)),
+            CreateReply::Rotated => Created::Rotated,
+            CreateReply::Exists => Created::Exists,
+            CreateReply::Ended(ending) => Created::Ended(self.note_ended(name, ending)),
+            CreateReply::RequestIdReused => Created::RequestIdReused,
+            CreateReply::NotReserved => Created::NotReserved,
         })
     }
 
@@ -59,7 +94,7 @@ impl Store {
         text: &[u8],
         reply: &bytes::Bytes,
         content: EncodedContent,
-    ) -> Result<Session, super::Corrupt> {
+    ) -> Result<Session, Corrupt> {
         let front = Front::parse(text, reply)?;
         if reply.len() > front.bytes() || front.rest_bytes() == 0 {
             return Record::parse(text, reply, Extent::Whole)?.session(name, text, View::Full);

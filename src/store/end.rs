@@ -5,16 +5,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Condition, Ended, Expired, Settled, Store,
+    Store,
     error::Error,
+    leaving::Why,
     record::Corrupt,
-    script_call::{Reply, ScriptCall, WriteConcern, millis, unexpected},
-    scripts::{self, Outcome},
-    subjects::Why,
+    replies::{EndReply, Ending, ExpireReply},
+    script_call::{ScriptCall, WriteConcern},
+    scripts,
 };
 use crate::{
     redis::LONGEST_NOT_AFTER,
-    session::{Basic, Cause, Credential, Millis, Policy, RequestId, SessionRef, encode_subject},
+    session::{Basic, Cause, Credential, Millis, Policy, RequestId, SessionRef, encode_subject, millis},
 };
 
 /// TTL of a tombstone that a delete writes if there is no session: the longest time that a create can be in flight, plus the
@@ -23,6 +24,56 @@ const UNKNOWN_ID_TOMBSTONE: Duration = LONGEST_NOT_AFTER.saturating_add(Duration
 /// Minimum TTL of a tombstone whose id is about to be removed from the subject index. Longer than any create or login in
 /// flight at the time of the removal.
 const INDEX_TOMBSTONE: Duration = Duration::from_secs(60);
+
+/// Outcome of [`Store::end`] and [`Store::end_of`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Ended by this call, or by an earlier call with the same request id.
+    Now,
+    /// There was no live session.
+    Before,
+    /// The session lives on: a condition is not met.
+    NotMeant,
+    /// The request id belongs to another request.
+    RequestIdReused,
+}
+
+/// Conditions under which [`Store::end_of`] ends a session.
+#[derive(Clone, Copy)]
+pub struct Condition<'a> {
+    /// Required subject.
+    pub subject: &'a str,
+    /// Time in us of a reservation in the index of the subject: if it is valid, a session without a subject meets the
+    /// condition too. None: no reservation.
+    pub reserved_since: Option<u64>,
+    /// Upper bound of the creation time. None: no bound.
+    pub created_before: Option<Millis>,
+}
+
+/// Outcome of [`Store::settle`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The session lives.
+    Lives {
+        /// Its subject; empty = anonymous.
+        subject: String,
+        /// Whether it is anonymous and has a valid reservation, so that it may get a subject.
+        is_reserved: bool,
+    },
+    /// The session has ended, and its tombstone outlives every create in flight.
+    Ended,
+}
+
+/// Outcome of [`Store::expire`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// Ended by this call.
+    Now,
+    /// The deadline has not passed.
+    NotDue,
+    /// Another call ended the session.
+    Before,
+}
 
 impl Store {
     /// Ends a session with this cause. If there is no session, writes a tombstone for [`UNKNOWN_ID_TOMBSTONE`], so that a
@@ -64,35 +115,32 @@ impl Store {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Ended, Error> {
-        let mut reply = self.write(&scripts::END, WriteConcern::of(policy), &call, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                self.ended(name, &mut reply)?;
+        let reply = self.write(&scripts::END, WriteConcern::of(policy), &call, deadline).await?;
+        Ok(match EndReply::decode(reply)? {
+            EndReply::Done(ending) => {
+                self.note_ended(name, ending);
                 Ended::Now
             }
-            Outcome::Ended => {
-                self.ended(name, &mut reply)?;
+            EndReply::Ended(ending) => {
+                self.note_ended(name, ending);
                 Ended::Before
             }
-            Outcome::NotFound => Ended::Before,
-            Outcome::NotMeant => Ended::NotMeant,
-            Outcome::RequestIdReused => Ended::RequestIdReused,
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::END, other)),
+            EndReply::NotFound => Ended::Before,
+            EndReply::NotMeant => Ended::NotMeant,
+            EndReply::RequestIdReused => Ended::RequestIdReused,
+            EndReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
         })
     }
 
     /// Ends a session that is past its deadline, or whose key is missing although its id is still in the due set; no other.
     pub async fn expire(&self, name: &SessionRef, policy: &Policy, deadline: Instant) -> Result<Expired, Error> {
-        let mut reply = self.run_expire(name, None, None, policy, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                self.ended(name, &mut reply)?;
+        Ok(match self.run_expire(name, None, None, policy, deadline).await? {
+            ExpireReply::Done(ending) => {
+                self.note_ended(name, ending);
                 Expired::Now
             }
-            Outcome::NotDue => Expired::NotDue,
-            Outcome::NotFound | Outcome::Ended | Outcome::Corrupt => Expired::Before,
-            other => return Err(unexpected(&scripts::EXPIRE, other)),
+            ExpireReply::NotDue { .. } => Expired::NotDue,
+            ExpireReply::NotFound | ExpireReply::Ended(_) | ExpireReply::Corrupt => Expired::Before,
         })
     }
 
@@ -106,18 +154,17 @@ impl Store {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<Settled, Error> {
-        let mut reply = self.run_expire(name, Some(millis(INDEX_TOMBSTONE)), reserved_since, policy, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done | Outcome::Ended => {
-                self.ended(name, &mut reply)?;
+        Ok(match self.run_expire(name, Some(millis(INDEX_TOMBSTONE)), reserved_since, policy, deadline).await? {
+            ExpireReply::Done(ending) | ExpireReply::Ended(ending) => {
+                self.note_ended(name, ending);
                 Settled::Ended
             }
-            Outcome::NotDue => {
-                let basic = Basic::parse(reply.bytes()?).map_err(|_| self.corrupt(name, Corrupt::Basic))?;
-                Settled::Lives { subject: basic.subject().to_owned(), is_reserved: reply.number()? == 1 }
+            ExpireReply::NotDue { basic, is_reserved } => {
+                let basic = Basic::parse(basic).map_err(|_| self.corrupt(name, Corrupt::Basic))?;
+                Settled::Lives { subject: basic.subject().to_owned(), is_reserved }
             }
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::EXPIRE, other)),
+            ExpireReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
+            ExpireReply::NotFound => return Err(Error::Unexpected("expire: wrote no tombstone".into())),
         })
     }
 
@@ -128,20 +175,18 @@ impl Store {
         reserved_since: Option<u64>,
         policy: &Policy,
         deadline: Instant,
-    ) -> Result<Reply, Error> {
+    ) -> Result<ExpireReply, Error> {
         let call = self.session_call(name, &self.keys.session_keys(name), Credential::Id, policy);
         let call = call.optional(least_tombstone).optional(reserved_since);
-        self.write(&scripts::EXPIRE, WriteConcern::Primary, &call, deadline).await
+        ExpireReply::decode(self.write(&scripts::EXPIRE, WriteConcern::Primary, &call, deadline).await?)
     }
 
-    /// Reads the cause of an end. If this call ended the session, queues the id for removal from the subject index.
-    pub(super) fn ended(&self, name: &SessionRef, reply: &mut Reply) -> Result<Cause, Error> {
-        let cause = reply.cause()?;
-        let basic = Basic::parse(reply.bytes()?).unwrap_or_default();
-        if !basic.subject().is_empty() {
-            self.note_left(name, basic.subject().to_owned(), Why::Ended(Instant::now()));
+    /// Returns the cause of an end. If this call ended the session, queues the id for removal from the subject index.
+    pub(super) fn note_ended(&self, name: &SessionRef, ending: Ending) -> Cause {
+        if !ending.subject.is_empty() {
+            self.note_left(name, ending.subject, Why::Ended(Instant::now()));
         }
-        Ok(cause)
+        ending.cause
     }
 
     pub(super) fn corrupt(&self, name: &SessionRef, cause: Corrupt) -> Error {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::{Server, Store};
+use super::{Store, routing::Server};
 use crate::redis::{Condition, Node};
 
 /// Time between two checks of the preconditions.

@@ -1,65 +1,10 @@
-//! The log of changes, one stream per partition: entries, positions, messages and tails.
-
-use std::sync::Arc;
+//! Tails of the logs: the last position of each partition.
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::session::{Event, Revision};
-
-use super::{Server, Store, error::Error, keys::Partition};
-use crate::redis::{self, Priority, Reply};
-
-/// Identity of a store: generated on first use, lost when the store is emptied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreId(pub [u8; 16]);
-
-impl StoreId {
-    pub(super) fn to_text(self) -> String {
-        data_encoding::HEXLOWER.encode(&self.0)
-    }
-
-    pub(super) fn from_text(text: &[u8]) -> Option<Self> {
-        data_encoding::HEXLOWER.decode(text).ok()?.try_into().ok().map(StoreId)
-    }
-}
-
-/// Position of an entry in its partition's log. The nonce distinguishes branches of history that used the same revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Position {
-    /// Revision of the change.
-    pub revision: Revision,
-    /// Random number of the send that made the change.
-    pub nonce: u64,
-}
-
-impl Position {
-    /// Upper bound of revisions: Lua numbers are exact below it. A position at or above it is malformed.
-    pub const BEYOND: u64 = 1 << 53;
-
-    pub(super) fn from_text(text: &[u8]) -> Option<Self> {
-        let (revision, nonce) = std::str::from_utf8(text).ok()?.split_once('-')?;
-        let position = Position { revision: Revision(revision.parse().ok()?), nonce: nonce.parse().ok()? };
-        (position.revision.0 < Position::BEYOND).then_some(position)
-    }
-
-    pub(super) fn to_text(self) -> String {
-        format!("{}-{}", self.revision.0, self.nonce)
-    }
-}
-
-/// One change with its position, and the position of the entry before it, which proves that no entry is missing.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Partition of the log.
-    pub partition: Partition,
-    /// Position of the entry.
-    pub position: Position,
-    /// Position of the entry before it.
-    pub previous: Position,
-    /// The change, shared by those that receive it.
-    pub event: Arc<Event>,
-}
+use super::{Store, error::Error, keys::Partition, position::Position, routing::Server, store_id::StoreId};
+use crate::redis::{self, Asking, Reply, Request};
 
 /// Last position of a log, and the position at which its history began.
 #[derive(Clone, Copy, Debug)]
@@ -85,19 +30,22 @@ impl Store {
     /// store.
     pub async fn tails(&self, server: &Server, deadline: Instant) -> Result<Tails, Error> {
         // Redis replies in order: it reads its clock first.
-        let node = &server.node;
-        let as_of = async { Ok(node.time(Priority::Background, deadline).await?) };
-        let is_primary = async { node.require_primary(deadline).await.map_err(|error| self.note_redirect(error)) };
-        let reads = server.partitions.iter().map(async |partition| {
-            match node.command(Priority::Background, "HMGET", &self.tail_fields(*partition), deadline).await {
-                Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
-                // Its slot is migrating.
-                Err(redis::Error::Redirect(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
-                Err(error) => Err(error.into()),
-            }
+        let fields: Vec<[Bytes; 4]> = server.partitions.iter().map(|partition| self.tail_fields(*partition)).collect();
+        let reads = fields.iter().map(|args| Request::Command { name: "HMGET", args });
+        let time = Request::Command { name: "TIME", args: &[] };
+        let requests: Vec<Request<'_>> = std::iter::once(time).chain(reads).collect();
+        let sent = Instant::now();
+        let replies = server.node.ask_primary_all(&requests, deadline, Asking::No).await;
+        let mut replies = replies.map_err(|error| self.note_redirect(error))?.into_iter();
+        let time = replies.next().unwrap_or(Err(redis::Error::UnexpectedReply("TIME")))?;
+        let as_of = server.node.note_time_reply(time, sent)?;
+        let reads = server.partitions.iter().zip(replies).map(async |(partition, reply)| match reply {
+            Ok(reply) => Ok((*partition, self.tail_of(reply)?)),
+            // Its slot is migrating.
+            Err(redis::Error::Redirect(_)) => Ok((*partition, self.tail(*partition, deadline).await?)),
+            Err(error) => Err(error.into()),
         });
-        let reads = async { Ok(futures_util::future::join_all(reads).await) };
-        let (as_of, (), reads) = tokio::try_join!(biased; as_of, is_primary, reads)?;
+        let reads = futures_util::future::join_all(reads).await;
         let (mut tails, mut unread) = (Vec::new(), None);
         for read in reads {
             match read {
@@ -133,18 +81,5 @@ impl Store {
         }
         let position = Position::from_text(&last).ok_or(Error::StoreChanged)?;
         Ok(Tail { position, origin: origin.and_then(|origin| Position::from_text(&origin)) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn position_too_large_revision_is_rejected() {
-        let last = Position { revision: Revision(Position::BEYOND - 1), nonce: u64::MAX };
-        assert_eq!(Position::from_text(last.to_text().as_bytes()), Some(last));
-        let beyond = Position { revision: Revision(Position::BEYOND), ..last };
-        assert_eq!(Position::from_text(beyond.to_text().as_bytes()), None);
     }
 }

@@ -1,12 +1,12 @@
 //! Log entries: the bytes that append.lua writes to the log and publishes.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     keys::Partition,
-    log::{Entry, Position},
+    position::Position,
     record::{Corrupt, FORMAT, LIFE_END, checksum, parse_head, stored_attributes},
 };
 use crate::session::{Basic, Cause, Change, Event, Session, SessionRef, wire};
@@ -19,6 +19,19 @@ const NONCE_BYTES: usize = 8;
 pub(super) const CHANGED_ATTRIBUTE: u64 = 1;
 /// Field of the changes: subject and labels before the change.
 pub(super) const FILTER_FIELDS_BEFORE: u64 = 2;
+
+/// One change with its position, and the position of the entry before it, which proves that no entry is missing.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Partition of the log.
+    pub partition: Partition,
+    /// Position of the entry.
+    pub position: Position,
+    /// Position of the entry before it.
+    pub previous: Position,
+    /// The change, shared by those that receive it.
+    pub event: Arc<Event>,
+}
 
 /// Message on the channel of a partition.
 pub enum Message {
@@ -185,11 +198,14 @@ fn read_changes(changes: &Bytes) -> Result<(Vec<String>, Option<Basic>), Corrupt
 pub(super) struct MessageReader {
     /// Entry whose content is the next message on its channel.
     pending: Vec<EntryHead>,
+    /// Partitions with a message since the last gap.
+    begun: HashSet<Partition>,
 }
 
 impl MessageReader {
-    /// Reads a message. None: the first half of an entry.
+    /// Reads a message. None: the first half of an entry, or after a gap perhaps the second one, whose first half was lost.
     pub(super) fn read(&mut self, partition: Partition, message: &Bytes) -> Option<Message> {
+        let is_first = self.begun.insert(partition);
         let pending = self.pending.iter().position(|head| head.partition == partition);
         let pending = pending.map(|at| self.pending.swap_remove(at));
         if let Some(head) = pending
@@ -207,16 +223,16 @@ impl MessageReader {
                 self.pending.push(head);
                 None
             }
-            head => Some(
-                head.and_then(|head| head.with_content(None))
-                    .map_or(Message::Unreadable, |entry| Message::Entry(Box::new(entry))),
-            ),
+            head => match head.and_then(|head| head.with_content(None)) {
+                Ok(entry) => Some(Message::Entry(Box::new(entry))),
+                Err(_) => (!is_first).then_some(Message::Unreadable),
+            },
         }
     }
 
-    /// Forgets halves whose other half was lost.
-    pub(super) fn clear(&mut self) {
-        self.pending.clear();
+    /// Notes a gap: the other halves of some entries were lost.
+    pub(super) fn note_gap(&mut self) {
+        *self = MessageReader::default();
     }
 }
 

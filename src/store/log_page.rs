@@ -9,11 +9,12 @@ use super::{
     Store,
     error::Error,
     keys::Partition,
-    log::{Entry, Position},
-    log_entry::EntryHead,
+    log_entry::{Entry, EntryHead},
+    position::Position,
+    replies::{PageReply, Values},
     scripts,
 };
-use crate::redis::{self, Asking, Node, Reply, Request};
+use crate::redis::{self, Asking, Node, Request};
 
 /// Maximum number of entries in a page.
 const PAGE: usize = 32;
@@ -128,16 +129,15 @@ impl Store {
             }
             read
         };
-        let reply = self.route(partition, deadline, attempt).await?.array().unwrap_or_default();
-        let texts: Vec<Bytes> = reply.into_iter().skip(1).filter_map(Reply::bytes).collect();
-        reads.note(Ok(texts.iter().map(Bytes::len).sum()));
+        let reply = Values::of(&scripts::PAGE, self.route(partition, deadline, attempt).await?)?;
+        let entries = PageReply::decode(reply)?.entries;
+        reads.note(Ok(entries.iter().flatten().map(Bytes::len).sum()));
         let unreadable = |_| Error::UnexpectedRead(format!("an entry of the log of partition {}", partition.0));
-        let (pairs, _) = texts.as_chunks();
         let entry = |[entry, content]: &[Bytes; 2]| {
             let head = EntryHead::decode(partition, entry)?;
             let separate = head.has_separate_content().then_some(content);
             head.with_content(separate)
         };
-        pairs.iter().map(|pair| entry(pair).map_err(unreadable)).collect()
+        entries.iter().map(|pair| entry(pair).map_err(unreadable)).collect()
     }
 }

@@ -2,7 +2,6 @@
 
 use tokio::time::Instant;
 
-use super::start::Eviction;
 use crate::redis::{self, Node};
 
 /// Requirement that a Redis server does not meet. Each text says what to do.
@@ -26,6 +25,15 @@ pub enum Unmet {
     /// The user may not run these commands.
     #[error("{0}. Give it the rights that the manual lists")]
     Rights(String),
+}
+
+/// Whether a Redis that may evict keys is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// Refuse it.
+    Refused,
+    /// Accept it: sessions may end early, some without an event.
+    Allowed,
 }
 
 /// Requirements that depend on the configuration.

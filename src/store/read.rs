@@ -6,16 +6,17 @@ use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    EndLogged, Found, Get, Store,
+    Store,
     error::Error,
     keys::{Partition, SessionKeys},
     record::{CommonRead, Corrupt, Extent, Record, common_read},
-    script_call::{Reply, ScriptCall, WriteConcern, unexpected},
-    scripts::{self, Outcome},
+    replies::ReadReply,
+    script_call::{ScriptCall, WriteConcern},
+    scripts,
 };
 use crate::{
-    redis::{self, Effect, HELD_BACK_AFTER, MAX_LARGE_REPLY_BYTES, Node, Priority, Request},
-    session::{Credential, Millis, Policy, SessionRef, TokenState, Touch, View},
+    redis::{self, Effect, HELD_BACK_AFTER, MAX_LARGE_REPLY_BYTES, Node, PrimaryReads, Priority, Request},
+    session::{Cause, Credential, Millis, Policy, Session, SessionRef, TokenState, Touch, View},
 };
 
 /// Number of bytes that a read in the BASIC view requests. Most records have head, tokens and `basic` within them.
@@ -24,8 +25,41 @@ const BEGINNING: usize = 2_048;
 /// Time after a reply without a write in which the reply to the request that counts as one may follow, if the server is slow.
 const SETTLING: Duration = Duration::from_millis(50);
 
+/// Arguments of [`Store::get`].
+#[derive(Clone, Copy)]
+pub struct Get {
+    /// Token that the caller presents, or none if the caller names the id.
+    pub credential: Credential,
+    /// Parts of the session to return.
+    pub view: View,
+    /// Whether the call touches the session.
+    pub touch: Touch,
+}
+
+/// Outcome of a read.
+#[derive(Debug)]
+pub enum Found {
+    /// A live session and the state of the presented token.
+    Session(Session, TokenState),
+    /// No live session, or the presented token is not one of the session's.
+    NotFound,
+    /// The session has ended.
+    Ended(Cause, EndLogged),
+    /// The presented token is superseded and no longer accepted.
+    Rotated,
+}
+
+/// Whether the end of a session is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndLogged {
+    /// The log has an ENDED entry.
+    Yes,
+    /// The deadline has passed and no worker has ended the session yet.
+    NotYet,
+}
+
 /// Result of a read, with the data that decides what follows.
-struct ReadReply {
+struct ReadResult {
     found: Found,
     validity: Validity,
     /// Whether the presentation is token reuse whose consequences have not been written.
@@ -84,9 +118,9 @@ impl Store {
         let with_effect = self.read_with_script(&call, Effects::Written);
         let without = async || self.read_with_script(&call, Effects::None).await;
         // The consequences of token reuse are not optional.
-        let is_complete = |read_reply: &ReadReply| !read_reply.needs_write;
+        let is_complete = |read: &ReadResult| !read.needs_write;
         match self.read_in_any_case(keys.partition, with_effect, without, is_complete).await {
-            Ok(read_reply) => Ok(read_reply.found),
+            Ok(read) => Ok(read.found),
             Err(error) => Err(if get.touch == Touch::Yes { error } else { error.of_a_read() }),
         }
     }
@@ -143,15 +177,17 @@ impl Store {
         }
     }
 
-    /// Reads a session without any effect: does not count as presenting the token.
+    /// Reads a session without any effect: does not count as presenting the token. `reads` is the page that it is a part of;
+    /// None: a single read.
     pub async fn look(
         &self,
+        reads: Option<&PrimaryReads>,
         name: &SessionRef,
         credential: Credential,
         view: View,
         deadline: Instant,
     ) -> Result<Found, Error> {
-        Ok(self.read_without_effect(name, credential, view, deadline).await?.found)
+        Ok(self.read_without_effect(reads, name, credential, view, deadline).await?.found)
     }
 
     /// Reads a session without any effect, and the validity of the token.
@@ -161,29 +197,30 @@ impl Store {
         credential: Credential,
         deadline: Instant,
     ) -> Result<(Found, Validity), Error> {
-        let read_reply = self.read_without_effect(name, credential, View::Basic, deadline).await?;
-        Ok((read_reply.found, read_reply.validity))
+        let read = self.read_without_effect(None, name, credential, View::Basic, deadline).await?;
+        Ok((read.found, read.validity))
     }
 
     async fn read_without_effect(
         &self,
+        reads: Option<&PrimaryReads>,
         name: &SessionRef,
         credential: Credential,
         view: View,
         deadline: Instant,
-    ) -> Result<ReadReply, Error> {
+    ) -> Result<ReadResult, Error> {
         let keys = self.keys.session_keys(name);
         let (get, policy) = (Get { credential, view, touch: Touch::No }, &Policy::default());
         let record = match view {
-            View::Basic => self.read_beginning(&keys, deadline).await?,
-            View::Full => self.read_large_record(&keys, deadline).await?,
+            View::Basic => self.read_beginning(reads, &keys, deadline).await?,
+            View::Full => self.read_large_record(reads, &keys, deadline).await?,
         };
         if let Some(record) = &record
             && let CommonRead::Accepted { token_state, .. } =
                 common_read(&record.front, credential, policy, self.now_at(keys.partition))
         {
             let found = self.found(name, &keys, record, view, token_state)?;
-            return Ok(ReadReply { found, validity: Validity { until: None, is_over: false }, needs_write: false });
+            return Ok(ReadResult { found, validity: Validity { until: None, is_over: false }, needs_write: false });
         }
         let call = ReadCall { name, keys: &keys, get, policy, record: record.as_ref(), deadline };
         self.read_with_script(&call, Effects::None).await
@@ -217,10 +254,15 @@ impl Store {
     }
 
     /// Reads the beginning of a record; all of it if head, tokens and `basic` are longer.
-    pub(super) async fn read_beginning(&self, keys: &SessionKeys, deadline: Instant) -> Result<Option<Record>, Error> {
+    pub(super) async fn read_beginning(
+        &self,
+        reads: Option<&PrimaryReads>,
+        keys: &SessionKeys,
+        deadline: Instant,
+    ) -> Result<Option<Record>, Error> {
         let read = async |last: String| {
             let args = vec![keys.session.clone(), "0".into(), last.into()];
-            match self.command(keys.partition, "GETRANGE", args, deadline).await {
+            match self.command_in(reads, keys.partition, "GETRANGE", args, deadline).await {
                 Ok(reply) => Ok(reply.bytes()),
                 Err(error) if error.is_wrong_type() => Ok(None),
                 Err(error) => Err(error),
@@ -235,10 +277,15 @@ impl Store {
         }
     }
 
-    async fn read_large_record(&self, keys: &SessionKeys, deadline: Instant) -> Result<Option<Record>, Error> {
+    async fn read_large_record(
+        &self,
+        reads: Option<&PrimaryReads>,
+        keys: &SessionKeys,
+        deadline: Instant,
+    ) -> Result<Option<Record>, Error> {
         let node = self.node(keys.partition);
         let _reserved = node.reserve(self.large_reads.expected(), deadline).await?;
-        let reply = self.command(keys.partition, "GET", vec![keys.session.clone()], deadline).await;
+        let reply = self.command_in(reads, keys.partition, "GET", vec![keys.session.clone()], deadline).await;
         let text = match reply {
             Ok(reply) => reply.bytes(),
             Err(error) if error.is_wrong_type() => None,
@@ -263,13 +310,13 @@ impl Store {
         Ok(Found::Session(session, token_state))
     }
 
-    async fn read_with_script(&self, read: &ReadCall<'_>, effects: Effects) -> Result<ReadReply, Error> {
+    async fn read_with_script(&self, read: &ReadCall<'_>, effects: Effects) -> Result<ReadResult, Error> {
         let call = self.script_call(read, effects);
         let reply = match effects {
             Effects::Written => self.write(&scripts::READ, WriteConcern::Primary, &call, read.deadline).await?,
             Effects::None => self.read(&scripts::READ_ONLY, &call, read.deadline).await?,
         };
-        self.read_reply(read, reply)
+        self.read_result(read, ReadReply::decode(reply)?)
     }
 
     fn script_call(&self, read: &ReadCall<'_>, effects: Effects) -> ScriptCall {
@@ -286,41 +333,27 @@ impl Store {
         self.session_call(name, keys, get.credential, policy).arg(seen)
     }
 
-    fn read_reply(&self, read: &ReadCall<'_>, mut reply: Reply) -> Result<ReadReply, Error> {
+    fn read_result(&self, read: &ReadCall<'_>, reply: ReadReply) -> Result<ReadResult, Error> {
         let name = read.name;
-        let found = match reply.outcome {
-            Outcome::Done => {
-                let text = reply.bytes()?;
-                let token_state = match reply.number()? {
-                    0 => TokenState::NotPresented,
-                    1 => TokenState::Current,
-                    2 => TokenState::RotationDue,
-                    3 => TokenState::Superseded,
-                    other => return Err(Error::Unexpected(format!("token state {other}"))),
-                };
-                let record = Record::of_reply(&read.keys.name, &text, read.record, Extent::of(read.get.view));
+        let over = |until| Validity { until, is_over: true };
+        Ok(match reply {
+            ReadReply::Done { record, token_state, until } => {
+                let record = Record::of_reply(&read.keys.name, &record, read.record, Extent::of(read.get.view));
                 let record = record.map_err(|cause| self.corrupt(name, cause))?;
-                self.found(name, read.keys, &record, read.get.view, token_state)?
+                let found = self.found(name, read.keys, &record, read.get.view, token_state)?;
+                ReadResult { found, validity: Validity { until, is_over: false }, needs_write: false }
             }
-            Outcome::Rotated => Found::Rotated,
-            Outcome::NotFound => Found::NotFound,
-            Outcome::Ended => Found::Ended(self.ended(name, &mut reply)?, EndLogged::Yes),
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::READ, other)),
-        };
-        let mut number = || reply.next().and_then(|value| value.number());
-        let until = number().filter(|until| *until > 0).map(Millis);
-        let (found, is_over, needs_write) = match found {
-            Found::Ended(cause, _) => {
-                let is_over = number() == Some(1);
-                let logged = if number() == Some(0) { EndLogged::NotYet } else { EndLogged::Yes };
-                (Found::Ended(cause, logged), is_over, false)
+            ReadReply::Rotated { until, needs_write } => {
+                ReadResult { found: Found::Rotated, validity: over(until), needs_write }
             }
-            Found::Session(..) => (found, false, false),
-            Found::Rotated => (found, true, number() == Some(1)),
-            Found::NotFound => (found, true, false),
-        };
-        Ok(ReadReply { found, validity: Validity { until, is_over }, needs_write })
+            ReadReply::NotFound => ReadResult { found: Found::NotFound, validity: over(None), needs_write: false },
+            ReadReply::Ended { ending, until, is_over, is_logged } => {
+                let logged = if is_logged { EndLogged::Yes } else { EndLogged::NotYet };
+                let found = Found::Ended(self.note_ended(name, ending), logged);
+                ReadResult { found, validity: Validity { until, is_over }, needs_write: false }
+            }
+            ReadReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
+        })
     }
 }
 

@@ -5,45 +5,22 @@
 
 mod common_read;
 mod content;
+mod corrupt;
+mod format;
 mod front;
 mod tokens;
 
 use bytes::Bytes;
 
-use super::codec::{self, Unreadable};
+use super::codec;
 use crate::session::{AttributeBlock, Attributes, Basic, Millis, Session, SessionRef, View};
 
 pub(super) use common_read::{CommonRead, DEFAULT_TOUCH_INTERVAL_MS, common_read};
 pub(super) use content::{ContentArgument, EncodedContent};
+pub use corrupt::Corrupt;
+pub(super) use format::{FORMAT, MAX_REQUESTS, REQUEST_BYTES, checksum};
 pub(super) use front::{Front, HEAD_BYTES, Kind, LIFE_END, parse_head};
 pub(super) use tokens::NEW_TOKEN_BYTES;
-
-/// First byte of records and log entries. It never occurs in UTF-8.
-pub(super) const FORMAT: u8 = 0xFA;
-/// Bytes of one request id.
-pub(super) const REQUEST_BYTES: usize = 31;
-/// Maximum number of request ids of a session.
-pub(super) const MAX_REQUESTS: usize = 64;
-
-/// Reason why a record cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Corrupt {
-    /// Its key is not a string, or format, checksum or lengths of the head are wrong.
-    #[error("head or tokens are damaged")]
-    Head,
-    /// The record, reply or log entry has another length than its head says.
-    #[error("length is wrong")]
-    Length,
-    /// `basic` does not match its checksum or is not an encoded message.
-    #[error("basic fields are damaged")]
-    Basic,
-    /// The attributes do not match their checksum or are not encoded map entries.
-    #[error("attributes are damaged")]
-    Attributes,
-    /// The attributes cannot be decompressed.
-    #[error("attributes: {0}")]
-    Compression(#[from] Unreadable),
-}
 
 /// Whether a text is a whole record or its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +105,7 @@ impl Record {
     pub(super) fn request_times(&self) -> impl Iterator<Item = u64> {
         let requests = self.rest.get(self.front.basic_bytes + self.front.attribute_bytes..).unwrap_or_default();
         let (requests, _) = requests.as_chunks::<REQUEST_BYTES>();
-        requests.iter().map(|request| front::number_of(&request[24..30]))
+        requests.iter().map(|request| format::number_of(&request[24..30]))
     }
 
     /// The session in this view.
@@ -175,12 +152,4 @@ pub fn plain_attributes(block: &AttributeBlock) -> Result<Attributes, Corrupt> {
         AttributeBlock::Plain(attributes) => Ok(attributes.clone()),
         AttributeBlock::Stored { bytes, .. } => Ok(Attributes::from_encoded(codec::decode(bytes)?)),
     }
-}
-
-/// Checksum of a part of the content. It covers the name, so that a record copied to another key is detected.
-pub(super) fn checksum(name: &[u8], part: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(name);
-    hasher.update(part);
-    hasher.finalize()
 }

@@ -5,8 +5,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Error, Partition, Server, Store};
-use crate::redis::{self, Asking, Node, Reply};
+use super::{Store, error::Error, keys::Partition};
+use crate::redis::{self, Asking, Node, PrimaryReads, Reply, Request};
+
+/// One Redis server and the partitions it owns.
+#[derive(Clone)]
+pub struct Server {
+    pub(super) node: Arc<Node>,
+    /// Partitions that the server owns.
+    pub partitions: Vec<Partition>,
+}
+
+impl Server {
+    /// Returns the address of the server for logs.
+    pub fn name(&self) -> String {
+        self.node.name()
+    }
+}
 
 impl Store {
     /// Returns the servers that own partitions, with their partitions.
@@ -55,7 +70,30 @@ impl Store {
         args: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<Reply, Error> {
-        Ok(self.router.command(self.keys.slot(partition), name, args, deadline).await?)
+        self.command_in(None, partition, name, args, deadline).await
+    }
+
+    /// Sends a command that reads; the reply is from a primary. With `reads` this is proved when the page is verified, else by
+    /// the read itself.
+    pub(super) async fn command_in(
+        &self,
+        reads: Option<&PrimaryReads>,
+        partition: Partition,
+        name: &'static str,
+        args: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let request = Request::Command { name, args: &args };
+        let attempt = async |node: Arc<Node>, asking| match reads {
+            Some(reads) => reads.ask(&node, request, deadline, asking).await,
+            None => node.ask_primary(request, deadline, asking).await,
+        };
+        self.route(partition, deadline, attempt).await
+    }
+
+    /// Proves that all reads of a page are from primaries.
+    pub async fn verify(&self, reads: PrimaryReads, deadline: Instant) -> Result<(), Error> {
+        reads.verify(deadline).await.map_err(|error| self.note_redirect(error))
     }
 
     /// Converts the failure of a server that may no longer own a partition; triggers a lookup of the topology.
@@ -64,5 +102,46 @@ impl Store {
             self.router.note_out_of_date();
         }
         error.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use harness::Redis;
+
+    use super::*;
+    use crate::store::{Eviction, Open, ReplicatedWrites};
+
+    #[tokio::test]
+    async fn reads_of_a_server_that_became_a_replica_are_refused() {
+        let redis = Redis::start();
+        let open = Open {
+            url: &redis.unrestricted_url(),
+            password: None,
+            prefix: "sessiond:",
+            partitions: 1,
+            eviction: Eviction::Refused,
+            replicated_writes: ReplicatedWrites::Disabled,
+            feed_buffer: 16,
+        };
+        let store = Store::open(open, Arc::default()).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let get = async |reads: Option<&PrimaryReads>| {
+            store.command_in(reads, Partition(0), "GET", vec!["key".into()], deadline).await
+        };
+        let (verified, refused) = (PrimaryReads::default(), PrimaryReads::default());
+        get(Some(&verified)).await.unwrap();
+        store.verify(verified, deadline).await.unwrap();
+        get(Some(&refused)).await.unwrap();
+        redis.must(&["REPLICAOF", "127.0.0.1", "1"]);
+        get(Some(&refused)).await.expect("a replica replies");
+        assert!(store.verify(refused, deadline).await.is_err(), "the ROLE behind the page");
+        assert!(get(Some(&PrimaryReads::default())).await.is_err(), "the ROLE before the page");
+        assert!(get(None).await.is_err(), "a single read");
+        redis.must(&["REPLICAOF", "NO", "ONE"]);
+        get(None).await.unwrap();
+        store.close().await;
     }
 }

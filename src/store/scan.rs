@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::session::{Namespace, SessionId};
 
-use super::{Store, error::Error, keys::Partition, scripts};
-use crate::redis::{Effect, Node, Priority, Reply, Request, Script};
+use super::{Store, error::Error, keys::Partition, replies::DueReply, scripts};
+use crate::redis::{Node, PrimaryReads, Reply, Request};
 
 /// Maximum size of a set that is read whole and in order; larger ones are read with a Redis cursor.
 const READ_WHOLE: u64 = 1_000;
@@ -44,6 +44,7 @@ impl Store {
     /// Returns a page of ids of a namespace from a position, and the next position; None = the end.
     pub async fn list(
         &self,
+        reads: Option<&PrimaryReads>,
         namespace: &Namespace,
         from: ListPosition,
         limit: usize,
@@ -54,14 +55,14 @@ impl Store {
             ListPosition::Cursor { partition, run, cursor } => (partition, Some((run, cursor)), None),
         };
         let due = self.keys.due(partition, namespace);
-        let count = self.command(partition, "ZCARD", vec![due.clone()], deadline).await?;
+        let count = self.command_in(reads, partition, "ZCARD", vec![due.clone()], deadline).await?;
         let next_partition = || {
             let next = Partition(partition.0 + 1);
             (next.index() < self.keys.partitions().len()).then_some(ListPosition::After(next, None))
         };
         if run_and_cursor.is_none() && count.number().unwrap_or(0) <= READ_WHOLE {
             let args = vec![due, "0".into(), "-1".into()];
-            let reply = self.command(partition, "ZRANGE", args, deadline).await?;
+            let reply = self.command_in(reads, partition, "ZRANGE", args, deadline).await?;
             let mut ids: Vec<SessionId> =
                 ids(reply.array().unwrap_or_default()).filter(|id| Some(*id) > after).collect();
             ids.sort_unstable();
@@ -78,7 +79,12 @@ impl Store {
             let run = crc32fast::hash(node.run_id(deadline).await?.as_bytes());
             let cursor = run_and_cursor.filter(|(of, _)| *of == run).map_or(0, |(_, cursor)| cursor);
             let args = [due.clone(), cursor.to_string().into(), "COUNT".into(), limit.to_string().into()];
-            Ok((run, node.ask_primary(Request::Command { name: "ZSCAN", args: &args }, deadline, asking).await?))
+            let request = Request::Command { name: "ZSCAN", args: &args };
+            let reply = match reads {
+                Some(reads) => reads.ask(&node, request, deadline, asking).await?,
+                None => node.ask_primary(request, deadline, asking).await?,
+            };
+            Ok((run, reply))
         };
         let (run, reply) = self.route(partition, deadline, scan).await?;
         let mut reply = reply.array().unwrap_or_default().into_iter();
@@ -146,42 +152,14 @@ impl Store {
     ) -> Result<Due, Error> {
         let keys = vec![self.keys.due(partition, namespace), self.keys.namespaces(partition)];
         let args = vec![Bytes::copy_from_slice(namespace.as_str().as_bytes()), limit.to_string().into()];
-        let mut reply = self.run(partition, &scripts::DUE, keys, args, deadline).await?.into_iter();
-        reply.next();
-        let mut ids = Vec::new();
-        for (id, score) in reply.next().into_iter().flat_map(Reply::pairs) {
-            match id.text().and_then(|id| id.parse().ok()) {
-                Some(id) => ids.push((id, score.float().unwrap_or(0.0) as u64)),
-                // No script can end such a member: it would stay due.
-                None => {
-                    crate::observe::error!(partition = partition.0, %namespace, "removed invalid id from due set");
-                    let args = vec![self.keys.due(partition, namespace), id.bytes().unwrap_or_default()];
-                    self.command(partition, "ZREM", args, deadline).await?;
-                }
-            }
+        let reply = DueReply::decode(self.run(partition, &scripts::DUE, keys, args, deadline).await?)?;
+        for member in reply.invalid {
+            // No script can end such a member: it would stay due.
+            crate::observe::error!(partition = partition.0, %namespace, "removed invalid id from due set");
+            let args = vec![self.keys.due(partition, namespace), member];
+            self.command(partition, "ZREM", args, deadline).await?;
         }
-        let next = reply.next().and_then(|next| next.float()).filter(|next| next.is_finite());
-        Ok(Due { ids, next: next.map(|next| next as u64) })
-    }
-}
-
-impl Store {
-    /// Runs a script without gate on a partition. The script has to be idempotent.
-    pub(super) async fn run(
-        &self,
-        partition: Partition,
-        script: &'static Script,
-        keys: Vec<Bytes>,
-        args: Vec<Bytes>,
-        deadline: Instant,
-    ) -> Result<Vec<Reply>, Error> {
-        let (keys, args) = (&keys[..], &args[..]);
-        let attempt = |node: Arc<Node>, asking| async move {
-            let request = Request::Script { script, keys, args };
-            node.send(Priority::Interactive, request, deadline, Effect::Writes, asking).await
-        };
-        let reply = self.route(partition, deadline, attempt).await?.array();
-        reply.ok_or_else(|| Error::Unexpected(format!("{}: no array", script.name)))
+        Ok(Due { ids: reply.ids, next: reply.next })
     }
 }
 

@@ -6,16 +6,19 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::{
-    Reservation, Store, StoreId,
+    Store,
     error::Error,
+    index_entry::Reservation,
     keys::{Partition, SessionKeys},
-    random_nonce,
+    random::random_nonce,
     record::ContentArgument,
+    replies::{Reply, Values},
     scripts::{self, Outcome},
+    store_id::StoreId,
 };
 use crate::{
     redis::{self, Asking, Effect, Node, Priority, Request, Script},
-    session::{Cause, Credential, Durability, Policy, RequestId, SessionRef, Subject, TokenReuse},
+    session::{Credential, Durability, Policy, RequestId, SessionRef, Subject, TokenReuse, millis},
     tasks::pause_once,
 };
 
@@ -57,7 +60,7 @@ enum Argument {
 
 impl ScriptCall {
     /// A call of a script with these keys.
-    pub(super) fn new(partition: Partition, keys: Vec<Bytes>, store: StoreId) -> Self {
+    fn new(partition: Partition, keys: Vec<Bytes>, store: StoreId) -> Self {
         ScriptCall { partition, keys, store, credential: Bytes::new(), args: Vec::with_capacity(8) }
     }
 
@@ -118,44 +121,6 @@ impl ScriptCall {
     }
 }
 
-/// Reply of a script: outcome and further values.
-pub(super) struct Reply {
-    /// First element of the reply.
-    pub outcome: Outcome,
-    /// Nonce of the change, if the script made one.
-    pub nonce: u64,
-    rest: std::vec::IntoIter<redis::Reply>,
-}
-
-impl Reply {
-    /// Takes the next value. None: there is no more.
-    pub(super) fn next(&mut self) -> Option<redis::Reply> {
-        self.rest.next()
-    }
-
-    /// Takes the next value as a number.
-    pub(super) fn number(&mut self) -> Result<u64, Error> {
-        self.rest.next().and_then(|value| value.number()).ok_or_else(|| Error::Unexpected("a number is missing".into()))
-    }
-
-    /// Takes the next value as a cause.
-    pub(super) fn cause(&mut self) -> Result<Cause, Error> {
-        let number = self.number()?;
-        i64::try_from(number)
-            .ok()
-            .and_then(Cause::from_number)
-            .ok_or_else(|| Error::Unexpected(format!("cause {number}")))
-    }
-
-    /// Takes the next value as bytes.
-    pub(super) fn bytes(&mut self) -> Result<Bytes, Error> {
-        self.rest
-            .next()
-            .and_then(redis::Reply::bytes)
-            .ok_or_else(|| Error::Unexpected("a byte string is missing".into()))
-    }
-}
-
 /// A script that ran.
 struct Run {
     reply: redis::Reply,
@@ -186,13 +151,13 @@ impl Store {
 
     /// A call of a script of a subject index.
     pub(super) fn subject_call(&self, subject: &Subject) -> ScriptCall {
-        let partition = self.keys.partition_of_subject(subject);
-        ScriptCall::new(partition, vec![self.keys.subject(subject), self.keys.meta(partition)], self.id())
+        self.partition_call(self.keys.partition_of_subject(subject), vec![self.keys.subject(subject)])
     }
 
-    /// A call of a script that uses the meta of a partition only.
-    pub(super) fn meta_call(&self, partition: Partition) -> ScriptCall {
-        ScriptCall::new(partition, vec![self.keys.meta(partition)], self.id())
+    /// A call of a script of a partition with these keys and the meta.
+    pub(super) fn partition_call(&self, partition: Partition, mut keys: Vec<Bytes>) -> ScriptCall {
+        keys.push(self.keys.meta(partition));
+        ScriptCall::new(partition, keys, self.id())
     }
 
     /// Runs a script that reads, on a primary.
@@ -209,7 +174,7 @@ impl Store {
             let reply = node.ask_primary(request, deadline, asking).await?;
             Ok(Run { reply, nonce: 0, confirmed: 0, node, sent })
         };
-        self.reply(script, self.route(call.partition, deadline, attempt).await?).map_err(Error::of_a_read)
+        reply_of(script, self.route(call.partition, deadline, attempt).await?)
     }
 
     /// Runs a script that may write, with the time after which it must not. A call that its client has reset is dropped before.
@@ -234,7 +199,7 @@ impl Store {
                 run => run?,
             };
             let confirmed = run.confirmed;
-            let reply = self.reply(script, run)?;
+            let reply = reply_of(script, run)?;
             // A delete that finds no session writes a tombstone. No other outcome implies a write that could be lost.
             let may_have_written = match reply.outcome {
                 // Time has passed that this process did not notice, or the clock of Redis was set forward. The former must not
@@ -282,23 +247,29 @@ impl Store {
         Ok(Run { reply, nonce, confirmed, node, sent })
     }
 
-    fn reply(&self, script: &Script, run: Run) -> Result<Reply, Error> {
-        let Run { reply, nonce, node, sent, .. } = run;
-        let reply = reply.array().ok_or_else(|| Error::Unexpected(format!("{}: no array", script.name)))?;
-        let mut rest = reply.into_iter();
-        let number = rest.next().and_then(|value| value.integer());
-        let outcome = number.and_then(Outcome::from_number);
-        let outcome = outcome.ok_or_else(|| Error::Unexpected(format!("{}: outcome {number:?}", script.name)))?;
-        let now = rest
-            .next()
-            .and_then(|value| value.number())
-            .ok_or_else(|| Error::Unexpected("the time is missing".into()))?;
-        if outcome == Outcome::StoreChanged {
-            return Err(Error::StoreChanged);
-        }
-        node.note_time(now, sent);
-        Ok(Reply { outcome, nonce, rest })
+    /// Runs a script without gate on a partition. The script has to be idempotent.
+    pub(super) async fn run(
+        &self,
+        partition: Partition,
+        script: &'static Script,
+        keys: Vec<Bytes>,
+        args: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Values, Error> {
+        let (keys, args) = (&keys[..], &args[..]);
+        let attempt = |node: Arc<Node>, asking| async move {
+            let request = Request::Script { script, keys, args };
+            node.send(Priority::Interactive, request, deadline, Effect::Writes, asking).await
+        };
+        Values::of(script, self.route(partition, deadline, attempt).await?)
     }
+}
+
+/// The reply of a gated script that ran. Notes the time of the server in it.
+fn reply_of(script: &'static Script, run: Run) -> Result<Reply, Error> {
+    let reply = Reply::of(script, run.reply, run.nonce)?;
+    run.node.note_time(reply.now_us, run.sent);
+    Ok(reply)
 }
 
 /// The rules of a policy, as RULES in constants.lua.
@@ -316,14 +287,4 @@ fn rules(policy: &Policy) -> Bytes {
     rules.put_u8((policy.token_reuse == TokenReuse::Report).into());
     rules.put_u8((policy.durability == Durability::Replicated).into());
     rules.freeze()
-}
-
-/// A duration in ms.
-pub(super) fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Error for an outcome that a script does not return.
-pub(super) fn unexpected(script: &Script, outcome: Outcome) -> Error {
-    Error::Unexpected(format!("{}: {outcome:?}", script.name))
 }

@@ -23,6 +23,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("subject", include_str!("scripts/lib/subject.lua")),
     ("tokens", include_str!("scripts/lib/tokens.lua")),
     ("tokens_after", include_str!("scripts/lib/tokens_after.lua")),
+    ("unless_wrong_type", include_str!("scripts/lib/unless_wrong_type.lua")),
     ("write_mark", include_str!("scripts/lib/write_mark.lua")),
     ("write_whole", include_str!("scripts/lib/write_whole.lua")),
 ];

@@ -7,20 +7,23 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::{
-    Store, StoreId,
+    Store,
     broken_keys::BrokenKeys,
     error::Error,
     keys::{Keys, Partition},
     large_reads::LargeReads,
-    preconditions::{Preconditions, Unmet},
+    leaving::Leaving,
+    preconditions::{Eviction, Preconditions, Unmet},
     queues::Queues,
+    random::{random_nonce, random_u64},
+    replies::Meta,
     scripts,
-    subjects::Leaving,
-    trim::TrimRequests,
+    store_id::StoreId,
+    trim_requests::TrimRequests,
 };
 use crate::{
     observe::Metrics,
-    redis::{self, Endpoint, NodeConnector, Probe, ReplicatedWrites, Reply, Router},
+    redis::{self, Endpoint, NodeConnector, Probe, ReplicatedWrites, Router},
 };
 
 /// Storage format that this version reads and writes.
@@ -82,15 +85,6 @@ impl StartError {
     }
 }
 
-/// Whether a Redis that may evict keys is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    /// Refuse it.
-    Refused,
-    /// Accept it: sessions may end early, some without an event.
-    Allowed,
-}
-
 /// Arguments of [`Store::open`].
 #[derive(Clone, Copy)]
 pub struct Open<'a> {
@@ -106,7 +100,7 @@ pub struct Open<'a> {
     pub eviction: Eviction,
     /// Whether connections for replicated writes are opened.
     pub replicated_writes: ReplicatedWrites,
-    /// Maximum number of messages of one server that wait for the feed.
+    /// Maximum number of messages of one server that wait for the feed. At most 32 MiB of them wait.
     pub feed_buffer: usize,
 }
 
@@ -138,7 +132,7 @@ impl Store {
             checked.unmet.into_iter().next().map_or(Ok(()), Err)?;
         }
         let (id, leaving, queues) = (RwLock::new(StoreId([0; 16])), Leaving::default(), Queues::default());
-        let (instance, large_reads, trim_requests) = (super::random_u64(), LargeReads::new(), TrimRequests::default());
+        let (instance, large_reads, trim_requests) = (random_u64(), LargeReads::new(), TrimRequests::default());
         let store = Store {
             router,
             preconditions,
@@ -190,39 +184,37 @@ impl Store {
             id.to_text().into(),
             STORE_FORMAT.to_string().into(),
             wanted.to_string().into(),
-            super::random_nonce().to_string().into(),
+            random_nonce().to_string().into(),
             role.into(),
         ];
         let keys = vec![self.keys.meta(partition)];
-        let reply = self.run(partition, &scripts::INITIALISE, keys, args, deadline).await?;
-        self.check_meta(reply.get(1..).unwrap_or_default())
+        let meta = Meta::decode(self.run(partition, &scripts::INITIALISE, keys, args, deadline).await?)?;
+        self.check_meta(&meta)
     }
 
     /// Reads the store id of a partition. None: it has none. Unlike the script, this works while Redis refuses writes.
     async fn stored_id(&self, partition: Partition, deadline: Instant) -> Result<Option<StoreId>, StartError> {
-        let fields = ["store", "format", "partitions"].map(Bytes::from);
         let meta = self.keys.meta(partition);
-        let args = [meta.clone()].into_iter().chain(fields).collect();
+        let args = [meta.clone()].into_iter().chain(Meta::FIELDS.map(Bytes::from)).collect();
         let reply = match self.command(partition, "HMGET", args, deadline).await {
             Err(error) if error.is_wrong_type() => {
                 return Err(StartError::BrokenMeta(String::from_utf8_lossy(&meta).into_owned()));
             }
-            reply => reply?.array().unwrap_or_default(),
+            reply => reply?,
         };
-        if reply.iter().any(Reply::is_nil) { Ok(None) } else { self.check_meta(&reply).map(Some) }
+        Meta::of_fields(reply).map(|meta| self.check_meta(&meta)).transpose()
     }
 
     /// Checks format and number of partitions of a meta, and returns its store id.
-    fn check_meta(&self, meta: &[Reply]) -> Result<StoreId, StartError> {
-        let text = |at: usize| meta.get(at).and_then(Reply::text).unwrap_or_default();
-        if text(1) != STORE_FORMAT.to_string() {
-            return Err(StartError::Format(text(1).to_owned()));
+    fn check_meta(&self, meta: &Meta) -> Result<StoreId, StartError> {
+        if meta.format != STORE_FORMAT.to_string() {
+            return Err(StartError::Format(meta.format.clone()));
         }
         let wanted = self.wanted_partitions();
-        if text(2) != wanted.to_string() {
-            return Err(StartError::Partitions { found: text(2).to_owned(), wanted });
+        if meta.partitions != wanted.to_string() {
+            return Err(StartError::Partitions { found: meta.partitions.clone(), wanted });
         }
-        StoreId::from_text(text(0).as_bytes()).ok_or(StartError::Format("unknown".into()))
+        StoreId::from_text(meta.store.as_bytes()).ok_or(StartError::Format("unknown".into()))
     }
 
     fn wanted_partitions(&self) -> u16 {

@@ -8,47 +8,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::{Mutex, mpsc},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::{
-    Found, Partition, Reservation, Settled, Store,
+    Store,
+    end::Settled,
     error::Error,
-    script_call::{WriteConcern, millis, unexpected},
-    scripts::{self, Outcome},
+    index_entry::{INDEX_PAGE, IndexEntry, Reservation},
+    keys::Partition,
+    leaving::{Left, Why},
+    read::Found,
+    replies::{ClaimReply, RemoveReply, ReserveReply},
+    script_call::WriteConcern,
+    scripts,
     survey::Partial,
 };
-use crate::redis::Reply;
-use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View};
+use crate::redis::PrimaryReads;
+use crate::session::{Credential, Policy, SessionId, SessionLimitPolicy, SessionRef, Subject, View, millis};
 
-/// Maximum number of index entries per call.
-pub const PAGE: usize = 1_000;
 /// Maximum number of sessions checked concurrently.
 const AT_ONCE: usize = 100;
-/// Maximum number of ids that wait for removal; the next reconciliation finds those that do not fit.
-const WAITING: usize = 65_536;
-/// Time for which an index entry without a session is a valid reservation: 10 s, the longest time that a script can be in
-/// flight, plus the tolerated difference between the clocks of two Redis hosts.
-pub const RESERVATION_WINDOW: Duration = Duration::from_secs(15);
-
-/// Entry of a subject index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Id of the session.
-    pub id: SessionId,
-    /// Time added in us, Redis clock; unique within an index.
-    pub added: u64,
-}
-
-impl Entry {
-    /// Time of the reservation in us, if it is still valid at `now_us`. None: the reservation has expired.
-    pub fn reserved_since(&self, now_us: u64) -> Option<u64> {
-        (now_us < self.added + RESERVATION_WINDOW.as_micros() as u64).then_some(self.added)
-    }
-}
-
 /// Work that the instances share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -87,59 +66,11 @@ impl Limit {
 pub enum Admitted {
     /// The id is reserved. The session may be created once these oldest entries are ended. If they fill a page there may be
     /// more.
-    InPlaceOf(Vec<Entry>, Reservation),
+    InPlaceOf(Vec<IndexEntry>, Reservation),
     /// The limit is reached. The caller checks whether these newest entries, possibly with the id itself, still count.
-    Full(Vec<Entry>),
+    Full(Vec<IndexEntry>),
     /// The limit is reached and the policy rejects new sessions.
     LimitReached,
-}
-
-/// A session that no longer has its subject.
-pub struct Left {
-    /// Subject that it had.
-    pub subject: Subject,
-    /// Id of the session.
-    pub id: SessionId,
-    /// Reason.
-    pub why: Why,
-}
-
-/// Reason why a session no longer has its subject.
-pub enum Why {
-    /// The session ended at this time.
-    Ended(Instant),
-    /// The session lives on without the subject.
-    Left {
-        /// Time of the change in us; earlier reservations are void.
-        at: u64,
-    },
-}
-
-/// Queue of sessions whose ids have to be removed from subject indexes.
-pub(super) struct Leaving {
-    sender: mpsc::Sender<Left>,
-    receiver: Mutex<mpsc::Receiver<Left>>,
-}
-
-impl Default for Leaving {
-    fn default() -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        Leaving { sender, receiver: Mutex::new(receiver) }
-    }
-}
-
-impl Leaving {
-    /// Queues a session. If the queue is full, the next reconciliation finds it.
-    pub(super) fn note(&self, left: Left) {
-        let _ = self.sender.try_send(left);
-    }
-
-    /// Waits for queued sessions and takes them out; at least one.
-    pub(super) async fn next(&self) -> Vec<Left> {
-        let mut left = Vec::new();
-        self.receiver.lock().await.recv_many(&mut left, PAGE).await;
-        left
-    }
 }
 
 impl Store {
@@ -156,17 +87,14 @@ impl Store {
         let call = self.subject_call(subject).in_store(Reservation::Held { store, added: 0 });
         let call = call.arg(id.to_string()).number(after).number(limit.sessions.into());
         let call = call.number(limit.is_checked.into());
-        let call = call.number((limit.beyond == SessionLimitPolicy::Reject).into()).number(PAGE as u64);
-        let concern = WriteConcern::Primary;
-        let mut reply = self.write(&scripts::RESERVE, concern, &call, deadline).await?;
-        Ok(match reply.outcome {
-            Outcome::Done => {
-                let reservation = Reservation::Held { store, added: reply.number()? };
-                Admitted::InPlaceOf(flat_entries(reply.next()), reservation)
+        let call = call.number((limit.beyond == SessionLimitPolicy::Reject).into()).number(INDEX_PAGE as u64);
+        let reply = self.write(&scripts::RESERVE, WriteConcern::Primary, &call, deadline).await?;
+        Ok(match ReserveReply::decode(reply)? {
+            ReserveReply::Added { added, replaced } => {
+                Admitted::InPlaceOf(replaced, Reservation::Held { store, added })
             }
-            Outcome::SubjectFull => Admitted::Full(flat_entries(reply.next())),
-            Outcome::SubjectLimit => Admitted::LimitReached,
-            other => return Err(unexpected(&scripts::RESERVE, other)),
+            ReserveReply::Full(newest) => Admitted::Full(newest),
+            ReserveReply::LimitReached => Admitted::LimitReached,
         })
     }
 
@@ -181,9 +109,9 @@ impl Store {
             [id.to_string(), added.map_or_else(String::new, |added| added.to_string())]
         };
         let entries: Vec<String> = entries.flat_map(text).collect();
-        for entries in entries.chunks(2 * PAGE) {
+        for entries in entries.chunks(2 * INDEX_PAGE) {
             let call = entries.iter().fold(self.subject_call(subject), |call, text| call.arg(text.clone()));
-            self.write(&scripts::REMOVE, WriteConcern::Primary, &call, deadline).await?;
+            RemoveReply::decode(self.write(&scripts::REMOVE, WriteConcern::Primary, &call, deadline).await?)?;
         }
         Ok(())
     }
@@ -191,47 +119,50 @@ impl Store {
     /// Returns the oldest entries of a subject index that were added after a time in us, up to `until`; None = any later time.
     pub async fn entries_after(
         &self,
+        reads: Option<&PrimaryReads>,
         subject: &Subject,
         after: u64,
         until: Option<u64>,
         limit: usize,
         deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
+    ) -> Result<Vec<IndexEntry>, Error> {
         let bounds = [format!("({after}"), until.map_or_else(|| "+inf".into(), |until| until.to_string())];
-        self.entries(subject, bounds, &["BYSCORE"], limit, deadline).await
+        self.entries(reads, subject, bounds, &["BYSCORE"], limit, deadline).await
     }
 
     /// Returns the newest entries of a subject index that were added before a time in us; None = any time.
     pub async fn entries_before(
         &self,
+        reads: Option<&PrimaryReads>,
         subject: &Subject,
         before: Option<u64>,
         limit: usize,
         deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
+    ) -> Result<Vec<IndexEntry>, Error> {
         let bounds = [before.map_or_else(|| "+inf".into(), |before| format!("({before}")), "-inf".into()];
-        self.entries(subject, bounds, &["BYSCORE", "REV"], limit, deadline).await
+        self.entries(reads, subject, bounds, &["BYSCORE", "REV"], limit, deadline).await
     }
 
     async fn entries(
         &self,
+        reads: Option<&PrimaryReads>,
         subject: &Subject,
         [from, to]: [String; 2],
         order: &[&'static str],
         limit: usize,
         deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
+    ) -> Result<Vec<IndexEntry>, Error> {
         let mut args: Vec<Bytes> = vec![self.keys.subject(subject), from.into(), to.into()];
         args.extend(order.iter().map(|word| Bytes::from(*word)));
         args.extend(["LIMIT".into(), "0".into(), limit.to_string().into(), "WITHSCORES".into()]);
         let partition = self.keys.partition_of_subject(subject);
         loop {
             // With scores the reply is an array of pairs, so it does not begin with stored text.
-            let reply = self.command(partition, "ZRANGE", args.clone(), deadline).await?;
+            let reply = self.command_in(reads, partition, "ZRANGE", args.clone(), deadline).await?;
             let (mut is_end, mut entries) = (true, Vec::new());
             for (id, score) in reply.pairs() {
                 is_end = false;
-                match entry(&id, &score) {
+                match IndexEntry::parse(&id, &score) {
                     Some(entry) => entries.push(entry),
                     // No session can have this id: the entry would stay.
                     None => {
@@ -251,11 +182,17 @@ impl Store {
     /// Returns whether an entry of a subject index counts: its session has the subject, or may get it. If it does not, the entry
     /// can be removed: a tombstone prevents the id from getting the subject, or the session lives and its reservation is no
     /// longer valid.
-    async fn counts(&self, subject: &Subject, entry: Entry, policy: &Policy, deadline: Instant) -> Result<bool, Error> {
+    async fn counts(
+        &self,
+        subject: &Subject,
+        entry: IndexEntry,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
         let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
         let reserved_since = entry.reserved_since(self.clock(deadline).await?);
         if reserved_since.is_some() {
-            match self.look(&name, Credential::Id, View::Basic, deadline).await {
+            match self.look(None, &name, Credential::Id, View::Basic, deadline).await {
                 // The session may be about to be created: a tombstone would prevent that.
                 Ok(Found::NotFound) => return Ok(true),
                 Ok(_) | Err(Error::Corrupt { .. }) => {}
@@ -275,7 +212,7 @@ impl Store {
     pub async fn forget_dead(
         &self,
         subject: &Subject,
-        entries: &[Entry],
+        entries: &[IndexEntry],
         policy: &Policy,
         deadline: Instant,
     ) -> Result<u64, Error> {
@@ -302,11 +239,10 @@ impl Store {
         [period, own_period]: [Duration; 2],
         deadline: Instant,
     ) -> Result<bool, Error> {
-        let call = self.meta_call(partition).arg(claim.field()).number(self.instance);
+        let call = self.partition_call(partition, Vec::new()).arg(claim.field()).number(self.instance);
         let call = call.number(millis(period)).number(millis(own_period));
-        let concern = WriteConcern::Primary;
-        let reply = self.write(&scripts::CLAIM, concern, &call, deadline).await?;
-        Ok(reply.outcome == Outcome::Done)
+        let reply = self.write(&scripts::CLAIM, WriteConcern::Primary, &call, deadline).await?;
+        Ok(ClaimReply::decode(reply)? == ClaimReply::Claimed)
     }
 
     /// Waits for sessions that no longer have their subject, and returns those since the last call; at least one.
@@ -318,15 +254,4 @@ impl Store {
         let subject = Subject { namespace: name.namespace.clone(), name: subject };
         self.leaving.note(Left { subject, id: name.id, why });
     }
-}
-
-/// Entries of a flat list of ids and times.
-fn flat_entries(list: Option<Reply>) -> Vec<Entry> {
-    let pairs = list.into_iter().flat_map(Reply::pairs);
-    pairs.filter_map(|(id, score)| entry(&id, &score)).collect()
-}
-
-/// None: no session can have this id.
-pub(super) fn entry(id: &Reply, score: &Reply) -> Option<Entry> {
-    Some(Entry { id: id.text()?.parse().ok()?, added: score.float()? as u64 })
 }

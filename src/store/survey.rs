@@ -1,19 +1,19 @@
 //! Reads many sessions or subject indexes with one script per partition, for checks of the whole store or of one subject.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    IndexEntry, Store,
+    Store,
     error::Error,
+    index_entry::IndexEntry,
     keys::Partition,
     record::{Extent, Record},
-    script_call::ScriptCall,
+    replies::{FirstEntriesReply, MissingInIndexesReply, SurveyReply, SurveyedState},
     scripts,
-    subjects::entry,
 };
 use crate::redis::{Node, Priority, Reply};
 use crate::session::{Namespace, SessionId, SessionRef, Subject};
@@ -22,21 +22,6 @@ use crate::session::{Namespace, SessionId, SessionRef, Subject};
 pub const PER_SCRIPT: usize = 500;
 /// Number of keys that Redis visits for one page of a scan.
 const SCAN_COUNT: usize = 1_000;
-
-/// State of a session in a survey. The same list is in survey.lua.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SurveyedState {
-    /// The due set has the session, but it has no key.
-    Missing,
-    /// A live session whose deadline has not passed.
-    Live,
-    /// A session whose deadline has passed.
-    Overdue,
-    /// A live session that the due set lacks.
-    Unscheduled,
-    /// A tombstone, an unreadable record, or no session.
-    Other,
-}
 
 /// One session in a survey.
 pub struct Surveyed {
@@ -127,24 +112,15 @@ impl Store {
         keys.extend(ids.iter().map(|id| self.keys.session(&SessionRef { namespace: namespace.clone(), id: *id })));
         let call = self.partition_call(partition, keys).arg(namespace.to_string());
         let call = ids.iter().fold(call, |call, id| call.arg(id.to_string()));
-        let mut reply = self.read(&scripts::SURVEY, &call, deadline).await?;
-        let has_namespace = reply.number().map_err(Error::of_a_read)? == 1;
-        let mut states = reply.next().and_then(Reply::array).unwrap_or_default().into_iter();
+        let reply = SurveyReply::decode(self.read(&scripts::SURVEY, &call, deadline).await?)?;
+        if reply.sessions.len() != ids.len() {
+            return Err(Error::UnexpectedRead(format!("survey: {} of {} sessions", reply.sessions.len(), ids.len())));
+        }
         let mut sessions = Vec::with_capacity(ids.len());
-        for id in ids {
-            let (state, subject) = (states.next().and_then(|state| state.number()), states.next());
-            let state = match state {
-                Some(0) => SurveyedState::Missing,
-                Some(1) => SurveyedState::Live,
-                Some(2) => SurveyedState::Overdue,
-                Some(3) => SurveyedState::Unscheduled,
-                Some(4) => SurveyedState::Other,
-                other => return Err(Error::UnexpectedRead(format!("survey: state {other:?}"))),
-            };
-            let beginning = subject.and_then(Reply::bytes).unwrap_or_default();
+        for (id, (state, beginning)) in ids.iter().zip(reply.sessions) {
             sessions.push(self.surveyed(namespace, *id, state, &beginning, deadline).await?);
         }
-        Ok(Survey { sessions, has_namespace })
+        Ok(Survey { sessions, has_namespace: reply.has_namespace })
     }
 
     /// Reads the subject of a live session from the beginning of its record. Reads the record again if that is too short.
@@ -163,7 +139,7 @@ impl Store {
         let keys = self.keys.session_keys(&name);
         let record = match Record::parse(&keys.name, beginning, Extent::Beginning).ok().filter(Record::has_basic) {
             Some(record) => Some(record),
-            None => self.read_beginning(&keys, deadline).await?,
+            None => self.read_beginning(None, &keys, deadline).await?,
         };
         let basic = record.and_then(|record| record.basic(&keys.name).ok());
         Ok(match basic {
@@ -204,10 +180,9 @@ impl Store {
             let keys = sessions.iter().map(|(subject, _)| self.keys.subject(subject)).collect();
             let call = self.partition_call(partition, keys);
             let call = sessions.iter().fold(call, |call, (_, id)| call.arg(id.to_string()));
-            let mut reply = self.read(&scripts::MISSING_IN_INDEXES, &call, deadline).await?;
-            let numbers = reply.next().and_then(Reply::array).unwrap_or_default();
-            let numbers: HashSet<u64> = numbers.iter().filter_map(Reply::number).collect();
-            Ok((1..).zip(sessions).filter(|(number, _)| numbers.contains(number)).map(|(_, session)| session).collect())
+            let reply = self.read(&scripts::MISSING_IN_INDEXES, &call, deadline).await?;
+            let missing = MissingInIndexesReply::decode(reply)?.numbers;
+            Ok((1..).zip(sessions).filter(|(number, _)| missing.contains(number)).map(|(_, session)| session).collect())
         });
         Partial::of(join_all(checks).await)
     }
@@ -224,14 +199,10 @@ impl Store {
         let reads = grouped(subjects, group).into_iter().map(async |(partition, subjects)| {
             let keys = subjects.iter().map(|subject| self.keys.subject(subject)).collect();
             let call = self.partition_call(partition, keys).number(page as u64 + 1);
-            let mut reply = self.read(&scripts::FIRST_ENTRIES, &call, deadline).await?;
-            let indexes = reply.next().and_then(Reply::array).unwrap_or_default();
-            let entries = |index: Reply| {
-                let pairs = index.is_array().then(|| index.pairs())?;
-                let entries: Option<Vec<_>> = pairs.map(|(id, score)| entry(&id, &score)).collect();
-                entries.filter(|entries| entries.len() <= page)
-            };
-            Ok(subjects.into_iter().zip(indexes.into_iter().map(entries)).collect())
+            let reply = self.read(&scripts::FIRST_ENTRIES, &call, deadline).await?;
+            let indexes = FirstEntriesReply::decode(reply)?.indexes.into_iter();
+            let is_whole = |entries: &Vec<IndexEntry>| entries.len() <= page;
+            Ok(subjects.into_iter().zip(indexes.map(|entries| entries.filter(is_whole))).collect())
         });
         Partial::of(join_all(reads).await)
     }
@@ -253,11 +224,6 @@ impl Store {
             }
         }
         Ok(page)
-    }
-
-    fn partition_call(&self, partition: Partition, mut keys: Vec<Bytes>) -> ScriptCall {
-        keys.push(self.keys.meta(partition));
-        ScriptCall::new(partition, keys, self.id())
     }
 }
 

@@ -1,21 +1,8 @@
-//! Trims the logs, and makes writes wait for that if Redis has no memory left for them.
+//! Trims the logs, and reads the memory of the servers.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use tokio::time::Instant;
 
-use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, timeout_at},
-};
-
-use crate::redis::Reply;
-
-use super::{Server, Store, error::Error, keys::Partition, scripts};
-
-/// Maximum time that a refused write waits for a trim.
-const TRIM_WAIT: Duration = Duration::from_secs(1);
+use super::{Store, error::Error, keys::Partition, replies::Trimmed, routing::Server, scripts, trim_requests::History};
 
 /// Bounds of the log of a partition.
 #[derive(Clone, Copy, Debug)]
@@ -32,17 +19,6 @@ pub struct LogBounds {
     pub batch: u64,
 }
 
-/// Result of one trim.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Trimmed {
-    /// Number of entries that were dropped.
-    pub dropped: u64,
-    /// Size of the entries that are left, in bytes.
-    pub bytes: u64,
-    /// Last revision of the partition. 0: the partition has no meta.
-    pub last: u64,
-}
-
 /// Memory of a Redis server in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
@@ -52,58 +28,23 @@ pub struct Memory {
     pub limit: Option<u64>,
 }
 
-/// Whether history can give way to writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum History {
-    /// A trim may free memory.
-    Trimmable,
-    /// Redis is short of memory, and a trim freed none.
-    Spent,
-}
-
-/// Trims that refused writes wait for.
-#[derive(Default)]
-pub(super) struct TrimRequests {
-    wanted: Notify,
-    /// Number of completed rounds over all logs.
-    rounds: watch::Sender<u64>,
-    /// Whether the last round found that history is spent.
-    is_spent: AtomicBool,
-}
-
-impl TrimRequests {
-    /// Waits for a trim of all logs. Returns false if none happens in time, or if it does not free memory.
-    pub(super) async fn trim(&self, deadline: Instant) -> bool {
-        if self.is_spent.load(Ordering::Relaxed) {
-            return false;
-        }
-        let mut rounds = self.rounds.subscribe();
-        self.wanted.notify_one();
-        let trimmed = timeout_at(deadline.min(Instant::now() + TRIM_WAIT), rounds.changed()).await;
-        matches!(trimmed, Ok(Ok(()))) && !self.is_spent.load(Ordering::Relaxed)
-    }
-}
-
 impl Store {
     /// Drops at most one batch of log entries that exceed the bounds.
     pub async fn trim(&self, partition: Partition, bounds: LogBounds, deadline: Instant) -> Result<Trimmed, Error> {
         let keys = vec![self.keys.log(partition), self.keys.meta(partition)];
         let numbers = [bounds.age_us, bounds.aged, bounds.entries, bounds.bytes, bounds.batch];
         let args = numbers.map(|number| number.to_string().into()).to_vec();
-        let reply = self.run(partition, &scripts::TRIM, keys, args, deadline).await?;
-        let number = |at: usize| reply.get(at).and_then(Reply::number).unwrap_or(0);
-        Ok(Trimmed { dropped: number(0), bytes: number(2), last: number(3) })
+        Trimmed::decode(self.run(partition, &scripts::TRIM, keys, args, deadline).await?)
     }
 
     /// Waits until a write was refused because Redis has no memory left.
     pub async fn trim_requested(&self) {
-        self.trim_requests.wanted.notified().await;
+        self.trim_requests.requested().await;
     }
 
     /// Notes a completed round over all logs. Writes that wait for it are sent again, unless history is spent.
     pub fn note_trimmed(&self, history: History) {
-        self.trim_requests.is_spent.store(history == History::Spent, Ordering::Relaxed);
-        self.trim_requests.rounds.send_modify(|rounds| *rounds += 1);
+        self.trim_requests.note_round(history);
     }
 
     /// Returns the memory of a server.

@@ -4,60 +4,35 @@
 //! in between, the script writes nothing and the call decides again on the new record. With the second conflict the call takes
 //! the turn: changes of the content by others wait until it ends.
 
+mod outcome;
+mod plan;
+
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    MAX_LABELS, Reservation, Store, Successor, Update, Updated,
+    Store,
     error::Error,
-    keys::SessionKeys,
-    random_nonce,
-    record::{CommonRead, Corrupt, EncodedContent, Extent, Kind, MAX_REQUESTS, Record, common_read, plain_attributes},
-    script_call::{Reply, WriteConcern, millis, unexpected},
-    scripts::{self, Outcome},
-    subjects::Why,
+    leaving::Why,
+    random::random_nonce,
+    record::{Corrupt, Extent, Kind, Record},
+    replies::UpdateReply,
+    script_call::WriteConcern,
+    scripts,
 };
-use crate::session::{
-    AttributeBlock, Basic, Credential, Durability, PatchedAttributes, Policy, Revision, Session, SessionRef, Touch,
-    View, wire,
-};
+use crate::session::{Credential, Durability, Policy, SessionRef};
+
+pub use outcome::{MAX_LABELS, Successor, Update, Updated};
+use plan::{Plan, UpdateCall};
 
 /// Number of conflicts after which a call takes the turn if there is another one.
 const CONFLICTS_BEFORE_TURN: u32 = 1;
 /// Maximum number of sends with the turn. Others can then be faster only while the turn lapses.
 const SENDS_WITH_TURN: u32 = 3;
-/// Time added to `retry_window` before a request id is left out of a new record: the estimated time may be ahead.
-const REQUEST_MARGIN_MS: u64 = 5_000;
-
-/// An update of one session.
-struct UpdateCall<'a> {
-    name: &'a SessionRef,
-    keys: SessionKeys,
-    credential: Credential,
-    update: &'a Update<'a>,
-    policy: &'a Policy,
-    deadline: Instant,
-}
-
-/// What an update does to the record that was read.
-#[derive(Default)]
-struct Plan {
-    /// New content. None: it stays.
-    content: Option<EncodedContent>,
-    /// Number of request ids of the new record.
-    requests: usize,
-    /// Changes for the log entry.
-    changes: Bytes,
-    /// Reason why the content does not allow the update.
-    refusal: Option<Updated>,
-    /// Whether the session gets its first subject.
-    gets_subject: bool,
-    /// Subject that the session loses.
-    lost_subject: Option<String>,
-}
-
+/// Maximum time of a turn. The same number is in update.lua.
+const LONGEST_TURN: Duration = Duration::from_millis(100);
 impl Store {
     /// Changes a session; rotates its token if there is a successor.
     pub async fn update(
@@ -107,9 +82,8 @@ impl Store {
                 let session = session.map_err(|cause| self.corrupt(call.name, cause))?;
                 return Ok(Updated::Session { session, salt: None });
             }
-            let mut reply = self.send_update(call, Some(live), &plan, turn).await?;
-            match reply.outcome {
-                Outcome::Conflict if conflicts < CONFLICTS_BEFORE_TURN + SENDS_WITH_TURN => {
+            match self.send_update(call, Some(live), &plan, turn).await? {
+                UpdateReply::Conflict(text) if conflicts < CONFLICTS_BEFORE_TURN + SENDS_WITH_TURN => {
                     if let Some(cause) = damage {
                         return Err(self.corrupt(call.name, cause));
                     }
@@ -117,21 +91,20 @@ impl Store {
                     if conflicts >= CONFLICTS_BEFORE_TURN && turn == 0 {
                         turn = random_nonce() | 1;
                     }
-                    let text = reply.bytes()?;
-                    record = match text.is_empty() {
-                        true => self.read_record(&call.keys, call.deadline).await?,
-                        false => Record::parse(&call.keys.name, &text, Extent::Whole).ok(),
+                    record = match text {
+                        None => self.read_record(&call.keys, call.deadline).await?,
+                        Some(text) => Record::parse(&call.keys.name, &text, Extent::Whole).ok(),
                     };
                 }
-                Outcome::Busy => {
-                    let wait = Duration::from_millis(reply.number()?.clamp(1, 100));
+                UpdateReply::Busy(wait) => {
+                    let wait = wait.clamp(Duration::from_millis(1), LONGEST_TURN);
                     if Instant::now() + wait >= call.deadline {
                         return Err(Error::Timeout);
                     }
                     sleep(wait).await;
                     record = self.read_record(&call.keys, call.deadline).await?;
                 }
-                _ => return self.updated(call, live, plan, reply),
+                reply => return self.updated(call, live, plan, reply),
             }
         }
     }
@@ -143,7 +116,7 @@ impl Store {
         read: Option<Option<&Record>>,
         plan: &Plan,
         turn: u64,
-    ) -> Result<Reply, Error> {
+    ) -> Result<UpdateReply, Error> {
         let UpdateCall { name, keys, credential, update, policy, deadline } = call;
         let script = if update.successor.is_some() { &scripts::ROTATE } else { &scripts::UPDATE };
         let mut script_call = self.session_call(name, keys, *credential, policy).in_store(update.reserved);
@@ -182,7 +155,7 @@ impl Store {
             successor.extend_from_slice(salt.as_ref().map_or(&[], |salt| &salt[..]));
             script_call = script_call.arg(successor);
         }
-        self.write(script, WriteConcern::of(policy), &script_call, *deadline).await
+        UpdateReply::decode(self.write(script, WriteConcern::of(policy), &script_call, *deadline).await?)
     }
 
     /// Converts the final reply of the script.
@@ -191,19 +164,18 @@ impl Store {
         call: &UpdateCall<'_>,
         read: Option<&Record>,
         plan: Plan,
-        mut reply: Reply,
+        reply: UpdateReply,
     ) -> Result<Updated, Error> {
         let (name, text) = (call.name, &call.keys.name);
-        Ok(match reply.outcome {
-            Outcome::Done | Outcome::Shared => {
+        let is_shared = matches!(reply, UpdateReply::Shared { .. });
+        Ok(match reply {
+            UpdateReply::Done { record, nonce } | UpdateReply::Shared { record, nonce } => {
                 if let Some(refusal) = plan.refusal {
                     return Ok(refusal);
                 }
                 let corrupt = |cause| self.corrupt(name, cause);
-                let record =
-                    Record::of_reply(text, &reply.bytes()?, read, Extent::of(call.update.view)).map_err(corrupt)?;
-                let is_shared = reply.outcome == Outcome::Shared;
-                let is_applied = record.front.position.nonce == reply.nonce;
+                let record = Record::of_reply(text, &record, read, Extent::of(call.update.view)).map_err(corrupt)?;
+                let is_applied = record.front.position.nonce == nonce;
                 let session = match plan.content {
                     // The reply to a retry is the current session, without the content of this call.
                     Some(content) if is_applied => call.session_after(&record, content),
@@ -214,150 +186,17 @@ impl Store {
                 }
                 Updated::Session { session, salt: record.front.tokens().salt().filter(|_| is_shared) }
             }
-            Outcome::NotFound => Updated::NotFound,
-            Outcome::Ended => Updated::Ended(self.ended(name, &mut reply)?),
-            Outcome::Rotated => Updated::Rotated,
-            Outcome::TokenKnown => Updated::TokenKnown,
-            Outcome::NotReserved => Updated::NotReserved { void_until: reply.number()? },
-            Outcome::RevisionMismatch => Updated::RevisionMismatch { current: Revision(reply.number()?) },
-            Outcome::RequestIdReused => Updated::RequestIdReused,
-            Outcome::RequestIdLimit => Updated::RequestIdLimit { wait: Duration::from_millis(reply.number()?) },
+            UpdateReply::NotFound => Updated::NotFound,
+            UpdateReply::Ended(ending) => Updated::Ended(self.note_ended(name, ending)),
+            UpdateReply::Rotated => Updated::Rotated,
+            UpdateReply::TokenKnown => Updated::TokenKnown,
+            UpdateReply::NotReserved { void_until } => Updated::NotReserved { void_until },
+            UpdateReply::RevisionMismatch(current) => Updated::RevisionMismatch { current },
+            UpdateReply::RequestIdReused => Updated::RequestIdReused,
+            UpdateReply::RequestIdLimit(wait) => Updated::RequestIdLimit { wait },
             // The session changes faster than this call can follow.
-            Outcome::Conflict => return Err(Error::Timeout),
-            Outcome::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
-            other => return Err(unexpected(&scripts::UPDATE, other)),
+            UpdateReply::Conflict(_) | UpdateReply::Busy(_) => return Err(Error::Timeout),
+            UpdateReply::Corrupt => return Err(self.corrupt(name, Corrupt::Head)),
         })
-    }
-}
-
-impl UpdateCall<'_> {
-    /// Merges the patch into the content of the record, and checks the limits: only growth is refused.
-    fn plan(&self, record: &Record, now_us: Option<u64>) -> Result<Plan, Corrupt> {
-        let (update, patch) = (self.update, self.update.patch);
-        let before = record.basic(&self.keys.name)?;
-        let attributes = plain_attributes(&record.attributes(&self.keys.name)?)?;
-        let basic = before.patched(patch);
-        let patched = attributes.patched(patch).map_err(|_| Corrupt::Attributes)?;
-        let mut plan = Plan { refusal: self.refusal(&before, &basic, &patched), ..Plan::default() };
-        if plan.refusal.is_some() || basic == before && patched.changed.is_empty() {
-            return Ok(plan);
-        }
-        plan.gets_subject = before.subject().is_empty() && !basic.subject().is_empty();
-        plan.lost_subject =
-            (basic.subject().is_empty() && !before.subject().is_empty()).then(|| before.subject().to_owned());
-        plan.changes = changes(&patched.changed, &before, &basic);
-        plan.requests = record.requests_kept(update.request.is_some(), now_us, self.policy);
-        plan.content = Some(EncodedContent::new(&self.keys.name, basic, patched.attributes));
-        Ok(plan)
-    }
-
-    fn refusal(&self, before: &Basic, after: &Basic, patched: &PatchedAttributes) -> Option<Updated> {
-        let (policy, count, bytes) = (self.policy, patched.after.count, patched.after.bytes);
-        if !before.subject().is_empty() && !after.subject().is_empty() && before.subject() != after.subject() {
-            return Some(Updated::SubjectChange);
-        }
-        if count > policy.max_attributes && count > patched.before.count {
-            return Some(Updated::TooManyAttributes { count: count as u64 });
-        }
-        let labels = after.labels().count();
-        if labels > MAX_LABELS && labels > before.labels().count() {
-            return Some(Updated::TooManyLabels { count: labels as u64 });
-        }
-        (bytes > policy.max_payload_bytes && bytes > patched.before.bytes)
-            .then_some(Updated::TooLarge { bytes: bytes as u64 })
-    }
-
-    /// Whether the record that was read decides the call without the script: it is refused, or changes nothing.
-    fn is_decided_by(&self, record: &Record, plan: &Plan, now_us: Option<u64>) -> bool {
-        let update = self.update;
-        let CommonRead::Accepted { touch_is_due, .. } =
-            common_read(&record.front, self.credential, self.policy, now_us)
-        else {
-            return false;
-        };
-        let is_right_revision = update.if_revision.is_none_or(|revision| revision == record.front.position.revision);
-        if update.request.is_some() || !is_right_revision || self.policy.durability == Durability::Replicated {
-            return false;
-        }
-        let changes_nothing = plan.content.is_none()
-            && update.successor.is_none()
-            && update.timeouts.idle.is_none()
-            && update.timeouts.absolute.is_none()
-            && !(update.touch == Touch::Yes && touch_is_due)
-            && !(update.patch.is_login() && record.front.tokens().has_superseded());
-        // Only the script knows whether the successor is one of the session's tokens, which is checked first.
-        plan.refusal.is_some() && update.successor.is_none() || changes_nothing
-    }
-
-    /// The change, as CHANGE in update.lua.
-    fn change(&self, plan: &Plan, turn: u64) -> Bytes {
-        let update = self.update;
-        let mut change = BytesMut::with_capacity(64);
-        let flags = [
-            update.patch.is_login(),
-            update.touch == Touch::Yes,
-            plan.refusal.is_some(),
-            plan.gets_subject,
-            plan.lost_subject.is_some(),
-            update.view == View::Basic,
-            update.timeouts.idle.is_some(),
-            update.timeouts.absolute.is_some(),
-        ];
-        change.extend(flags.map(u8::from));
-        let reserved = if let Reservation::Held { added, .. } = update.reserved { added } else { 0 };
-        let numbers = [
-            update.timeouts.idle.unwrap_or(0),
-            update.timeouts.absolute.unwrap_or(0),
-            update.successor.as_ref().map_or(0, |successor| millis(successor.grace)),
-            reserved,
-            turn,
-            // A revision that no session has is never the current one.
-            update.if_revision.map_or(0, |revision| revision.0.min(1 << 53) + 1),
-        ];
-        if numbers != [0; 6] {
-            numbers.into_iter().for_each(|number| change.put_u64(number));
-        }
-        change.freeze()
-    }
-
-    /// The session after the change that this call made.
-    fn session_after(&self, record: &Record, content: EncodedContent) -> Session {
-        let attributes = match self.update.view {
-            View::Basic => None,
-            View::Full => Some(AttributeBlock::Plain(content.attributes)),
-        };
-        record.front.session(self.name.clone(), content.basic, attributes)
-    }
-}
-
-impl Update<'_> {
-    /// Whether the record keeps the salt of the new token: without a grace period only a retry may receive the token again.
-    /// None: there is no new token. The same rule is in tokens_after.lua.
-    fn keeps_salt(&self) -> Option<bool> {
-        let successor = self.successor.as_ref()?;
-        Some(successor.salt.is_some() && (millis(successor.grace) > 0 || self.request.is_some()))
-    }
-}
-
-/// Changes for a log entry: names of attributes, and subject and labels before the change if it changed them.
-fn changes(attributes: &[String], before: &Basic, after: &Basic) -> Bytes {
-    let mut changes = Vec::new();
-    for name in attributes {
-        wire::put_field(&mut changes, super::log_entry::CHANGED_ATTRIBUTE, name.as_bytes());
-    }
-    let filter_fields = before.filter_fields();
-    if filter_fields != after.filter_fields() {
-        wire::put_field(&mut changes, super::log_entry::FILTER_FIELDS_BEFORE, filter_fields.bytes());
-    }
-    changes.into()
-}
-
-impl Record {
-    /// Number of request ids in the next record: those that are still known, and one more for this call. An expired one that is
-    /// kept a bit longer does no harm.
-    fn requests_kept(&self, has_request: bool, now_us: Option<u64>, policy: &Policy) -> usize {
-        let oldest = now_us.map(|now| (now / 1_000).saturating_sub(millis(policy.retry_window) + REQUEST_MARGIN_MS));
-        let kept = self.request_times().filter(|seen_at| oldest.is_none_or(|oldest| *seen_at >= oldest)).count();
-        (kept + usize::from(has_request)).min(MAX_REQUESTS)
     }
 }

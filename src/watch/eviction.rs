@@ -4,10 +4,9 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{
-    hub::{Hub, millis},
-    watcher_index::EvictedWatcher,
-};
+use crate::session::millis;
+
+use super::{hub::Hub, watcher_index::EvictedWatcher};
 
 /// Time between two checks for slow consumers.
 const EVICTION_INTERVAL: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::{
     feed::{Consumer, Gap, GapReason},
     observe::Metrics,
+    session::millis,
     store::{Entry, Partition, Position, StoreId},
 };
 
@@ -113,10 +114,6 @@ impl Consumer for Hub {
         }
         state.append(Item::Resync(Arc::new(Resync { reason: gap.reason.into(), rolled_back })));
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl State {

@@ -10,9 +10,11 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::session::millis;
+
 use super::{
     filter::Filter,
-    hub::{Hub, millis},
+    hub::Hub,
     resume_token::ResumeToken,
     ring::Slot,
     watcher_index::{Interest, Watcher, WatcherProgress},

@@ -19,9 +19,9 @@ use crate::{
 use super::{
     RETRY_PAUSE,
     bookmark::Bookmarks,
-    catch_up::CatchUp,
     filter::Filter,
     lifetime::{CloseReason, Lifetime},
+    log_progress::CatchUp,
     registration::{Poll, Registration},
     response::{BATCH_BYTES, Batch, Control, Events, MatchedEvent},
     response_reservation::ResponseReservation,

@@ -135,7 +135,7 @@ impl DuePages<'_> {
                 return Some(survey.map(|survey| self.due_sets.note_missing(self.partition, namespace, survey)));
             }
             match self.next.take().filter(|next| next.partition() == self.partition) {
-                Some(from) => match self.due_sets.store.list(namespace, from, PER_SCRIPT, deadline()).await {
+                Some(from) => match self.due_sets.store.list(None, namespace, from, PER_SCRIPT, deadline()).await {
                     Ok(page) => (self.ids, self.next) = page,
                     Err(error) => return Some(Err(error)),
                 },

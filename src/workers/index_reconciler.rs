@@ -198,7 +198,7 @@ impl IndexReconciler {
     async fn remove_dead_entries_of(&self, subject: &Subject) -> Result<u64, Error> {
         let (mut after, mut repaired) = (0, 0);
         loop {
-            let entries = self.due_sets.store.entries_after(subject, after, None, INDEX_PAGE, deadline()).await?;
+            let entries = self.due_sets.store.entries_after(None, subject, after, None, INDEX_PAGE, deadline()).await?;
             let Some(last) = entries.last() else { break };
             after = last.added;
             for entries in entries.chunks(PER_SCRIPT) {

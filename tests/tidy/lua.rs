@@ -8,7 +8,7 @@ use sessiond::{
     store::scripts::{self, Outcome},
 };
 
-use super::{report, texts};
+use super::{lines_with, report, texts};
 
 /// Shared code, which scripts include.
 const SHARED: &str = "src/store/scripts/lib/";
@@ -62,6 +62,37 @@ fn scripts_match_their_registry_entries() {
         }
     }
     report(wrong, "make header, assert, and the registry in src/store/scripts.rs agree");
+}
+
+/// Files that decode the replies of scripts.
+const DECODERS: &str = "src/store/replies";
+
+#[test]
+fn replies_of_scripts_are_decoded_in_one_place() {
+    let files = texts("src/store", "rs");
+    let (decoders, others): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| path.starts_with(DECODERS));
+    let mut wrong = Vec::new();
+    for (_, file) in scripts::ALL.iter().filter(|(script, _)| script.name != "probe") {
+        let doc = format!("/// Reply of `{file}`");
+        let count: usize = decoders.iter().map(|(_, text)| text.matches(&doc).count()).sum();
+        if count != 1 {
+            wrong.push(format!("{count} types are documented as: {doc}"));
+        }
+    }
+    // Methods that take a value of a reply.
+    let accessors = decoders.iter().flat_map(|(_, text)| text.split("fn take_").skip(1));
+    let accessors = accessors.map(|rest| format!(".take_{}(", rest.split('(').next().unwrap()));
+    let accessors: Vec<String> = accessors.collect();
+    assert!(accessors.len() > 3, "{accessors:?}");
+    // The registry declares the outcomes; a write decides by them whether to send again and whether to wait for replicas.
+    let may_match = ["src/store/scripts.rs", "src/store/script_call.rs"];
+    for (path, text) in others {
+        let outcomes: &[&str] = if may_match.contains(&&path[..]) { &[] } else { &["Outcome::"] };
+        let accessors = accessors.iter().map(|name| &name[..]);
+        let lines = lines_with(text, &accessors.chain(outcomes.iter().copied()).collect::<Vec<_>>());
+        wrong.extend(lines.into_iter().map(|line| format!("{path}:{line}")));
+    }
+    report(wrong, "decode each reply once, to the type of its script in src/store/replies");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::session::millis;
+
 /// Interval at which the process notes that it runs.
 const TICK: Duration = Duration::from_millis(25);
 /// Time without a note that counts as a suspension.
@@ -77,10 +79,6 @@ impl Suspensions {
 fn now() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

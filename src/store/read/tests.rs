@@ -93,8 +93,9 @@ impl Rig {
             Effects::Written => self.store.write(self.read, WriteConcern::Primary, &call, deadline()).await,
             Effects::None => self.store.read(self.read_only, &call, deadline()).await,
         };
-        let ReadReply { found, validity, needs_write } = match self.store.read_reply(&read, reply.unwrap()) {
-            Ok(read_reply) => read_reply,
+        let result = ReadReply::decode(reply.unwrap()).and_then(|reply| self.store.read_result(&read, reply));
+        let ReadResult { found, validity, needs_write } = match result {
+            Ok(result) => result,
             Err(error) => return Err(error.to_string()),
         };
         if let Found::Session(_, TokenState::NotPresented | TokenState::Current | TokenState::RotationDue) = found {
@@ -140,7 +141,7 @@ impl Rig {
             let session = |answer: &Answer| answer.clone().map(|(session, _)| session);
             prop_assert_eq!(session(&by_script), session(&accepted), "with a late clock");
         }
-        let beginning = self.store.read_beginning(&self.keys, deadline()).await.unwrap();
+        let beginning = self.store.read_beginning(None, &self.keys, deadline()).await.unwrap();
         let beginning = beginning.as_ref();
         if let CommonRead::Accepted { token_state, .. } = decide(beginning, Some(NOW_US)) {
             let accepted = self.found(beginning.unwrap(), View::Basic, token_state);

@@ -5,11 +5,12 @@ use sha1::{Digest, Sha1};
 
 use super::{
     Corrupt, FORMAT,
+    format::number_of,
     tokens::{NEW_TOKEN_BYTES, Tokens},
 };
 use crate::{
     session::{Credential, Revision},
-    store::log::Position,
+    store::position::Position,
 };
 
 /// Bytes of the head of the content.
@@ -183,11 +184,6 @@ pub(in crate::store) fn parse_head(head: &[u8]) -> Result<Front, Corrupt> {
         absolute,
         generation,
     })
-}
-
-/// Big-endian number of at most 8 bytes.
-pub(super) fn number_of(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The check of check.lua.

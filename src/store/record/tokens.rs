@@ -2,7 +2,7 @@
 
 use subtle::ConstantTimeEq;
 
-use super::front::number_of;
+use super::format::number_of;
 use crate::session::{SALT_BYTES, Salt, Verifier};
 
 /// Bytes of the current token: verifier, valid since, flags.

@@ -10,8 +10,8 @@ assert(#KEYS >= 2 and #ARGV == 2, 'arity')
 
 local indexes = {}
 for n = 1, #KEYS - 1 do
-  local entries = redis.pcall('ZRANGE', KEYS[n], 0, ARGV[2] - 1, 'WITHSCORES')
-  if entries.err and not entries.err:find('^WRONGTYPE') then return entries end
-  indexes[n] = entries.err and 0 or entries
+  reply = redis.pcall('ZRANGE', KEYS[n], 0, ARGV[2] - 1, 'WITHSCORES')
+  -- include unless_wrong_type
+  indexes[n] = reply.err and 0 or reply
 end
 return {DONE, now_us, indexes}

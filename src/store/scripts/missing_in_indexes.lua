@@ -10,8 +10,8 @@ assert(#KEYS >= 2 and #KEYS == #ARGV, 'arity')
 
 local missing = {}
 for n = 1, #KEYS - 1 do
-  local score = redis.pcall('ZSCORE', KEYS[n], ARGV[n + 1])
-  if score and score.err and not score.err:find('^WRONGTYPE') then return score end
-  if not score then missing[#missing + 1] = n end
+  reply = redis.pcall('ZSCORE', KEYS[n], ARGV[n + 1])
+  -- include unless_wrong_type
+  if not reply then missing[#missing + 1] = n end
 end
 return {DONE, now_us, missing}

@@ -6,7 +6,8 @@
 --        5 three bytes: 1 = the script may write; 1 = touch the session; 1 = reply without attributes. Then the content
 --          position and the seal of the record that the caller read, 14 and 8 bytes; nothing = none
 -- Reply  {DONE, now, record, token state, valid until}: the record is head and tokens if the caller has the content
---      | {ROTATED, now, valid until, 1 = token reuse whose consequences need a write} | {NOT_FOUND, now} | {CORRUPT, now}
+--      | {ROTATED, now, valid until, 1 = token reuse whose consequences need a write} | {ROTATED, now}: they are written
+--      | {NOT_FOUND, now} | {CORRUPT, now}
 --      | {ENDED, now, cause, '', valid until, 1 = that time is over, 1 = the end is in the log}
 --      | {ENDED, now, cause, basic}: this call ended the session
 --        valid until   ms until which the presented token is, or was, accepted; 0 = no limit

@@ -12,7 +12,7 @@ local READS = {
 }
 local reply = redis.pcall(unpack(READS[ARGV[1]]))
 if type(reply) ~= 'table' or not reply.err then return {0} end
-if not reply.err:find('WRONGTYPE', 1, true) then return reply end
+-- include unless_wrong_type
 if ARGV[1] == 'subject' then return {2} end
 local has_meta = type(redis.pcall('HGET', KEYS[2], 'store')) == 'string'
 redis.call('DEL', KEYS[1])

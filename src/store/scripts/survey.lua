@@ -25,8 +25,9 @@ end
 local states = {}
 for n = 1, #ARGV - 2 do
   -- A session key of another type is an unreadable record, as in head.lua.
-  local record = redis.pcall('GETRANGE', KEYS[n + 2], 0, BEGINNING - 1)
-  if record.err and not record.err:find('^WRONGTYPE') then return record end
+  reply = redis.pcall('GETRANGE', KEYS[n + 2], 0, BEGINNING - 1)
+  -- include unless_wrong_type
+  local record = reply
   local state = state_of(record, tonumber(redis.call('ZSCORE', DUE, ARGV[n + 2])))
   states[2 * n - 1] = state
   states[2 * n] = (state == MISSING or state == OTHER) and '' or record

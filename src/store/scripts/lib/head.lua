@@ -13,8 +13,9 @@
 local SESSION, DUE, NAMESPACES, LOG, NAME, CHANNEL = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[2], ARGV[4]
 local credential = ARGV[1]:sub(GATE_BYTES + 1)
 -- A key of another type is an unreadable record; its reply is a table, whose length is 0. Any other error ends the script.
-local text = redis.pcall('GETRANGE', SESSION, '0', FRONT_LAST)
-if text.err and not text.err:find('^WRONGTYPE') then return text end
+reply = redis.pcall('GETRANGE', SESSION, '0', FRONT_LAST)
+-- include unless_wrong_type
+local text = reply
 local has_head = #text >= HEAD_BYTES
 local format, kind, revision, nonce, content_revision, content_nonce, turn, turn_until, token_bytes, basic_bytes,
   attribute_bytes, request_bytes, basic_crc, attribute_crc, stored_check =
