@@ -1,6 +1,6 @@
 //! Steps of the clock of Redis: revisions stay ahead of a clock that was set back.
 
-use harness::{Client, WatchReader, World, client::*, clock::Clock, eventually};
+use harness::{Client, WatchReader, World, client::*, clock::Clock, eventually, tokens::unix_ms};
 use sessiond_client::v1::{EventType, RotateSessionRequest, UpdateSessionRequest, WatchRequest};
 use tonic::Code;
 
@@ -102,6 +102,30 @@ async fn grace_over_before_a_login_stays_over_after_a_clock_step() {
     client.update(login).await.unwrap();
     clock.shift_to(0);
     expect_error(client.get(by_token(&first)).await, Code::NotFound, "TOKEN_ROTATED");
+}
+
+#[tokio::test]
+async fn touch_by_an_update_clock_set_back_keeps_the_deadline() {
+    let (redis, clock) = Clock::start();
+    let world = World { redis, prefix: "sessiond:".into() };
+    let server = world.server_with("[default_policy]\nidle_timeout = '2h'\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    clock.shift_to(-HOUR);
+    let update = UpdateSessionRequest { key: by_token(&token), touch: true, ..Default::default() };
+    let with_content =
+        |n: &str| UpdateSessionRequest { set_attributes: [("n".to_owned(), text(n))].into(), ..update.clone() };
+    let with_request_id = UpdateSessionRequest { request_id: "request-0000000001".into(), ..update.clone() };
+    for update in [with_content("1"), with_request_id, with_content("2")] {
+        assert_eq!(client.update(update).await.unwrap().expire_time, session.expire_time);
+    }
+    assert_eq!(client.touch(by_token(&token)).await.unwrap().expire_time, session.expire_time);
+    // A new idle timeout counts from now on by the clock of Redis, with or without a touch.
+    for touch in [true, false] {
+        let shorter = UpdateSessionRequest { idle_timeout: seconds(HOUR), touch, ..update.clone() };
+        let shortened = client.update(shorter).await.unwrap();
+        assert!(unix_ms(shortened.expire_time) < unix_ms(session.expire_time) - HOUR * 1_000, "{shortened:?}");
+    }
 }
 
 #[tokio::test]

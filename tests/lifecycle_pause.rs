@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use harness::{Client, Redis, Setup, World, client::*, tokens::*};
+use harness::{Client, Redis, Server, Setup, World, client::*, eventually, proxy::Proxy, tokens::*};
 use sessiond_client::v1::{CreateSessionRequest, EventType, TokenState};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
@@ -149,4 +149,31 @@ async fn write_whose_deadline_ends_in_a_write_pause_is_not_applied() {
     expect_error(client.get(by_token(&late)).await, Code::NotFound, "SESSION_NOT_FOUND");
     assert_eq!(client.token_state(&first).await.unwrap(), TokenState::Current);
     assert_eq!(connections(&world.redis), before, "connections were replaced");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_pause_that_ends_during_a_check_keeps_connections() {
+    let world = World::dedicated();
+    let proxy = Proxy::start(&world.redis);
+    let server = Server::start(&proxy.url(), &world.prefix, "").await;
+    let client = server.client().await;
+    let (_, token) = client.create(&[]).await;
+    let before = connections(&world.redis);
+    for n in ["1", "2", "3"] {
+        let opened = proxy.connections();
+        pause(&world.redis);
+        let pausing = async {
+            eventually("a second connection checks", async || (proxy.connections() > opened).then_some(())).await;
+            // The replies that the pause held back arrive after the reply to the check.
+            proxy.hold_replies_of(opened);
+            unpause(&world.redis);
+            let is_checked = async || (connections(&world.redis).is_subset(&before)).then_some(());
+            eventually("the second connection is closed", is_checked).await;
+            proxy.release_replies();
+        };
+        let attributes = [("n", text(n))];
+        let (set, ()) = tokio::join!(client.set(by_token(&token), &attributes), pausing);
+        assert_eq!(set.unwrap().attributes, [("n".to_owned(), text(n))].into());
+        assert_eq!(connections(&world.redis), before, "connections were replaced");
+    }
 }

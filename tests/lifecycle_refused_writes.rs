@@ -1,10 +1,8 @@
 //! Redis that accepts no writes for now: reads are served, and what they would note is noted by the next presentation.
 
-use std::fs;
-
 use harness::{
-    Client, Redis, Server, Setup, World, client::*, cluster::Cluster, eventually, sentinel::Sentinels,
-    servers::run_blocking, tokens::*,
+    Client, Server, Setup, World, client::*, cluster::Cluster, eventually, sentinel::Sentinels, servers::run_blocking,
+    tokens::*,
 };
 use sessiond_client::v1::{Session, TokenState};
 use tonic::Code;
@@ -100,31 +98,11 @@ async fn reads_are_served(
     eventually("writes succeed again", async || client.set(by_id(&session.id), &[("a", text("2"))]).await.ok()).await;
 }
 
-/// Saves the data and waits for the result of the save.
-async fn save(redis: &Redis, result: &str) {
-    eventually("the save has ended", async || {
-        redis.command(&["BGSAVE"]);
-        (redis.info("persistence", "rdb_last_bgsave_status").trim() == result).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_are_served_while_redis_cannot_save_or_is_full() {
     let Setup { world, client, .. } = &World::dedicated().setup_with(POLICIES).await;
     let redis = &world.redis;
-    redis.must(&["CONFIG", "SET", "save", "3600 1000000"]);
-    // A directory in the place of the file: the save fails as on a full disk, and Redis replies MISCONF to writes.
-    let file = redis.socket().with_file_name("dump.rdb");
-    let refuse = async || {
-        let _ = fs::remove_file(&file);
-        fs::create_dir(&file).unwrap();
-        save(redis, "err").await;
-    };
-    let accept = async || {
-        fs::remove_dir(&file).unwrap();
-        save(redis, "ok").await;
-    };
+    let (refuse, accept) = (async || redis.refuse_saves().await, async || redis.permit_saves().await);
     reads_are_served(client, Code::Unavailable, "STORE_UNAVAILABLE", refuse, accept).await;
     // Without memory Redis accepts some writes, and refuses those of clients.
     let limit = |bytes: &str| drop(redis.must(&["CONFIG", "SET", "maxmemory", bytes]));
@@ -160,34 +138,38 @@ async fn token_reuse_is_not_ignored_while_redis_cannot_save() {
     let toml = "[default_policy]\nrotation_grace = '0s'";
     let Setup { world, client, .. } = &World::dedicated().setup_with(toml).await;
     let redis = &world.redis;
-    redis.must(&["CONFIG", "SET", "save", "3600 1000000"]);
     let (session, first) = client.create(&[]).await;
     let second = client.rotate(&first).await.unwrap();
-    let file = redis.socket().with_file_name("dump.rdb");
-    let _ = fs::remove_file(&file);
-    fs::create_dir(&file).unwrap();
-    save(redis, "err").await;
+    redis.refuse_saves().await;
     // The first use of the successor cannot be noted yet, so the old token is late, but not reused.
     assert_eq!(client.token_state(&second).await.unwrap(), TokenState::Current);
     expect_error(client.get(by_token(&first)).await, Code::NotFound, "TOKEN_ROTATED");
-    fs::remove_dir(&file).unwrap();
-    save(redis, "ok").await;
+    redis.permit_saves().await;
     eventually("the first use is noted", async || {
         client.get(by_token(&second)).await.unwrap();
         client.set(by_token(&second), &[]).await.ok()
     })
     .await;
-    fs::remove_file(&file).unwrap();
-    fs::create_dir(&file).unwrap();
-    save(redis, "err").await;
+    redis.refuse_saves().await;
     // Now it is reuse, whose consequence is not optional.
     expect_error(client.get(by_token(&first)).await, Code::Unavailable, "STORE_UNAVAILABLE");
     assert!(client.lives(&session.id).await);
-    fs::remove_dir(&file).unwrap();
-    save(redis, "ok").await;
+    redis.permit_saves().await;
     let ended = eventually("the reuse ends the session", async || {
         client.get(by_token(&first)).await.err().filter(|status| status.code() == Code::NotFound)
     })
     .await;
     assert_eq!((&ended.reason()[..], &ended.metadata_of("cause")[..]), ("SESSION_ENDED", "TOKEN_REUSE"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn delete_of_a_subject_refused_by_redis_is_not_applied() {
+    let Setup { world, client, .. } = &World::dedicated().setup().await;
+    for _ in 0..3 {
+        client.create_for("alice").await;
+    }
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    expect_error(client.delete_subject("alice").await, Code::Unavailable, "STORE_UNAVAILABLE");
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert_eq!(client.delete_subject("alice").await.unwrap(), 3);
 }

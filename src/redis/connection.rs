@@ -17,7 +17,7 @@ use fred::{
 use parking_lot::Mutex as SyncMutex;
 use tokio::{
     sync::Mutex,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time without any reply, while a heartbeat waits for one, after which a connection is unresponsive; with both intervals, less
 /// than 2 s in total.
 pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
-/// Part of that time in which a second connection shows whether the server replies to reads only.
+/// Last part of that time, in which a second connection shows whether the server replies to reads only.
 const PAUSE_CHECK: Duration = Duration::from_millis(600);
 /// Time without a reply after which a request that counts as a write is taken to be held back.
 pub const HELD_BACK_AFTER: Duration = Duration::from_millis(100);
@@ -184,6 +184,32 @@ impl Connection {
         self.abort();
     }
 
+    /// Sends a heartbeat and waits for its reply. None: the server is unresponsive. Silence does not count while `is_paused`
+    /// returns true.
+    async fn pulse<F: Future<Output = bool>>(
+        &self,
+        options: &ConnectOptions,
+        is_paused: impl Fn() -> F,
+    ) -> Option<Pulse> {
+        let mut pulse = pin!(options.heartbeat.send(&self.client));
+        loop {
+            if let Some(pulse) = self.wait_while_alive(options.unresponsive_after - PAUSE_CHECK, &mut pulse).await {
+                return Some(pulse);
+            }
+            let checked_by = Instant::now() + PAUSE_CHECK;
+            let checked = tokio::select! {
+                biased;
+                pulse = &mut pulse => return Some(pulse),
+                checked = timeout_at(checked_by, is_paused()) => checked,
+            };
+            if checked != Ok(true) {
+                // A pause may have ended during the check: the replies that it held back are then on their way.
+                let rest = checked_by.saturating_duration_since(Instant::now());
+                return self.wait_while_alive(rest, pulse).await;
+            }
+        }
+    }
+
     /// Sends heartbeats and stores their results, until the connection must be replaced. A silent connection is kept while
     /// `is_paused` returns true.
     pub(super) async fn beat<F: Future<Output = bool>>(
@@ -197,23 +223,7 @@ impl Connection {
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                let mut pulse = pin!(options.heartbeat.send(&self.client));
-                let pulse = loop {
-                    if let Some(pulse) =
-                        self.wait_while_alive(options.unresponsive_after - PAUSE_CHECK, &mut pulse).await
-                    {
-                        break pulse;
-                    }
-                    tokio::select! {
-                        biased;
-                        pulse = &mut pulse => break pulse,
-                        is_paused = timeout(PAUSE_CHECK, is_paused()) => {
-                            if is_paused != Ok(true) {
-                                return Loss::Unresponsive;
-                            }
-                        }
-                    }
-                };
+                let Some(pulse) = self.pulse(options, &is_paused).await else { return Loss::Unresponsive };
                 match pulse {
                     Pulse::Alive(now) => *condition.lock() = now,
                     Pulse::Unfit(reply) => return Loss::Unfit(reply),

@@ -61,8 +61,24 @@ struct EndRequest<'a> {
 struct EndResult {
     /// Number of live sessions that were ended.
     count: u32,
+    /// Whether a session may have been ended, or an id kept from being created.
+    may_be_applied: bool,
     /// First error. None: every step succeeded.
     error: Option<store::Error>,
+}
+
+impl EndResult {
+    /// Adds the result of later steps.
+    fn add(&mut self, later: EndResult) {
+        self.count += later.count;
+        self.may_be_applied |= later.may_be_applied;
+        self.error = self.error.take().or(later.error);
+    }
+
+    /// Returns the error of the call if this step of it failed.
+    fn error_of_step(&self, error: store::Error) -> store::Error {
+        if self.may_be_applied { error.after_a_part() } else { error }
+    }
 }
 
 impl Service {
@@ -96,8 +112,8 @@ impl Service {
                 }
                 Admitted::InPlaceOf(entries, reservation) => {
                     admission.reservation = reservation;
-                    admission.others_ended |= !entries.is_empty();
                     let result = self.end_entries(&entries, request).await;
+                    admission.others_ended |= result.may_be_applied;
                     result.error.map_or(Ok(()), |error| Err(admission.error_of_next_step(error)))?;
                     if entries.len() < INDEX_PAGE {
                         return Ok(admission);
@@ -113,7 +129,7 @@ impl Service {
         let EndRequest { subject, cause, created_before, policy, deadline } = request;
         let now = match self.store.clock(deadline).await {
             Ok(now) => now,
-            Err(error) => return EndResult { count: 0, error: Some(error) },
+            Err(error) => return EndResult { error: Some(error), ..EndResult::default() },
         };
         let ends = entries.iter().copied().map(async |entry| {
             let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
@@ -136,8 +152,14 @@ impl Service {
                 removable.push((entry.id, Some(entry.added)));
             }
             match ended {
-                Ok(ended) => result.count += u32::from(ended == Ended::Now),
-                Err(error) => result.error = result.error.or(Some(error)),
+                Ok(ended) => {
+                    result.count += u32::from(ended == Ended::Now);
+                    result.may_be_applied |= matches!(ended, Ended::Now | Ended::Before);
+                }
+                Err(error) => {
+                    result.may_be_applied |= !error.applied_nothing();
+                    result.error = result.error.or(Some(error));
+                }
             }
         }
         if let Err(error) = self.store.forget(subject, removable.into_iter(), deadline).await {
@@ -162,16 +184,16 @@ impl Service {
         let (mut after, mut total) = (0, EndResult::default());
         loop {
             let entries = self.store.entries_after(None, subject, after, Some(until), INDEX_PAGE, deadline).await;
-            let partial = |error: store::Error| if after > 0 { error.after_a_part() } else { error };
-            let mut entries = entries.map_err(partial)?;
+            let mut entries = entries.map_err(|error| total.error_of_step(error))?;
             let Some(last) = entries.last() else { break };
             after = last.added;
             entries.retain(|entry| Some(entry.id) != *except);
-            let result = self.end_entries(&entries, request).await;
-            total.count += result.count;
-            total.error = total.error.or(result.error);
+            total.add(self.end_entries(&entries, request).await);
         }
-        total.error.map_or(Ok(total.count), |error| Err(error.after_a_part().into()))
+        match total.error.take() {
+            Some(error) => Err(total.error_of_step(error).into()),
+            None => Ok(total.count),
+        }
     }
 
     /// Returns the fields of the call that do not fit the Redis clock or the stored sessions.

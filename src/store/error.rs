@@ -74,22 +74,31 @@ impl Error {
         matches!(self, Error::Refused(why) if why.starts_with("WRONGTYPE"))
     }
 
-    /// Converts the error of a later step of a call with an applied earlier step: "nothing was applied" becomes "unknown".
-    pub fn after_a_part(self) -> Self {
+    /// Returns whether nothing was applied.
+    pub fn applied_nothing(&self) -> bool {
         match self {
-            Error::Timeout => Error::OutcomeTimeout,
-            Error::Unavailable(_)
+            Error::Timeout
+            | Error::Unavailable(_)
             | Error::WritesRefused(_)
             | Error::Overloaded
             | Error::StoreChanged
             | Error::Full
             | Error::Refused(_)
-            | Error::UnexpectedRead(_) => Error::OutcomeUnknown(format!("an earlier step was applied; then: {self}")),
+            | Error::UnexpectedRead(_) => true,
             Error::OutcomeTimeout
             | Error::OutcomeUnknown(_)
             | Error::NotReplicated { .. }
             | Error::Corrupt { .. }
-            | Error::Unexpected(_) => self,
+            | Error::Unexpected(_) => false,
+        }
+    }
+
+    /// Converts the error of a later step of a call with an applied earlier step: "nothing was applied" becomes "unknown".
+    pub fn after_a_part(self) -> Self {
+        match self {
+            Error::Timeout => Error::OutcomeTimeout,
+            _ if self.applied_nothing() => Error::OutcomeUnknown(format!("an earlier step was applied; then: {self}")),
+            _ => self,
         }
     }
 }

@@ -105,7 +105,12 @@ if touches == 1 and not is_logged then
   if now - accessed < (idle > 0 and math.min(touch_interval, idle / 20) or touch_interval) then touches = 0 end
 end
 if touches == 1 then accessed = now end
-if touches == 1 or sets_idle == 1 then idle_until = idle > 0 and now + idle or 0 end
+if sets_idle == 1 then
+  idle_until = idle > 0 and now + idle or 0
+elseif touches == 1 and idle > 0 then
+  -- Later: the clock was set back.
+  idle_until = math.max(idle_until, now + idle)
+end
 if not is_logged and touches == 0 and idle_until == idle_until_before and REQUEST_ID == '' and new_tokens == tokens then
   -- include record_text
   return {outcome, now_us, reply_text}

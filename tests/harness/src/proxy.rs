@@ -36,8 +36,8 @@ pub struct Proxy {
 /// State that the connections share: the breakpoint and the replies.
 struct Control {
     breakpoint: Mutex<Option<Breakpoint>>,
-    /// Whether replies of Redis are held back.
-    replies_held: watch::Sender<bool>,
+    /// Number of the first connection whose replies are not held back. 0: none are held back.
+    replies_held: watch::Sender<usize>,
     /// All bytes that Redis has sent, by connection.
     replies: Mutex<Vec<Vec<u8>>>,
     /// Limit of the bytes of all replies. None: no limit.
@@ -88,8 +88,8 @@ impl Control {
             *remaining = remaining.saturating_sub(1);
             if *remaining == 0 {
                 match action {
-                    Action::HoldRequests => requests_held.send_replace(true),
-                    Action::HoldReplies => self.replies_held.send_replace(true),
+                    Action::HoldRequests => drop(requests_held.send_replace(true)),
+                    Action::HoldReplies => drop(self.replies_held.send_replace(usize::MAX)),
                 };
             }
         }
@@ -116,7 +116,7 @@ impl Proxy {
         let listener = UnixListener::bind(directory.path().join("proxy.sock")).unwrap();
         let control = Control {
             breakpoint: Mutex::new(None),
-            replies_held: watch::Sender::new(false),
+            replies_held: watch::Sender::new(0),
             replies: Mutex::default(),
             line: Mutex::new(None),
             delay: Mutex::default(),
@@ -169,7 +169,12 @@ impl Proxy {
 
     /// Holds back all replies from now on; Redis still executes the requests.
     pub fn hold_replies(&self) {
-        self.control.replies_held.send_replace(true);
+        self.hold_replies_of(usize::MAX);
+    }
+
+    /// Holds back the replies to the first `count` connections; those to later ones pass.
+    pub fn hold_replies_of(&self, count: usize) {
+        self.control.replies_held.send_replace(count);
     }
 
     /// Holds back all replies from the n-th call of this script on: Redis runs it, and its reply does not arrive.
@@ -188,13 +193,13 @@ impl Proxy {
 
     /// Returns whether replies are held back.
     pub fn is_holding_replies(&self) -> bool {
-        *self.control.replies_held.borrow()
+        *self.control.replies_held.borrow() > 0
     }
 
     /// Removes the breakpoint and forwards the held replies, then new ones.
     pub fn release_replies(&self) {
         *self.control.breakpoint.lock().unwrap() = None;
-        self.control.replies_held.send_replace(false);
+        self.control.replies_held.send_replace(0);
     }
 
     /// Limits the bytes of all replies together; the connections share the line fairly.
@@ -269,7 +274,7 @@ async fn relay(
             replies.len() - 1
         };
         while let Ok(count) = from_server.read(&mut buffer).await {
-            if count == 0 || is_held.wait_for(|held| !held).await.is_err() {
+            if count == 0 || is_held.wait_for(|held| *held <= number).await.is_err() {
                 break;
             }
             control.replies.lock().unwrap()[number].extend_from_slice(&buffer[..count]);

@@ -263,6 +263,31 @@ impl Redis {
         all
     }
 
+    /// Makes saves fail, as on a full disk, so that Redis replies MISCONF to writes.
+    pub async fn refuse_saves(&self) {
+        self.must(&["CONFIG", "SET", "save", "3600 1000000"]);
+        // A directory in the place of the file.
+        let file = self.socket().with_file_name("dump.rdb");
+        let _ = std::fs::remove_file(&file);
+        std::fs::create_dir(&file).unwrap();
+        self.save("err").await;
+    }
+
+    /// Makes saves succeed again.
+    pub async fn permit_saves(&self) {
+        std::fs::remove_dir(self.socket().with_file_name("dump.rdb")).unwrap();
+        self.save("ok").await;
+    }
+
+    /// Saves the data and waits for the result of the save.
+    async fn save(&self, result: &str) {
+        super::eventually("the save has ended", async || {
+            self.command(&["BGSAVE"]);
+            (self.info("persistence", "rdb_last_bgsave_status").trim() == result).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until the replica has all writes that this server has executed so far.
     ///
     /// WAIT cannot be used, because it covers only the writes of its own connection.
