@@ -107,7 +107,7 @@ async fn grace_over_before_a_login_stays_over_after_a_clock_step() {
 #[tokio::test]
 async fn touch_by_an_update_clock_set_back_keeps_the_deadline() {
     let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "sessiond:".into() };
+    let world = World { redis, prefix: "ses:".into() };
     let server = world.server_with("[default_policy]\nidle_timeout = '2h'\ntouch_interval = '0s'").await;
     let client = server.client().await;
     let (session, token) = client.create(&[]).await;

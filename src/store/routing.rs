@@ -120,7 +120,7 @@ mod tests {
         let open = Open {
             url: &redis.unrestricted_url(),
             password: None,
-            prefix: "sessiond:",
+            prefix: "ses:",
             partitions: 1,
             eviction: Eviction::Refused,
             replicated_writes: ReplicatedWrites::Disabled,
