@@ -7,3 +7,4 @@
 
 namespace_score = redis.call('ZSCORE', NAMESPACES, namespace)
 require_right('ZADD', DUE, '0', 'm')
+require_right('ZRANGE', DUE, '0', '0')
