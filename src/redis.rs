@@ -28,7 +28,6 @@ mod slot;
 mod subscriber;
 mod topology;
 
-pub use connection::HELD_BACK_AFTER;
 pub use endpoint::Endpoint;
 pub use error::{Effect, Error, lacks_replicas};
 pub use event_queue::SubscriberEvent;
@@ -38,7 +37,7 @@ pub use node_connector::{NodeConnector, ReplicatedWrites};
 pub use primary_reads::PrimaryReads;
 pub use reply::Reply;
 pub use request::{Asking, Request};
-pub use router::{Router, SlotMap};
+pub use router::{OnMigration, Router, SlotMap};
 pub use script::Script;
 pub use slot::Slot;
 pub use subscriber::Subscriber;

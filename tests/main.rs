@@ -56,6 +56,7 @@ mod server_limits;
 mod session_limit;
 mod sessions;
 mod signals;
+mod slot_migration;
 mod slow_watchers;
 mod snapshot;
 mod start;

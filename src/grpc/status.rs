@@ -296,7 +296,7 @@ fn from_store(error: &store::Error) -> Status {
     let not_applied = || format!("{text}; nothing was applied");
     let retry = || format!("{text}; retry, with the same request_id if the call has one");
     let (builder, delay) = match error {
-        E::Unavailable(_) | E::WritesRefused(_) | E::Refused(_) => {
+        E::Unavailable(_) | E::Migrating(_) | E::WritesRefused(_) | E::Refused(_) => {
             (StatusBuilder::new(Code::Unavailable, ErrorReason::StoreUnavailable, not_applied()), LONG_DELAY)
         }
         // OUTCOME_UNKNOWN is for writes, RECORD_CORRUPT for one session whose record cannot be decoded, and no time-out

@@ -34,7 +34,7 @@ pub(super) const UNRESPONSIVE_AFTER: Duration = Duration::from_millis(1_400);
 /// Last part of that time, in which a second connection shows whether the server replies to reads only.
 const PAUSE_CHECK: Duration = Duration::from_millis(600);
 /// Time without a reply after which a request that counts as a write is taken to be held back.
-pub const HELD_BACK_AFTER: Duration = Duration::from_millis(100);
+pub(super) const HELD_BACK_AFTER: Duration = Duration::from_millis(100);
 /// Interval between heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two checks for replies while a heartbeat waits.

@@ -18,6 +18,9 @@ pub enum Error {
     /// execute the request. Holds the reply.
     #[error("Redis redirected the request: {0}")]
     Redirect(String),
+    /// Nothing was applied: the slot is migrating, and the request needs all its keys on one server. Holds the reply.
+    #[error("the slot of the keys is migrating between Redis nodes: {0}")]
+    Migrating(String),
     /// Nothing was applied: the request was not sent, Redis refused it for now, or it was a read.
     #[error("Redis is unavailable: {0}")]
     Unavailable(String),

@@ -5,7 +5,12 @@
 //! begins with the text `message` for a push), and waiting without a limit. `connection` and `reconnecting_connection`
 //! implement timeouts, heartbeats and reconnects.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use fred::{interfaces::PubsubInterface, types::Value};
@@ -19,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clock::Clock,
-    connection::{CONNECT_TIMEOUT, Connection},
+    connection::{CONNECT_TIMEOUT, Connection, HELD_BACK_AFTER},
     endpoint::Address,
     error::{Effect, Error},
     event_queue::EventQueue,
@@ -37,6 +42,8 @@ pub const LONGEST_NOT_AFTER: Duration = Duration::from_secs(10);
 /// Maximum expected size in bytes of all large replies on their way from one server. Without a bound, heartbeats and small
 /// reads wait behind them on a slow line, and Redis closes connections that exceed its `maxmemory-clients`.
 pub const MAX_LARGE_REPLY_BYTES: usize = 1024 * 1024;
+/// Time after a reply without a write in which the reply to the request that counts as one may follow, if the server is slow.
+const SETTLING: Duration = Duration::from_millis(50);
 
 /// Priority of a request: each has its own connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,13 +153,44 @@ impl Node {
     }
 
     /// Number of replies to requests that count as writes, since the connection for them was opened.
-    pub fn replies_to_writes(&self) -> u64 {
+    fn replies_to_writes(&self) -> u64 {
         self.interactive.current().map_or(0, |connection| connection.replies())
     }
 
-    /// Notes that the server answered a read while a request that counts as a write had no reply.
-    pub fn note_write_pause(&self) {
-        self.interactive.note_write_pause();
+    /// Reads with a request that counts as a write. While the server holds such requests back, reads with `as_read`, which does
+    /// not count as one and suffices if its result is final.
+    pub async fn read_despite_pause<T, F: Future<Output = T>>(
+        &self,
+        as_write: impl Future<Output = T>,
+        as_read: impl FnOnce() -> F,
+        is_final: impl Fn(&T) -> bool,
+    ) -> T {
+        let was_paused = self.writes_are_paused();
+        let mut as_write = pin!(as_write);
+        if !was_paused && let Ok(done) = timeout(HELD_BACK_AFTER, &mut as_write).await {
+            return done;
+        }
+        let received = self.replies_to_writes();
+        let read = tokio::select! {
+            biased;
+            done = &mut as_write, if !was_paused => return done,
+            read = as_read() => read,
+        };
+        if !is_final(&read) {
+            return as_write.await;
+        }
+        if was_paused {
+            return read;
+        }
+        match timeout(SETTLING, &mut as_write).await {
+            Ok(done) => done,
+            Err(_) if self.replies_to_writes() == received => {
+                self.interactive.note_write_pause();
+                read
+            }
+            // The server is slow.
+            Err(_) => as_write.await,
+        }
     }
 
     /// Replaces the problems that a component has found and the heartbeats do not show.

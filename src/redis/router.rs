@@ -40,6 +40,15 @@ const FIRST_REDIRECT_PAUSE: Duration = Duration::from_millis(2);
 /// Maximum pause before a redirected request is sent again.
 const MAX_REDIRECT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What happens to a request that needs several keys of a slot while the slot migrates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMigration {
+    /// It waits for the end of the migration, at most until its deadline.
+    Wait,
+    /// It fails at once.
+    Fail,
+}
+
 /// Servers of a slot.
 struct Route {
     owner: Arc<Node>,
@@ -294,6 +303,7 @@ impl Router {
         &self,
         slot: Slot,
         deadline: Instant,
+        on_migration: OnMigration,
         attempt: impl Fn(Arc<Node>, Asking) -> F,
     ) -> Result<T, Error>
     where
@@ -306,14 +316,19 @@ impl Router {
                 Err(Error::Redirect(why)) => why,
                 done => return done,
             };
-            let is_ask_redirect = asking == Asking::No && ReplyKind::of(&why) == ReplyKind::Ask;
+            let kind = ReplyKind::of(&why);
+            let is_migrating = [ReplyKind::Ask, ReplyKind::TryAgain].contains(&kind);
+            if is_migrating && on_migration == OnMigration::Fail {
+                return Err(Error::Migrating(why));
+            }
             let migrating_to = self.map.borrow().routes[&slot].migrating_to.clone();
-            if let Some(target) = migrating_to.filter(|_| is_ask_redirect) {
+            if let Some(target) = migrating_to.filter(|_| kind == ReplyKind::Ask && asking == Asking::No) {
                 (node, asking) = (target, Asking::Yes);
                 continue;
             }
-            if self.topology.is_fixed() || Instant::now() + pause >= deadline {
-                return Err(Error::Unavailable(why));
+            // After the pause it has as much time left for the reply: a write that is refused again has a certain outcome.
+            if self.topology.is_fixed() || Instant::now() + 2 * pause >= deadline {
+                return Err(if is_migrating { Error::Migrating(why) } else { Error::Unavailable(why) });
             }
             self.wait_for_move(&why, pause).await;
             pause = (pause * 2).min(MAX_REDIRECT_PAUSE);

@@ -9,6 +9,9 @@ pub enum Error {
     /// Nothing was applied: the call was not sent, Redis refused it for now, or it was a read.
     #[error("Redis is unavailable: {0}")]
     Unavailable(String),
+    /// Nothing was applied: the slot of the session is migrating, and a script needs all its keys on one node.
+    #[error("the slot of the session is migrating between Redis nodes: {0}")]
+    Migrating(String),
     /// Nothing was applied: Redis takes no writes for now.
     #[error("Redis refuses writes: {0}")]
     WritesRefused(String),
@@ -79,6 +82,7 @@ impl Error {
         match self {
             Error::Timeout
             | Error::Unavailable(_)
+            | Error::Migrating(_)
             | Error::WritesRefused(_)
             | Error::Overloaded
             | Error::StoreChanged
@@ -108,6 +112,7 @@ impl From<redis::Error> for Error {
     fn from(error: redis::Error) -> Self {
         match error {
             redis::Error::Redirect(reply) | redis::Error::Unavailable(reply) => Error::Unavailable(reply),
+            redis::Error::Migrating(reply) => Error::Migrating(reply),
             redis::Error::WritesRefused(reply) => Error::WritesRefused(reply),
             redis::Error::Overloaded => Error::Overloaded,
             redis::Error::Timeout => Error::Timeout,

@@ -14,7 +14,7 @@ use super::{
     replies::{PageReply, Values},
     scripts,
 };
-use crate::redis::{self, Asking, Node, Request};
+use crate::redis::{self, Asking, Node, OnMigration, Request};
 
 /// Maximum number of entries in a page.
 const PAGE: usize = 32;
@@ -129,7 +129,7 @@ impl Store {
             }
             read
         };
-        let reply = Values::of(&scripts::PAGE, self.route(partition, deadline, attempt).await?)?;
+        let reply = Values::of(&scripts::PAGE, self.route(partition, deadline, OnMigration::Wait, attempt).await?)?;
         let entries = PageReply::decode(reply)?.entries;
         reads.note(Ok(entries.iter().flatten().map(Bytes::len).sum()));
         let unreadable = |_| Error::UnexpectedRead(format!("an entry of the log of partition {}", partition.0));

@@ -1,9 +1,9 @@
 //! Reads sessions: for clients, with the effects of presenting a token; and internally, without any effect.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{
     Store,
@@ -15,15 +15,12 @@ use super::{
     scripts,
 };
 use crate::{
-    redis::{self, Effect, HELD_BACK_AFTER, MAX_LARGE_REPLY_BYTES, Node, PrimaryReads, Priority, Request},
+    redis::{self, Effect, MAX_LARGE_REPLY_BYTES, Node, OnMigration, PrimaryReads, Priority, Request},
     session::{Cause, Credential, Millis, Policy, Session, SessionRef, TokenState, Touch, View},
 };
 
 /// Number of bytes that a read in the BASIC view requests. Most records have head, tokens and `basic` within them.
 const BEGINNING: usize = 2_048;
-
-/// Time after a reply without a write in which the reply to the request that counts as one may follow, if the server is slow.
-const SETTLING: Duration = Duration::from_millis(50);
 
 /// Arguments of [`Store::get`].
 #[derive(Clone, Copy)]
@@ -92,79 +89,61 @@ struct ReadCall<'a> {
     policy: &'a Policy,
     /// Record that was read before. None: there was none, or it cannot be read.
     record: Option<&'a Record>,
+    /// `Fail` if the caller can do without the script.
+    on_migration: OnMigration,
     deadline: Instant,
 }
 
 impl Store {
     /// Reads a session for a client, and touches it if asked. Records the first use of a token; token reuse ends the session or
-    /// is reported, as the policy says. If Redis refuses writes, the read succeeds without the touch and without the record of
-    /// the first use: the next presentation writes them.
+    /// is reported, as the policy says. If Redis refuses writes or the slot is migrating, the read succeeds without the touch
+    /// and without the record of the first use: the next presentation writes them.
     pub async fn get(&self, name: &SessionRef, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
         let keys = self.keys.session_keys(name);
+        let call = |record, on_migration| ReadCall { name, keys: &keys, get, policy, record, on_migration, deadline };
         // If every touch is due, the script alone does both.
-        let touches = get.touch == Touch::Yes && policy.touch_interval == Some(Duration::ZERO);
-        let record = if touches { None } else { self.read_record(&keys, deadline).await? };
-        let read = |record: &Record| common_read(&record.front, get.credential, policy, self.now_at(keys.partition));
-        let accepted = match record.as_ref().map(read) {
-            Some(CommonRead::Accepted { token_state, touch_is_due }) => Some((token_state, touch_is_due)),
-            Some(CommonRead::NeedsScript) | None => None,
+        if get.touch == Touch::Yes && policy.touch_interval == Some(Duration::ZERO) {
+            match self.present(&call(None, OnMigration::Fail)).await {
+                Err(Error::Migrating(_)) => {}
+                done => return done,
+            }
+        }
+        let record = self.read_record(&keys, deadline).await?;
+        let now_us = self.now_at(keys.partition);
+        let read = record.as_ref().map(|record| (record, common_read(&record.front, get.credential, policy, now_us)));
+        let Some((record, CommonRead::Accepted { token_state, is_first_use, touch_is_due })) = read else {
+            return self.present(&call(record.as_ref(), OnMigration::Wait)).await;
         };
-        if let (Some(record), Some((token_state, touch_is_due))) = (&record, accepted)
-            && (get.touch == Touch::No || !touch_is_due)
-        {
-            return self.found(name, &keys, record, get.view, token_state);
+        if is_first_use || get.touch == Touch::Yes && touch_is_due {
+            match self.present(&call(Some(record), OnMigration::Fail)).await {
+                // The record answers the call.
+                Err(Error::Migrating(_)) => {}
+                done => return done,
+            }
         }
-        let call = ReadCall { name, keys: &keys, get, policy, record: record.as_ref(), deadline };
-        let with_effect = self.read_with_script(&call, Effects::Written);
-        let without = async || self.read_with_script(&call, Effects::None).await;
-        // The consequences of token reuse are not optional.
-        let is_complete = |read: &ReadResult| !read.needs_write;
-        match self.read_in_any_case(keys.partition, with_effect, without, is_complete).await {
-            Ok(read) => Ok(read.found),
-            Err(error) => Err(if get.touch == Touch::Yes { error } else { error.of_a_read() }),
-        }
+        self.found(name, &keys, record, get.view, token_state)
     }
 
-    /// Reads with a request that counts as a write, so that a replica, whose data may be old, refuses it. While Redis refuses
-    /// writes or holds them back, reads without a write, which suffices if the result is complete.
-    async fn read_in_any_case<T>(
-        &self,
-        partition: Partition,
-        as_write: impl Future<Output = Result<T, Error>>,
-        as_read: impl AsyncFnOnce() -> Result<T, Error>,
-        is_complete: impl Fn(&T) -> bool,
-    ) -> Result<T, Error> {
-        let node = self.node(partition);
-        let was_paused = node.writes_are_paused();
-        let mut as_write = pin!(as_write);
-        let first = if was_paused { None } else { timeout(HELD_BACK_AFTER, &mut as_write).await.ok() };
-        match first {
-            Some(Err(error)) if self.may_read_after(partition, &error) => {
-                let read = as_read().await?;
-                return if is_complete(&read) { Ok(read) } else { Err(error) };
-            }
-            Some(done) => return done,
-            None => {}
-        }
-        let received = node.replies_to_writes();
-        let read = tokio::select! {
-            biased;
-            done = &mut as_write, if !was_paused => return done,
-            Ok(read) = as_read() => Some(read).filter(is_complete),
-            else => None,
+    /// Reads with the script. While Redis refuses writes or holds them back, the script writes nothing.
+    async fn present(&self, call: &ReadCall<'_>) -> Result<Found, Error> {
+        let partition = call.keys.partition;
+        let with_effect = self.read_with_script(call, Effects::Written);
+        let without = || self.read_with_script(call, Effects::None);
+        // The consequences of token reuse are not optional.
+        let is_final = |read: &Result<ReadResult, Error>| match read {
+            Ok(read) => !read.needs_write,
+            Err(error) => matches!(error, Error::Migrating(_)),
+        };
+        let read = match self.node(partition).read_despite_pause(with_effect, without, is_final).await {
+            Err(error) if self.may_read_after(partition, &error) => match without().await {
+                Ok(read) if read.needs_write => Err(error),
+                read => read,
+            },
+            read => read,
         };
         match read {
-            Some(read) if was_paused => Ok(read),
-            Some(read) => match timeout(SETTLING, &mut as_write).await {
-                Ok(done) => done,
-                Err(_) if node.replies_to_writes() == received => {
-                    node.note_write_pause();
-                    Ok(read)
-                }
-                // The server is slow.
-                Err(_) => as_write.await,
-            },
-            None => as_write.await,
+            Ok(read) => Ok(read.found),
+            Err(error) => Err(if call.get.touch == Touch::Yes { error } else { error.of_a_read() }),
         }
     }
 
@@ -222,7 +201,8 @@ impl Store {
             let found = self.found(name, &keys, record, view, token_state)?;
             return Ok(ReadResult { found, validity: Validity { until: None, is_over: false }, needs_write: false });
         }
-        let call = ReadCall { name, keys: &keys, get, policy, record: record.as_ref(), deadline };
+        let (record, on_migration) = (record.as_ref(), OnMigration::Wait);
+        let call = ReadCall { name, keys: &keys, get, policy, record, on_migration, deadline };
         self.read_with_script(&call, Effects::None).await
     }
 
@@ -239,13 +219,20 @@ impl Store {
     /// replica, whose data may be old, refuses it. None: there is no record, or it cannot be read; the script finds out.
     pub(super) async fn read_record(&self, keys: &SessionKeys, deadline: Instant) -> Result<Option<Record>, Error> {
         let args = &[keys.session.clone()][..];
-        let request = Request::Command { name: "GETEX", args };
+        let request = |name| Request::Command { name, args };
         let attempt = |node: Arc<Node>, asking| async move {
-            node.send(Priority::Interactive, request, deadline, Effect::Reads, asking).await
+            let as_write = node.send(Priority::Interactive, request("GETEX"), deadline, Effect::Reads, asking);
+            let as_read = || node.ask_primary(request("GET"), deadline, asking);
+            let is_final = |read: &_| matches!(read, Ok(_) | Err(redis::Error::Redirect(_)));
+            node.read_despite_pause(as_write, as_read, is_final).await
         };
-        let as_write = self.route(keys.partition, deadline, attempt);
-        let as_read = || self.command(keys.partition, "GET", args.to_vec(), deadline);
-        match self.read_in_any_case(keys.partition, as_write, as_read, |_| true).await {
+        let read = match self.route(keys.partition, deadline, OnMigration::Wait, attempt).await {
+            Err(error) if self.may_read_after(keys.partition, &error) => {
+                self.command(keys.partition, "GET", args.to_vec(), deadline).await
+            }
+            read => read,
+        };
+        match read {
             Ok(reply) => Ok(record_of(keys, reply.bytes(), Extent::Whole)),
             // A key of another type: the script reports it.
             Err(error) if error.is_wrong_type() => Ok(None),
@@ -320,7 +307,7 @@ impl Store {
     }
 
     fn script_call(&self, read: &ReadCall<'_>, effects: Effects) -> ScriptCall {
-        let ReadCall { name, keys, get, policy, record, .. } = *read;
+        let ReadCall { name, keys, get, policy, record, on_migration, .. } = *read;
         let mut seen = vec![
             u8::from(effects == Effects::Written),
             u8::from(get.touch == Touch::Yes),
@@ -330,7 +317,7 @@ impl Store {
             seen.extend(record.front.content_position());
             seen.extend(record.front.seal());
         }
-        self.session_call(name, keys, get.credential, policy).arg(seen)
+        self.session_call(name, keys, get.credential, policy).on_migration(on_migration).arg(seen)
     }
 
     fn read_result(&self, read: &ReadCall<'_>, reply: ReadReply) -> Result<ReadResult, Error> {

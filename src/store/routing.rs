@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Store, error::Error, keys::Partition};
-use crate::redis::{self, Asking, Node, PrimaryReads, Reply, Request};
+use crate::redis::{self, Asking, Node, OnMigration, PrimaryReads, Reply, Request};
 
 /// One Redis server and the partitions it owns.
 #[derive(Clone)]
@@ -54,12 +54,13 @@ impl Store {
         &self,
         partition: Partition,
         deadline: Instant,
+        on_migration: OnMigration,
         attempt: impl Fn(Arc<Node>, Asking) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, redis::Error>>,
     {
-        Ok(self.router.route(self.keys.slot(partition), deadline, attempt).await?)
+        Ok(self.router.route(self.keys.slot(partition), deadline, on_migration, attempt).await?)
     }
 
     /// Sends a command that reads or can be sent twice; the reply is from a primary.
@@ -88,7 +89,7 @@ impl Store {
             Some(reads) => reads.ask(&node, request, deadline, asking).await,
             None => node.ask_primary(request, deadline, asking).await,
         };
-        self.route(partition, deadline, attempt).await
+        self.route(partition, deadline, OnMigration::Wait, attempt).await
     }
 
     /// Proves that all reads of a page are from primaries.

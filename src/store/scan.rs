@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::session::{Namespace, SessionId};
 
 use super::{Store, error::Error, keys::Partition, replies::DueReply, scripts};
-use crate::redis::{Node, PrimaryReads, Reply, Request};
+use crate::redis::{Node, OnMigration, PrimaryReads, Reply, Request};
 
 /// Maximum size of a set that is read whole and in order; larger ones are read with a Redis cursor.
 const READ_WHOLE: u64 = 1_000;
@@ -86,7 +86,7 @@ impl Store {
             };
             Ok((run, reply))
         };
-        let (run, reply) = self.route(partition, deadline, scan).await?;
+        let (run, reply) = self.route(partition, deadline, OnMigration::Wait, scan).await?;
         let mut reply = reply.array().unwrap_or_default().into_iter();
         let cursor = reply.next().and_then(|cursor| cursor.number());
         let cursor: u64 = cursor.ok_or_else(|| Error::UnexpectedRead("ZSCAN".into()))?;

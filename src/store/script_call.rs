@@ -17,7 +17,7 @@ use super::{
     store_id::StoreId,
 };
 use crate::{
-    redis::{self, Asking, Effect, Node, Priority, Request, Script},
+    redis::{self, Asking, Effect, Node, OnMigration, Priority, Request, Script},
     session::{Credential, Durability, Policy, RequestId, SessionRef, Subject, TokenReuse, millis},
     tasks::pause_once,
 };
@@ -47,6 +47,7 @@ pub(super) struct ScriptCall {
     keys: Vec<Bytes>,
     /// Store that the caller expects.
     store: StoreId,
+    on_migration: OnMigration,
     /// What follows the gate in the first argument.
     credential: Bytes,
     args: Vec<Argument>,
@@ -61,7 +62,13 @@ enum Argument {
 impl ScriptCall {
     /// A call of a script with these keys.
     fn new(partition: Partition, keys: Vec<Bytes>, store: StoreId) -> Self {
-        ScriptCall { partition, keys, store, credential: Bytes::new(), args: Vec::with_capacity(8) }
+        let (on_migration, credential) = (OnMigration::Wait, Bytes::new());
+        ScriptCall { partition, keys, store, on_migration, credential, args: Vec::with_capacity(8) }
+    }
+
+    /// Sets what the call does while the slot migrates.
+    pub(super) fn on_migration(self, on_migration: OnMigration) -> Self {
+        ScriptCall { on_migration, ..self }
     }
 
     /// Requires the store in which the id was reserved.
@@ -174,7 +181,7 @@ impl Store {
             let reply = node.ask_primary(request, deadline, asking).await?;
             Ok(Run { reply, nonce: 0, confirmed: 0, node, sent })
         };
-        reply_of(script, self.route(call.partition, deadline, attempt).await?)
+        reply_of(script, self.route(call.partition, deadline, call.on_migration, attempt).await?)
     }
 
     /// Runs a script that may write, with the time after which it must not. A call that its client has reset is dropped before.
@@ -191,7 +198,7 @@ impl Store {
         let (mut was_late, mut was_full) = (false, false);
         loop {
             let attempt = |node, asking| self.write_at(node, script, concern, call, deadline, asking);
-            let run = match self.route(call.partition, deadline, attempt).await {
+            let run = match self.route(call.partition, deadline, call.on_migration, attempt).await {
                 Err(Error::Full) if !was_full && self.trim_requests.trim(deadline).await => {
                     was_full = true;
                     continue;
@@ -261,7 +268,7 @@ impl Store {
             let request = Request::Script { script, keys, args };
             node.send(Priority::Interactive, request, deadline, Effect::Writes, asking).await
         };
-        Values::of(script, self.route(partition, deadline, attempt).await?)
+        Values::of(script, self.route(partition, deadline, OnMigration::Wait, attempt).await?)
     }
 }
 

@@ -12,10 +12,12 @@ pub(in crate::store) const DEFAULT_TOUCH_INTERVAL_MS: u64 = 60_000;
 /// Result of [`common_read`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum CommonRead {
-    /// The session lives and the credential is accepted. Nothing has to be written for that.
+    /// The session lives and the credential is accepted. The answer does not depend on what the script may write.
     Accepted {
         /// State of the presented token.
         token_state: TokenState,
+        /// Whether the token was not presented before: a call that presents it records this.
+        is_first_use: bool,
         /// Whether a touch is due.
         touch_is_due: bool,
     },
@@ -25,7 +27,7 @@ pub(in crate::store) enum CommonRead {
 
 /// Answers a read, or returns that the script is needed. `now_us` is the estimated time of Redis; None: unknown.
 ///
-/// A token is accepted only if it is the current one and was presented before: every other token may need a write.
+/// A token is accepted only if it is the current one: any other may be refused, or end the session.
 pub(in crate::store) fn common_read(
     front: &Front,
     credential: Credential,
@@ -35,17 +37,17 @@ pub(in crate::store) fn common_read(
     let (Kind::Live, Some(now_us)) = (front.kind, now_us) else { return CommonRead::NeedsScript };
     let now = now_us / 1_000;
     let is_near_end = front.expires().is_some_and(|expires| expires <= now + MARGIN_MS);
-    let token_state = match credential {
-        Credential::Id => Some(TokenState::NotPresented),
+    let presented = match credential {
+        Credential::Id => Some((TokenState::NotPresented, false)),
         Credential::Secret(verifier) => front
             .tokens()
             .current()
-            .filter(|token| token.has(verifier) && token.is_used())
-            .map(|token| state_of_current(&token, policy, now)),
+            .filter(|token| token.has(verifier))
+            .map(|token| (state_of_current(&token, policy, now), !token.is_used())),
     };
-    match token_state {
-        Some(token_state) if !is_near_end => {
-            CommonRead::Accepted { token_state, touch_is_due: touch_is_due(front, policy, now) }
+    match presented {
+        Some((token_state, is_first_use)) if !is_near_end => {
+            CommonRead::Accepted { token_state, is_first_use, touch_is_due: touch_is_due(front, policy, now) }
         }
         _ => CommonRead::NeedsScript,
     }

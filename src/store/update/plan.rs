@@ -87,7 +87,7 @@ impl UpdateCall<'_> {
     /// Whether the record that was read decides the call without the script: it is refused, or changes nothing.
     pub(super) fn is_decided_by(&self, record: &Record, plan: &Plan, now_us: Option<u64>) -> bool {
         let update = self.update;
-        let CommonRead::Accepted { touch_is_due, .. } =
+        let CommonRead::Accepted { is_first_use: false, touch_is_due, .. } =
             common_read(&record.front, self.credential, self.policy, now_us)
         else {
             return false;

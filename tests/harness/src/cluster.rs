@@ -349,6 +349,13 @@ impl SlotMove {
         keys.len()
     }
 
+    /// Ends the migration. No key may have moved: the owner would not find it any more.
+    pub fn abort(self) {
+        for node in [&self.from, &self.to] {
+            node.must(&["CLUSTER", "SETSLOT", &self.slot.to_string(), "STABLE"]);
+        }
+    }
+
     /// Moves all remaining keys, assigns the slot to its new owner on all primaries, and waits until all nodes agree.
     pub fn finish(self) {
         while self.step(BATCH) > 0 {}
