@@ -87,7 +87,8 @@ async fn right_taken_at_run_time_stops_calls_before_they_write() {
 /// The calls follow at once: no heartbeat has found that the right is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn right_taken_just_before_a_call_changes_nothing() {
-    let Setup { world, server, client } = &World::dedicated().setup().await;
+    // In one partition the deleted session is not the last of its namespace, whose end needs ZCARD too.
+    let Setup { world, server, client } = &World::dedicated().setup_with("partitions = 1").await;
     let logged = || world.redis.keys("*:log").iter().map(|log| world.redis.number(&["XLEN", log])).sum::<i64>();
     // The calls that need the command.
     let (update, delete) = (&["update"][..], &["delete"][..]);
