@@ -1,6 +1,6 @@
 //! Steps of the clock of Redis: revisions stay ahead of a clock that was set back.
 
-use harness::{Client, WatchReader, World, client::*, clock::Clock, eventually, tokens::unix_ms};
+use harness::{Client, WatchReader, client::*, clock::Clock, eventually, tokens::unix_ms};
 use sessiond_client::v1::{EventType, RotateSessionRequest, UpdateSessionRequest, WatchRequest};
 use tonic::Code;
 
@@ -17,8 +17,7 @@ async fn watch_by(client: &Client, token: &str) -> WatchReader {
 
 #[tokio::test]
 async fn watch_by_token_clock_set_back_receives_events_in_grace() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server_with("partitions = 1").await;
     let client = server.client().await;
     let (session, first) = client.create(&[]).await;
@@ -45,8 +44,7 @@ async fn watch_by_token_clock_set_back_receives_events_in_grace() {
 
 #[tokio::test]
 async fn watch_by_token_clock_set_back_receives_no_event_after_grace() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server_with("partitions = 1\n[default_policy]\nrotation_grace = '400ms'").await;
     let client = server.client().await;
     for ends_by_login in [false, true] {
@@ -74,8 +72,7 @@ async fn watch_by_token_clock_set_back_receives_no_event_after_grace() {
 
 #[tokio::test]
 async fn grace_ended_by_a_login_stays_over_when_the_clock_is_set_back() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server().await;
     let client = server.client().await;
     let (_, planted) = client.create(&[]).await;
@@ -90,8 +87,7 @@ async fn grace_ended_by_a_login_stays_over_when_the_clock_is_set_back() {
 
 #[tokio::test]
 async fn grace_over_before_a_login_stays_over_after_a_clock_step() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server_with("[default_policy]\nrotation_grace = '30s'").await;
     let client = server.client().await;
     let (_, first) = client.create(&[]).await;
@@ -106,8 +102,7 @@ async fn grace_over_before_a_login_stays_over_after_a_clock_step() {
 
 #[tokio::test]
 async fn touch_by_an_update_clock_set_back_keeps_the_deadline() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server_with("[default_policy]\nidle_timeout = '2h'\ntouch_interval = '0s'").await;
     let client = server.client().await;
     let (session, token) = client.create(&[]).await;
@@ -130,8 +125,7 @@ async fn touch_by_an_update_clock_set_back_keeps_the_deadline() {
 
 #[tokio::test]
 async fn log_entries_from_a_clock_ahead_leave_at_their_age() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server_with("partitions = 1\nlog_max_age = '1s'").await;
     let client = server.client().await;
     let (session, _) = client.create(&[]).await;

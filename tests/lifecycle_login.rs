@@ -101,8 +101,7 @@ async fn s5_login_successor_is_returned_only_to_its_request_id() {
 
 #[tokio::test]
 async fn s5_login_successor_is_returned_for_15_s() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server().await;
     let client = server.client().await;
     let (_, first) = client.create(&[]).await;

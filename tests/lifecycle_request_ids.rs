@@ -127,8 +127,7 @@ async fn s5_delete_is_never_refused_for_its_request_id() {
 
 #[tokio::test]
 async fn s5_new_request_id_displaces_the_oldest_after_15_s() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server = world.server().await;
     let client = server.client().await;
     let (_, token) = filled(&client).await;
@@ -150,8 +149,7 @@ async fn s5_new_request_id_displaces_the_oldest_after_15_s() {
 
 #[tokio::test]
 async fn s5_shorter_retry_window_frees_request_ids() {
-    let (redis, clock) = Clock::start();
-    let world = World { redis, prefix: "ses:".into() };
+    let (world, clock) = Clock::world();
     let server =
         world.server_with("[default_policy]\nretry_window = '10s'\n[namespace.off]\nretry_window = '0s'").await;
     let client = server.client().await;

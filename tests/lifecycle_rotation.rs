@@ -14,12 +14,6 @@ fn kinds(events: &[SessionEvent]) -> Vec<EventType> {
     events.iter().map(SessionEvent::r#type).collect()
 }
 
-/// A store whose clock the test shifts.
-fn clocked() -> (World, Clock) {
-    let (redis, clock) = Clock::start();
-    (World { redis, prefix: "ses:".into() }, clock)
-}
-
 #[tokio::test]
 async fn s6_repeated_rotation_returns_the_same_token() {
     let world = World::shared();
@@ -95,7 +89,7 @@ async fn s6_salt_takes_memory_until_the_next_change() {
 
 #[tokio::test]
 async fn s6_tabs_that_rotate_together_stay_logged_in() {
-    let (world, clock) = clocked();
+    let (world, clock) = Clock::world();
     let (_servers, clients) = world.pair_with(HOURS).await;
     let (created, mut token) = clients[0].create(&[]).await;
     for round in 0..4 {
@@ -118,7 +112,7 @@ async fn s6_tabs_that_rotate_together_stay_logged_in() {
 #[tokio::test]
 async fn s6_repeated_rotation_keeps_the_grace_period() {
     for requested in [None, seconds(HOUR), seconds(0)] {
-        let (world, clock) = clocked();
+        let (world, clock) = Clock::world();
         let server = world.server_with(HOURS).await;
         let client = server.client().await;
         let (_, first) = client.create(&[]).await;

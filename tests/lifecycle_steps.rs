@@ -42,8 +42,7 @@ async fn log_in_until(client: &Client, begun: &AtomicBool, done: &AtomicBool) ->
 async fn s3_delete_subject_sessions_ends_no_later_login() {
     // The entries of the index can be ahead of a clock that was set back.
     for created_at in [0, 3_600] {
-        let (redis, clock) = Clock::start();
-        let world = World { redis, prefix: "ses:".into() };
+        let (world, clock) = Clock::world();
         let proxy = Proxy::start(&world.redis);
         let server = Server::start(&proxy.url(), &world.prefix, "").await;
         let direct = world.server().await;

@@ -1,6 +1,6 @@
 //! S4: a session in use lives, whatever touch interval its policy has, and settings that contradict each other are refused.
 
-use harness::{Client, ConfigFile, World, cli, client::*, clock::Clock, eventually};
+use harness::{Client, ConfigFile, cli, client::*, clock::Clock, eventually};
 use sessiond_client::v1::{CreateSessionRequest, SessionKey, TouchSessionRequest, UpdateSessionRequest};
 
 /// Policy with a touch interval that is longer than the idle timeout of the sessions in these tests.
@@ -27,14 +27,9 @@ async fn touch(client: &Client, how: Way, key: Option<SessionKey>) {
     }
 }
 
-fn clocked() -> (World, Clock) {
-    let (redis, clock) = Clock::start();
-    (World { redis, prefix: "ses:".into() }, clock)
-}
-
 #[tokio::test]
 async fn s4_session_in_use_lives_under_a_long_touch_interval() {
-    let (world, clock) = clocked();
+    let (world, clock) = Clock::world();
     let server = world.server_with(LONG_INTERVAL).await;
     let client = server.client().await;
     let idle_timeout = seconds(IDLE);
@@ -69,7 +64,7 @@ async fn s4_session_in_use_lives_under_a_long_touch_interval() {
 
 #[tokio::test]
 async fn touch_interval_is_at_most_a_twentieth_of_the_idle_timeout() {
-    let (world, clock) = clocked();
+    let (world, clock) = Clock::world();
     let server = world.server_with(LONG_INTERVAL).await;
     let client = server.client().await;
     // A twentieth of the policy's 2 h is 6 min.

@@ -46,6 +46,17 @@ impl Rig {
         Rig { cluster, client, impatient, _servers: servers, slot }
     }
 
+    /// Creates two sessions in each namespace. Returns them with their clients and tokens.
+    async fn create_two_in_each_namespace(&self) -> Vec<(Client, Session, String)> {
+        let mut sessions = Vec::new();
+        for namespace in NAMESPACES.into_iter().flat_map(|namespace| [namespace; 2]) {
+            let client = self.client.in_namespace(namespace);
+            let (session, token) = client.create(&[("a", text("1"))]).await;
+            sessions.push((client, session, token));
+        }
+        sessions
+    }
+
     /// Owner of the slot, and another node.
     fn nodes(&self) -> (Redis, Redis) {
         let from = self.cluster.primary_of_slot(self.slot);
@@ -102,14 +113,7 @@ fn ids(sessions: impl IntoIterator<Item = Session>) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_moved_slot_reads_are_answered_on_both_nodes() {
     let rig = Rig::start().await;
-    let mut sessions = Vec::new();
-    for namespace in NAMESPACES {
-        for _ in 0..2 {
-            let client = rig.client.in_namespace(namespace);
-            let (session, token) = client.create(&[("a", text("1"))]).await;
-            sessions.push((client, session, token));
-        }
-    }
+    let sessions = rig.create_two_in_each_namespace().await;
     let moved: Vec<&str> = sessions.iter().step_by(2).map(|(_, session, _)| &session.id[..]).collect();
     let moving = rig.half_move(&moved);
     for (client, session, token) in &sessions {
@@ -135,13 +139,9 @@ async fn half_moved_slot_reads_are_answered_on_both_nodes() {
 async fn half_moved_slot_first_use_is_answered_not_recorded() {
     let rig = Rig::start().await;
     let mut sessions = Vec::new();
-    for namespace in NAMESPACES {
-        for _ in 0..2 {
-            let client = rig.client.in_namespace(namespace);
-            let (session, first) = client.create(&[("a", text("1"))]).await;
-            let second = client.rotate(&first).await.unwrap();
-            sessions.push((client, session, first, second));
-        }
+    for (client, session, first) in rig.create_two_in_each_namespace().await {
+        let second = client.rotate(&first).await.unwrap();
+        sessions.push((client, session, first, second));
     }
     let moved: Vec<&str> = sessions.iter().step_by(2).map(|(_, session, ..)| &session.id[..]).collect();
     let moving = rig.half_move(&moved);

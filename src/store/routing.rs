@@ -113,21 +113,11 @@ mod tests {
     use harness::Redis;
 
     use super::*;
-    use crate::store::{Eviction, Open, ReplicatedWrites};
 
     #[tokio::test]
     async fn reads_of_a_server_that_became_a_replica_are_refused() {
         let redis = Redis::start();
-        let open = Open {
-            url: &redis.unrestricted_url(),
-            password: None,
-            prefix: "ses:",
-            partitions: 1,
-            eviction: Eviction::Refused,
-            replicated_writes: ReplicatedWrites::Disabled,
-            feed_buffer: 16,
-        };
-        let store = Store::open(open, Arc::default()).await.unwrap();
+        let store = Store::of_one_partition(&redis).await;
         let deadline = Instant::now() + Duration::from_secs(10);
         let get = async |reads: Option<&PrimaryReads>| {
             store.command_in(reads, Partition(0), "GET", vec!["key".into()], deadline).await

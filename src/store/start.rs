@@ -221,3 +221,20 @@ impl Store {
         u16::try_from(self.keys.partitions().len()).unwrap_or(u16::MAX)
     }
 }
+
+#[cfg(test)]
+impl Store {
+    /// Opens a store of one partition for a unit test.
+    pub(super) async fn of_one_partition(redis: &harness::Redis) -> Self {
+        let open = Open {
+            url: &redis.unrestricted_url(),
+            password: None,
+            prefix: "ses:",
+            partitions: 1,
+            eviction: Eviction::Refused,
+            replicated_writes: ReplicatedWrites::Disabled,
+            feed_buffer: 16,
+        };
+        Store::open(open, Arc::default()).await.expect("the store opens")
+    }
+}

@@ -13,11 +13,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 
 use self::case::{Case, Known, NOW, Stored, case};
 use super::*;
-use crate::{
-    redis::Script,
-    session::Session,
-    store::{Eviction, Open, ReplicatedWrites},
-};
+use crate::{redis::Script, session::Session};
 
 /// Number of random cases, which take about 5 s.
 const CASES: u32 = 3_000;
@@ -48,17 +44,7 @@ struct Rig {
 
 impl Rig {
     async fn open(redis: &Redis) -> Self {
-        let url = &redis.unrestricted_url();
-        let open = Open {
-            url,
-            password: None,
-            prefix: "ses:",
-            partitions: 1,
-            eviction: Eviction::Refused,
-            replicated_writes: ReplicatedWrites::Disabled,
-            feed_buffer: 16,
-        };
-        let store = Store::open(open, Arc::default()).await.unwrap();
+        let store = Store::of_one_partition(redis).await;
         let name = SessionRef { namespace: "web".parse().unwrap(), id: "a".repeat(26).parse().unwrap() };
         let (node, keys) = (store.node(Partition(0)), store.keys.session_keys(&name));
         let (read, read_only) = (at_fixed_time(&scripts::READ), at_fixed_time(&scripts::READ_ONLY));

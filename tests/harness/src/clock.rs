@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Client, Redis,
+    Client, Redis, World,
     client::{by_id, id_of, new_token},
     eventually,
     redis::server_arguments,
@@ -28,6 +28,12 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// Returns a store in a Redis of its own whose clock the test shifts.
+    pub fn world() -> (World, Self) {
+        let (redis, clock) = Clock::start();
+        (World { redis, prefix: "ses:".into() }, clock)
+    }
+
     /// Starts a Redis with a clock that the test can shift. Needs a C compiler.
     pub fn start() -> (Redis, Self) {
         let redis = Redis::in_directory(|directory, _| {
