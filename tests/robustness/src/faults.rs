@@ -148,6 +148,14 @@ pub fn faults() -> Vec<Box<dyn Fault>> {
     ]
 }
 
+/// Returns whether the selection contains the fault with this name: parts of names of the faults to play, or, with the prefix
+/// `-`, not to play. Empty: all faults.
+pub fn is_selected(name: &str, selection: &[String]) -> bool {
+    let (excluded, included): (Vec<&String>, Vec<&String>) = selection.iter().partition(|part| part.starts_with('-'));
+    let has = |part: &str| name.to_lowercase().contains(&part.to_lowercase());
+    (included.is_empty() || included.iter().any(|part| has(part))) && !excluded.iter().any(|part| has(&part[1..]))
+}
+
 /// Creates `count` sessions concurrently, each with an attribute of this many bytes; returns how many were created.
 async fn create_many(env: &Environment, count: usize, bytes: usize) -> usize {
     let through = env.clients().await.remove(0);

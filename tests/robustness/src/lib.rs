@@ -10,6 +10,7 @@ pub mod defects;
 mod environment;
 mod fault_observed;
 mod faults;
+pub use faults::is_selected;
 pub mod fixtures;
 mod ground_truth;
 mod history;
