@@ -24,7 +24,7 @@ test-matrix: install
 # Records HISTORIES histories under every fault, validates them, and writes the table of docs/faults.md. SEED=<seed>
 # replays one history and writes nothing. FAULTS=<name,name> plays only these faults, FAULTS=<-name,-name> all others; then
 # nothing is written.
-HISTORIES ?= 240
+HISTORIES ?= 336
 test-faults: install
 	cargo build
 	cargo run -p sessiond-robustness -- histories $(if $(SEED),--seed=$(SEED),--histories=$(HISTORIES)) \

@@ -18,6 +18,7 @@ mod instance;
 mod log_reader;
 pub mod page;
 mod recorder;
+mod redis_time;
 mod run;
 mod seeded_rng;
 pub mod soak;

@@ -26,7 +26,7 @@ enum Command {
     /// Plays histories, each with its own servers and one fault.
     Histories {
         /// Number of histories to play.
-        #[arg(long, default_value_t = 240)]
+        #[arg(long, default_value_t = 336)]
         histories: usize,
         /// Replays the history with this seed, and writes nothing.
         #[arg(long, conflicts_with = "histories")]

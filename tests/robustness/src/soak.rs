@@ -91,6 +91,7 @@ fn settings() -> Settings {
         policies: format!(
             "max_payload_bytes = '1 MiB'\n[namespace.{SIDE_NAMESPACE}]\nsession_limit = {SESSION_LIMIT}\n"
         ),
+        steps_clock: false,
     }
 }
 
