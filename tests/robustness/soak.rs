@@ -4,8 +4,9 @@ use std::{path::Path, time::Duration};
 
 use robustness::{
     campaign::first_seed,
+    is_selected,
     page::with_section,
-    soak::{Sample, Samples, Soak, fault_names, is_selected},
+    soak::{Sample, Samples, Soak, fault_names},
 };
 
 /// Faults of the short soak: one of each kind that takes little time.

@@ -36,10 +36,15 @@ impl Clock {
 
     /// Starts a Redis with a clock that the test can shift. Needs a C compiler.
     pub fn start() -> (Redis, Self) {
+        Clock::start_with(&[])
+    }
+
+    /// Like [`Clock::start`], with these additional arguments for Redis.
+    pub fn start_with(extra: &[&str]) -> (Redis, Self) {
         let redis = Redis::in_directory(|directory, _| {
             compile(&directory.join(LIBRARY));
             fs::write(directory.join(SHIFT), [0; 8]).unwrap();
-            server_arguments(["--port", "0"])
+            server_arguments(["--port", "0"].iter().chain(extra))
         });
         let path = redis.socket().with_file_name(SHIFT);
         let clock = Clock { redis: redis.clone(), shift: fs::File::options().write(true).open(path).unwrap() };

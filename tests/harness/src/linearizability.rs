@@ -53,7 +53,7 @@ pub struct RecordedCall {
 pub struct Occurrence<'a> {
     /// Time before which it has no effect. 0: no lower bound.
     pub called: u64,
-    /// Time after which it has taken effect, if it is certain.
+    /// Time after which it has taken effect, if it is certain, and after which it takes no effect, if it is not.
     pub returned: u64,
     /// The call and its outcome, or the change.
     pub kind: OccurrenceKind<'a>,
@@ -64,7 +64,7 @@ pub struct Occurrence<'a> {
 pub enum OccurrenceKind<'a> {
     /// The call returned this reply.
     Completed(&'a Call, &'a Reply),
-    /// The outcome is unknown: the call may be applied at any time after it was sent.
+    /// The outcome is unknown: the call may be applied.
     Indeterminate(&'a Call),
     /// The call was not applied; its token may count as presented.
     NotApplied(&'a Call),
@@ -74,6 +74,8 @@ pub enum OccurrenceKind<'a> {
     Tombstoned(Cause),
     /// A tombstone that was written while there was no session may have expired.
     TombstoneExpired,
+    /// The clock was set ahead: every tombstone may have expired.
+    TombstonesExpired,
 }
 
 impl OccurrenceKind<'_> {
@@ -97,7 +99,14 @@ impl OccurrenceKind<'_> {
             (OccurrenceKind::TombstoneExpired, State::Ended(tombstone)) if tombstone.tokens.is_empty() => {
                 Some(State::NotCreated)
             }
-            (OccurrenceKind::Ended(_) | OccurrenceKind::Tombstoned(_) | OccurrenceKind::TombstoneExpired, _) => None,
+            (OccurrenceKind::TombstonesExpired, State::Ended(_)) => Some(State::NotCreated),
+            (
+                OccurrenceKind::Ended(_)
+                | OccurrenceKind::Tombstoned(_)
+                | OccurrenceKind::TombstoneExpired
+                | OccurrenceKind::TombstonesExpired,
+                _,
+            ) => None,
         }
     }
 
@@ -106,7 +115,10 @@ impl OccurrenceKind<'_> {
             OccurrenceKind::Completed(call, _)
             | OccurrenceKind::Indeterminate(call)
             | OccurrenceKind::NotApplied(call) => Some(call),
-            OccurrenceKind::Ended(_) | OccurrenceKind::Tombstoned(_) | OccurrenceKind::TombstoneExpired => None,
+            OccurrenceKind::Ended(_)
+            | OccurrenceKind::Tombstoned(_)
+            | OccurrenceKind::TombstoneExpired
+            | OccurrenceKind::TombstonesExpired => None,
         }
     }
 }
@@ -151,7 +163,7 @@ pub const MAX_OCCURRENCES: usize = 128;
 pub fn find_linearization(rules: &Rules, history: &[Occurrence<'_>]) -> Linearization {
     assert!(history.len() <= MAX_OCCURRENCES, "the history of one session fits into the bit sets");
     let mut search = Search { rules, history, failed_states: HashSet::new() };
-    match search.search(Done::default(), &State::NotCreated) {
+    match search.search(Done::default(), 0, &State::NotCreated) {
         true => Linearization::Found,
         false if search.failed_states.len() < MAX_STATES => Linearization::None,
         false => Linearization::Undecided,
@@ -174,8 +186,9 @@ struct Done {
 }
 
 impl Search<'_> {
-    /// Returns whether the remaining occurrences have a linearization from this state.
-    fn search(&mut self, done: Done, state: &State) -> bool {
+    /// Returns whether the remaining occurrences have a linearization from this state. `latest` is the latest start of those
+    /// that took effect.
+    fn search(&mut self, done: Done, latest: u64, state: &State) -> bool {
         let history = self.history;
         let remaining = || (0..history.len()).filter(|at| done.applied & 1 << at == 0);
         let (certain, possible): (Vec<usize>, Vec<usize>) = remaining().partition(|at| history[*at].kind.is_certain());
@@ -185,17 +198,17 @@ impl Search<'_> {
         }
         // Most calls with an unknown outcome were not applied, so a search that tries them last visits fewer states.
         let candidates = certain.into_iter().chain(possible);
-        candidates.filter(|at| history[*at].called <= first_return).any(|at| {
-            let kind = &history[at].kind;
+        candidates.filter(|at| history[*at].called <= first_return && latest <= history[*at].returned).any(|at| {
+            let (kind, latest) = (&history[at].kind, latest.max(history[at].called));
             let bit = 1 << at;
             let applied = Done { applied: done.applied | bit, ..done };
             let presented = Done { presented: done.presented | bit, ..done };
-            kind.after(self.rules, state).is_some_and(|after| self.search(applied, &after))
+            kind.after(self.rules, state).is_some_and(|after| self.search(applied, latest, &after))
                 || done.presented & bit == 0
                     && kind
                         .call()
                         .and_then(|call| with_token_presented(state, call))
-                        .is_some_and(|after| self.search(presented, &after))
+                        .is_some_and(|after| self.search(presented, latest, &after))
         })
     }
 }

@@ -1,34 +1,28 @@
 //! Plays many histories, some at once, each with its own seed.
 
 use std::{
-    ops::Range,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use crate::{
-    faults::{Fault, faults},
+    faults::{Fault, faults, is_selected},
     run::{HistoryRun, run, start_runtime},
     table::Table,
 };
 
 /// Number of histories that run at once. A history spends most of its time waiting.
-const CONCURRENT_HISTORIES: u64 = 3;
+const CONCURRENT_HISTORIES: usize = 3;
 /// Maximum number of characters of a violation that a failure prints.
 const VIOLATION_CHARS: usize = 3_000;
 
-/// Returns the number of faults. That many consecutive seeds select each fault once.
-pub fn fault_count() -> u64 {
-    faults().len() as u64
-}
-
 /// Returns a random seed that selects the first fault.
 pub fn first_seed() -> u64 {
-    u64::from(getrandom::u32().expect("the system provides random numbers")) * fault_count()
+    u64::from(getrandom::u32().expect("the system provides random numbers")) * faults().len() as u64
 }
 
 /// Returns the fault that this seed selects.
@@ -44,21 +38,26 @@ fn play(fault: Box<dyn Fault>, seed: u64) -> HistoryRun {
     run
 }
 
-/// Faults that a campaign plays. It skips the seeds of all other faults.
-#[derive(Clone, Copy, PartialEq)]
-pub enum FaultSelection {
-    /// Every fault.
-    All,
-    /// Faults that take little time, and one of each topology.
-    Quick,
+/// Returns this number of seeds, from the first on, that select one of these faults, by parts of their names. Empty: all.
+///
+/// # Panics
+///
+/// Panics if no fault is selected.
+pub fn seeds(first: u64, histories: usize, selection: &[String]) -> Vec<u64> {
+    let names: Vec<&str> = faults().iter().map(|fault| fault.name()).collect();
+    assert!(names.iter().any(|name| is_selected(name, selection)), "no fault is selected: {selection:?}; {names:#?}");
+    (first..).filter(|seed| is_selected(fault_of(*seed).name(), selection)).take(histories).collect()
+}
+
+/// Returns a seed for each fault that takes little time, and for one of each topology, from the first on.
+pub fn quick_seeds(first: u64) -> Vec<u64> {
+    (first..).take(faults().len()).filter(|seed| fault_of(*seed).is_quick()).collect()
 }
 
 /// A series of histories, one for each seed.
 pub struct Campaign {
     /// Seeds of the histories. A seed selects the fault and all random choices.
-    pub seeds: Range<u64>,
-    /// Faults to play; the seeds of other faults are skipped.
-    pub selection: FaultSelection,
+    pub seeds: Vec<u64>,
     /// Directory that receives every history with a violation.
     pub failed_histories: PathBuf,
 }
@@ -67,16 +66,12 @@ impl Campaign {
     /// Plays all histories; returns their table and one text for each failure.
     pub fn play(&self) -> (Table, Vec<String>) {
         let (table, failures) = (Mutex::new(Table::default()), Mutex::new(Vec::new()));
-        let next = AtomicU64::new(self.seeds.start);
+        let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..CONCURRENT_HISTORIES.min(self.seeds.end - self.seeds.start) {
+            for _ in 0..CONCURRENT_HISTORIES.min(self.seeds.len()) {
                 scope.spawn(|| {
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= self.seeds.end {
-                            break;
-                        }
-                        self.play_one(seed, &table, &failures);
+                    while let Some(seed) = self.seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        self.play_one(*seed, &table, &failures);
                     }
                 });
             }
@@ -86,9 +81,6 @@ impl Campaign {
 
     fn play_one(&self, seed: u64, table: &Mutex<Table>, failures: &Mutex<Vec<String>>) {
         let fault = fault_of(seed);
-        if self.selection == FaultSelection::Quick && !fault.is_quick() {
-            return;
-        }
         let (name, topology) = (fault.name(), fault.topology());
         let Ok(run) = std::panic::catch_unwind(AssertUnwindSafe(|| play(fault, seed))) else {
             table.lock().unwrap().add_panicked(name, topology);

@@ -11,13 +11,14 @@ use crate::{
 };
 use harness::contract::{Call, Reply};
 
+mod calls;
 mod watches;
 
 /// Description of a defect, name of the validator that must report it, and the function that plants it.
 pub type Defect = (&'static str, &'static str, fn(&mut History));
 
 /// All defects; every validator has at least one.
-pub const DEFECTS: [Defect; 48] = [
+pub const DEFECTS: [Defect; 55] = [
     ("an event is missing", "Reliable", omit_event),
     ("an event before a resume is missing", "Reliable", omit_event_before_resume),
     ("an event is delivered twice", "Unique", duplicate_event),
@@ -66,6 +67,13 @@ pub const DEFECTS: [Defect; 48] = [
     ("resync COMPACTED without a trim", "ResyncJustified", watches::compacted_without_trim),
     ("resync COMPACTED, the watcher is not behind", "ResyncJustified", watches::compacted_while_not_behind),
     ("resync SLOW_CONSUMER to a fast reader", "ResyncJustified", watches::slow_consumer_while_fast),
+    ("a failed call is applied after its deadline", "Linearizable", calls::apply_failed_call_late),
+    ("an answered call is applied after its deadline", "Linearizable", calls::apply_answered_call_late),
+    ("a call fails with an error that the fault does not permit", "ErrorsClassified", calls::fail_without_cause),
+    ("a touch shortens the deadline after the clock was set back", "Linearizable", calls::shorten_by_touch),
+    ("a session ends early after the clock was set back", "NotEndedEarly", calls::end_early_after_set_back),
+    ("a session outlives a step of the clock", "EndedOnce", calls::outlive_step),
+    ("a session is read 1.5 s after a step of the clock", "NotUsedAfterDeadline", calls::read_after_step),
 ];
 
 fn find_entry(history: &History, matches: impl Fn(&Entry) -> bool) -> Entry {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::history::Trace;
 use crate::{
-    fixtures::RULES,
+    fixtures::{CALL_TIMEOUT, RULES},
     instance::Instance,
     log_reader::LogReader,
     recorder::Recorder,
@@ -20,6 +20,7 @@ use crate::{
 };
 use harness::{
     Client, Redis,
+    clock::Clock,
     cluster::Cluster,
     proxy::Proxy,
     redis::{CREDENTIALS, server_arguments},
@@ -53,6 +54,10 @@ pub struct Environment {
     pub sentinels: Option<Sentinels>,
     /// Nodes of the cluster (cluster only).
     pub cluster: Option<Cluster>,
+    /// Clock of the server, if the settings want one (standalone only).
+    pub clock: Option<Clock>,
+    /// Time by which the clock of Redis is ahead of that of the tests, in µs. Negative: it is behind.
+    pub clock_ahead: i64,
     /// Proxy between the first instance and Redis; used in the standalone topology only.
     pub proxy: Proxy,
     /// The instances. The first one connects through the proxy; faults that end a process end the last one.
@@ -98,13 +103,16 @@ pub struct Settings {
     pub limits: String,
     /// Further lines of `[default_policy]`, and further sections.
     pub policies: String,
+    /// Whether the fault steps the clock of Redis (standalone only).
+    pub steps_clock: bool,
 }
 
 impl Settings {
     fn toml(&self) -> String {
-        let Settings { top, limits, policies } = self;
+        let Settings { top, limits, policies, .. } = self;
         let policy = RULES.policy();
-        format!("{top}\n[limits]\ncall_timeout = '1500ms'\n{limits}\n[default_policy]\n{policy}{policies}\n")
+        let timeout = CALL_TIMEOUT.as_millis();
+        format!("{top}\n[limits]\ncall_timeout = '{timeout}ms'\n{limits}\n[default_policy]\n{policy}{policies}\n")
     }
 }
 
@@ -117,13 +125,19 @@ struct RedisServers {
     pair: Option<Pair>,
     sentinels: Option<Sentinels>,
     cluster: Option<Cluster>,
+    clock: Option<Clock>,
 }
 
 impl RedisServers {
-    async fn start(topology: Topology) -> Self {
+    async fn start(topology: Topology, steps_clock: bool) -> Self {
         let without_handles =
-            |redis: Redis, url| RedisServers { redis, url, pair: None, sentinels: None, cluster: None };
+            |redis: Redis, url| RedisServers { redis, url, pair: None, sentinels: None, cluster: None, clock: None };
         match topology {
+            Topology::Standalone if steps_clock => {
+                let (redis, clock) = tokio::task::block_in_place(|| Clock::start_with(&DURABLE));
+                let url = redis.url();
+                RedisServers { clock: Some(clock), ..without_handles(redis, url) }
+            }
             Topology::Standalone => {
                 let redis = Redis::start_with(&DURABLE);
                 let url = redis.url();
@@ -163,7 +177,8 @@ impl RedisServers {
         tokio::task::block_in_place(|| primary.wait_for(&replica));
         let relay = Relay::start(&primary.address()).await;
         let url = format!("redis://{CREDENTIALS}@{}", relay.address);
-        RedisServers { redis: primary, url, pair: Some(Pair { replica, relay }), sentinels: None, cluster: None }
+        let pair = Some(Pair { replica, relay });
+        RedisServers { redis: primary, url, pair, sentinels: None, cluster: None, clock: None }
     }
 }
 
@@ -173,7 +188,8 @@ impl Environment {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sessiond.toml");
         std::fs::write(&file, settings.toml()).unwrap();
-        let RedisServers { redis, url, pair, sentinels, cluster } = RedisServers::start(topology).await;
+        let servers = RedisServers::start(topology, settings.steps_clock).await;
+        let RedisServers { redis, url, pair, sentinels, cluster, clock } = servers;
         let proxy = Proxy::start(&redis);
         let source = match topology {
             // Faults change the user of sessiond, or its rights.
@@ -195,6 +211,8 @@ impl Environment {
             pair,
             sentinels,
             cluster,
+            clock,
+            clock_ahead: 0,
             proxy,
             instances,
             reader,

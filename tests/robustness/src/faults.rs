@@ -1,6 +1,7 @@
 //! The faults. Each is a small struct that injects the fault and heals it.
 
 mod clients;
+mod clocks;
 mod connections;
 mod instances;
 mod keys;
@@ -17,6 +18,7 @@ use sessiond_client::v1::CreateSessionRequest;
 use tokio::time::{Instant, sleep};
 
 use crate::history::{Effect, Outcome};
+use crate::validate::FAILURES;
 use crate::{
     environment::{Environment, Topology},
     fault_observed::Evidence,
@@ -31,8 +33,9 @@ use harness::{
 };
 
 use clients::{DeletesOfUnknownTokens, ForgedMessages, IdleConnections, ListsUnread, WatchesUnread};
+use clocks::ClockStepped;
 use connections::{ConnectionsCut, PacketsDelayed, SmallFeedBuffer, SubscriberKilled, TinyOutputBuffer};
-use instances::{Ending, Hangup, InstanceRestarted, LogUnread};
+use instances::{Ending, Hangup, InstanceRestarted, InstanceSuspended, LogUnread};
 use keys::{BrokenKey, Damage, KeyBroken};
 use load::{LargeSessions, SessionLimitReached};
 pub use load::{SESSION_LIMIT, SIDE_NAMESPACE};
@@ -40,7 +43,7 @@ use readers::{LogTrimmed, ReadersStalled};
 use replicated::{
     ClusterPrimaryKilled, ClusterTakeover, PrimaryFailure, SentinelFailover, SentinelPrimaryFails, SlotsMigrated,
 };
-use settings::{ConnectionsRefused, EvictionEnabled, MemoryFull};
+use settings::{ConnectionsRefused, EvictionEnabled, MemoryFull, REPLICAS_MISSING, SavesFail, WritesPaused};
 
 /// A fault, its possible effects, and the evidence that proves that it had one.
 pub trait Fault {
@@ -65,6 +68,16 @@ pub trait Fault {
     /// Returns the effects that the fault may have. Validators accept no others.
     fn effects(&self) -> &'static [Effect] {
         &[]
+    }
+
+    /// Returns the errors that calls may get because of the fault.
+    fn failures(&self) -> &'static [&'static str] {
+        &FAILURES
+    }
+
+    /// Returns whether it steps the clock of Redis.
+    fn steps_clock(&self) -> bool {
+        false
     }
 
     /// Returns the time between injecting and healing the fault.
@@ -101,6 +114,10 @@ pub fn soak_faults() -> Vec<Box<dyn Fault>> {
         Box::new(KeysDeleted),
         Box::new(ConnectionsRefused::default()),
         Box::new(MemoryFull),
+        Box::new(WritesPaused),
+        Box::new(SavesFail),
+        Box::new(REPLICAS_MISSING),
+        Box::new(InstanceSuspended),
         Box::new(EvictionEnabled),
         Box::new(IdleConnections::default()),
         Box::new(ListsUnread::default()),
@@ -145,7 +162,23 @@ pub fn faults() -> Vec<Box<dyn Fault>> {
         Box::new(ClusterPrimaryKilled),
         Box::new(ClusterTakeover),
         Box::new(SlotsMigrated),
+        Box::new(WritesPaused),
+        Box::new(SavesFail),
+        Box::new(REPLICAS_MISSING),
+        Box::new(MemoryFull),
+        Box::new(InstanceSuspended),
+        Box::new(ClockStepped { seconds: 3_600 }),
+        Box::new(ClockStepped { seconds: -3_600 }),
+        Box::new(ClockStepped { seconds: 3 }),
     ]
+}
+
+/// Returns whether the selection contains the fault with this name: parts of names of the faults to play, or, with the prefix
+/// `-`, not to play. Empty: all faults.
+pub fn is_selected(name: &str, selection: &[String]) -> bool {
+    let (excluded, included): (Vec<&String>, Vec<&String>) = selection.iter().partition(|part| part.starts_with('-'));
+    let has = |part: &str| name.to_lowercase().contains(&part.to_lowercase());
+    (included.is_empty() || included.iter().any(|part| has(part))) && !excluded.iter().any(|part| has(&part[1..]))
 }
 
 /// Creates `count` sessions concurrently, each with an attribute of this many bytes; returns how many were created.

@@ -1,6 +1,9 @@
 //! Constructed histories of a correct server, for the tests of the validators.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use sessiond_client::v1::{
     AttributeValue, Cause, CreateSessionRequest, DeleteSessionRequest, DeleteSubjectSessionsRequest, EventType,
@@ -10,6 +13,7 @@ use sessiond_client::v1::{
 
 use crate::ground_truth::{Entry, GroundTruth, Log, Position, SessionState, Store};
 use crate::history::*;
+use crate::validate::FAILURES;
 use harness::client::*;
 use harness::contract::{Call, Reply, Rules, TokenReuse, state::Content};
 
@@ -25,15 +29,22 @@ const IDLE: u64 = 1800;
 /// Policy of all histories, recorded and constructed: superseded tokens stay accepted, and no session limit applies.
 pub const RULES: Rules = Rules { token_reuse: TokenReuse::InGrace, limit: None, every_touch_is_written: true };
 
+/// Deadline of every call.
+pub const CALL_TIMEOUT: Duration = Duration::from_millis(1_500);
+
 /// Builds a history call by call; each change appends the log entry that a correct server writes.
 struct HistoryBuilder {
     /// Time of the last step.
     now: Micros,
+    /// Time by which the clock of Redis is ahead, in µs. Negative: it is behind.
+    clock_ahead: i64,
     /// Nonce of the last log entry.
     nonce: u64,
     logs: Vec<Log>,
     /// Partition and entry of each change, in order of time.
     order: Vec<(usize, Entry)>,
+    /// Time of each change, and what the clock of Redis showed, by position.
+    written: HashMap<Position, [Micros; 2]>,
     /// Session and partition of each live session, by id.
     live: BTreeMap<String, (Session, usize)>,
     operations: Vec<Operation>,
@@ -84,7 +95,7 @@ pub fn valid() -> History {
     builder.watch(Filter { scope: Scope::Ids(BTreeSet::from([id_of(&e)])), ..unfiltered() }, None, middle + 2..end);
     let at = deleted_keys[0].1;
     let trace = Trace { deleted_keys, ..Trace::default() };
-    let fault = FaultRecord { at, healed: at, effects: Vec::new(), trace };
+    let fault = FaultRecord { at, healed: at, effects: Vec::new(), failures: &FAILURES, trace };
     builder.finish("constructed", vec![fault])
 }
 
@@ -119,7 +130,7 @@ pub fn rolled_back() -> History {
     builder.watches[0].responses.extend(continuation);
     builder.watch(unfiltered(), None, 0..end);
     let effects = vec![Effect::LosesWrites];
-    let fault = FaultRecord { at, healed, effects, trace: Trace::default() };
+    let fault = FaultRecord { at, healed, effects, failures: &FAILURES, trace: Trace::default() };
     builder.finish("constructed, rolled back", vec![fault])
 }
 
@@ -147,7 +158,43 @@ pub fn outcomes_unknown() -> History {
     }
     builder.set(&token, "x", "1");
     builder.get(&token);
-    builder.finish("constructed, many outcomes unknown", Vec::new())
+    let (at, trace) = (BEGIN, Trace::default());
+    let fault = FaultRecord { at, healed: builder.now, effects: Vec::new(), failures: &FAILURES, trace };
+    builder.finish("constructed, many outcomes unknown", vec![fault])
+}
+
+/// Returns a history in which the clock of Redis was set, by this number of seconds. If it was set ahead by an hour, all
+/// sessions expire, and tombstones too.
+pub fn clock_set(seconds: i64) -> History {
+    let mut builder = HistoryBuilder::new();
+    let [a, b, c] = [0; 3].map(|_| new_token());
+    builder.create(&a, "", "red", IDLE);
+    builder.create(&b, "anna", "blue", IDLE);
+    builder.delete(&b);
+    let ends = builder.logs.iter().map(|log| log.entries.last().map_or(log.start, |last| last.position)).collect();
+    let (from, by) = (builder.tick(), seconds * SECOND.cast_signed());
+    builder.clock_ahead = by;
+    let until = builder.tick();
+    // A step ahead is noticed within a second.
+    builder.get(&a);
+    builder.now += 2 * SECOND;
+    if by > 0 {
+        builder.end(&id_of(&a), Cause::IdleTimeout);
+        builder.create(&b, "anna", "blue", IDLE);
+    }
+    builder.create(&c, "anna", "red", 2);
+    builder.list("anna");
+    builder.set(&c, "x", "1");
+    builder.now += 3 * SECOND;
+    builder.end(&id_of(&c), Cause::IdleTimeout);
+    builder.delete_subject("anna");
+    builder.create(&new_token(), "", "red", IDLE);
+    let end = builder.order.len();
+    builder.watch(unfiltered(), None, 0..end);
+    let clock_step = Some(ClockStep { from, until, by, ends });
+    let trace = Trace { clock_step, ..Trace::default() };
+    let fault = FaultRecord { at: from, healed: until, effects: Vec::new(), failures: &[], trace };
+    builder.finish("constructed, clock set", vec![fault])
 }
 
 /// Returns the state that the log entry of a change stores for this session.
@@ -194,9 +241,11 @@ impl HistoryBuilder {
         let log = |nonce| Log { start: start(nonce), entries: Vec::new(), lost: Vec::new() };
         HistoryBuilder {
             now: BEGIN,
+            clock_ahead: 0,
             nonce: 100,
             logs: (0..PARTITIONS as u64).map(log).collect(),
             order: Vec::new(),
+            written: HashMap::new(),
             live: BTreeMap::new(),
             operations: Vec::new(),
             watches: Vec::new(),
@@ -209,22 +258,30 @@ impl HistoryBuilder {
         self.now
     }
 
+    /// Returns the time that the clock of Redis shows.
+    fn redis_now(&self) -> Micros {
+        self.now.saturating_add_signed(self.clock_ahead)
+    }
+
     /// Returns the deadline of a session with this idle timeout that is touched now.
     fn deadline(&self, idle: u64) -> Option<prost_types::Timestamp> {
-        let at = self.now + idle * SECOND;
+        let at = self.redis_now() + idle * SECOND;
         Some(prost_types::Timestamp { seconds: (at / SECOND) as i64, nanos: (at % SECOND / 1000 * SECOND) as i32 })
     }
 
     /// Appends a log entry for a session; returns its revision.
     fn append(&mut self, id: &str, kind: EventType, cause: Cause, changed: &[&str], before: Option<Session>) -> i64 {
-        let revision = self.tick();
+        let written = self.tick();
+        let shown = self.redis_now();
         self.nonce += 1;
         let (session, partition) = self.live.get_mut(id).expect("the session is live");
-        session.revision = if kind == EventType::Ended { session.revision } else { revision as i64 };
         let log = &mut self.logs[*partition];
+        let last = log.entries.last().map_or(log.start, |last| last.position);
+        let revision = shown.max(last.revision + 1);
+        session.revision = if kind == EventType::Ended { session.revision } else { revision as i64 };
         let entry = Entry {
             position: Position { revision, nonce: self.nonce },
-            previous: log.entries.last().map_or(log.start, |last| last.position),
+            previous: last,
             namespace: NAMESPACE.to_owned(),
             id: id.to_owned(),
             kind,
@@ -234,6 +291,7 @@ impl HistoryBuilder {
             changed: changed.iter().map(|&name| name.to_owned()).collect(),
         };
         log.entries.push(entry.clone());
+        self.written.insert(entry.position, [written, shown]);
         self.order.push((*partition, entry));
         revision as i64
     }
@@ -266,7 +324,9 @@ impl HistoryBuilder {
             idle_timeout: session.idle_timeout,
             ..Default::default()
         };
-        self.live.insert(id.clone(), (session, self.live.len() % PARTITIONS));
+        // A session that is created again has its partition.
+        let earlier = self.order.iter().find(|(_, entry)| entry.id == id).map(|(partition, _)| *partition);
+        self.live.insert(id.clone(), (session, earlier.unwrap_or(self.live.len() % PARTITIONS)));
         self.append(&id, EventType::Created, Cause::Unspecified, &[], None);
         self.record_call(called, Call::Create(request), self.session(&id));
     }
@@ -362,13 +422,9 @@ impl HistoryBuilder {
     }
 
     fn bookmark(&self, count: usize) -> Response {
-        let as_of = count.checked_sub(1).map_or(BEGIN, |last| self.order[last].1.position.revision);
-        Response {
-            at: as_of + 1,
-            events: Vec::new(),
-            control: Some(Control::Bookmark(as_of)),
-            token: self.token(count),
-        }
+        let last = count.checked_sub(1).map(|last| self.written[&self.order[last].1.position]);
+        let [at, as_of] = last.unwrap_or([BEGIN; 2]);
+        Response { at: at + 1, events: Vec::new(), control: Some(Control::Bookmark(as_of)), token: self.token(count) }
     }
 
     /// Returns a bookmark, then the events in groups of three, each followed by a bookmark.
@@ -381,7 +437,7 @@ impl HistoryBuilder {
                 filter.event_type(entry).map(|event_type| event_of(entry, event_type))
             });
             let (events, last) = (events.collect::<Vec<_>>(), chunk[chunk.len() - 1]);
-            let at = self.order[last].1.position.revision;
+            let [at, _] = self.written[&self.order[last].1.position];
             if !events.is_empty() {
                 responses.push(Response { at, events, control: None, token: self.token(last + 1) });
             }

@@ -1,6 +1,7 @@
 //! The record of one history: calls and their outcomes, all responses of all watches, the faults, and the ground truth.
 //!
-//! All times are of one clock, because Redis and the tests run on one machine.
+//! All times are of one clock, because Redis and the tests run on one machine. Revisions, deadlines and `as_of` are by the
+//! clock of Redis, which a fault may step.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +11,7 @@ use std::{
 use sessiond_client::v1::{EventType, ResyncReason, SessionEvent};
 
 use crate::ground_truth::{GroundTruth, Position};
+pub use crate::redis_time::ClockStep;
 use harness::contract::{Call, Reply, Rules};
 
 /// Time in µs since the epoch.
@@ -202,6 +204,8 @@ pub enum Effect {
     DrainsInstance,
     /// Watchers stop reading.
     StallsReaders,
+    /// Redis holds back writes: a read is answered without its touch, which may follow.
+    DelaysTouches,
 }
 
 /// A fault, with its start and end.
@@ -213,11 +217,13 @@ pub struct FaultRecord {
     pub healed: Micros,
     /// Effects that the fault may have.
     pub effects: Vec<Effect>,
-    /// What it has done to single keys.
+    /// Errors that calls may get because of the fault.
+    pub failures: &'static [&'static str],
+    /// What it has done to single keys and to the clock of Redis.
     pub trace: Trace,
 }
 
-/// Changes of a fault to single keys.
+/// Changes of a fault to single keys and to the clock of Redis.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// Partition and position of the last removed entry for each trim of a log.
@@ -227,6 +233,8 @@ pub struct Trace {
     /// Partitions whose due set was deleted, and the times of deletion. A snapshot lacks their sessions until the
     /// reconciler has repaired the set.
     pub lost_due_sets: Vec<(usize, Micros)>,
+    /// Step of the clock of Redis. None: it did not step.
+    pub clock_step: Option<ClockStep>,
 }
 
 impl fmt::Debug for DecodedToken {

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use prost::Message;
 use sessiond::{
     observe::Metrics,
     session::{self, Change},
-    store::{self, Error, Eviction, Open, Page, Partition, ReplicatedWrites, Store},
+    store::{self, Eviction, Open, Page, Partition, ReplicatedWrites, Store},
 };
 use sessiond_client::v1::{Cause, EventType};
 use tokio::time::Instant;
@@ -105,9 +106,11 @@ impl LogReader {
 
     /// Reads all logs to their ends.
     pub async fn read(&mut self) {
-        for partition in self.store.partitions() {
-            // Boxed: the nested future exceeds the recursion limit of the compiler.
-            eventually("the log is read", async || Box::pin(self.read_partition(partition)).await.ok()).await;
+        let mut unread: Vec<Partition> = self.store.partitions().collect();
+        while !unread.is_empty() {
+            let pages = join_all(unread.iter().map(|partition| self.read_page(*partition))).await;
+            let pages: Vec<(Partition, Page)> = unread.into_iter().zip(pages).collect();
+            unread = pages.into_iter().filter_map(|(partition, page)| self.add(partition, page)).collect();
         }
     }
 
@@ -136,24 +139,35 @@ impl LogReader {
         logs.for_each(|log| *log = LogBranches::from(log.end()));
     }
 
-    async fn read_partition(&mut self, partition: Partition) -> Result<(), Error> {
-        loop {
-            let store = self.store.clone();
-            let branches = &mut self.present().logs[partition.index()];
-            let end = branches.end();
-            let after = store::Position { revision: session::Revision(end.revision), nonce: end.nonce };
-            match store.read_after(partition, after, deadline()).await? {
-                Page::Entries(entries) => branches.extend(entries),
-                Page::Tail => return Ok(()),
-                // The position is on another branch: read again from the start.
-                Page::RolledBack | Page::Compacted | Page::Flushed if !branches.current.is_empty() => {
-                    branches.current.clear()
-                }
-                Page::RolledBack | Page::Compacted | Page::Flushed => {
-                    panic!("the log of {partition:?} cannot be read from its start")
-                }
+    /// Reads one page after the last entry that was read.
+    async fn read_page(&self, partition: Partition) -> Page {
+        let Position { revision, nonce } = self.stores.last().expect("it exists").logs[partition.index()].end();
+        let after = store::Position { revision: session::Revision(revision), nonce };
+        // Boxed: the nested future exceeds the recursion limit of the compiler.
+        let read = async || Box::pin(self.store.read_after(partition, after, deadline())).await.ok();
+        eventually("the log is read", read).await
+    }
+
+    /// Adds a page; returns the partition if there may be more.
+    fn add(&mut self, partition: Partition, page: Page) -> Option<Partition> {
+        let branches = &mut self.present().logs[partition.index()];
+        match page {
+            Page::Entries(entries) => branches.extend(entries),
+            Page::Tail => return None,
+            // The position is on another branch: read again from the start.
+            Page::RolledBack | Page::Compacted | Page::Flushed if !branches.current.is_empty() => {
+                branches.current.clear()
+            }
+            Page::RolledBack | Page::Compacted | Page::Flushed => {
+                panic!("the log of {partition:?} cannot be read from its start")
             }
         }
+        Some(partition)
+    }
+
+    /// Returns the position of the last entry of each log that was read, or its start.
+    pub fn ends(&mut self) -> Vec<Position> {
+        self.present().logs.iter().map(LogBranches::end).collect()
     }
 
     /// Returns all entries that were read.

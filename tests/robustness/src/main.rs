@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use robustness::{
-    campaign::{Campaign, FaultSelection, first_seed},
+    campaign::{Campaign, first_seed, seeds},
     soak::Soak,
 };
 
@@ -26,11 +26,14 @@ enum Command {
     /// Plays histories, each with its own servers and one fault.
     Histories {
         /// Number of histories to play.
-        #[arg(long, default_value_t = 240)]
-        histories: u64,
+        #[arg(long, default_value_t = 336)]
+        histories: usize,
         /// Replays the history with this seed, and writes nothing.
         #[arg(long, conflicts_with = "histories")]
         seed: Option<u64>,
+        /// Names of faults, or parts of them: only these are played, or, with the prefix `-`, all others. Writes nothing.
+        #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "seed")]
+        faults: Vec<String>,
     },
     /// Plays faults of ordinary operation one after the other on the same servers.
     Soak {
@@ -48,20 +51,17 @@ enum Command {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Histories { histories, seed } => play_histories(histories, seed),
+        Command::Histories { histories, seed, faults } => play_histories(histories, seed, &faults),
         Command::Soak { minutes, seed, faults } => play_soak(minutes, seed, faults),
     }
 }
 
-fn play_histories(histories: u64, seed: Option<u64>) -> ExitCode {
-    let first = seed.unwrap_or_else(first_seed);
-    let count = if seed.is_some() { 1 } else { histories };
-    println!("first seed: {first}");
-    let seeds = first..first + count;
-    let campaign = Campaign { seeds, selection: FaultSelection::All, failed_histories: std::env::temp_dir() };
-    let (table, failures) = campaign.play();
+fn play_histories(histories: usize, seed: Option<u64>, selection: &[String]) -> ExitCode {
+    let seeds = seed.map_or_else(|| seeds(first_seed(), histories, selection), |seed| vec![seed]);
+    println!("first seed: {}", seeds[0]);
+    let (table, failures) = Campaign { seeds, failed_histories: std::env::temp_dir() }.play();
     println!("{}", table.text());
-    finish(&failures, seed.is_none(), |page| table.page(page))
+    finish(&failures, seed.is_none() && selection.is_empty(), |page| table.page(page))
 }
 
 fn play_soak(minutes: u64, seed: Option<u64>, selection: Vec<String>) -> ExitCode {

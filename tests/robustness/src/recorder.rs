@@ -38,6 +38,8 @@ pub struct Recorder {
 pub struct Progress {
     /// `as_of` of the last bookmark. 0: no bookmark yet.
     pub as_of: Micros,
+    /// Time at which it was received. 0: no bookmark yet.
+    pub bookmark_at: Micros,
     /// Position after the last response. None: no response yet.
     pub token: Option<DecodedToken>,
     /// Ids of all sessions with a received event.
@@ -169,7 +171,7 @@ impl Recorder {
         let mut progress = self.progress.lock().unwrap();
         let progress = &mut progress[watcher];
         if let Some(Control::Bookmark(as_of)) = response.control {
-            progress.as_of = as_of;
+            (progress.as_of, progress.bookmark_at) = (as_of, response.at);
         }
         progress.token = Some(response.token.clone());
         progress.received_ids.extend(response.events.iter().map(|event| event.id.clone()));

@@ -90,6 +90,7 @@ pub async fn run(fault: Box<dyn Fault>, seed: u64) -> HistoryRun {
         top: "log_max_age = '1d'\nlog_max_bytes = '1024 MiB'".to_owned(),
         limits: format!("ring_slots = {ring_slots}\n{}", fault.limits()),
         policies: String::new(),
+        steps_clock: fault.steps_clock(),
     };
     let mut env = Environment::start(fault.topology(), &settings, seed).await;
     let run = play(&mut env, vec![fault], Duration::ZERO).await;
@@ -158,7 +159,8 @@ async fn play_fault(
         let text = format!("no evidence of the fault {name:?}: {missing_evidence:?}: {reported:?}");
         failures.push(("FaultObserved", text));
     }
-    let record = FaultRecord { at, healed, effects: fault.effects().to_vec(), trace: env.trace.clone() };
+    let (effects, failures, trace) = (fault.effects().to_vec(), fault.failures(), env.trace.clone());
+    let record = FaultRecord { at, healed, effects, failures, trace };
     PlayedFault { name: fault.name(), recovery: recovered.unwrap_or(RECOVERY_TIMEOUT), reported, record }
 }
 
@@ -202,7 +204,7 @@ async fn wait_for_recovery(env: &mut Environment) -> Result<Duration, String> {
         let (id, answered) = write_probe(env, started).await?;
         let is_exempt = |progress: &Progress| progress.is_finished || progress.is_slow;
         let has_event = |progress: &Progress| {
-            is_exempt(progress) || progress.received_ids.contains(&id) || progress.as_of >= answered
+            is_exempt(progress) || progress.received_ids.contains(&id) || is_complete(env, progress, answered)
         };
         let elapsed = wait_for_watchers(env, started, has_event).await?;
         env.reader.read().await;
@@ -210,6 +212,12 @@ async fn wait_for_recovery(env: &mut Environment) -> Result<Duration, String> {
             return Ok(elapsed);
         }
     }
+}
+
+/// Returns whether a bookmark states that the watcher has every event up to this time.
+fn is_complete(env: &Environment, progress: &Progress, until: Micros) -> bool {
+    // An `as_of` from before the clock of Redis was set back is ahead of the new clock.
+    progress.bookmark_at >= until && progress.as_of >= until.saturating_add_signed(env.clock_ahead)
 }
 
 /// Creates a session that matches every watcher; returns its id and the time of the answer.
@@ -262,7 +270,7 @@ async fn drain(env: &mut Environment, tasks: &mut ClientTasks) -> Result<(), Str
     };
     while stopped.elapsed() < EXPIRY_TIMEOUT {
         env.reader.read().await;
-        if !has_due_session(&env.reader.truth(), now()) {
+        if !has_due_session(&env.reader.truth(), now().saturating_add_signed(env.clock_ahead)) {
             break;
         }
         sleep(Duration::from_millis(100)).await;
@@ -270,7 +278,8 @@ async fn drain(env: &mut Environment, tasks: &mut ClientTasks) -> Result<(), Str
     let end = now();
     let started = Instant::now();
     let drained = loop {
-        let waited = wait_for_watchers(env, started, |progress| progress.is_finished || progress.as_of >= end).await;
+        let has_all = |progress: &Progress| progress.is_finished || is_complete(env, progress, end);
+        let waited = wait_for_watchers(env, started, has_all).await;
         // A server that has not detected a rollback yet still delivers events of the lost branch.
         env.reader.read().await;
         let truth = env.reader.truth();

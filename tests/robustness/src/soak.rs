@@ -19,7 +19,7 @@ pub use samples::{Sample, Samples};
 
 use crate::{
     environment::{Environment, Settings, Topology},
-    faults::{Fault, SESSION_LIMIT, SIDE_NAMESPACE, soak_faults},
+    faults::{Fault, SESSION_LIMIT, SIDE_NAMESPACE, is_selected, soak_faults},
     run::{play, start_runtime},
     seeded_rng::SeededRng,
 };
@@ -57,13 +57,6 @@ pub fn fault_names() -> Vec<&'static str> {
     soak_faults().iter().map(|fault| fault.name()).collect()
 }
 
-/// Returns whether the selection contains this fault.
-pub fn is_selected(name: &str, selection: &[String]) -> bool {
-    let (excluded, included): (Vec<&String>, Vec<&String>) = selection.iter().partition(|part| part.starts_with('-'));
-    let has = |part: &str| name.to_lowercase().contains(&part.to_lowercase());
-    (included.is_empty() || included.iter().any(|part| has(part))) && !excluded.iter().any(|part| has(&part[1..]))
-}
-
 /// The faults in random order, as cards that are shuffled again when all were played.
 struct Deck<'a> {
     rng: SeededRng,
@@ -98,6 +91,7 @@ fn settings() -> Settings {
         policies: format!(
             "max_payload_bytes = '1 MiB'\n[namespace.{SIDE_NAMESPACE}]\nsession_limit = {SESSION_LIMIT}\n"
         ),
+        steps_clock: false,
     }
 }
 

@@ -10,7 +10,7 @@ mod events;
 mod snapshot;
 mod watches;
 
-pub use calls::lost_write_count;
+pub use calls::{FAILURES, lost_write_count};
 
 use crate::history::History;
 

@@ -72,6 +72,32 @@ impl Fault for InstanceRestarted {
     }
 }
 
+/// An instance is suspended, as when its virtual machine is moved, and continues.
+pub struct InstanceSuspended;
+
+impl Fault for InstanceSuspended {
+    fn name(&self) -> &'static str {
+        "instance suspended (SIGSTOP), then continued"
+    }
+
+    fn evidence(&self) -> &'static [Evidence] {
+        &[Evidence::Reported(&["STORE_TIMEOUT", "OUTCOME_UNKNOWN"])]
+    }
+
+    /// Longer than the deadline of a call.
+    fn duration(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+
+    fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async { env.instances[INSTANCE].signal(Signal::STOP) })
+    }
+
+    fn heal<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
+        Box::pin(async { env.instances[INSTANCE].signal(Signal::CONT) })
+    }
+}
+
 /// Every instance receives SIGHUP, as when a terminal closes.
 pub struct Hangup;
 
@@ -107,7 +133,7 @@ impl Fault for Hangup {
 /// Standard error of an instance is not read.
 pub struct LogUnread;
 
-/// Instance whose log is not read.
+/// Instance that is suspended, or whose log is not read.
 const INSTANCE: usize = 1;
 /// Number of times the connections to Redis break, which is logged.
 const BREAKS: usize = 10;

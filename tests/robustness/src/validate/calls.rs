@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sessiond_client::v1::{Cause, EventType, Session};
 
-use super::{Verdict, Violation, ensure};
+use super::{Verdict, Violation, endings::SHORTEST_TOMBSTONE, ensure};
+use crate::fixtures::CALL_TIMEOUT;
 use crate::ground_truth::Entry;
-use crate::history::{Effect, History, Micros, Operation, Outcome, WITHOUT_REASON};
-use harness::contract::{Call, Reply, session::end_cause};
+use crate::history::{Effect, FaultRecord, History, Micros, Operation, Outcome, WITHOUT_REASON};
+use crate::redis_time::WriteTimes;
+use harness::contract::{Call, Reply, calls::KeyRef, session::end_cause};
 use harness::linearizability::{
     Linearization, MAX_OCCURRENCES, MAX_STATES, Occurrence, OccurrenceKind, find_linearization,
 };
 
 /// Lifetime of a tombstone that a delete writes if there is no session.
 const UNKNOWN_ID_TOMBSTONE: Micros = 15 * 1_000_000;
+/// Time after its deadline until which a write may be applied.
+const NOT_AFTER_TOLERANCE: Micros = 1_000_000;
 
 /// The interval in which Redis may have lost acknowledged writes.
 struct Loss {
@@ -58,7 +62,8 @@ fn session_of(operation: &Operation) -> Option<String> {
     operation.call.id().or(replied)
 }
 
-/// S1, S2, S3, S5, S6: the calls on each session have a linearization that explains every reply.
+/// S1, S2, S3, S5, S6: the calls on each session have a linearization that explains every reply, and applies no write later
+/// than a second after its deadline.
 pub fn linearizable(history: &History) -> Verdict {
     let mut sessions: BTreeMap<String, Vec<&Operation>> = BTreeMap::new();
     for operation in &history.operations {
@@ -68,10 +73,10 @@ pub fn linearizable(history: &History) -> Verdict {
             sessions.entry(id).or_default().push(operation);
         }
     }
-    let (deleted_keys, loss) = (history.deleted_keys(), Loss::of(history));
+    let (deleted_keys, loss, times) = (history.deleted_keys(), Loss::of(history), WriteTimes::of(history));
     sessions.retain(|id, _| !deleted_keys.contains(&id[..]));
     for (id, operations) in &sessions {
-        let occurrences = occurrences(history, loss.as_ref(), id, operations);
+        let occurrences = occurrences(history, loss.as_ref(), &times, id, operations);
         if occurrences.len() > MAX_OCCURRENCES {
             return Err(Violation(format!("{} calls for {id} are too many to check", occurrences.len())));
         }
@@ -92,6 +97,7 @@ pub fn linearizable(history: &History) -> Verdict {
 fn occurrences<'a>(
     history: &'a History,
     loss: Option<&Loss>,
+    times: &WriteTimes<'_>,
     id: &str,
     operations: &[&'a Operation],
 ) -> Vec<Occurrence<'a>> {
@@ -102,12 +108,25 @@ fn occurrences<'a>(
     for Operation { called, returned, call, outcome, .. } in
         operations.iter().filter(|operation| is_kept(operation.called))
     {
-        let kind = match outcome {
-            Outcome::Answered(reply) if is_kept(*returned) => OccurrenceKind::Completed(call, reply),
-            Outcome::Answered(_) | Outcome::Unknown(_) => OccurrenceKind::Indeterminate(call),
-            Outcome::NotApplied(_) => OccurrenceKind::NotApplied(call),
+        // A read that records the first use of a token counts as a write.
+        let not_after = *called + CALL_TIMEOUT.as_micros() as Micros + NOT_AFTER_TOLERANCE;
+        let is_read = matches!(call, Call::Get(_));
+        let (returned, kind) = match outcome {
+            Outcome::Answered(reply) if is_kept(*returned) => {
+                let returned = if is_read { *returned } else { not_after.min(*returned) };
+                (returned, OccurrenceKind::Completed(call, reply))
+            }
+            Outcome::Answered(_) | Outcome::Unknown(_) => (not_after, OccurrenceKind::Indeterminate(call)),
+            Outcome::NotApplied(_) => (Micros::MAX, OccurrenceKind::NotApplied(call)),
         };
-        all.push(Occurrence { called: *called, returned: *returned, kind });
+        all.push(Occurrence { called: *called, returned, kind });
+        let is_delayed = |fault: &FaultRecord| {
+            fault.effects.contains(&Effect::DelaysTouches) && *called <= fault.healed && fault.at <= not_after
+        };
+        if is_touch(call) && history.faults.iter().any(is_delayed) {
+            let kind = OccurrenceKind::Indeterminate(call);
+            all.push(Occurrence { called: *called, returned: not_after, kind });
+        }
     }
     let is_ended_by_call =
         |cause| operations.iter().any(|other| matches!(other.call, Call::Delete(_)) && end_cause(&other.call) == cause);
@@ -122,7 +141,7 @@ fn occurrences<'a>(
             Cause::Revoked => !is_ended_by_call(Cause::Revoked),
             _ => false,
         };
-        let returned = ended.position.time();
+        let returned = times.of_entry(ended)[1];
         if is_not_by_call && is_kept(returned) {
             all.push(Occurrence { called: 0, returned, kind: OccurrenceKind::Ended(ended.cause) });
         }
@@ -132,13 +151,26 @@ fn occurrences<'a>(
     all
 }
 
-/// Returns the ends of tombstones that deletes may have written while there was no session.
+/// Returns whether the call is a read that may touch the session, or record the first use of a token.
+fn is_touch(call: &Call) -> bool {
+    let by_token = matches!(call.key(), Some(KeyRef::Token(_)));
+    match call {
+        Call::Get(request) => request.touch || by_token,
+        Call::Touch(_) => true,
+        _ => false,
+    }
+}
+
+/// Returns the ends of tombstones: of those that deletes may have written while there was no session, and of all if the clock
+/// was set ahead.
 fn expired_tombstones<'a>(history: &History, operations: &[&Operation]) -> Vec<Occurrence<'a>> {
     let deletes = operations.iter().filter(|operation| matches!(operation.call, Call::Delete(_)));
-    let expiries = deletes.map(|delete| delete.called + UNKNOWN_ID_TOMBSTONE).filter(|expiry| *expiry < history.ended);
-    expiries
-        .map(|called| Occurrence { called, returned: Micros::MAX, kind: OccurrenceKind::TombstoneExpired })
-        .collect()
+    let expiry = |delete: &&Operation| history.redis_time(delete.called)[0] + UNKNOWN_ID_TOMBSTONE;
+    let expiries = deletes.map(|delete| history.first_time_of(expiry(delete))).filter(|at| *at < history.ended);
+    let expired = expiries.map(|at| (at, Micros::MAX, OccurrenceKind::TombstoneExpired));
+    let step = history.clock_step().filter(|step| step.by >= SHORTEST_TOMBSTONE.cast_signed());
+    let all_expired = step.map(|step| (step.from, step.until, OccurrenceKind::TombstonesExpired));
+    expired.chain(all_expired).map(|(called, returned, kind)| Occurrence { called, returned, kind }).collect()
 }
 
 /// Returns the tombstone that DeleteSubjectSessions may write for a session whose create is in flight.
@@ -153,7 +185,7 @@ fn subject_tombstone<'a>(history: &'a History, operations: &[&Operation]) -> Opt
     history.operations.iter().find_map(|operation| match &operation.call {
         Call::DeleteSubject(request) if subjects.contains(&request.subject[..]) => {
             let kind = OccurrenceKind::Tombstoned(end_cause(&operation.call));
-            Some(Occurrence { called: operation.called, returned: operation.returned, kind })
+            Some(Occurrence { called: operation.called, returned: Micros::MAX, kind })
         }
         _ => None,
     })
@@ -167,18 +199,28 @@ pub const FAILURES: [&str; 8] = [
     "Unavailable DRAINING",
     "DeadlineExceeded STORE_TIMEOUT",
     "DeadlineExceeded OUTCOME_UNKNOWN",
-    "Unknown OUTCOME_UNKNOWN",
+    UNKNOWN,
     "ResourceExhausted STORE_FULL",
 ];
 
-/// A failed call reports the cause and whether it may have been applied, unless its instance has ended.
+/// Error of a call that may have been applied in part.
+const UNKNOWN: &str = "Unknown OUTCOME_UNKNOWN";
+
+/// A failed call reports the cause and whether it may have been applied, unless its instance has ended. The fault permits the
+/// error. A fault that begins or ends while DeleteSubjectSessions ends sessions can make its outcome unknown.
 pub fn errors_classified(history: &History) -> Verdict {
     let ends_instance = |effect: &Effect| matches!(effect, Effect::KillsInstance | Effect::DrainsInstance);
     let is_ended = history.faults.iter().any(|fault| fault.effects.iter().any(ends_instance));
     for operation in &history.operations {
         let (Outcome::NotApplied(failure) | Outcome::Unknown(failure)) = &operation.outcome else { continue };
         let is_from_ended_instance = is_ended && failure.ends_with(WITHOUT_REASON);
-        ensure(is_from_ended_instance || FAILURES.contains(&&failure[..]), || format!("{failure}: {operation:?}"))?;
+        let is_permitted = history.faults.iter().any(|fault| {
+            let changed_during_call =
+                [fault.at, fault.healed].iter().any(|at| (operation.called..=operation.returned).contains(at));
+            let is_in_part = matches!(operation.call, Call::DeleteSubject(_)) && failure == UNKNOWN;
+            fault.failures.contains(&&failure[..]) || is_in_part && changed_during_call
+        });
+        ensure(is_from_ended_instance || is_permitted, || format!("{failure}: {operation:?}"))?;
     }
     Ok(())
 }
@@ -226,10 +268,13 @@ pub fn lost_write_count(history: &History) -> usize {
     lost_writes(history).count()
 }
 
-/// Returns the last entry of a session at this time. None: the session is not live.
-fn state_at<'a>(entries: &[&'a Entry], at: Micros) -> Option<&'a Entry> {
-    let last = entries.iter().rev().find(|entry| entry.position.time() <= at)?;
-    (last.kind != EventType::Ended).then_some(last)
+/// Returns the last entry of a session that was certainly written by this time. None: the session is not live.
+fn state_at<'a>(times: &WriteTimes<'_>, entries: &[&'a Entry], at: Micros) -> Option<&'a Entry> {
+    live(entries.iter().rev().find(|entry| times.of_entry(entry)[1] <= at)?)
+}
+
+fn live<'a>(last: &&'a Entry) -> Option<&'a Entry> {
+    (last.kind != EventType::Ended).then_some(*last)
 }
 
 fn subject_of(entry: &Entry) -> &str {
@@ -240,6 +285,7 @@ fn subject_of(entry: &Entry) -> &str {
 /// never did.
 pub fn lists_correct(history: &History) -> Verdict {
     let (sessions, deleted_keys) = (history.truth.present().by_session(), history.deleted_keys());
+    let times = WriteTimes::of(history);
     for operation in history.operations.iter().filter(|_| history.is_durable()) {
         let (Call::List(request), Outcome::Answered(Reply::Listed(listed))) = (&operation.call, &operation.outcome)
         else {
@@ -247,22 +293,27 @@ pub fn lists_correct(history: &History) -> Verdict {
         };
         let Some(subject) = &request.subject else { continue };
         let listed_ids: BTreeSet<&str> = listed.iter().map(|session| &session.id[..]).collect();
-        let is_during_call = |entry: &&&Entry| (operation.called..=operation.returned).contains(&entry.position.time());
+        let is_during_call = |entry: &&&Entry| {
+            let [from, until] = times.of_entry(entry);
+            from <= operation.returned && operation.called <= until
+        };
         for (id, entries) in sessions.iter().filter(|(id, _)| !deleted_keys.contains(*id)) {
-            let Some(before) = state_at(entries, operation.called) else { continue };
+            let Some(before) = state_at(&times, entries, operation.called) else { continue };
             let expires = before.after.as_ref().and_then(|after| after.expires);
             let keeps_subject = entries
                 .iter()
                 .filter(is_during_call)
                 .all(|entry| subject_of(entry) == subject && entry.kind != EventType::Ended);
-            let outlives = expires.is_none_or(|(seconds, _)| seconds as Micros * 1_000_000 > operation.returned);
+            let latest = history.redis_time(operation.returned)[1];
+            let outlives = expires.is_none_or(|(seconds, _)| seconds as Micros * 1_000_000 > latest);
             if subject_of(before) == subject && keeps_subject && outlives {
                 ensure(listed_ids.contains(id), || format!("{id} of {subject} is missing in the list: {operation:?}"))?;
             }
         }
         for id in listed_ids.difference(&deleted_keys) {
             let entries = sessions.get(id).map_or(&[][..], Vec::as_slice);
-            let had_subject = state_at(entries, operation.called).is_some_and(|entry| subject_of(entry) == subject)
+            let had_subject = state_at(&times, entries, operation.called)
+                .is_some_and(|entry| subject_of(entry) == subject)
                 || entries.iter().filter(is_during_call).any(|entry| subject_of(entry) == subject);
             ensure(had_subject, || format!("{id} is in the list, but not of {subject}: {operation:?}"))?;
         }
@@ -273,6 +324,7 @@ pub fn lists_correct(history: &History) -> Verdict {
 /// After DeleteSubjectSessions no session is live that belonged to the subject when the call began.
 pub fn subject_ended(history: &History) -> Verdict {
     let (sessions, deleted_keys) = (history.truth.present().by_session(), history.deleted_keys());
+    let times = WriteTimes::of(history);
     for operation in history.operations.iter().filter(|_| history.is_durable()) {
         let (Call::DeleteSubject(request), Outcome::Answered(Reply::DeletedCount(_))) =
             (&operation.call, &operation.outcome)
@@ -281,10 +333,10 @@ pub fn subject_ended(history: &History) -> Verdict {
         };
         for (id, entries) in sessions.iter().filter(|(id, _)| **id != request.except_id && !deleted_keys.contains(*id))
         {
-            let had_subject =
-                state_at(entries, operation.called).is_some_and(|entry| subject_of(entry) == request.subject);
-            let is_live =
-                state_at(entries, operation.returned).is_some_and(|entry| subject_of(entry) == request.subject);
+            let is_of_subject = |entry: &Entry| subject_of(entry) == request.subject;
+            let had_subject = state_at(&times, entries, operation.called).is_some_and(is_of_subject);
+            let last = entries.iter().rev().find(|entry| times.of_entry(entry)[0] <= operation.returned);
+            let is_live = last.and_then(live).is_some_and(is_of_subject);
             ensure(!(had_subject && is_live), || format!("{id} is still live after {operation:?}"))?;
         }
     }

@@ -6,6 +6,7 @@ use super::{Verdict, Violation, ensure};
 use crate::history::{Control, History, Response};
 use crate::{
     ground_truth::{LogPath, Origins, Store},
+    redis_time::WriteTimes,
     streams::{Segment, Start, Stream, is_resynced, streams},
 };
 
@@ -153,7 +154,7 @@ fn outside_positions(history: &History, store: &Store, segment: &Segment<'_>) ->
 
 /// Checks that every event up to `as_of` of a bookmark precedes its position or was delivered before.
 fn check_as_of(history: &History) -> Verdict {
-    let store = history.truth.present();
+    let (store, times) = (history.truth.present(), WriteTimes::of(history));
     for stream in streams(history) {
         for segment in &stream.segments {
             let Some(start) = segment.start else { continue };
@@ -167,7 +168,7 @@ fn check_as_of(history: &History) -> Verdict {
                         log.entries.iter().rev().take_while(|entry| entry.position.revision > position.revision);
                     let mut missing = later.filter(|entry| {
                         let is_delivered = delivered.get(&entry.key()).is_some_and(|delivery| *delivery <= index);
-                        entry.position.time() <= as_of && stream.filter.event_type(entry).is_some() && !is_delivered
+                        times.is_covered(entry, as_of) && stream.filter.event_type(entry).is_some() && !is_delivered
                     });
                     if let Some(missing) = missing.next() {
                         let watch = stream.watch;

@@ -8,11 +8,12 @@ use sessiond_client::v1::{Cause, EventType};
 use super::{Verdict, ensure};
 use crate::ground_truth::Entry;
 use crate::history::{History, Micros, Operation, Outcome};
+use crate::redis_time::WriteTimes;
 use harness::contract::{Call, Reply};
 
 const SECOND: Micros = 1_000_000;
 /// Minimum lifetime of a tombstone. Until then a create with the same id fails.
-const SHORTEST_TOMBSTONE: Micros = 60 * SECOND;
+pub(super) const SHORTEST_TOMBSTONE: Micros = 60 * SECOND;
 /// Maximum time by which a session may be overdue at the end of the recording.
 const MAX_EXPIRY_DELAY: Micros = 3 * SECOND;
 
@@ -60,7 +61,7 @@ pub fn ended_once(history: &History) -> Verdict {
             continue;
         }
         let calls = operations.get(id).map_or(&[][..], Vec::as_slice);
-        let is_overdue = is_overdue(last, calls, history.ended);
+        let is_overdue = is_overdue(history, last, calls);
         ensure(!is_overdue, || format!("{id} has expired, but has not ended: {last:#?}"))?;
         let deleted =
             calls.iter().find(|operation| matches!(operation.outcome, Outcome::Answered(Reply::Deleted(true))));
@@ -71,31 +72,34 @@ pub fn ended_once(history: &History) -> Verdict {
     Ok(())
 }
 
-/// Returns whether the deadline, including every extension by a call, was more than `MAX_EXPIRY_DELAY` before `end`.
-fn is_overdue(last: &Entry, calls: &[&Operation], end: Micros) -> bool {
+/// Returns whether the deadline, including every extension by a call, was more than `MAX_EXPIRY_DELAY` before the end of the
+/// recording.
+fn is_overdue(history: &History, last: &Entry, calls: &[&Operation]) -> bool {
     let Some(after) = &last.after else { return false };
     let Some(expires) = after.expires else { return false };
     let idle = after.content.idle_timeout as Micros * SECOND + SECOND;
     let extended = calls.iter().map(|operation| match operation.outcome {
         Outcome::Answered(_) => replied_deadline(operation).unwrap_or(0),
-        Outcome::NotApplied(_) | Outcome::Unknown(_) => operation.returned + idle,
+        Outcome::NotApplied(_) | Outcome::Unknown(_) => history.redis_time(operation.returned)[1] + idle,
     });
-    extended.fold(time(expires), Micros::max) + MAX_EXPIRY_DELAY < end
+    extended.fold(time(expires), Micros::max) + MAX_EXPIRY_DELAY < history.redis_time(history.ended)[0]
 }
 
 /// W7: a session does not expire before its stored deadline, nor before a deadline in a reply that no later call
 /// shortened.
 pub fn not_ended_early(history: &History) -> Verdict {
-    let operations = operations(history);
+    let (operations, times) = (operations(history), WriteTimes::of(history));
     let entries = history.truth.stores.iter().flat_map(|store| store.entries());
     for ended in entries.filter(|entry| entry.kind == EventType::Ended && is_timeout(entry.cause)) {
-        let at = ended.position.time();
+        let at = times.latest_redis_time(ended);
         let deadline = ended.after.as_ref().and_then(|after| after.expires).map_or(0, time);
         ensure(at >= deadline, || {
             format!("{} ended at {at} by {:?}, before its deadline {deadline}", ended.id, ended.cause)
         })?;
         let calls = operations.get(&ended.id).map_or(&[][..], Vec::as_slice);
-        for operation in calls.iter().filter(|operation| operation.returned < at && history.is_durable()) {
+        for operation in
+            calls.iter().filter(|operation| operation.returned < times.of_entry(ended)[0] && history.is_durable())
+        {
             let deadline = replied_deadline(operation).unwrap_or(0);
             let is_shortened = calls.iter().any(|other| other.returned > operation.called && may_shorten(&other.call));
             ensure(is_shortened || at >= deadline, || {
@@ -111,11 +115,12 @@ fn may_shorten(call: &Call) -> bool {
     matches!(call, Call::Update(request) if request.idle_timeout.is_some() || request.absolute_timeout.is_some())
 }
 
-/// S4: no reply contains a session whose deadline passed before the call.
+/// S4: no reply contains a session whose deadline passed before the call, by a clock whose step ahead is noticed after a second.
 pub fn not_used_after_deadline(history: &History) -> Verdict {
     for operation in &history.operations {
         let deadline = replied_deadline(operation);
-        let is_before_deadline = deadline.is_none_or(|deadline| operation.called < deadline);
+        let is_before_deadline =
+            deadline.is_none_or(|deadline| history.noticed_redis_time(operation.called) < deadline);
         ensure(is_before_deadline, || format!("deadline {deadline:?} had passed: {operation:?}"))?;
     }
     Ok(())

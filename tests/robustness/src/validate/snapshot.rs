@@ -8,18 +8,20 @@ use super::{Verdict, ensure};
 use crate::history::{Control, DecodedToken, History, Micros, Response, Scope};
 use crate::{
     ground_truth::{Entry, LogPath, Store},
+    redis_time::WriteTimes,
     streams::{Segment, Stream, is_resynced, streams},
 };
 
 /// W6: at `synced`, the watcher holds the matching live sessions at its position, in that state or a later one.
 pub fn snapshot_consistent(history: &History) -> Verdict {
+    let times = WriteTimes::of(history);
     for stream in streams(history) {
         for segment in &stream.segments {
             for (index, response) in segment.responses.iter().enumerate() {
                 // `Resumable` checks that the store is known.
                 let store = history.truth.store(response.token.store);
                 if let (Some(Control::Synced), Some(store)) = (&response.control, store) {
-                    check_snapshot(history, &stream, segment, index, store)?;
+                    check_snapshot(history, &times, &stream, segment, index, store)?;
                 }
             }
         }
@@ -44,6 +46,7 @@ fn view<'a>(segment: &Segment<'a>, until: usize) -> BTreeMap<&'a str, i64> {
 
 fn check_snapshot(
     history: &History,
+    times: &WriteTimes<'_>,
     stream: &Stream<'_>,
     segment: &Segment<'_>,
     synced: usize,
@@ -59,7 +62,7 @@ fn check_snapshot(
         let (revision, held) = (entry.key().1, view.get(id).copied());
         if is_match {
             // A session whose deadline has passed is not in the snapshot, even if its ENDED event is not logged yet.
-            let is_expired = held.is_none() && entry.expires_before(*time);
+            let is_expired = held.is_none() && entry.expires_before(history.redis_time(*time)[1]);
             // A session whose key was deleted is not in the snapshot either.
             let is_deleted = held.is_none() && deleted_keys.contains(id);
             // The namespace is listed from its due sets. Subjects have an index of their own.
@@ -71,7 +74,7 @@ fn check_snapshot(
                 || is_unlisted
                 || is_index_entry_lost
                 || held.is_some_and(|held| held >= revision)
-                || has_left_since(stream, store, (id, revision), *time) && held.is_none();
+                || has_left_since(stream, store, times, (id, revision), *time) && held.is_none();
             ensure(is_correct, || describe(id, format!("has revision {revision}, the watcher holds {held:?}")))?;
         } else if let Some(held) = held {
             ensure(held > revision, || describe(id, format!("does not match, the watcher holds {held}")))?;
@@ -86,11 +89,17 @@ fn check_snapshot(
 }
 
 /// Returns whether a later change, which the snapshot already contained, ended the session or made it leave the filter.
-fn has_left_since(stream: &Stream<'_>, store: &Store, (id, revision): (&str, i64), until: Micros) -> bool {
+fn has_left_since(
+    stream: &Stream<'_>,
+    store: &Store,
+    times: &WriteTimes<'_>,
+    (id, revision): (&str, i64),
+    until: Micros,
+) -> bool {
     let mut later = store.entries().filter(|entry| entry.id == id && entry.key().1 > revision);
     later.any(|entry| {
         let event_type = stream.filter.event_type(entry);
-        entry.position.time() <= until && matches!(event_type, Some(EventType::Ended | EventType::Left))
+        times.of_entry(entry)[0] <= until && matches!(event_type, Some(EventType::Ended | EventType::Left))
     })
 }
 

@@ -5,6 +5,7 @@ use sessiond_client::v1::{EventType, ResyncReason};
 use super::{Verdict, calls::FAILURES, ensure};
 use crate::ground_truth::Entry;
 use crate::history::*;
+use crate::redis_time::WriteTimes;
 
 /// Maximum time between reading a session and closing the watch that waits for its end.
 const CLOSE_DELAY: Micros = 1_000_000;
@@ -12,12 +13,13 @@ const CLOSE_DELAY: Micros = 1_000_000;
 /// A watch ends with OK only after all its sessions have ended, and otherwise with an error of the store. Opening it
 /// fails with NOT_FOUND only if a session is not live.
 pub fn watch_end_justified(history: &History) -> Verdict {
+    let times = WriteTimes::of(history);
     for (number, watch) in history.watches.iter().enumerate() {
         let is_justified = match &watch.end[..] {
             STILL_OPEN | DISCONNECTED | NO_RESPONSE => true,
             CLOSED_SLOW_CONSUMER => watch.responses.iter().any(is_slow_consumer),
             CLOSED_COMPLETE => match &watch.filter.scope {
-                Scope::Ids(ids) => ids.iter().all(|id| has_ended(history, watch, id)),
+                Scope::Ids(ids) => ids.iter().all(|id| has_ended(history, &times, watch, id)),
                 Scope::Namespace | Scope::Subject(_) => false,
             },
             end => is_failure(history, &[Effect::KillsInstance], end.trim_start_matches(CLOSED), watch.ended),
@@ -31,7 +33,7 @@ pub fn watch_end_justified(history: &History) -> Verdict {
             (NOT_CONNECTED, _) => ENDS_INSTANCE.iter().any(|effect| history.has_effect(*effect, *returned)),
             // A request with a resume token receives the ENDED events after the token instead.
             ("NotFound SESSION_NOT_FOUND", Scope::Ids(ids)) => {
-                !resumes && ids.iter().any(|id| may_not_be_live(history, id, *called, *returned))
+                !resumes && ids.iter().any(|id| may_not_be_live(history, &times, id, *called, *returned))
             }
             (error, _) => is_failure(history, &ENDS_INSTANCE, error, *returned),
         };
@@ -59,9 +61,9 @@ fn entries_of<'a>(history: &'a History, id: &str) -> impl Iterator<Item = &'a En
 }
 
 /// Returns whether the session had ended when the watch ended, including an ENDED that was lost later.
-fn has_ended(history: &History, watch: &Watch, id: &str) -> bool {
+fn has_ended(history: &History, times: &WriteTimes<'_>, watch: &Watch, id: &str) -> bool {
     let by = watch.ended;
-    let is_ended = |entry: &Entry| entry.id == id && entry.kind == EventType::Ended && entry.position.time() <= by;
+    let is_ended = |entry: &Entry| entry.id == id && entry.kind == EventType::Ended && times.of_entry(entry)[0] <= by;
     let stores = &history.truth.stores;
     if stores.iter().any(|store| store.entries().any(is_ended)) {
         return true;
@@ -79,10 +81,10 @@ fn has_ended(history: &History, watch: &Watch, id: &str) -> bool {
 }
 
 /// Returns whether the session was not live at some time in this interval, or may not have been.
-fn may_not_be_live(history: &History, id: &str, from: Micros, until: Micros) -> bool {
-    let is_created_later = entries_of(history, id).next().is_none_or(|first| first.position.time() > from);
+fn may_not_be_live(history: &History, times: &WriteTimes<'_>, id: &str, from: Micros, until: Micros) -> bool {
+    let is_created_later = entries_of(history, id).next().is_none_or(|first| times.of_entry(first)[1] > from);
     let mut endings = entries_of(history, id).filter(|entry| entry.kind == EventType::Ended);
-    let has_ended = endings.any(|entry| entry.position.time() <= until);
+    let has_ended = endings.any(|entry| times.of_entry(entry)[0] <= until);
     is_created_later || has_ended || history.has_effect(Effect::LosesWrites, until)
 }
 
