@@ -93,6 +93,7 @@ bench: install
 	cargo bench --bench expiry
 	cargo bench --bench snapshot
 	cargo bench --bench hang
+	cargo bench --bench wrong_tokens
 
 # Prints the memory tables of docs/benchmarks.md.
 bench-memory: install
