@@ -1,13 +1,16 @@
 //! The environment of one history: Redis in one topology, three instances of sessiond, and the handles that faults use.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use sessiond_client::v1::CreateSessionRequest;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use crate::history::Trace;
 use crate::{
@@ -40,6 +43,9 @@ pub enum Topology {
     /// Three primaries with one replica each.
     Cluster,
 }
+
+/// Time in which Redis executes the commands that stopped instances have sent.
+const EXECUTION_TIME: Duration = Duration::from_millis(100);
 
 const DURABLE: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "always", "--notify-keyspace-events", "Egxe"];
 const NOTIFICATIONS: [&str; 2] = ["--notify-keyspace-events", "Egxe"];
@@ -268,6 +274,13 @@ impl Environment {
     /// Sends a signal to all instances.
     pub fn signal_instances(&self, signal: Signal) {
         self.instances.iter().for_each(|instance| instance.signal(signal));
+    }
+
+    /// Stops the instances, and reads the entries that Redis still writes for them: none is unread until they go on.
+    pub async fn stop_instances(&mut self) {
+        self.signal_instances(Signal::STOP);
+        sleep(EXECUTION_TIME).await;
+        self.reader.read().await;
     }
 
     /// Returns a client for each instance that accepts connections, with the number of the instance.

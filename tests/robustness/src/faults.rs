@@ -391,7 +391,6 @@ impl Fault for KeysDeleted {
                     if is_known || !remove_key(&env.redis, &id, method) {
                         continue;
                     }
-                    let deleted_at = now() + if method == EXPIRES { 60_000 } else { 0 };
                     if method == EXPIRES {
                         sleep(Duration::from_millis(70)).await;
                         // A write of the session sets its key without TTL.
@@ -399,6 +398,8 @@ impl Fault for KeysDeleted {
                             continue;
                         }
                     }
+                    // Until then a session with such a key can also end in any other way.
+                    let deleted_at = now();
                     env.trace.deleted_keys.push((id, deleted_at));
                 }
                 sleep(Duration::from_millis(100)).await;

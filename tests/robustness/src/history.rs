@@ -204,8 +204,6 @@ pub enum Effect {
     DrainsInstance,
     /// Watchers stop reading.
     StallsReaders,
-    /// Redis holds back writes: a read is answered without its touch, which may follow.
-    DelaysTouches,
 }
 
 /// A fault, with its start and end.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use rustix::process::Signal;
-use tokio::time::sleep;
 
 use super::Fault;
 use crate::{
@@ -40,9 +39,6 @@ pub struct KeyBroken {
     pub key: BrokenKey,
     pub damage: Damage,
 }
-
-/// Time in which Redis executes the commands that stopped instances have sent.
-const EXECUTION_TIME: Duration = Duration::from_millis(100);
 
 impl KeyBroken {
     fn pattern(&self) -> &'static str {
@@ -83,10 +79,7 @@ impl Fault for KeyBroken {
             .await;
             let key = &keys[env.rng.below(keys.len())];
             let partition = partition_of(key);
-            // While the instances are stopped, no entry is written that the reader of the ground truth does not see.
-            env.signal_instances(Signal::STOP);
-            sleep(EXECUTION_TIME).await;
-            env.reader.read().await;
+            env.stop_instances().await;
             env.confirmed += usize::try_from(redis.number(&["DEL", key])).unwrap_or(0);
             if let Damage::Replaced = self.damage {
                 redis.must(&["SET", key, "replaced"]);

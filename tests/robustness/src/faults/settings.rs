@@ -3,10 +3,10 @@
 use std::{io::Write, os::unix::net::UnixStream, time::Duration};
 
 use futures_util::future::LocalBoxFuture;
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::Fault;
-use crate::history::Effect;
 use crate::{environment::Environment, fault_observed::Evidence, validate::FAILURES};
 
 /// Commands that make Redis refuse something, and commands that undo them.
@@ -101,10 +101,6 @@ impl Fault for WritesPaused {
         &[Evidence::Reported(&["STORE_TIMEOUT", "OUTCOME_UNKNOWN"])]
     }
 
-    fn effects(&self) -> &'static [Effect] {
-        &[Effect::DelaysTouches]
-    }
-
     fn failures(&self) -> &'static [&'static str] {
         &["DeadlineExceeded OUTCOME_UNKNOWN", "DeadlineExceeded STORE_TIMEOUT"]
     }
@@ -191,7 +187,7 @@ impl Fault for ConnectionsRefused {
 }
 
 /// Time for which Redis has no memory left. A longer one leaves no history that can be trimmed instead of new entries.
-const FULL_TIME: Duration = Duration::from_secs(1);
+const FULL_TIME: Duration = Duration::from_millis(500);
 
 /// Redis has reached `maxmemory` and refuses writes.
 pub struct MemoryFull;
@@ -211,13 +207,14 @@ impl Fault for MemoryFull {
 
     fn inject<'a>(&'a mut self, env: &'a mut Environment) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {
-            env.reader.read().await;
+            // The servers trim the logs to free memory. An entry must be read before that.
+            env.stop_instances().await;
             env.redis.must(&["CONFIG", "SET", "maxmemory", "1mb"]);
+            env.signal_instances(Signal::CONT);
             let started = Instant::now();
             while started.elapsed() < FULL_TIME {
-                // The servers trim the logs to free memory. An entry must be read before that.
                 env.reader.read().await;
-                sleep(Duration::from_millis(2)).await;
+                sleep(Duration::from_millis(1)).await;
             }
         })
     }

@@ -8,7 +8,7 @@ use sessiond_client::v1::{Cause, EventType, Session};
 use super::{Verdict, Violation, endings::SHORTEST_TOMBSTONE, ensure};
 use crate::fixtures::CALL_TIMEOUT;
 use crate::ground_truth::Entry;
-use crate::history::{Effect, FaultRecord, History, Micros, Operation, Outcome, WITHOUT_REASON};
+use crate::history::{Effect, History, Micros, Operation, Outcome, WITHOUT_REASON};
 use crate::redis_time::WriteTimes;
 use harness::contract::{Call, Reply, calls::KeyRef, session::end_cause};
 use harness::linearizability::{
@@ -19,6 +19,9 @@ use harness::linearizability::{
 const UNKNOWN_ID_TOMBSTONE: Micros = 15 * 1_000_000;
 /// Time after its deadline until which a write may be applied.
 const NOT_AFTER_TOLERANCE: Micros = 1_000_000;
+
+/// Time without a reply after which the server answers a read without its touch and without the first use of its token.
+const HELD_BACK_AFTER: Micros = 100_000;
 
 /// The interval in which Redis may have lost acknowledged writes.
 struct Loss {
@@ -111,6 +114,7 @@ fn occurrences<'a>(
         // A read that records the first use of a token counts as a write.
         let not_after = *called + CALL_TIMEOUT.as_micros() as Micros + NOT_AFTER_TOLERANCE;
         let is_read = matches!(call, Call::Get(_));
+        let is_touch_delayed = is_touch(call) && *returned - *called >= HELD_BACK_AFTER;
         let (returned, kind) = match outcome {
             Outcome::Answered(reply) if is_kept(*returned) => {
                 let returned = if is_read { *returned } else { not_after.min(*returned) };
@@ -120,10 +124,8 @@ fn occurrences<'a>(
             Outcome::NotApplied(_) => (Micros::MAX, OccurrenceKind::NotApplied(call)),
         };
         all.push(Occurrence { called: *called, returned, kind });
-        let is_delayed = |fault: &FaultRecord| {
-            fault.effects.contains(&Effect::DelaysTouches) && *called <= fault.healed && fault.at <= not_after
-        };
-        if is_touch(call) && history.faults.iter().any(is_delayed) {
+        // The read is answered without the touch, which may follow.
+        if is_touch_delayed {
             let kind = OccurrenceKind::Indeterminate(call);
             all.push(Occurrence { called: *called, returned: not_after, kind });
         }
