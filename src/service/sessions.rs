@@ -122,7 +122,7 @@ impl Service {
     pub async fn create(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
         let steps = self.steps(&call.namespace, &call.content.subject);
         let service = self.clone();
-        steps.run(async move { service.create_in_steps(call, deadline).await }).await
+        steps.run(Box::pin(async move { service.create_in_steps(call, deadline).await })).await
     }
 
     async fn create_in_steps(&self, call: Create, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
@@ -203,7 +203,7 @@ impl Service {
     pub async fn update(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
         let steps = self.steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default());
         let service = self.clone();
-        steps.run(async move { service.update_in_steps(call, deadline).await }).await
+        steps.run(Box::pin(async move { service.update_in_steps(call, deadline).await })).await
     }
 
     async fn update_in_steps(&self, call: Update, deadline: Instant) -> Result<Session, Error> {
@@ -231,7 +231,7 @@ impl Service {
     pub async fn rotate(&self, call: Rotate, deadline: Instant) -> Result<(Session, Option<Token>), Error> {
         let steps = self.steps(&call.namespace, call.patch.subject.as_deref().unwrap_or_default());
         let service = self.clone();
-        steps.run(async move { service.rotate_in_steps(call, deadline).await }).await
+        steps.run(Box::pin(async move { service.rotate_in_steps(call, deadline).await })).await
     }
 
     async fn rotate_in_steps(&self, call: Rotate, deadline: Instant) -> Result<(Session, Option<Token>), Error> {

@@ -1,5 +1,7 @@
 //! Steps of a call, which are finished even if its client gives up.
 
+use std::pin::Pin;
+
 use super::Service;
 use crate::{session::Namespace, tasks::run_to_end};
 
@@ -14,8 +16,8 @@ pub(super) enum Steps {
 }
 
 impl Steps {
-    /// Runs the steps of the call.
-    pub(super) async fn run<T: Send + 'static>(self, steps: impl Future<Output = T> + Send + 'static) -> T {
+    /// Runs the steps of the call. Boxed: this future contains them twice.
+    pub(super) async fn run<T: Send + 'static>(self, steps: Pin<Box<impl Future<Output = T> + Send + 'static>>) -> T {
         match self {
             Steps::One => steps.await,
             Steps::EndOthers => run_to_end(steps).await,

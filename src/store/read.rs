@@ -100,10 +100,13 @@ impl Store {
     /// and without the record of the first use: the next presentation writes them.
     pub async fn get(&self, name: &SessionRef, get: Get, policy: &Policy, deadline: Instant) -> Result<Found, Error> {
         let keys = self.keys.session_keys(name);
-        let call = |record, on_migration| ReadCall { name, keys: &keys, get, policy, record, on_migration, deadline };
+        // Boxed: most reads do not need the script, but their future would contain its own.
+        let present = |record, on_migration| {
+            Box::pin(self.present(ReadCall { name, keys: &keys, get, policy, record, on_migration, deadline }))
+        };
         // If every touch is due, the script alone does both.
         if get.touch == Touch::Yes && policy.touch_interval == Some(Duration::ZERO) {
-            match self.present(&call(None, OnMigration::Fail)).await {
+            match present(None, OnMigration::Fail).await {
                 Err(Error::Migrating(_)) => {}
                 done => return done,
             }
@@ -112,10 +115,10 @@ impl Store {
         let now_us = self.now_at(keys.partition);
         let read = record.as_ref().map(|record| (record, common_read(&record.front, get.credential, policy, now_us)));
         let Some((record, CommonRead::Accepted { token_state, is_first_use, touch_is_due })) = read else {
-            return self.present(&call(record.as_ref(), OnMigration::Wait)).await;
+            return present(record.as_ref(), OnMigration::Wait).await;
         };
         if is_first_use || get.touch == Touch::Yes && touch_is_due {
-            match self.present(&call(Some(record), OnMigration::Fail)).await {
+            match present(Some(record), OnMigration::Fail).await {
                 // The record answers the call.
                 Err(Error::Migrating(_)) => {}
                 done => return done,
@@ -125,10 +128,10 @@ impl Store {
     }
 
     /// Reads with the script. While Redis refuses writes or holds them back, the script writes nothing.
-    async fn present(&self, call: &ReadCall<'_>) -> Result<Found, Error> {
+    async fn present(&self, call: ReadCall<'_>) -> Result<Found, Error> {
         let partition = call.keys.partition;
-        let with_effect = self.read_with_script(call, Effects::Written);
-        let without = || self.read_with_script(call, Effects::None);
+        let with_effect = self.read_with_script(&call, Effects::Written);
+        let without = || self.read_with_script(&call, Effects::None);
         // The consequences of token reuse are not optional.
         let is_final = |read: &Result<ReadResult, Error>| match read {
             Ok(read) => !read.needs_write,
@@ -222,7 +225,7 @@ impl Store {
         let request = |name| Request::Command { name, args };
         let attempt = |node: Arc<Node>, asking| async move {
             let as_write = node.send(Priority::Interactive, request("GETEX"), deadline, Effect::Reads, asking);
-            let as_read = || node.ask_primary(request("GET"), deadline, asking);
+            let as_read = || Box::pin(node.ask_primary(request("GET"), deadline, asking));
             let is_final = |read: &_| matches!(read, Ok(_) | Err(redis::Error::Redirect(_)));
             node.read_despite_pause(as_write, as_read, is_final).await
         };
