@@ -6,9 +6,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use harness::{Setup, World, client::*, eventually, process::Process, setup, setup_with};
+use harness::{
+    Server, Setup, World, client::*, clock::Clock, eventually, process::Process, proxy::Proxy, setup, setup_with,
+    tokens::unix_ms,
+};
+use sessiond::store::scripts;
 use sessiond_client::v1::{
-    AttributeValue, Cause, ClientInfo, CreateSessionRequest, DeleteSessionRequest, GetSessionRequest,
+    AttributeValue, Cause, ClientInfo, CreateSessionRequest, DeleteSessionRequest, EventType, GetSessionRequest,
     ListSessionsRequest, SessionView, TouchSessionRequest, UpdateSessionRequest, attribute_value::Kind,
 };
 use tonic::Code;
@@ -206,6 +210,47 @@ async fn s3_expired_session_is_never_revived() {
     expect_error(client.set(by_token(&token), &[("a", text("1"))]).await, Code::NotFound, "SESSION_ENDED");
 }
 
+/// The call reaches Redis after the deadline of its session, and before any other script.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_call_that_reaches_redis_after_the_deadline_finds_an_ended_session() {
+    let world = World::dedicated();
+    let proxy = Proxy::start(&world.redis);
+    let server = Server::start(&proxy.url(), &world.prefix, "").await;
+    let client = &server.client().await;
+    for script in [&scripts::UPDATE, &scripts::ROTATE, &scripts::END, &scripts::CREATE] {
+        let mut watching = client.watch_all().await;
+        let token = new_token();
+        let create = CreateSessionRequest { token: token.clone(), idle_timeout: millis(800), ..Default::default() };
+        let (session, _) = client.create_with(create.clone()).await.unwrap();
+        proxy.hold_requests_at(script);
+        let call = async {
+            let key = by_token(&token);
+            match script.name {
+                "update" => client.set(key, &[("a", text("1"))]).await.map(|_| true),
+                "rotate" => client.rotate(&token).await.map(|_| true),
+                "create" => client.create_with(create).await.map(|_| true),
+                _ => client.delete(key).await,
+            }
+        };
+        let deadline = async {
+            eventually("the call is held back", async || proxy.is_holding_requests().then_some(())).await;
+            world.redis.wait_for_time(unix_ms(session.expire_time)).await;
+            proxy.release_requests();
+        };
+        match tokio::join!(call, deadline).0 {
+            Ok(deleted) => assert!(script.name == "end" && !deleted, "{}: the session was not over", script.name),
+            late => {
+                let status = expect_error(late, Code::NotFound, "SESSION_ENDED");
+                assert_eq!(status.metadata_of("cause"), "IDLE_TIMEOUT", "{}", script.name);
+            }
+        }
+        let events = watching.events_until_now().await;
+        let received: Vec<_> = events.iter().map(|event| (event.r#type(), event.cause())).collect();
+        let expected = [(EventType::Created, Cause::Unspecified), (EventType::Ended, Cause::IdleTimeout)];
+        assert_eq!(received, expected, "{}", script.name);
+    }
+}
+
 #[tokio::test]
 async fn s3_delete_of_unknown_id_rejects_a_later_create() {
     let Setup { client, .. } = &setup().await;
@@ -297,6 +342,32 @@ async fn new_idle_timeout_before_absolute_deadline_counts_from_now() {
         (since(after) > 600_000).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn new_absolute_timeout_counts_from_the_creation() {
+    let (world, clock) = Clock::world();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    clock.step_to(600, std::slice::from_ref(&client)).await;
+    let update = UpdateSessionRequest { key: by_token(&token), absolute_timeout: seconds(1_000), ..Default::default() };
+    let updated = client.update(update).await.unwrap();
+    assert_eq!(unix_ms(updated.expire_time), unix_ms(session.create_time) + 1_000_000);
+}
+
+#[tokio::test]
+async fn session_with_a_shortened_timeout_ends_in_time() {
+    let Setup { client, .. } = &setup().await;
+    let mut watching = client.watch_all().await;
+    let (session, token) = client.create(&[]).await;
+    assert_eq!(watching.event().await.r#type(), EventType::Created);
+    let update = UpdateSessionRequest { key: by_token(&token), idle_timeout: millis(200), ..Default::default() };
+    client.update(update).await.unwrap();
+    assert_eq!(watching.event().await.r#type(), EventType::Updated);
+    // No call presents the session again.
+    let ended = watching.event().await;
+    assert_eq!((ended.r#type(), ended.cause(), ended.id), (EventType::Ended, Cause::IdleTimeout, session.id));
 }
 
 #[tokio::test]
