@@ -1,7 +1,7 @@
 //! Reservations in a subject index that an earlier call made and never used.
 
 use harness::{Setup, World, client::*, setup_with};
-use sessiond_client::v1::CreateSessionRequest;
+use sessiond_client::v1::{CreateSessionRequest, DeleteSubjectSessionsRequest};
 
 const ONE: &str = "partitions = 1\n[default_policy]\nsession_limit = 1";
 
@@ -42,4 +42,21 @@ async fn unused_old_reservation_replaces_no_session() {
     client.create_for("alice").await;
     assert!(client.get(by_id(&first.id)).await.is_ok(), "the second of two sessions replaced the first");
     assert_eq!(world.redis.number(&["ZCARD", &index_key(world, "alice")]), 2);
+}
+
+#[tokio::test]
+async fn delete_of_older_sessions_of_a_subject_stops_no_create() {
+    let Setup { world, client, .. } = &setup_with("partitions = 1").await;
+    let (kept, _) = client.create_for("alice").await;
+    let token = new_token();
+    reserve(world, "alice", &id_of(&token), 0);
+    let delete = DeleteSubjectSessionsRequest {
+        namespace: client.namespace.clone(),
+        subject: "alice".into(),
+        created_before: kept.create_time,
+        ..Default::default()
+    };
+    assert_eq!(client.delete_subject_with(delete).await.unwrap(), 0);
+    let create = CreateSessionRequest { subject: "alice".into(), token: token.clone(), ..Default::default() };
+    assert_eq!(client.create_with(create).await.unwrap().0.id, id_of(&token));
 }
