@@ -266,3 +266,21 @@ async fn corrupt_tombstone_is_not_ended_again() {
     // The record can be read again.
     expect_error(client.get(by_id(&victim.id)).await, Code::NotFound, "SESSION_ENDED");
 }
+
+#[tokio::test]
+async fn corrupt_record_counts_for_the_session_limit() {
+    let world = World::dedicated();
+    let toml = "partitions = 1\n[default_policy]\nsession_limit = 1\nsession_limit_policy = 'reject'";
+    let server = world.server_with(toml).await;
+    let client = server.client().await;
+    let victim = Victim::create(&world, &client).await;
+    victim.flip(HEAD - 1, 0);
+    for is_old in [false, true] {
+        if is_old {
+            world.age_index("alice");
+        }
+        let create = CreateSessionRequest { subject: "alice".into(), ..Default::default() };
+        expect_error(client.create_with(create).await, Code::FailedPrecondition, "SUBJECT_SESSION_LIMIT");
+        expect_error(client.get(by_id(&victim.id)).await, Code::DataLoss, "RECORD_CORRUPT");
+    }
+}

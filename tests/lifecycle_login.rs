@@ -153,21 +153,28 @@ async fn s6_rotation_of_any_kind_with_large_content_is_applied() {
 #[tokio::test]
 async fn s5_login_successor_is_returned_for_15_s() {
     let (world, clock) = Clock::world();
-    let server = world.server().await;
+    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
     let client = server.client().await;
-    let (_, first) = client.create(&[]).await;
-    let login = with_id(REQUEST_ID, login_of(&first));
-    let issued = client.rotate_with(login.clone()).await.unwrap();
-    clock.shift_to(5);
-    assert_eq!(client.rotate_with(login.clone()).await.unwrap(), issued);
-    clock.step_to(20, std::slice::from_ref(&client)).await;
-    // The request id is still known; what leads to the token is gone.
-    expect_error(client.rotate_with(login.clone()).await, Code::NotFound, "TOKEN_ROTATED");
-    // Also if the clock is set back, after any write has removed it.
-    client.set(by_id(&issued.0.id), &[("a", text("1"))]).await.unwrap();
-    clock.shift_to(0);
-    expect_error(client.rotate_with(login).await, Code::NotFound, "TOKEN_ROTATED");
-    assert_eq!(client.token_state(&issued.1).await.unwrap(), TokenState::Current);
+    for by_touch in [false, true] {
+        clock.step_to(0, std::slice::from_ref(&client)).await;
+        let (_, first) = client.create(&[]).await;
+        let login = with_id(REQUEST_ID, login_of(&first));
+        let issued = client.rotate_with(login.clone()).await.unwrap();
+        clock.shift_to(5);
+        assert_eq!(client.rotate_with(login.clone()).await.unwrap(), issued);
+        clock.step_to(20, std::slice::from_ref(&client)).await;
+        // The request id is still known; what leads to the token is gone.
+        expect_error(client.rotate_with(login.clone()).await, Code::NotFound, "TOKEN_ROTATED");
+        // Also if the clock is set back, after any write has removed it.
+        if by_touch {
+            client.touch(by_id(&issued.0.id)).await.unwrap();
+        } else {
+            client.set(by_id(&issued.0.id), &[("a", text("1"))]).await.unwrap();
+        }
+        clock.shift_to(0);
+        expect_error(client.rotate_with(login).await, Code::NotFound, "TOKEN_ROTATED");
+        assert_eq!(client.token_state(&issued.1).await.unwrap(), TokenState::Current);
+    }
 }
 
 #[tokio::test]

@@ -287,6 +287,9 @@ async fn s5_delete_with_the_request_id_of_another_request_ends_nothing() {
     assert!(client.lives(&session.id).await);
     let delete = DeleteSessionRequest { request_id: id(1), ..delete };
     assert!(client.delete_with(delete.clone()).await.unwrap());
-    let other = DeleteSessionRequest { cause: Cause::Revoked.into(), ..delete };
-    expect_error(client.delete_with(other).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    let altered = DeleteSessionRequest { cause: Cause::Revoked.into(), ..delete.clone() };
+    let of_the_update = DeleteSessionRequest { request_id: id(0), ..delete };
+    for other in [altered, of_the_update] {
+        expect_error(client.delete_with(other).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    }
 }
