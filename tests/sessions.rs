@@ -424,6 +424,46 @@ async fn s5_request_id_without_changes_is_remembered() {
 }
 
 #[tokio::test]
+async fn large_content_stays_through_calls_that_do_not_change_it() {
+    let Setup { world, client, .. } = &setup().await;
+    for bytes in [10, 5_000] {
+        let attributes = [("a".to_owned(), text(&incompressible(bytes)))].into();
+        let create = CreateSessionRequest { subject: "alice".into(), attributes, ..Default::default() };
+        let (session, first) = client.create_with(create).await.unwrap();
+        let with_id = UpdateSessionRequest {
+            key: by_id(&session.id),
+            request_id: REQUEST_ID.into(),
+            view: SessionView::Full.into(),
+            ..Default::default()
+        };
+        for _ in 0..2 {
+            assert_eq!(client.update(with_id.clone()).await.unwrap(), session);
+        }
+        let second = client.rotate(&first).await.unwrap();
+        let longer = UpdateSessionRequest { key: by_token(&second), idle_timeout: seconds(700), ..Default::default() };
+        client.update(longer).await.unwrap();
+        let read = client.get(by_token(&second)).await.unwrap();
+        assert_eq!((&read.attributes, &read.subject), (&session.attributes, &session.subject));
+        // At the end of the session its subject is read from the record.
+        client.delete(by_token(&second)).await.unwrap();
+        eventually("the session leaves the index", async || world.index("alice").is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn session_whose_timeouts_end_together_ends_by_the_absolute_one() {
+    let Setup { client, .. } = &setup().await;
+    let mut watching = client.watch_all().await;
+    let create =
+        CreateSessionRequest { idle_timeout: millis(100), absolute_timeout: millis(100), ..Default::default() };
+    let (_, token) = client.create_with(create).await.unwrap();
+    assert_eq!(watching.event().await.r#type(), EventType::Created);
+    let status = eventually("the session expires", async || client.get(by_token(&token)).await.err()).await;
+    assert_eq!(status.metadata_of("cause"), "ABSOLUTE_TIMEOUT");
+    assert_eq!(watching.event().await.cause(), Cause::AbsoluteTimeout);
+}
+
+#[tokio::test]
 async fn s8_secret_appears_only_in_the_creating_response() {
     let world = World::dedicated();
     let arguments = [format!("--redis={}", world.redis.url()), "--log-level=trace".into()];
