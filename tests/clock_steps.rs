@@ -143,7 +143,7 @@ async fn log_entries_from_a_clock_ahead_leave_at_their_age() {
 }
 
 #[tokio::test]
-async fn oldest_session_of_a_subject_is_replaced_after_the_clock_was_set_back() {
+async fn oldest_session_is_replaced_after_the_clock_was_set_back() {
     let (world, clock) = Clock::world();
     let server = world.server_with("[default_policy]\nsession_limit = 2").await;
     let client = server.client().await;
@@ -158,7 +158,7 @@ async fn oldest_session_of_a_subject_is_replaced_after_the_clock_was_set_back() 
 }
 
 #[tokio::test]
-async fn login_after_a_logout_from_before_the_clock_was_set_back_succeeds() {
+async fn login_after_a_logout_and_a_clock_set_back_succeeds() {
     let (world, clock) = Clock::world();
     let server = world.server_with("[default_policy]\nidle_timeout = '2h'").await;
     let client = server.client().await;

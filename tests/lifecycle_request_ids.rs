@@ -221,7 +221,7 @@ async fn s5_update_across_a_new_request_id_forgets_no_known_one() {
 }
 
 #[tokio::test]
-async fn s5_update_after_the_clock_was_set_back_forgets_no_known_request_id() {
+async fn s5_update_after_a_clock_step_forgets_no_known_request_id() {
     let (world, clock) = Clock::world();
     let server = world.server_with("[default_policy]\nretry_window = '10s'").await;
     let client = server.client().await;
@@ -278,7 +278,7 @@ async fn s5_request_id_without_changes_displaces_the_oldest() {
 }
 
 #[tokio::test]
-async fn s5_delete_with_the_request_id_of_another_request_ends_nothing() {
+async fn s5_delete_with_a_known_id_of_another_request_ends_nothing() {
     let Setup { client, .. } = &setup().await;
     let (session, token) = client.create(&[]).await;
     client.update(update(&token, 0)).await.unwrap();

@@ -86,7 +86,7 @@ async fn session_of_another_subject_is_not_ended_for_its_reservation() {
 }
 
 #[tokio::test]
-async fn session_that_left_its_subject_is_not_ended_for_an_earlier_reservation() {
+async fn session_that_left_is_not_ended_for_an_earlier_reservation() {
     let Setup { world, client, .. } = &setup_with(ONE).await;
     let (kept, _) = client.create_for("alice").await;
     let (session, _) = client.create(&[]).await;

@@ -212,7 +212,7 @@ async fn s3_expired_session_is_never_revived() {
 
 /// The call reaches Redis after the deadline of its session, and before any other script.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s3_call_that_reaches_redis_after_the_deadline_finds_an_ended_session() {
+async fn s3_call_reaching_redis_after_the_deadline_changes_nothing() {
     let world = World::dedicated();
     let proxy = Proxy::start(&world.redis);
     let server = Server::start(&proxy.url(), &world.prefix, "").await;
