@@ -7,13 +7,20 @@ use std::{
 
 use futures_util::future::join_all;
 use harness::{
-    Server, Setup, World, client::*, clock::Clock, eventually, process::Process, proxy::Proxy, setup, setup_with,
-    tokens::unix_ms,
+    Server, Setup, World,
+    client::*,
+    clock::Clock,
+    eventually,
+    process::Process,
+    proxy::Proxy,
+    setup, setup_with,
+    tokens::{rotation_of, unix_ms},
 };
 use sessiond::store::scripts;
 use sessiond_client::v1::{
     AttributeValue, Cause, ClientInfo, CreateSessionRequest, DeleteSessionRequest, EventType, GetSessionRequest,
-    ListSessionsRequest, SessionView, TouchSessionRequest, UpdateSessionRequest, attribute_value::Kind,
+    ListSessionsRequest, RotateSessionRequest, SessionView, TouchSessionRequest, UpdateSessionRequest,
+    attribute_value::Kind,
 };
 use tonic::Code;
 
@@ -354,6 +361,31 @@ async fn new_absolute_timeout_counts_from_the_creation() {
     let update = UpdateSessionRequest { key: by_token(&token), absolute_timeout: seconds(1_000), ..Default::default() };
     let updated = client.update(update).await.unwrap();
     assert_eq!(unix_ms(updated.expire_time), unix_ms(session.create_time) + 1_000_000);
+}
+
+/// Content that is the same needs no write; everything else that the call asks for does.
+#[tokio::test]
+async fn update_to_the_same_content_has_its_other_effects() {
+    let Setup { client, .. } = &setup_with("[default_policy]\ntouch_interval = '0s'\nrotation_grace = '0s'").await;
+    let (session, first) = client.create(&[("a", text("1"))]).await;
+    let set_attributes: BTreeMap<_, _> = [("a".to_owned(), text("1"))].into();
+    let same = |token: &str| UpdateSessionRequest {
+        key: by_token(token),
+        set_attributes: set_attributes.clone(),
+        ..Default::default()
+    };
+    let touched = client.update(UpdateSessionRequest { touch: true, ..same(&first) }).await.unwrap();
+    assert!(unix_ms(touched.access_time) > unix_ms(session.access_time), "no touch");
+    let limited = UpdateSessionRequest { absolute_timeout: seconds(60), ..same(&first) };
+    let limited = client.update(limited).await.unwrap();
+    assert_eq!(unix_ms(limited.expire_time), unix_ms(session.create_time) + 60_000);
+    let rotation = RotateSessionRequest { set_attributes: set_attributes.clone(), ..rotation_of(&first) };
+    let (rotated, second) = client.rotate_with(rotation).await.unwrap();
+    assert_eq!(rotated.token_generation, 2);
+    // The call presents the token for the first time: the one before it is token reuse from then on.
+    expect_error(client.get(by_token(&first)).await, Code::NotFound, "TOKEN_ROTATED");
+    client.update(same(&second)).await.unwrap();
+    expect_error(client.get(by_token(&first)).await, Code::NotFound, "SESSION_ENDED");
 }
 
 #[tokio::test]
