@@ -284,3 +284,21 @@ async fn corrupt_record_counts_for_the_session_limit() {
         expect_error(client.get(by_id(&victim.id)).await, Code::DataLoss, "RECORD_CORRUPT");
     }
 }
+
+#[tokio::test]
+async fn update_of_a_corrupt_content_is_data_loss() {
+    let world = World::dedicated();
+    let server = world.server().await;
+    let client = server.client().await;
+    for at_end in [false, true] {
+        let victim = Victim::create(&world, &client).await;
+        let at = if at_end { victim.record().len() - REQUEST - 1 } else { HEAD + TOKENS };
+        victim.flip(at, 0);
+        let changed = [("small", text("y"))];
+        for key in [by_id(&victim.id), by_token(&victim.token)] {
+            expect_error(client.set(key, &changed).await, Code::DataLoss, "RECORD_CORRUPT");
+        }
+        let wrong = by_token(&successor_of(&victim.token));
+        expect_error(client.set(wrong, &changed).await, Code::NotFound, "SESSION_NOT_FOUND");
+    }
+}
