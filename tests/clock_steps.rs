@@ -141,3 +141,53 @@ async fn log_entries_from_a_clock_ahead_leave_at_their_age() {
     eventually("all entries but the last have left", async || (world.redis.number(&["XLEN", &log]) == 1).then_some(()))
         .await;
 }
+
+#[tokio::test]
+async fn oldest_session_is_replaced_after_the_clock_was_set_back() {
+    let (world, clock) = Clock::world();
+    let server = world.server_with("[default_policy]\nsession_limit = 2").await;
+    let client = server.client().await;
+    let (first, _) = client.create_for("alice").await;
+    let (second, _) = client.create_for("alice").await;
+    clock.shift_to(-HOUR);
+    let (third, _) = client.create_for("alice").await;
+    let (fourth, _) = client.create_for("alice").await;
+    let listed: Vec<_> = client.list_subject("alice").await.into_iter().map(|session| session.id).collect();
+    assert_eq!(listed, [fourth.id, third.id]);
+    assert!(!client.lives(&first.id).await && !client.lives(&second.id).await);
+}
+
+#[tokio::test]
+async fn login_after_a_logout_and_a_clock_set_back_succeeds() {
+    let (world, clock) = Clock::world();
+    let server = world.server_with("[default_policy]\nidle_timeout = '2h'").await;
+    let client = server.client().await;
+    let (session, _) = client.create_for("alice").await;
+    client.login(by_id(&session.id), "").await.unwrap();
+    eventually("the session has left the index", async || world.index("alice").is_empty().then_some(())).await;
+    clock.shift_to(-HOUR);
+    assert_eq!(client.login(by_id(&session.id), "alice").await.unwrap().subject, "alice");
+    assert_eq!(client.delete_subject("alice").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn reconciliation_continues_after_the_clock_was_set_back() {
+    let (world, clock) = Clock::world();
+    let server = world.server_with("reconcile_interval = '1s'\npartitions = 1").await;
+    let client = server.client().await;
+    clock.step_to(HOUR, std::slice::from_ref(&client)).await;
+    let (session, _) = client.create_for("alice").await;
+    eventually("the store is reconciled by that clock", async || {
+        let meta = world.redis.keys("*:meta").remove(0);
+        let claimed = world.redis.list(&["HMGET", &meta, "audited"]);
+        claimed.first().filter(|at| at.parse::<i64>().unwrap() > world.redis.now() - 5_000).map(drop)
+    })
+    .await;
+    clock.shift_to(0);
+    let key = world.index_key("alice").unwrap();
+    // The first repair may belong to a reconciliation that was already in progress.
+    for _ in 0..2 {
+        world.redis.must(&["ZREM", &key, &session.id]);
+        eventually("the index is repaired", async || (world.index("alice").len() == 1).then_some(())).await;
+    }
+}

@@ -2,14 +2,16 @@
 //! changes between the read and the write of a call.
 
 use std::{
+    pin::pin,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use harness::{Client, Server, World, client::*, eventually, process::Process, proxy::Proxy};
+use harness::{Client, Server, World, client::*, clock::Clock, eventually, process::Process, proxy::Proxy};
 use sessiond::store::scripts;
 use sessiond_client::v1::UpdateSessionRequest;
+use tokio::time::sleep;
 use tonic::Code;
 
 const WRITERS: usize = 64;
@@ -161,4 +163,111 @@ async fn s1_update_across_a_restored_record_changes_that_record() {
     // The session goes on as usual.
     let second = client.rotate(&first).await.unwrap();
     assert_eq!(client.token_state(&second).await.unwrap(), sessiond_client::v1::TokenState::Current);
+}
+
+/// Two servers on one Redis: the one that is slow takes the turn, because the session changes between its reads and writes.
+struct Turn {
+    world: World,
+    proxy: Proxy,
+    _servers: [Server; 2],
+    slow: Client,
+    client: Client,
+    id: String,
+    record: String,
+}
+
+impl Turn {
+    async fn start(world: World) -> Self {
+        let proxy = Proxy::start(&world.redis);
+        let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
+        let (slow, client) = (servers[0].client().await, servers[1].client().await);
+        let (session, _) = client.create(&[]).await;
+        slow.set(by_id(&session.id), &[("slow", text("0"))]).await.unwrap();
+        let record = world.redis.keys(&format!("*:s:*{}", session.id)).remove(0);
+        proxy.delay_replies(Duration::from_millis(30));
+        Turn { world, proxy, _servers: servers, slow, client, id: session.id, record }
+    }
+
+    /// Whether a call has the turn, perhaps one that is over.
+    fn is_stored(&self) -> bool {
+        let reply = self.world.redis.command_bytes(&[b"GETRANGE", self.record.as_bytes(), b"30", b"42"]);
+        reply != b"$13\r\n\0\0\0\0\0\0\0\0\0\0\0\0\0\r\n"
+    }
+
+    /// Changes the session without a pause, each time to another value, until a call has the turn or this call is over.
+    async fn change_until_stored<T>(&self, call: impl Future<Output = CallResult<T>>) -> Option<CallResult<T>> {
+        let change = async {
+            for n in 0.. {
+                self.client.set(by_id(&self.id), &[("n", text(&n.to_string()))]).await.unwrap();
+            }
+        };
+        // While a change waits for the turn of the other call.
+        let stored = async {
+            while !self.is_stored() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let mut call = pin!(call);
+        tokio::select! {
+            result = &mut call => Some(result),
+            () = stored => None,
+            () = change => unreachable!(),
+        }
+    }
+
+    /// The slow server takes the turn, and never learns of it: it does not receive the reply.
+    async fn take(&self) {
+        self.proxy.hold_replies_after(&scripts::UPDATE, 2);
+        let changed = [("slow", text("1"))];
+        let lost = self.slow.set(by_id(&self.id), &changed);
+        let early = self.change_until_stored(lost).await;
+        assert!(early.is_none(), "a call takes the turn after its second conflict: {early:?}");
+    }
+
+    /// Changes the session at the fast server.
+    async fn change(&self) {
+        let changed = self.client.set(by_id(&self.id), &[("fast", text("1"))]).await.unwrap();
+        assert_eq!(changed.attributes["fast"], text("1"));
+        assert_eq!(changed.attributes["slow"], text("0"));
+    }
+}
+
+/// A turn is at most 100 ms: an instance that dies with it does not stop the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s2_turn_whose_holder_is_lost_ends_by_itself() {
+    let turn = Turn::start(World::dedicated()).await;
+    turn.take().await;
+    turn.change().await;
+    assert!(!turn.is_stored());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s2_turn_from_before_the_clock_was_set_back_stops_no_call() {
+    let (world, clock) = Clock::world();
+    let turn = Turn::start(world).await;
+    turn.take().await;
+    clock.shift_to(-3_600);
+    turn.change().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s2_change_of_its_holder_ends_the_turn() {
+    let turn = Turn::start(World::dedicated()).await;
+    let taken = async |n: u32| {
+        let changed = [("slow", text(&n.to_string()))];
+        let mut change = pin!(turn.slow.set(by_id(&turn.id), &changed));
+        match turn.change_until_stored(&mut change).await {
+            Some(changed) => drop(changed.unwrap()),
+            None => return Some(change.await.unwrap()),
+        }
+        None
+    };
+    let mut n = 0;
+    // Between two reads and writes there may be no change of the other server.
+    eventually("a call takes the turn", async || {
+        n += 1;
+        taken(n).await
+    })
+    .await;
+    assert!(!turn.is_stored(), "others wait, although the change was made");
 }

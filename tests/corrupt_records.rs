@@ -228,3 +228,77 @@ async fn tombstone_copied_to_another_key_is_data_loss() {
     expect_error(client.get(by_token(&token)).await, Code::NotFound, "SESSION_NOT_FOUND");
     expect_error(client.get(by_id(&ended.id)).await, Code::NotFound, "SESSION_ENDED");
 }
+
+#[tokio::test]
+async fn corrupt_record_is_ended_by_a_delete_of_its_id_only() {
+    let world = World::dedicated();
+    let server = world.server_with("partitions = 1").await;
+    let client = server.client().await;
+    let victim = Victim::create(&world, &client).await;
+    // The session is not one of bob's, whatever his index says.
+    let (of_bob, _) = client.create_for("bob").await;
+    let added = (world.now_us() - 60_000_000).to_string();
+    world.redis.must(&["ZADD", &world.index_key("bob").unwrap(), &added, &victim.id]);
+    victim.flip(HEAD - 1, 0);
+    let mut watching = client.watch_all().await;
+    expect_error(client.delete(by_token(&victim.token)).await, Code::DataLoss, "RECORD_CORRUPT");
+    assert!(!client.delete(by_token(&successor_of(&victim.token))).await.unwrap());
+    assert_eq!(client.delete_subject("bob").await.unwrap(), 1);
+    expect_error(client.get(by_id(&victim.id)).await, Code::DataLoss, "RECORD_CORRUPT");
+    assert!(client.delete(by_id(&victim.id)).await.unwrap());
+    let ended: Vec<_> = watching.events_until_now().await.into_iter().map(|event| event.id).collect();
+    assert_eq!(ended, [of_bob.id, victim.id]);
+}
+
+#[tokio::test]
+async fn corrupt_tombstone_is_not_ended_again() {
+    let world = World::dedicated();
+    let server = world.server().await;
+    let client = server.client().await;
+    let victim = Victim::create(&world, &client).await;
+    assert!(client.delete(by_id(&victim.id)).await.unwrap());
+    let mut record = victim.record();
+    record[HEAD - 1] ^= 1;
+    victim.redis(&[b"SET", victim.key.as_bytes(), &record, b"KEEPTTL"]);
+    let mut watching = client.watch_all().await;
+    assert!(!client.delete(by_id(&victim.id)).await.unwrap());
+    assert!(watching.events_until_now().await.is_empty());
+    // The record can be read again.
+    expect_error(client.get(by_id(&victim.id)).await, Code::NotFound, "SESSION_ENDED");
+}
+
+#[tokio::test]
+async fn corrupt_record_counts_for_the_session_limit() {
+    let world = World::dedicated();
+    let toml = "partitions = 1\n[default_policy]\nsession_limit = 1\nsession_limit_policy = 'reject'";
+    let server = world.server_with(toml).await;
+    let client = server.client().await;
+    let victim = Victim::create(&world, &client).await;
+    victim.flip(HEAD - 1, 0);
+    for is_old in [false, true] {
+        if is_old {
+            world.age_index("alice");
+        }
+        let create = CreateSessionRequest { subject: "alice".into(), ..Default::default() };
+        expect_error(client.create_with(create).await, Code::FailedPrecondition, "SUBJECT_SESSION_LIMIT");
+        expect_error(client.get(by_id(&victim.id)).await, Code::DataLoss, "RECORD_CORRUPT");
+    }
+}
+
+#[tokio::test]
+async fn update_of_a_corrupt_content_is_data_loss() {
+    let world = World::dedicated();
+    let server = world.server().await;
+    let client = server.client().await;
+    for at_end in [false, true] {
+        let victim = Victim::create(&world, &client).await;
+        let at = if at_end { victim.record().len() - REQUEST - 1 } else { HEAD + TOKENS };
+        victim.flip(at, 0);
+        let changed = [("small", text("y"))];
+        for key in [by_id(&victim.id), by_token(&victim.token)] {
+            expect_error(client.set(key, &changed).await, Code::DataLoss, "RECORD_CORRUPT");
+        }
+        let wrong = by_token(&successor_of(&victim.token));
+        expect_error(client.set(wrong, &changed).await, Code::NotFound, "SESSION_NOT_FOUND");
+    }
+}

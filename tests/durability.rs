@@ -133,6 +133,25 @@ async fn delete_without_replica_and_its_retry_are_unknown() {
     );
 }
 
+/// The responses depend on writes that the replica may lack: a tombstone, an end, a value that another call has set.
+#[tokio::test]
+async fn calls_that_change_nothing_wait_for_the_replica() {
+    let pair = Pair::start(&[]).await;
+    let server = pair.server().await;
+    let client = server.client().await.in_namespace("safe");
+    let (session, _) = client.create(&[("a", text("1"))]).await;
+    let (ended, token) = client.create(&[]).await;
+    client.delete(by_id(&ended.id)).await.unwrap();
+    pair.replica.pause();
+    let same = [("a", text("1"))];
+    let unknown = by_id(&id_of(&new_token()));
+    expect_error(client.set(by_id(&session.id), &same).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    expect_error(client.delete(unknown).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    expect_error(client.set(by_id(&ended.id), &same).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    expect_error(client.rotate(&token).await, Code::DeadlineExceeded, "OUTCOME_UNKNOWN");
+    pair.replica.resume();
+}
+
 #[tokio::test]
 async fn repeated_rotation_waits_for_the_replica() {
     let pair = Pair::start(&[]).await;

@@ -1,5 +1,7 @@
 //! S5 and S6: which calls a request id lets repeat a rotation, and that a refused token gains nothing by a known request id.
 
+use std::collections::BTreeMap;
+
 use harness::{Client, Server, World, client::*, clock::Clock, tokens::*};
 use sessiond_client::v1::{
     CreateSessionRequest, EventType, RotateSessionRequest, Session, SessionEvent, TokenState, UpdateSessionRequest,
@@ -100,23 +102,79 @@ async fn s5_login_successor_is_returned_only_to_its_request_id() {
 }
 
 #[tokio::test]
-async fn s5_login_successor_is_returned_for_15_s() {
-    let (world, clock) = Clock::world();
+async fn s5_login_successor_is_returned_after_other_changes() {
+    let world = World::shared();
+    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    for rotation in [login_of as fn(&str) -> RotateSessionRequest, rotation_without_grace] {
+        let (created, first) = client.create(&[]).await;
+        let rotation = with_id(REQUEST_ID, rotation(&first));
+        let (_, issued) = client.rotate_with(rotation.clone()).await.unwrap();
+        client.set(by_id(&created.id), &[("a", text("1"))]).await.unwrap();
+        client.touch(by_id(&created.id)).await.unwrap();
+        let again = client.rotate_with(rotation).await.unwrap();
+        assert_eq!(again, (client.get(by_id(&created.id)).await.unwrap(), issued.clone()));
+        assert_eq!(client.token_state(&issued).await.unwrap(), TokenState::Current);
+    }
+}
+
+#[tokio::test]
+async fn s6_rotation_of_any_kind_with_large_content_is_applied() {
+    let world = World::shared();
     let server = world.server().await;
     let client = server.client().await;
-    let (_, first) = client.create(&[]).await;
-    let login = with_id(REQUEST_ID, login_of(&first));
-    let issued = client.rotate_with(login.clone()).await.unwrap();
-    clock.shift_to(5);
-    assert_eq!(client.rotate_with(login.clone()).await.unwrap(), issued);
-    clock.step_to(20, std::slice::from_ref(&client)).await;
-    // The request id is still known; what leads to the token is gone.
-    expect_error(client.rotate_with(login.clone()).await, Code::NotFound, "TOKEN_ROTATED");
-    // Also if the clock is set back, after any write has removed it.
-    client.set(by_id(&issued.0.id), &[("a", text("1"))]).await.unwrap();
-    clock.shift_to(0);
-    expect_error(client.rotate_with(login).await, Code::NotFound, "TOKEN_ROTATED");
-    assert_eq!(client.token_state(&issued.1).await.unwrap(), TokenState::Current);
+    for bytes in [10, 5_000] {
+        let value = text(&incompressible(bytes));
+        let set_attributes = BTreeMap::from([("a".to_owned(), value.clone())]);
+        for rotation in [login_of as fn(&str) -> RotateSessionRequest, rotation_without_grace, rotation_of] {
+            for request_id in ["", REQUEST_ID] {
+                for of_the_caller in [false, true] {
+                    let (created, first) = client.create(&[("b", value.clone())]).await;
+                    let new_token = if of_the_caller { successor_of(&first) } else { String::new() };
+                    let rotation = RotateSessionRequest { new_token: new_token.clone(), ..rotation(&first) };
+                    let rotation = RotateSessionRequest {
+                        set_attributes: set_attributes.clone(),
+                        ..with_id(request_id, rotation)
+                    };
+                    let (session, issued) = client.rotate_with(rotation).await.unwrap();
+                    let current = if of_the_caller { new_token } else { issued };
+                    assert_eq!(
+                        session.attributes,
+                        [("a".to_owned(), value.clone()), ("b".into(), value.clone())].into()
+                    );
+                    assert_eq!(client.get(by_token(&current)).await.unwrap(), session);
+                    assert_eq!(client.set(by_token(&current), &[("c", text("1"))]).await.unwrap().id, created.id);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn s5_login_successor_is_returned_for_15_s() {
+    let (world, clock) = Clock::world();
+    let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    for by_touch in [false, true] {
+        clock.step_to(0, std::slice::from_ref(&client)).await;
+        let (_, first) = client.create(&[]).await;
+        let login = with_id(REQUEST_ID, login_of(&first));
+        let issued = client.rotate_with(login.clone()).await.unwrap();
+        clock.shift_to(5);
+        assert_eq!(client.rotate_with(login.clone()).await.unwrap(), issued);
+        clock.step_to(20, std::slice::from_ref(&client)).await;
+        // The request id is still known; what leads to the token is gone.
+        expect_error(client.rotate_with(login.clone()).await, Code::NotFound, "TOKEN_ROTATED");
+        // Also if the clock is set back, after any write has removed it.
+        if by_touch {
+            client.touch(by_id(&issued.0.id)).await.unwrap();
+        } else {
+            client.set(by_id(&issued.0.id), &[("a", text("1"))]).await.unwrap();
+        }
+        clock.shift_to(0);
+        expect_error(client.rotate_with(login).await, Code::NotFound, "TOKEN_ROTATED");
+        assert_eq!(client.token_state(&issued.1).await.unwrap(), TokenState::Current);
+    }
 }
 
 #[tokio::test]

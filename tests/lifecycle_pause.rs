@@ -79,6 +79,22 @@ async fn reads_continue_in_a_write_pause() {
     expect_error(client.rotate(&first).await, Code::NotFound, "TOKEN_ROTATED");
 }
 
+/// Token reuse ends the session, which needs a write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn token_reuse_waits_for_the_end_of_a_write_pause() {
+    let Setup { world, client, .. } = &World::dedicated().setup_with("[default_policy]\nrotation_grace = '0s'").await;
+    let (_, first) = client.create(&[]).await;
+    let second = client.rotate_and_use(&first).await;
+    pause(&world.redis);
+    let reading = async {
+        read_on(client, async |client| drop(client.get(by_token(&second)).await.unwrap())).await;
+        unpause(&world.redis);
+    };
+    let (reused, ()) = tokio::join!(client.get(by_token(&first)), reading);
+    expect_error(reused, Code::NotFound, "SESSION_ENDED");
+    expect_error(client.get(by_token(&second)).await, Code::NotFound, "SESSION_ENDED");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_wait_for_the_end_of_a_write_pause() {
     let Setup { world, client, .. } = &World::dedicated().setup().await;

@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
-use harness::{Client, Setup, World, client::*, clock::Clock, setup, tokens::*};
+use harness::{Client, Server, Setup, World, client::*, clock::Clock, eventually, proxy::Proxy, setup, tokens::*};
+use sessiond::store::scripts;
 use sessiond_client::v1::{
-    CreateSessionRequest, DeleteSessionRequest, RotateSessionRequest, Session, TokenState, UpdateSessionRequest,
+    Cause, CreateSessionRequest, DeleteSessionRequest, RotateSessionRequest, Session, TokenState, UpdateSessionRequest,
 };
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -188,5 +189,107 @@ async fn s5_parallel_request_ids_beyond_64_are_refused() {
     assert_eq!(kept.attributes.keys().cloned().collect::<BTreeSet<_>>(), applied);
     for n in &applied {
         assert_eq!(clients[0].update(request(n.parse().unwrap())).await.unwrap(), kept, "{n} was applied again");
+    }
+}
+
+/// Between the read and the write of an update another call stores its request id and changes nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s5_update_across_a_new_request_id_forgets_no_known_one() {
+    let (world, clock) = Clock::world();
+    let proxy = Proxy::start(&world.redis);
+    let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
+    let clients = [servers[0].client().await, servers[1].client().await];
+    let (session, token) = clients[1].create(&[]).await;
+    clients[1].update(update(&token, 0)).await.unwrap();
+    // The id could make room for another one, but there is no need.
+    clock.step_to(20, &clients).await;
+    proxy.hold_requests_at(&scripts::UPDATE);
+    let other = async {
+        eventually("the write is held back", async || proxy.is_holding_requests().then_some(())).await;
+        let unchanged = UpdateSessionRequest { key: by_token(&token), request_id: id(1), ..Default::default() };
+        clients[1].update(unchanged).await.unwrap();
+        proxy.release_requests();
+    };
+    let set = [("n", text("changed"))];
+    let (changed, ()) = tokio::join!(clients[0].set(by_id(&session.id), &set), other);
+    let changed = changed.unwrap();
+    for n in [0, 1] {
+        let retried = UpdateSessionRequest { key: by_token(&token), request_id: id(1), ..Default::default() };
+        let retried = if n == 0 { update(&token, 0) } else { retried };
+        assert_eq!(clients[1].update(retried).await.unwrap(), changed, "{n} was applied again");
+    }
+}
+
+#[tokio::test]
+async fn s5_update_after_a_clock_step_forgets_no_known_request_id() {
+    let (world, clock) = Clock::world();
+    let server = world.server_with("[default_policy]\nretry_window = '10s'").await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    client.update(update(&token, 0)).await.unwrap();
+    clock.step_to(60, std::slice::from_ref(&client)).await;
+    clock.shift_to(0);
+    // The server does not know yet that the id is not as old as it was.
+    let changed = client.set(by_id(&session.id), &[("n", text("changed"))]).await.unwrap();
+    assert_eq!(client.update(update(&token, 0)).await.unwrap(), changed, "the request was applied again");
+}
+
+#[tokio::test]
+async fn s5_request_id_is_new_again_after_the_retry_window() {
+    let (world, clock) = Clock::world();
+    let server = world.server_with("[default_policy]\nretry_window = '10s'").await;
+    let client = server.client().await;
+    let (_, token) = client.create(&[]).await;
+    let first = client.update(update(&token, 0)).await.unwrap();
+    client.update(update(&token, 1)).await.unwrap();
+    clock.step_to(12, std::slice::from_ref(&client)).await;
+    let again = client.update(update(&token, 0)).await.unwrap();
+    assert!(again.revision > first.revision, "the request was not applied again");
+    // The record may have both: the last one counts.
+    let changed = client.set(by_token(&token), &[("n", text("changed"))]).await.unwrap();
+    assert_eq!(client.update(update(&token, 0)).await.unwrap(), changed);
+    let other = UpdateSessionRequest { clear_attributes: true, ..update(&token, 1) };
+    client.update(other).await.unwrap();
+}
+
+#[tokio::test]
+async fn s5_request_ids_from_a_clock_ahead_refuse_no_new_one() {
+    let (world, clock) = Clock::world();
+    let server = world.server().await;
+    let client = server.client().await;
+    clock.step_to(60, std::slice::from_ref(&client)).await;
+    let (session, token) = filled(&client).await;
+    expect_limit(client.update(update(&token, STORED)).await);
+    clock.shift_to(0);
+    assert!(client.update(update(&token, STORED)).await.unwrap().revision > session.revision);
+}
+
+#[tokio::test]
+async fn s5_request_id_without_changes_displaces_the_oldest() {
+    let (world, clock) = Clock::world();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, token) = filled(&client).await;
+    clock.step_to(16, std::slice::from_ref(&client)).await;
+    let unchanged = UpdateSessionRequest { key: by_token(&token), request_id: id(STORED), ..Default::default() };
+    assert_eq!(client.update(unchanged).await.unwrap(), session);
+    assert_eq!(client.update(update(&token, 1)).await.unwrap(), session);
+    assert!(client.update(update(&token, 0)).await.unwrap().revision > session.revision);
+}
+
+#[tokio::test]
+async fn s5_delete_with_a_known_id_of_another_request_ends_nothing() {
+    let Setup { client, .. } = &setup().await;
+    let (session, token) = client.create(&[]).await;
+    client.update(update(&token, 0)).await.unwrap();
+    let delete = DeleteSessionRequest { key: by_token(&token), request_id: id(0), ..Default::default() };
+    expect_error(client.delete_with(delete.clone()).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    assert!(client.lives(&session.id).await);
+    let delete = DeleteSessionRequest { request_id: id(1), ..delete };
+    assert!(client.delete_with(delete.clone()).await.unwrap());
+    let altered = DeleteSessionRequest { cause: Cause::Revoked.into(), ..delete.clone() };
+    let of_the_update = DeleteSessionRequest { request_id: id(0), ..delete };
+    for other in [altered, of_the_update] {
+        expect_error(client.delete_with(other).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
     }
 }

@@ -224,6 +224,20 @@ async fn reconciler_without_notifications_finds_deleted_keys() {
 }
 
 #[tokio::test]
+async fn create_with_the_id_of_a_deleted_key_ends_the_session() {
+    let world = World::dedicated();
+    let server = world.server().await;
+    let client = server.client().await;
+    let mut watching = client.watch_all().await;
+    let create = CreateSessionRequest { token: new_token(), ..Default::default() };
+    let (session, _) = client.create_with(create.clone()).await.unwrap();
+    world.redis.command(&["DEL", &key_of(&world, &session)]);
+    let status = expect_error(client.create_with(create).await, Code::NotFound, "SESSION_ENDED");
+    assert_eq!(status.metadata_of("cause"), "OUT_OF_BAND");
+    assert_eq!(single_end(&mut watching, &session).await.cause(), Cause::OutOfBand);
+}
+
+#[tokio::test]
 async fn enabled_notifications_set_the_gauge() {
     let world = notifying_redis();
     let server = world.server().await;

@@ -6,10 +6,21 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use harness::{Setup, World, client::*, eventually, process::Process, setup, setup_with};
+use harness::{
+    Server, Setup, World,
+    client::*,
+    clock::Clock,
+    eventually,
+    process::Process,
+    proxy::Proxy,
+    setup, setup_with,
+    tokens::{rotation_of, unix_ms},
+};
+use sessiond::store::scripts;
 use sessiond_client::v1::{
-    AttributeValue, Cause, ClientInfo, CreateSessionRequest, DeleteSessionRequest, GetSessionRequest,
-    ListSessionsRequest, SessionView, TouchSessionRequest, UpdateSessionRequest, attribute_value::Kind,
+    AttributeValue, Cause, ClientInfo, CreateSessionRequest, DeleteSessionRequest, EventType, GetSessionRequest,
+    ListSessionsRequest, RotateSessionRequest, SessionView, TouchSessionRequest, UpdateSessionRequest,
+    attribute_value::Kind,
 };
 use tonic::Code;
 
@@ -206,6 +217,47 @@ async fn s3_expired_session_is_never_revived() {
     expect_error(client.set(by_token(&token), &[("a", text("1"))]).await, Code::NotFound, "SESSION_ENDED");
 }
 
+/// The call reaches Redis after the deadline of its session, and before any other script.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_call_reaching_redis_after_the_deadline_changes_nothing() {
+    let world = World::dedicated();
+    let proxy = Proxy::start(&world.redis);
+    let server = Server::start(&proxy.url(), &world.prefix, "").await;
+    let client = &server.client().await;
+    for script in [&scripts::UPDATE, &scripts::ROTATE, &scripts::END, &scripts::CREATE] {
+        let mut watching = client.watch_all().await;
+        let token = new_token();
+        let create = CreateSessionRequest { token: token.clone(), idle_timeout: millis(800), ..Default::default() };
+        let (session, _) = client.create_with(create.clone()).await.unwrap();
+        proxy.hold_requests_at(script);
+        let call = async {
+            let key = by_token(&token);
+            match script.name {
+                "update" => client.set(key, &[("a", text("1"))]).await.map(|_| true),
+                "rotate" => client.rotate(&token).await.map(|_| true),
+                "create" => client.create_with(create).await.map(|_| true),
+                _ => client.delete(key).await,
+            }
+        };
+        let deadline = async {
+            eventually("the call is held back", async || proxy.is_holding_requests().then_some(())).await;
+            world.redis.wait_for_time(unix_ms(session.expire_time)).await;
+            proxy.release_requests();
+        };
+        match tokio::join!(call, deadline).0 {
+            Ok(deleted) => assert!(script.name == "end" && !deleted, "{}: the session was not over", script.name),
+            late => {
+                let status = expect_error(late, Code::NotFound, "SESSION_ENDED");
+                assert_eq!(status.metadata_of("cause"), "IDLE_TIMEOUT", "{}", script.name);
+            }
+        }
+        let events = watching.events_until_now().await;
+        let received: Vec<_> = events.iter().map(|event| (event.r#type(), event.cause())).collect();
+        let expected = [(EventType::Created, Cause::Unspecified), (EventType::Ended, Cause::IdleTimeout)];
+        assert_eq!(received, expected, "{}", script.name);
+    }
+}
+
 #[tokio::test]
 async fn s3_delete_of_unknown_id_rejects_a_later_create() {
     let Setup { client, .. } = &setup().await;
@@ -300,6 +352,57 @@ async fn new_idle_timeout_before_absolute_deadline_counts_from_now() {
 }
 
 #[tokio::test]
+async fn new_absolute_timeout_counts_from_the_creation() {
+    let (world, clock) = Clock::world();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    clock.step_to(600, std::slice::from_ref(&client)).await;
+    let update = UpdateSessionRequest { key: by_token(&token), absolute_timeout: seconds(1_000), ..Default::default() };
+    let updated = client.update(update).await.unwrap();
+    assert_eq!(unix_ms(updated.expire_time), unix_ms(session.create_time) + 1_000_000);
+}
+
+/// Content that is the same needs no write; everything else that the call asks for does.
+#[tokio::test]
+async fn update_to_the_same_content_has_its_other_effects() {
+    let Setup { client, .. } = &setup_with("[default_policy]\ntouch_interval = '0s'\nrotation_grace = '0s'").await;
+    let (session, first) = client.create(&[("a", text("1"))]).await;
+    let set_attributes: BTreeMap<_, _> = [("a".to_owned(), text("1"))].into();
+    let same = |token: &str| UpdateSessionRequest {
+        key: by_token(token),
+        set_attributes: set_attributes.clone(),
+        ..Default::default()
+    };
+    let touched = client.update(UpdateSessionRequest { touch: true, ..same(&first) }).await.unwrap();
+    assert!(unix_ms(touched.access_time) > unix_ms(session.access_time), "no touch");
+    let limited = UpdateSessionRequest { absolute_timeout: seconds(60), ..same(&first) };
+    let limited = client.update(limited).await.unwrap();
+    assert_eq!(unix_ms(limited.expire_time), unix_ms(session.create_time) + 60_000);
+    let rotation = RotateSessionRequest { set_attributes: set_attributes.clone(), ..rotation_of(&first) };
+    let (rotated, second) = client.rotate_with(rotation).await.unwrap();
+    assert_eq!(rotated.token_generation, 2);
+    // The call presents the token for the first time: the one before it is token reuse from then on.
+    expect_error(client.get(by_token(&first)).await, Code::NotFound, "TOKEN_ROTATED");
+    client.update(same(&second)).await.unwrap();
+    expect_error(client.get(by_token(&first)).await, Code::NotFound, "SESSION_ENDED");
+}
+
+#[tokio::test]
+async fn session_with_a_shortened_timeout_ends_in_time() {
+    let Setup { client, .. } = &setup().await;
+    let mut watching = client.watch_all().await;
+    let (session, token) = client.create(&[]).await;
+    assert_eq!(watching.event().await.r#type(), EventType::Created);
+    let update = UpdateSessionRequest { key: by_token(&token), idle_timeout: millis(200), ..Default::default() };
+    client.update(update).await.unwrap();
+    assert_eq!(watching.event().await.r#type(), EventType::Updated);
+    // No call presents the session again.
+    let ended = watching.event().await;
+    assert_eq!((ended.r#type(), ended.cause(), ended.id), (EventType::Ended, Cause::IdleTimeout, session.id));
+}
+
+#[tokio::test]
 async fn s5_retried_mutation_is_applied_once() {
     let Setup { client, .. } = &setup().await;
     let mut watching = client.watch_all().await;
@@ -350,6 +453,46 @@ async fn s5_request_id_without_changes_is_remembered() {
     client.update(update.clone()).await.unwrap();
     let changed = client.set(by_token(&token), &[("a", text("2"))]).await.unwrap();
     assert_eq!(client.update(update).await.unwrap(), changed);
+}
+
+#[tokio::test]
+async fn large_content_stays_through_calls_that_do_not_change_it() {
+    let Setup { world, client, .. } = &setup().await;
+    for bytes in [10, 5_000] {
+        let attributes = [("a".to_owned(), text(&incompressible(bytes)))].into();
+        let create = CreateSessionRequest { subject: "alice".into(), attributes, ..Default::default() };
+        let (session, first) = client.create_with(create).await.unwrap();
+        let with_id = UpdateSessionRequest {
+            key: by_id(&session.id),
+            request_id: REQUEST_ID.into(),
+            view: SessionView::Full.into(),
+            ..Default::default()
+        };
+        for _ in 0..2 {
+            assert_eq!(client.update(with_id.clone()).await.unwrap(), session);
+        }
+        let second = client.rotate(&first).await.unwrap();
+        let longer = UpdateSessionRequest { key: by_token(&second), idle_timeout: seconds(700), ..Default::default() };
+        client.update(longer).await.unwrap();
+        let read = client.get(by_token(&second)).await.unwrap();
+        assert_eq!((&read.attributes, &read.subject), (&session.attributes, &session.subject));
+        // At the end of the session its subject is read from the record.
+        client.delete(by_token(&second)).await.unwrap();
+        eventually("the session leaves the index", async || world.index("alice").is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn session_whose_timeouts_end_together_ends_by_the_absolute_one() {
+    let Setup { client, .. } = &setup().await;
+    let mut watching = client.watch_all().await;
+    let create =
+        CreateSessionRequest { idle_timeout: millis(100), absolute_timeout: millis(100), ..Default::default() };
+    let (_, token) = client.create_with(create).await.unwrap();
+    assert_eq!(watching.event().await.r#type(), EventType::Created);
+    let status = eventually("the session expires", async || client.get(by_token(&token)).await.err()).await;
+    assert_eq!(status.metadata_of("cause"), "ABSOLUTE_TIMEOUT");
+    assert_eq!(watching.event().await.cause(), Cause::AbsoluteTimeout);
 }
 
 #[tokio::test]

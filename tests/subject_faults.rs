@@ -563,6 +563,53 @@ async fn s7_id_reserved_by_an_earlier_attempt_is_accepted_at_once() {
     assert!(!client.lives(&first.id).await);
 }
 
+/// After a login has reserved the id, other calls give the session the subject and take it away again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn login_with_a_reservation_from_before_a_logout_reserves_again() {
+    let world = World::dedicated();
+    let proxy = Proxy::start(&world.redis);
+    let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
+    let (slow, client) = (servers[0].client().await, servers[1].client().await);
+    let (guest, _) = client.create(&[]).await;
+    let key = by_id(&guest.id);
+    // Loads the scripts, and gives the server an estimate of the clock of Redis.
+    slow.login(by_id(&slow.create(&[]).await.0.id), "bob").await.unwrap();
+    proxy.hold_replies_after(&scripts::RESERVE, 1);
+    let overtaking = async {
+        eventually("the id is reserved", async || (!world.index("alice").is_empty()).then_some(())).await;
+        client.login(key.clone(), "alice").await.unwrap();
+        let logout = UpdateSessionRequest { key: key.clone(), subject: Some(String::new()), ..Default::default() };
+        client.update(logout).await.unwrap();
+        eventually("the id has left the index", async || world.index("alice").is_empty().then_some(())).await;
+        proxy.release_replies();
+    };
+    let (logged_in, ()) = tokio::join!(slow.login(key.clone(), "alice"), overtaking);
+    assert_eq!(logged_in.unwrap().subject, "alice");
+    assert_eq!(world.index("alice"), set_of(&[&guest.id]), "the session has a subject whose index lacks it");
+    assert_eq!(client.delete_subject("alice").await.unwrap(), 1);
+}
+
+/// The store is emptied after a create has reserved its id, and another instance uses it again before the session is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn create_with_a_flushed_reservation_needs_another_one() {
+    let world = World::dedicated();
+    let proxy = Proxy::start(&world.redis);
+    let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
+    let (slow, client) = (servers[0].client().await, servers[1].client().await);
+    slow.create_for("bob").await;
+    let token = new_token();
+    proxy.hold_replies_after(&scripts::RESERVE, 1);
+    let flush = async {
+        eventually("the id is reserved", async || (!world.index("alice").is_empty()).then_some(())).await;
+        world.redis.command(&["FLUSHALL"]);
+        eventually("the store is used again", async || client.create_with(Default::default()).await.ok()).await;
+        proxy.release_replies();
+    };
+    let (created, ()) = tokio::join!(slow.create_with(create_request(&token)), flush);
+    let is_indexed = world.index("alice").contains(&id_of(&token));
+    assert_eq!(client.lives(&id_of(&token)).await, is_indexed, "{created:?}");
+}
+
 #[tokio::test]
 async fn flushed_store_is_reconciled_at_once_and_stays_usable() {
     let world = World::dedicated();

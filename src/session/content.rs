@@ -224,3 +224,51 @@ impl PatchedAttributes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field number of a later version.
+    const LATER: u64 = 20;
+
+    fn basic(subject: &str, labels: &[(&str, &str)], authentication: &[u8], later: &[u8]) -> Basic {
+        let mut encoded = encode_subject(subject);
+        for (name, value) in labels {
+            put_entry(&mut encoded, LABELS, name.as_bytes(), value.as_bytes());
+        }
+        for (number, value) in [(CLIENT, &b"client"[..]), (AUTHENTICATION, authentication), (LATER, later)] {
+            if !value.is_empty() {
+                put_field(&mut encoded, number, value);
+            }
+        }
+        Basic(encoded.into())
+    }
+
+    #[test]
+    fn patch_changes_only_what_it_names() {
+        let before = basic("alice", &[("a", "1"), ("b", "2")], b"password", b"later");
+        assert_eq!(before.patched(&Patch::default()), before);
+        let labels = Patch {
+            set_labels: [("b".to_owned(), "3".to_owned()), ("c".into(), "4".into())].into(),
+            ..Patch::default()
+        };
+        let changed = basic("alice", &[("a", "1"), ("b", "3"), ("c", "4")], b"password", b"later");
+        assert_eq!(before.patched(&labels), changed);
+        let removed = Patch { remove_labels: ["a".to_owned()].into(), ..Patch::default() };
+        assert_eq!(before.patched(&removed), basic("alice", &[("b", "2")], b"password", b"later"));
+        let subject = Patch { subject: Some(String::new()), ..Patch::default() };
+        assert_eq!(before.patched(&subject), basic("", &[("a", "1"), ("b", "2")], b"password", b"later"));
+    }
+
+    #[test]
+    fn authentication_is_set_before_the_fields_of_a_later_version() {
+        let patch = Patch { authentication: Some(Bytes::from_static(b"key")), ..Patch::default() };
+        for later in [&b""[..], b"later"] {
+            for authentication in [&b""[..], b"password"] {
+                let before = basic("alice", &[("a", "1")], authentication, later);
+                assert_eq!(before.patched(&patch), basic("alice", &[("a", "1")], b"key", later));
+            }
+        }
+    }
+}
