@@ -50,6 +50,7 @@ fn operations(history: &History) -> BTreeMap<String, Vec<&Operation>> {
 /// W7, S3: a session has exactly one ENDED and no change after it.
 pub fn ended_once(history: &History) -> Verdict {
     let (operations, deleted_keys) = (operations(history), history.deleted_keys());
+    let times = WriteTimes::of(history);
     for (id, entries) in history.truth.present().by_session() {
         for pair in entries.windows(2).filter(|pair| pair[0].kind == EventType::Ended) {
             let apart = pair[1].position.time() - pair[0].position.time();
@@ -63,8 +64,12 @@ pub fn ended_once(history: &History) -> Verdict {
         let calls = operations.get(id).map_or(&[][..], Vec::as_slice);
         let is_overdue = is_overdue(history, last, calls);
         ensure(!is_overdue, || format!("{id} has expired, but has not ended: {last:#?}"))?;
-        let deleted =
-            calls.iter().find(|operation| matches!(operation.outcome, Outcome::Answered(Reply::Deleted(true))));
+        // Earlier calls ended an earlier session with this id.
+        let last_end = entries.iter().rfind(|entry| entry.kind == EventType::Ended);
+        let since = last_end.map_or(0, |ended| times.of_entry(ended)[1]);
+        let deleted = calls.iter().find(|operation| {
+            operation.called >= since && matches!(operation.outcome, Outcome::Answered(Reply::Deleted(true)))
+        });
         if let Some(deleted) = deleted.filter(|_| history.is_durable()) {
             ensure(false, || format!("{id} was deleted, but has not ended: {deleted:?}"))?;
         }
