@@ -184,7 +184,7 @@ impl Turn {
         let (session, _) = client.create(&[]).await;
         slow.set(by_id(&session.id), &[("slow", text("0"))]).await.unwrap();
         let record = world.redis.keys(&format!("*:s:*{}", session.id)).remove(0);
-        proxy.delay_replies(Duration::from_millis(30));
+        proxy.delay_replies(Duration::from_millis(50));
         Turn { world, proxy, _servers: servers, slow, client, id: session.id, record }
     }
 
@@ -217,18 +217,25 @@ impl Turn {
 
     /// The slow server takes the turn, and never learns of it: it does not receive the reply.
     async fn take(&self) {
-        self.proxy.hold_replies_after(&scripts::UPDATE, 2);
-        let changed = [("slow", text("1"))];
-        let lost = self.slow.set(by_id(&self.id), &changed);
-        let early = self.change_until_stored(lost).await;
-        assert!(early.is_none(), "a call takes the turn after its second conflict: {early:?}");
+        let mut n = 0;
+        // On a busy machine there may be no change between its read and its write.
+        eventually("a call takes the turn", async || {
+            n += 1;
+            let changed = [("slow", text(&n.to_string()))];
+            self.proxy.hold_replies_after(&scripts::UPDATE, 2);
+            let early = self.change_until_stored(self.slow.set(by_id(&self.id), &changed)).await;
+            if early.is_some() {
+                self.proxy.release_replies();
+            }
+            early.is_none().then_some(())
+        })
+        .await;
     }
 
     /// Changes the session at the fast server.
     async fn change(&self) {
         let changed = self.client.set(by_id(&self.id), &[("fast", text("1"))]).await.unwrap();
         assert_eq!(changed.attributes["fast"], text("1"));
-        assert_eq!(changed.attributes["slow"], text("0"));
     }
 }
 
@@ -263,7 +270,6 @@ async fn s2_change_of_its_holder_ends_the_turn() {
         None
     };
     let mut n = 0;
-    // Between two reads and writes there may be no change of the other server.
     eventually("a call takes the turn", async || {
         n += 1;
         taken(n).await

@@ -200,6 +200,22 @@ async fn s5_rotation_is_not_repeated_after_a_newer_one() {
     }
 }
 
+#[tokio::test]
+async fn s6_many_rotations_with_large_content_are_applied() {
+    let world = World::shared();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, mut token) = client.create(&[]).await;
+    // More rotations than superseded tokens that a session keeps.
+    for n in 0..20 {
+        let value = text(&incompressible(5_000 + n));
+        let set_attributes = [("a".to_owned(), value.clone())].into();
+        let rotation = RotateSessionRequest { set_attributes, ..rotation_of(&token) };
+        token = client.rotate_with(rotation).await.unwrap().1;
+        assert_eq!(client.get(by_token(&token)).await.unwrap().attributes["a"], value);
+    }
+}
+
 /// A session whose first token is refused, and an update that was made with this token before.
 struct Cut {
     session: Session,

@@ -366,7 +366,8 @@ async fn new_absolute_timeout_counts_from_the_creation() {
 /// Content that is the same needs no write; everything else that the call asks for does.
 #[tokio::test]
 async fn update_to_the_same_content_has_its_other_effects() {
-    let Setup { client, .. } = &setup_with("[default_policy]\ntouch_interval = '0s'\nrotation_grace = '0s'").await;
+    let Setup { world, client, .. } =
+        &setup_with("[default_policy]\ntouch_interval = '0s'\nrotation_grace = '0s'").await;
     let (session, first) = client.create(&[("a", text("1"))]).await;
     let set_attributes: BTreeMap<_, _> = [("a".to_owned(), text("1"))].into();
     let same = |token: &str| UpdateSessionRequest {
@@ -374,6 +375,7 @@ async fn update_to_the_same_content_has_its_other_effects() {
         set_attributes: set_attributes.clone(),
         ..Default::default()
     };
+    world.redis.wait_for_time(unix_ms(session.access_time) + 1).await;
     let touched = client.update(UpdateSessionRequest { touch: true, ..same(&first) }).await.unwrap();
     assert!(unix_ms(touched.access_time) > unix_ms(session.access_time), "no touch");
     let limited = UpdateSessionRequest { absolute_timeout: seconds(60), ..same(&first) };

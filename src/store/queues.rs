@@ -44,3 +44,24 @@ impl Drop for QueueGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_of_one_session_take_turns_and_leave_no_queue() {
+        let queues = Queues::default();
+        let name = SessionRef { namespace: "web".parse().unwrap(), id: "a".repeat(26).parse().unwrap() };
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let first = queues.wait(&name, Instant::now() + Duration::from_secs(5)).await.unwrap();
+        assert!(queues.wait(&name, soon()).await.is_err(), "the first call has its turn");
+        let second = queues.wait(&name, Instant::now() + Duration::from_secs(5));
+        let (second, ()) = tokio::join!(biased; second, async { drop(first) });
+        assert!(queues.wait(&name, soon()).await.is_err(), "the second call has its turn");
+        drop(second);
+        assert!(queues.0.lock().is_empty(), "a queue without calls");
+    }
+}
