@@ -306,7 +306,7 @@ async fn s4_session_is_accepted_exactly_until_its_deadline() {
 async fn s4_touch_does_not_move_the_absolute_deadline() {
     let Setup { client, .. } = &setup_with("[default_policy]\ntouch_interval = '0s'").await;
     let request =
-        CreateSessionRequest { idle_timeout: millis(200), absolute_timeout: millis(600), ..Default::default() };
+        CreateSessionRequest { idle_timeout: millis(1_500), absolute_timeout: millis(3_000), ..Default::default() };
     let (session, token) = client.create_with(request).await.unwrap();
     let key = by_token(&token);
     let status = eventually("the session ends", async || {
