@@ -1,8 +1,8 @@
 //! Redis that accepts no writes for now: reads are served, and what they would note is noted by the next presentation.
 
 use harness::{
-    Client, Server, Setup, World, client::*, cluster::Cluster, eventually, sentinel::Sentinels, servers::run_blocking,
-    tokens::*,
+    Client, Redis, Server, Setup, World, client::*, cluster::Cluster, eventually, sentinel::Sentinels,
+    servers::run_blocking, tokens::*,
 };
 use sessiond_client::v1::{Session, TokenState};
 use tonic::Code;
@@ -118,6 +118,22 @@ async fn reads_are_served_while_replicas_are_missing() {
     let primary = sentinels.primary();
     let set = |replicas: &str| drop(primary.must(&["CONFIG", "SET", "min-replicas-to-write", replicas]));
     reads_are_served(&client, Code::Unavailable, "STORE_UNAVAILABLE", async || set("2"), async || set("0")).await;
+}
+
+/// It may be cut off, and another server may be the primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn primary_without_replicas_and_sentinels_is_not_read() {
+    let sentinels = run_blocking(|| Sentinels::start(1)).await;
+    let server = Server::start(&sentinels.url(), "ses:", POLICIES).await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[]).await;
+    sentinels.primary().must(&["CONFIG", "SET", "min-replicas-to-write", "2"]);
+    client.get(by_id(&session.id)).await.expect("the Sentinels confirm the primary");
+    sentinels.sentinels().iter().for_each(Redis::pause);
+    let refused = eventually("the read is refused", async || client.get(by_id(&session.id)).await.err()).await;
+    assert_eq!((refused.code(), &refused.reason()[..]), (Code::Unavailable, "STORE_UNAVAILABLE"));
+    sentinels.sentinels().iter().for_each(Redis::resume);
+    eventually("the read succeeds", async || client.get(by_id(&session.id)).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,8 +6,10 @@ use std::{
 };
 
 use harness::{Client, Server, World, client::*, clock::Clock, eventually, proxy::Proxy, tokens::*};
+use sessiond::store::scripts;
 use sessiond_client::v1::{CreateSessionRequest, EventType, RotateSessionRequest};
 use tokio::time::sleep;
+use tonic::Code;
 
 /// Number of sessions that the subject has when the call begins.
 const OLD: usize = 20;
@@ -123,4 +125,24 @@ async fn s7_call_cancelled_at_the_session_limit_is_finished() {
         })
         .await;
     }
+}
+
+/// The session that had to make room has ended: the call is applied in part.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s7_create_refused_after_it_ended_another_is_unknown() {
+    let world = World::dedicated();
+    let proxy = Proxy::start(&world.redis);
+    let server = Server::start(&proxy.url(), &world.prefix, "[default_policy]\nsession_limit = 1").await;
+    let client = server.client().await;
+    let (first, _) = client.create_for("alice").await;
+    proxy.hold_requests_at(&scripts::CREATE);
+    let refusing = async {
+        eventually("the create is held back", async || proxy.is_holding_requests().then_some(())).await;
+        world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+        proxy.release_requests();
+    };
+    let create = CreateSessionRequest { subject: "alice".into(), ..Default::default() };
+    let (created, ()) = tokio::join!(client.create_with(create), refusing);
+    expect_error(created, Code::Unknown, "OUTCOME_UNKNOWN");
+    expect_error(client.get(by_id(&first.id)).await, Code::NotFound, "SESSION_ENDED");
 }
