@@ -181,11 +181,11 @@ impl Fault for ClusterTakeover {
                 })
                 .await
             };
-            let before = env.recorder.writes();
-            eventually("writes that the replica does not have", async || {
-                (env.recorder.writes() > before + 50).then_some(())
-            })
-            .await;
+            let logs = primary.keys("ses:*:log");
+            let entries = || logs.iter().map(|log| primary.number(&["XLEN", log])).sum::<i64>();
+            let before = entries();
+            eventually("entries that the replica does not have", async || (entries() >= before + 20).then_some(()))
+                .await;
             env.reader.read().await;
             primary.pause();
             run_blocking(move || {

@@ -38,21 +38,29 @@ pub fn ordered(history: &History) -> Verdict {
     Ok(())
 }
 
-/// W2: a watch, including its resumes, delivers each event once.
+/// W2: a watch, including its resumes, delivers each event once. An event that Redis has lost can follow the `resync` for it
+/// again, if the watch resumes on an instance that still uses the old primary; another `resync` follows then.
 pub fn unique(history: &History) -> Verdict {
+    let present = history.truth.present();
+    let kept: HashSet<_> = present.entries().map(|entry| (&entry.id, entry.position.revision as i64)).collect();
     for stream in streams(history) {
         let mut delivered = HashSet::new();
         for segment in &stream.segments {
             let mut in_snapshot = HashSet::new();
-            for (_, event) in segment.events() {
-                let key = (&event.id, event.revision);
-                let is_new = if event.r#type() == EventType::Snapshot {
-                    in_snapshot.insert(key);
-                    true
-                } else {
-                    delivered.insert(key) && !in_snapshot.contains(&key)
-                };
-                ensure(is_new, || format!("watch {}: {} {} delivered twice", stream.watch, event.id, event.revision))?;
+            for response in &segment.responses {
+                for event in &response.events {
+                    let key = (&event.id, event.revision);
+                    let is_new = if event.r#type() == EventType::Snapshot {
+                        in_snapshot.insert(key);
+                        true
+                    } else {
+                        delivered.insert(key) && !in_snapshot.contains(&key)
+                    };
+                    ensure(is_new, || {
+                        format!("watch {}: {} {} delivered twice", stream.watch, event.id, event.revision)
+                    })?;
+                }
+                delivered.retain(|key| kept.contains(key) || !is_resynced(response, key.0));
             }
         }
     }
