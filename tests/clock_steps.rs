@@ -48,7 +48,7 @@ async fn watch_by_token_clock_set_back_receives_no_event_after_grace() {
     let server = world.server_with("partitions = 1\n[default_policy]\nrotation_grace = '400ms'").await;
     let client = server.client().await;
     for ends_by_login in [false, true] {
-        clock.step_to(0, std::slice::from_ref(&client)).await;
+        clock.step_to(0, [&client]).await;
         let (_, first) = client.create(&[]).await;
         let mut watching = watch_by(&client, &first).await;
         clock.shift_to(-HOUR);
@@ -92,7 +92,7 @@ async fn grace_over_before_a_login_stays_over_after_a_clock_step() {
     let client = server.client().await;
     let (_, first) = client.create(&[]).await;
     let second = client.rotate(&first).await.unwrap();
-    clock.step_to(60, std::slice::from_ref(&client)).await;
+    clock.step_to(60, [&client]).await;
     let subject = Some("alice".into());
     let login = UpdateSessionRequest { key: by_token(&second), subject, ..Default::default() };
     client.update(login).await.unwrap();
@@ -130,7 +130,7 @@ async fn log_entries_from_a_clock_ahead_leave_at_their_age() {
     let client = server.client().await;
     let (session, _) = client.create(&[]).await;
     // Less than the idle timeout.
-    clock.step_to(HOUR / 4, std::slice::from_ref(&client)).await;
+    clock.step_to(HOUR / 4, [&client]).await;
     client.set(by_id(&session.id), &[("n", text("0"))]).await.unwrap();
     clock.shift_to(0);
     for n in 1..20 {
@@ -175,7 +175,7 @@ async fn reconciliation_continues_after_the_clock_was_set_back() {
     let (world, clock) = Clock::world();
     let server = world.server_with("reconcile_interval = '1s'\npartitions = 1").await;
     let client = server.client().await;
-    clock.step_to(HOUR, std::slice::from_ref(&client)).await;
+    clock.step_to(HOUR, [&client]).await;
     let (session, _) = client.create_for("alice").await;
     eventually("the store is reconciled by that clock", async || {
         let meta = world.redis.keys("*:meta").remove(0);

@@ -137,10 +137,7 @@ async fn s2_instance_killed_before_its_write_stops_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s1_update_across_a_restored_record_changes_that_record() {
     let world = World::dedicated();
-    let proxy = Proxy::start(&world.redis);
-    let behind = Server::start(&proxy.url(), &world.prefix, "").await;
-    let direct = world.server().await;
-    let (slow, client) = (behind.client().await, direct.client().await);
+    let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
     let (session, first) = client.create(&[("a", text("old"))]).await;
     let record = world.redis.keys(&format!("*:s:*{}", session.id)).remove(0);
     let get = || world.redis.command_bytes(&[b"GET", record.as_bytes()]);
@@ -178,9 +175,7 @@ struct Turn {
 
 impl Turn {
     async fn start(world: World) -> Self {
-        let proxy = Proxy::start(&world.redis);
-        let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
-        let (slow, client) = (servers[0].client().await, servers[1].client().await);
+        let (proxy, servers, [slow, client]) = world.proxied_pair().await;
         let (session, _) = client.create(&[]).await;
         slow.set(by_id(&session.id), &[("slow", text("0"))]).await.unwrap();
         let record = world.redis.keys(&format!("*:s:*{}", session.id)).remove(0);

@@ -182,10 +182,7 @@ async fn stalled_readers_block_only_their_connection() {
 #[tokio::test]
 async fn write_executed_by_redis_is_not_resent() {
     let world = World::dedicated();
-    let proxy = Proxy::start(&world.redis);
-    let behind = Server::start(&proxy.url(), &world.prefix, "").await;
-    let direct = world.server().await;
-    let (slow, client) = (behind.client().await, direct.client().await);
+    let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
     let mut watching = client.watch_all().await;
     let (session, _) = client.create(&[]).await;
     let written = |event: SessionEvent| event.session.unwrap().attributes.get("a").cloned();

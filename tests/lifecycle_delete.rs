@@ -1,6 +1,6 @@
 //! S3: DeleteSession ends the session with every token that the session stores, whichever rotations run at the same time.
 
-use harness::{Client, Server, Setup, World, client::*, proxy::Proxy, setup, setup_with, tokens::*};
+use harness::{Client, Setup, World, client::*, setup, setup_with, tokens::*};
 use sessiond_client::v1::{Cause, DeleteSessionRequest, EventType, RotateSessionRequest, SessionEvent};
 use tonic::Code;
 
@@ -171,10 +171,7 @@ async fn s3_delete_in_parallel_with_rotations_ends_the_session() {
 async fn s3_delete_that_reaches_redis_after_rotations_ends() {
     for n in 0..4 {
         let world = World::dedicated();
-        let proxy = Proxy::start(&world.redis);
-        let server = Server::start(&proxy.url(), &world.prefix, "").await;
-        let direct = world.server().await;
-        let (slow, client) = (server.client().await, direct.client().await);
+        let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
         slow.delete(by_token(&slow.create(&[]).await.1)).await.unwrap();
         let (session, first) = client.create(&[]).await;
         proxy.hold_requests();

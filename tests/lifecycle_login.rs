@@ -156,13 +156,13 @@ async fn s5_login_successor_is_returned_for_15_s() {
     let server = world.server_with("[default_policy]\ntouch_interval = '0s'").await;
     let client = server.client().await;
     for by_touch in [false, true] {
-        clock.step_to(0, std::slice::from_ref(&client)).await;
+        clock.step_to(0, [&client]).await;
         let (_, first) = client.create(&[]).await;
         let login = with_id(REQUEST_ID, login_of(&first));
         let issued = client.rotate_with(login.clone()).await.unwrap();
         clock.shift_to(5);
         assert_eq!(client.rotate_with(login.clone()).await.unwrap(), issued);
-        clock.step_to(20, std::slice::from_ref(&client)).await;
+        clock.step_to(20, [&client]).await;
         // The request id is still known; what leads to the token is gone.
         expect_error(client.rotate_with(login.clone()).await, Code::NotFound, "TOKEN_ROTATED");
         // Also if the clock is set back, after any write has removed it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
-use harness::{Client, Server, Setup, World, client::*, clock::Clock, eventually, proxy::Proxy, setup, tokens::*};
+use harness::{Client, Setup, World, client::*, clock::Clock, eventually, setup, tokens::*};
 use sessiond::store::scripts;
 use sessiond_client::v1::{
     Cause, CreateSessionRequest, DeleteSessionRequest, RotateSessionRequest, Session, TokenState, UpdateSessionRequest,
@@ -133,7 +133,7 @@ async fn s5_new_request_id_displaces_the_oldest_after_15_s() {
     let client = server.client().await;
     let (_, token) = filled(&client).await;
     expect_limit(client.update(update(&token, STORED)).await);
-    clock.step_to(16, std::slice::from_ref(&client)).await;
+    clock.step_to(16, [&client]).await;
     let session = client.update(update(&token, STORED)).await.unwrap();
     for n in 1..=STORED {
         assert_eq!(client.update(update(&token, n)).await.unwrap(), session, "{n} was applied again");
@@ -156,7 +156,7 @@ async fn s5_shorter_retry_window_frees_request_ids() {
     let client = server.client().await;
     let (session, token) = filled(&client).await;
     expect_limit(client.update(update(&token, STORED)).await);
-    clock.step_to(11, std::slice::from_ref(&client)).await;
+    clock.step_to(11, [&client]).await;
     for n in STORED..2 * STORED {
         assert!(client.update(update(&token, n)).await.unwrap().revision > session.revision);
     }
@@ -196,9 +196,7 @@ async fn s5_parallel_request_ids_beyond_64_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s5_update_across_a_new_request_id_forgets_no_known_one() {
     let (world, clock) = Clock::world();
-    let proxy = Proxy::start(&world.redis);
-    let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
-    let clients = [servers[0].client().await, servers[1].client().await];
+    let (proxy, _servers, clients) = world.proxied_pair().await;
     let (session, token) = clients[1].create(&[]).await;
     clients[1].update(update(&token, 0)).await.unwrap();
     // The id could make room for another one, but there is no need.
@@ -227,7 +225,7 @@ async fn s5_update_after_a_clock_step_forgets_no_known_request_id() {
     let client = server.client().await;
     let (session, token) = client.create(&[]).await;
     client.update(update(&token, 0)).await.unwrap();
-    clock.step_to(60, std::slice::from_ref(&client)).await;
+    clock.step_to(60, [&client]).await;
     clock.shift_to(0);
     // The server does not know yet that the id is not as old as it was.
     let changed = client.set(by_id(&session.id), &[("n", text("changed"))]).await.unwrap();
@@ -242,7 +240,7 @@ async fn s5_request_id_is_new_again_after_the_retry_window() {
     let (_, token) = client.create(&[]).await;
     let first = client.update(update(&token, 0)).await.unwrap();
     client.update(update(&token, 1)).await.unwrap();
-    clock.step_to(12, std::slice::from_ref(&client)).await;
+    clock.step_to(12, [&client]).await;
     let again = client.update(update(&token, 0)).await.unwrap();
     assert!(again.revision > first.revision, "the request was not applied again");
     // The record may have both: the last one counts.
@@ -257,7 +255,7 @@ async fn s5_request_ids_from_a_clock_ahead_refuse_no_new_one() {
     let (world, clock) = Clock::world();
     let server = world.server().await;
     let client = server.client().await;
-    clock.step_to(60, std::slice::from_ref(&client)).await;
+    clock.step_to(60, [&client]).await;
     let (session, token) = filled(&client).await;
     expect_limit(client.update(update(&token, STORED)).await);
     clock.shift_to(0);
@@ -270,7 +268,7 @@ async fn s5_request_id_without_changes_displaces_the_oldest() {
     let server = world.server().await;
     let client = server.client().await;
     let (session, token) = filled(&client).await;
-    clock.step_to(16, std::slice::from_ref(&client)).await;
+    clock.step_to(16, [&client]).await;
     let unchanged = UpdateSessionRequest { key: by_token(&token), request_id: id(STORED), ..Default::default() };
     assert_eq!(client.update(unchanged).await.unwrap(), session);
     assert_eq!(client.update(update(&token, 1)).await.unwrap(), session);

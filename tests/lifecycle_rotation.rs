@@ -117,13 +117,13 @@ async fn s6_repeated_rotation_keeps_the_grace_period() {
         let client = server.client().await;
         let (_, first) = client.create(&[]).await;
         let second = client.rotate(&first).await.unwrap();
-        clock.step_to(HOUR / 2, std::slice::from_ref(&client)).await;
+        clock.step_to(HOUR / 2, [&client]).await;
         let again = RotateSessionRequest { grace_period: requested, ..rotation_of(&first) };
         assert_eq!(client.rotate_with(again.clone()).await.unwrap().1, second, "{requested:?}");
         assert_eq!(client.token_state(&first).await.unwrap(), TokenState::Superseded, "{requested:?}: shortened");
-        clock.step_to(HOUR * 5 / 6, std::slice::from_ref(&client)).await;
+        clock.step_to(HOUR * 5 / 6, [&client]).await;
         assert_eq!(client.rotate_with(again.clone()).await.unwrap().1, second, "{requested:?}");
-        clock.step_to(HOUR + 60, std::slice::from_ref(&client)).await;
+        clock.step_to(HOUR + 60, [&client]).await;
         expect_error(client.rotate_with(again).await, Code::NotFound, "TOKEN_ROTATED");
         expect_error(client.get(by_token(&first)).await, Code::NotFound, "TOKEN_ROTATED");
         assert_eq!(client.token_state(&second).await.unwrap(), TokenState::Current);

@@ -126,9 +126,7 @@ struct Held {
 
 async fn held() -> Held {
     let world = World::dedicated();
-    let proxy = Proxy::start(&world.redis);
-    let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
-    let (held, client) = (servers[0].client().await, servers[1].client().await);
+    let (proxy, servers, [held, client]) = world.proxied_pair().await;
     // Loads the scripts into Redis, and gives the server an estimate of its clock.
     held.rotate_and_use(&held.create(&[]).await.1).await;
     Held { _world: world, proxy, _servers: servers, held, client }

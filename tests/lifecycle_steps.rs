@@ -45,17 +45,14 @@ async fn s3_delete_subject_sessions_ends_no_later_login() {
     // The entries of the index can be ahead of a clock that was set back.
     for created_at in [0, 3_600] {
         let (world, clock) = Clock::world();
-        let proxy = Proxy::start(&world.redis);
-        let server = Server::start(&proxy.url(), &world.prefix, "").await;
-        let direct = world.server().await;
-        let (slow, client) = (server.client().await, direct.client().await);
+        let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
         let mut watching = client.watch_all().await;
-        clock.step_to(created_at, std::slice::from_ref(&client)).await;
+        clock.step_to(created_at, [&client]).await;
         let mut old = Vec::new();
         for _ in 0..OLD {
             old.push(client.create_for("alice").await.0.id);
         }
-        clock.step_to(0, std::slice::from_ref(&client)).await;
+        clock.step_to(0, [&client]).await;
         slow.create(&[]).await;
         proxy.delay_replies(Duration::from_millis(50));
         let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));

@@ -50,7 +50,7 @@ async fn s4_session_in_use_lives_under_a_long_touch_interval() {
         for (_, token) in &sessions {
             before.push(client.get(by_token(token)).await.unwrap().access_time);
         }
-        clock.step_to(step * IDLE * 2 / 3, std::slice::from_ref(&client)).await;
+        clock.step_to(step * IDLE * 2 / 3, [&client]).await;
         for ((how, token), before) in sessions.iter().zip(before) {
             // The server may notice the step of the clock a heartbeat later.
             eventually("the touch is stored", async || {

@@ -357,7 +357,7 @@ async fn new_absolute_timeout_counts_from_the_creation() {
     let server = world.server().await;
     let client = server.client().await;
     let (session, token) = client.create(&[]).await;
-    clock.step_to(600, std::slice::from_ref(&client)).await;
+    clock.step_to(600, [&client]).await;
     let update = UpdateSessionRequest { key: by_token(&token), absolute_timeout: seconds(1_000), ..Default::default() };
     let updated = client.update(update).await.unwrap();
     assert_eq!(unix_ms(updated.expire_time), unix_ms(session.create_time) + 1_000_000);

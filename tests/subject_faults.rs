@@ -567,9 +567,7 @@ async fn s7_id_reserved_by_an_earlier_attempt_is_accepted_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn login_with_a_reservation_from_before_a_logout_reserves_again() {
     let world = World::dedicated();
-    let proxy = Proxy::start(&world.redis);
-    let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
-    let (slow, client) = (servers[0].client().await, servers[1].client().await);
+    let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
     let (guest, _) = client.create(&[]).await;
     let key = by_id(&guest.id);
     // Loads the scripts, and gives the server an estimate of the clock of Redis.
@@ -593,9 +591,7 @@ async fn login_with_a_reservation_from_before_a_logout_reserves_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn create_with_a_flushed_reservation_needs_another_one() {
     let world = World::dedicated();
-    let proxy = Proxy::start(&world.redis);
-    let servers = [Server::start(&proxy.url(), &world.prefix, "").await, world.server().await];
-    let (slow, client) = (servers[0].client().await, servers[1].client().await);
+    let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
     slow.create_for("bob").await;
     let token = new_token();
     proxy.hold_replies_after(&scripts::RESERVE, 1);

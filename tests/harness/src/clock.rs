@@ -65,7 +65,7 @@ impl Clock {
 
     /// Sets the clock, and waits until the servers of these clients have read it: after a step ahead, the first write of a
     /// server reaches Redis after its deadline by the new time.
-    pub async fn step_to(&self, seconds: i64, clients: &[Client]) {
+    pub async fn step_to(&self, seconds: i64, clients: impl IntoIterator<Item = &Client>) {
         self.shift_to(seconds);
         for client in clients {
             // A delete of an id that no session has makes no event.

@@ -40,6 +40,8 @@ use sessiond::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+use proxy::Proxy;
+
 pub use client::{Client, Status};
 pub use config_file::ConfigFile;
 pub use redis::Redis;
@@ -145,6 +147,15 @@ impl World {
         let servers = [self.server_with(toml).await, self.server_with(toml).await];
         let clients = [servers[0].client().await, servers[1].client().await];
         (servers, clients)
+    }
+
+    /// Starts a proxy and two servers with default settings, and connects a client to each. The first server reaches Redis
+    /// through the proxy.
+    pub async fn proxied_pair(&self) -> (Proxy, [Server; 2], [Client; 2]) {
+        let proxy = Proxy::start(&self.redis);
+        let servers = [Server::start(&proxy.url(), &self.prefix, "").await, self.server().await];
+        let clients = [servers[0].client().await, servers[1].client().await];
+        (proxy, servers, clients)
     }
 
     /// Starts a server with default settings and connects a client: `World::dedicated().setup().await`.

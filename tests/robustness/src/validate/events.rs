@@ -60,7 +60,7 @@ pub fn unique(history: &History) -> Verdict {
                         format!("watch {}: {} {} delivered twice", stream.watch, event.id, event.revision)
                     })?;
                 }
-                delivered.retain(|key| kept.contains(key) || !is_resynced(response, key.0));
+                delivered.retain(|key| !is_resynced(response, key.0) || kept.contains(key));
             }
         }
     }
