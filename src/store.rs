@@ -45,7 +45,6 @@ mod update;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use tokio::time::Instant;
 
 pub use channel::{ChannelEvent, Channels};
 pub use create::{Create, Created};
@@ -75,11 +74,7 @@ pub use trim_requests::History;
 pub use update::{MAX_LABELS, Successor, Update, Updated};
 
 pub use crate::redis::{PrimaryReads, ReplicatedWrites};
-use crate::{
-    observe::Metrics,
-    redis::{Priority, Router},
-    session::SessionId,
-};
+use crate::{observe::Metrics, redis::Router, session::SessionId};
 use broken_keys::BrokenKeys;
 use keys::Keys;
 use large_reads::LargeReads;
@@ -122,22 +117,15 @@ impl Store {
         self.keys.partition_of(id)
     }
 
-    /// Returns the estimated time in us of the server that owns this partition. None: unknown on this connection.
+    /// Returns the estimated time in us of the server that owns this partition. None: its connections are reconnecting.
     pub fn now_at(&self, partition: Partition) -> Option<u64> {
-        self.node(partition).now()
+        self.node(partition).now().ok()
     }
 
-    /// Returns the latest estimated time in us of any server. None: none is known.
-    pub fn now(&self) -> Option<u64> {
-        self.router.nodes().iter().filter_map(|node| node.now()).max()
-    }
-
-    /// Returns the latest known time in us of any server; reads the clock of the first partition's server if none is known.
-    pub async fn clock(&self, deadline: Instant) -> Result<u64, Error> {
-        match self.now() {
-            Some(now) => Ok(now),
-            None => Ok(self.node(Partition(0)).time(Priority::Interactive, deadline).await?),
-        }
+    /// Returns the latest estimated time in us of any server. Fails while all connections are reconnecting.
+    pub fn now(&self) -> Result<u64, Error> {
+        let known = self.router.nodes().iter().filter_map(|node| node.now().ok()).max();
+        known.map_or_else(|| Ok(self.node(Partition(0)).now()?), Ok)
     }
 
     /// Returns the maximum number of connections that this store has open at the same time, with its current nodes.

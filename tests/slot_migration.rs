@@ -7,6 +7,7 @@ use harness::{
     Client, Redis, Server, Status,
     client::*,
     cluster::{Cluster, PREFIX, SlotMove},
+    eventually,
     servers::run_blocking,
     tokens::*,
     writers::{assert_complete_in_order, write_sessions_during},
@@ -157,6 +158,37 @@ async fn half_moved_slot_first_use_is_answered_not_recorded() {
         client.get(by_token(second)).await.unwrap();
         expect_error(client.rotate(first).await, Code::NotFound, "TOKEN_ROTATED");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_moved_slot_reads_are_answered_on_new_connections() {
+    let rig = Rig::start().await;
+    let client = &rig.impatient;
+    let (session, token) = client.create(&[]).await;
+    let request = || ListSessionsRequest { namespace: NAMESPACE.into(), ..Default::default() };
+    let moving = rig.half_move(&[&session.id]);
+    let (from, to) = rig.nodes();
+    for _ in 0..5 {
+        for node in [&from, &to] {
+            node.must(&["CLIENT", "KILL", "TYPE", "normal"]);
+        }
+        let mut grpc = client.grpc.clone();
+        let (listed, read) = tokio::join!(
+            answered_after_reconnect(async || grpc.list_sessions(request()).await),
+            answered_after_reconnect(async || client.get(by_token(&token)).await),
+        );
+        assert_eq!((&listed.into_inner().sessions[..], read), (&[basic(&session)][..], session.clone()));
+    }
+    run_blocking(move || moving.finish()).await;
+}
+
+/// Repeats a read while the server reconnects to Redis. No attempt may wait for the migration.
+async fn answered_after_reconnect<T>(mut read: impl AsyncFnMut() -> CallResult<T>) -> T {
+    eventually("the server has reconnected", async || match read().await {
+        Err(status) if status.message().contains("migrating") => panic!("{status:?}"),
+        read => read.ok(),
+    })
+    .await
 }
 
 /// Reads whose answers depend on time, superseded tokens, tombstones or absence.

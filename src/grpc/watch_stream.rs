@@ -20,7 +20,7 @@ pub(super) fn stream(subscription: Subscription, view: View, store: Arc<Store>, 
         async move {
             let (mut subscription, metrics) = open?;
             match subscription.next().await {
-                Ok(batch) => Some((Ok(render::batch(batch, view, store.now())), Some((subscription, metrics)))),
+                Ok(batch) => Some((Ok(render::batch(batch, view, store.now().ok())), Some((subscription, metrics)))),
                 Err(reason) => {
                     let status = status::from_close_reason(reason);
                     metrics.finish(status.as_ref().map_or(tonic::Code::Ok, Status::code));

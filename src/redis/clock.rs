@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::time::Instant;
 
 /// Estimate of a server's clock, at most one round trip ahead of it. The server read its clock between the request and the
-/// reply, which bounds the estimate on both sides; the latest reading wins. Belongs to one connection.
+/// reply, which bounds the estimate on both sides; the latest reading wins. Belongs to one connection: the next one may lead to
+/// another process.
 pub(super) struct Clock {
     origin: Instant,
     /// Server time minus the time since `origin`, in us; [`UNKNOWN`] before the first reading.
@@ -20,22 +21,12 @@ impl Clock {
         Clock { origin: Instant::now(), offset: AtomicI64::new(UNKNOWN) }
     }
 
-    /// Whether there is a reading.
-    pub(super) fn is_known(&self) -> bool {
-        self.offset.load(Ordering::Relaxed) != UNKNOWN
-    }
-
     /// Adds a reading in us from the reply to a request sent at `sent`.
     pub(super) fn note(&self, redis_us: u64, sent: Instant) {
         let since = |moment: Instant| moment.saturating_duration_since(self.origin).as_micros() as i64;
         let (least, most) = (redis_us as i64 - since(Instant::now()), redis_us as i64 - since(sent));
         let narrowed = |offset: i64| Some(if offset == UNKNOWN { least } else { offset.clamp(least, most) });
         let _ = self.offset.fetch_update(Ordering::Relaxed, Ordering::Relaxed, narrowed);
-    }
-
-    /// Drops the estimate.
-    pub(super) fn forget(&self) {
-        self.offset.store(UNKNOWN, Ordering::Relaxed);
     }
 
     /// Estimated server time in us at a moment. Meaningless if no reading is known.

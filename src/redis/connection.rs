@@ -22,7 +22,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    clock::Clock,
     heartbeat::{Condition, Heartbeat, Pulse},
+    reply::Reply,
     request::custom,
 };
 
@@ -66,6 +68,8 @@ pub(super) struct Connection {
     task: Mutex<ConnectHandle>,
     /// Cancelled when the connection is dropped.
     closed: CancellationToken,
+    /// Estimate of the server's clock. It has a reading once [`Connection::read_clock`] has succeeded.
+    pub clock: Clock,
 }
 
 /// Why a connection is replaced.
@@ -116,7 +120,7 @@ impl Connection {
         let client = client(options)?;
         let connect = async {
             let task = Mutex::new(client.connect());
-            Connection { client: client.clone(), task, closed: CancellationToken::new() }
+            Connection { client: client.clone(), task, closed: CancellationToken::new(), clock: Clock::new() }
         };
         // Begin to wait before connecting. If this future is dropped, the client is closed.
         let (connected, connection) = tokio::join!(biased; client.wait_for_connect(), connect);
@@ -127,8 +131,17 @@ impl Connection {
     /// heartbeat.
     pub(super) async fn are_writes_paused(options: &ConnectOptions) -> bool {
         let Ok(connection) = Connection::open(options).await else { return false };
-        let time: Result<Value, _> = connection.custom(custom("TIME"), Vec::<Value>::new()).await;
-        time.is_ok() && timeout(HELD_BACK_AFTER, options.heartbeat.send(&connection)).await.is_err()
+        connection.read_clock().await.is_ok()
+            && timeout(HELD_BACK_AFTER, options.heartbeat.send(&connection)).await.is_err()
+    }
+
+    /// Reads the server's clock.
+    pub(super) async fn read_clock(&self) -> Result<(), FredError> {
+        let sent = Instant::now();
+        let reply = self.custom(custom("TIME"), Vec::<Value>::new()).await?;
+        let now = Reply(reply).time().ok_or_else(|| FredError::new(ErrorKind::Protocol, "unexpected reply to TIME"))?;
+        self.clock.note(now, sent);
+        Ok(())
     }
 
     /// Waits for a reply; fails as soon as the connection is dropped. fred itself would keep its callers waiting.

@@ -1,4 +1,4 @@
-//! One Redis server: its connections with their heartbeats, and an estimate of its clock.
+//! One Redis server: its connections with their heartbeats, and its clock.
 //!
 //! fred gets single servers only; `router` decides which of them owns a slot. Some defaults of fred are disabled:
 //! sending a command again after a disconnect (one attempt each), queues without a limit, RESP2 (it mistakes an array that
@@ -23,7 +23,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    clock::Clock,
     connection::{CONNECT_TIMEOUT, Connection, HELD_BACK_AFTER},
     endpoint::Address,
     error::{Effect, Error},
@@ -70,7 +69,6 @@ pub struct Node {
     pub(super) replicated: ReplicatedWriter,
     /// Bytes of large replies that may still be requested.
     pub(super) large_replies: Semaphore,
-    pub(super) clock: Clock,
     /// Notified when the interactive connection shows that the node cannot be used: all other connections are replaced.
     pub(super) abandoned: Notify,
     pub(super) probe: Probe,
@@ -104,15 +102,9 @@ impl Node {
         join_all(self.all_connections().map(ReconnectingConnection::close)).await;
     }
 
-    /// Keeps every connection alive until [`Node::retire`]. Drops the clock's estimate when the interactive connection changes.
+    /// Keeps every connection alive until [`Node::retire`].
     pub(super) async fn keep_alive(&self) {
         let name = self.name();
-        let mut changes = self.interactive.changes();
-        let forgetting = async {
-            while changes.changed().await.is_ok() {
-                self.clock.forget();
-            }
-        };
         let on_loss = || self.abandoned.notify_waiters();
         let interactive = self.interactive.keep_alive(&name, std::future::pending, on_loss, OnSilence::OpenSecond);
         let (abandoned, ignored) = (|| self.abandoned.notified(), || ());
@@ -130,7 +122,7 @@ impl Node {
                 self.events.fill(&self.subscriber)
             )
         };
-        let working = async { tokio::join!(forgetting, interactive, others) };
+        let working = async { tokio::join!(interactive, others) };
         tokio::select! {
             _ = working => {}
             () = self.retired.cancelled() => {}
@@ -213,21 +205,21 @@ impl Node {
 
     /// Time in ms by the server's clock after which a script of this call must not write. The clock's estimate is at most one
     /// round trip ahead, so this is at most one round trip after the deadline.
-    pub async fn not_after(&self, deadline: Instant) -> Result<u64, Error> {
-        if !self.clock.is_known() {
-            self.time(Priority::Interactive, deadline).await?;
-        }
-        Ok(self.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
+    pub fn not_after(&self, deadline: Instant) -> Result<u64, Error> {
+        Ok(self.interactive.ready()?.clock.at(deadline.min(Instant::now() + LONGEST_NOT_AFTER)) / 1000)
     }
 
-    /// Estimated time in us of the server's clock. None: no reading on this connection.
-    pub fn now(&self) -> Option<u64> {
-        self.clock.is_known().then(|| self.clock.at(Instant::now()))
+    /// Returns the estimated time in us of the server's clock. Fails while the connections are reconnecting.
+    pub fn now(&self) -> Result<u64, Error> {
+        let connection = self.interactive.ready().or_else(|_| self.background.ready())?;
+        Ok(connection.clock.at(Instant::now()))
     }
 
     /// Adds a reading of the server's clock in us from the reply to a request sent at `sent`.
     pub fn note_time(&self, redis_us: u64, sent: Instant) {
-        self.clock.note(redis_us, sent);
+        for connection in [&self.interactive, &self.background].into_iter().filter_map(|to| to.current()) {
+            connection.clock.note(redis_us, sent);
+        }
     }
 
     /// Returns a section of INFO: one `field:value` per line.
@@ -243,19 +235,9 @@ impl Node {
         run.map(str::to_owned).ok_or(Error::UnexpectedReply("INFO"))
     }
 
-    /// Reads the server's clock in us.
-    pub async fn time(&self, priority: Priority, deadline: Instant) -> Result<u64, Error> {
-        let sent = Instant::now();
-        self.note_time_reply(self.command(priority, "TIME", &[], deadline).await?, sent)
-    }
-
     /// Returns the time in us in the reply to a TIME that was sent at `sent`, and adds it to the estimate of the clock.
     pub fn note_time_reply(&self, reply: Reply, sent: Instant) -> Result<u64, Error> {
-        let mut parts = reply.array().unwrap_or_default().into_iter().filter_map(|part| part.number());
-        let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
-            return Err(Error::UnexpectedReply("TIME"));
-        };
-        let now = seconds * 1_000_000 + micros;
+        let now = reply.time().ok_or(Error::UnexpectedReply("TIME"))?;
         self.note_time(now, sent);
         Ok(now)
     }

@@ -9,7 +9,6 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    clock::Clock,
     connection::{ConnectOptions, MESSAGES_WITHOUT_SUBSCRIPTION, UNRESPONSIVE_AFTER},
     endpoint::{Address, Endpoint},
     event_queue::EventQueue,
@@ -77,7 +76,6 @@ impl NodeConnector {
             events: EventQueue::new(self.messages),
             replicated: ReplicatedWriter::new(writers, retired.clone(), self.metrics.clone()),
             large_replies: Semaphore::new(MAX_LARGE_REPLY_BYTES),
-            clock: Clock::new(),
             abandoned: Notify::new(),
             probe: self.probe.clone(),
             problems: Mutex::default(),

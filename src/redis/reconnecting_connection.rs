@@ -46,7 +46,7 @@ pub(super) struct ReconnectingConnection {
 impl ReconnectingConnection {
     /// Connects.
     pub(super) async fn open(options: ConnectOptions, retired: CancellationToken) -> Result<Self, FredError> {
-        let current = watch::Sender::new(Some(Arc::new(Connection::open(&options).await?)));
+        let current = watch::Sender::new(Some(Arc::new(connect(&options).await?)));
         Ok(ReconnectingConnection { options, current, condition: Mutex::new(Condition::Healthy), retired })
     }
 
@@ -112,11 +112,6 @@ impl ReconnectingConnection {
         current.clone().expect("waited until there is one")
     }
 
-    /// Returns a receiver that is notified when the connection changes or is lost.
-    pub(super) fn changes(&self) -> watch::Receiver<Option<Arc<Connection>>> {
-        self.current.subscribe()
-    }
-
     /// Keeps the connection alive and reconnects; never returns. Replaces the connection when the future of `abandoned`
     /// completes, and calls `on_node_loss` when the connection shows that the node cannot be used. A silent connection
     /// is kept while the server holds back requests that count as writes.
@@ -157,7 +152,7 @@ impl ReconnectingConnection {
             sleep(*pause).await;
             *pause = (*pause * 2).clamp(FIRST_RECONNECT_PAUSE, MAX_RECONNECT_PAUSE);
             let opened = async {
-                let connection = Connection::open(&self.options).await.map_err(|error| error.details().to_owned())?;
+                let connection = connect(&self.options).await.map_err(|error| error.details().to_owned())?;
                 match self.options.heartbeat.send(&connection).await {
                     Pulse::Alive(condition) => Ok((connection, condition)),
                     Pulse::Unfit(reply) => Err(reply),
@@ -184,4 +179,11 @@ impl ReconnectingConnection {
             connection.close().await;
         }
     }
+}
+
+/// Connects and reads the server's clock, without which a read of a record decides nothing and a write has no deadline.
+async fn connect(options: &ConnectOptions) -> Result<Connection, FredError> {
+    let connection = Connection::open(options).await?;
+    connection.read_clock().await?;
+    Ok(connection)
 }

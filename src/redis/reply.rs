@@ -54,6 +54,12 @@ impl Reply {
         }
     }
 
+    /// Returns the time in us of a reply to TIME: seconds and microseconds.
+    pub fn time(self) -> Option<u64> {
+        let mut parts = self.array()?.into_iter().filter_map(|part| part.number());
+        Some(parts.next()? * 1_000_000 + parts.next()?)
+    }
+
     /// Iterates over the pairs of a map, of an array of pairs, or of a flat array. Any other reply has none.
     pub fn pairs(self) -> impl Iterator<Item = (Reply, Reply)> {
         let mut elements: vec::IntoIter<Value> = match self.0 {

@@ -240,7 +240,7 @@ impl Store {
         asking: Asking,
     ) -> Result<Run, redis::Error> {
         let nonce = random_nonce();
-        let args = call.args(node.not_after(deadline).await?, nonce);
+        let args = call.args(node.not_after(deadline)?, nonce);
         let sent = Instant::now();
         let (reply, confirmed) = match concern {
             WriteConcern::Primary => {

@@ -190,7 +190,7 @@ impl Store {
         deadline: Instant,
     ) -> Result<bool, Error> {
         let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
-        let reserved_since = entry.reserved_since(self.clock(deadline).await?);
+        let reserved_since = entry.reserved_since(self.now()?);
         if reserved_since.is_some() {
             match self.look(None, &name, Credential::Id, View::Basic, deadline).await {
                 // The session may be about to be created: a tombstone would prevent that.
