@@ -523,8 +523,8 @@ async fn interrupted_reconciliation_is_repeated_without_a_claim() {
     let client = server.client().await;
     let (session, _) = client.create_for("alice").await;
     world.redis.command(&["ZREM", &world.index_key("alice").unwrap(), &session.id]);
-    // Stops the server when it reads a session.
-    proxy.hold_replies_after(&scripts::SURVEY, 1);
+    // No other worker runs this script.
+    proxy.hold_replies_after(&scripts::MISSING_IN_INDEXES, 1);
     eventually("a reconciliation is in progress", async || proxy.is_holding_replies().then_some(())).await;
     let meta = world.redis.keys("*:meta").remove(0);
     // From now on other instances claim every interval.
