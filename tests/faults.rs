@@ -132,6 +132,32 @@ async fn cut_connection_is_outcome_unknown_and_not_resent() {
     assert_eq!(client.get(by_id(&session.id)).await.unwrap().attributes.len(), 1);
 }
 
+/// The first use of a token is recorded by a script. Nothing that the caller of a plain read waits for can be lost with it.
+#[tokio::test]
+async fn lost_reply_to_a_first_use_is_unavailable_and_to_a_touch_unknown() {
+    let world = World::dedicated();
+    let proxy = Proxy::start(&world.redis);
+    let server = Server::start(&proxy.url(), &world.prefix, "[default_policy]\ntouch_interval = '0s'").await;
+    let client = server.client().await;
+    for (touch, code, reason) in
+        [(false, Code::Unavailable, "STORE_UNAVAILABLE"), (true, Code::Unknown, "OUTCOME_UNKNOWN")]
+    {
+        let token = eventually("a session", async || client.create_with(Default::default()).await.ok()).await.1;
+        let token = client.rotate(&token).await.unwrap();
+        proxy.hold_replies_after(&scripts::READ, 1);
+        let request =
+            GetSessionRequest { namespace: NAMESPACE.into(), key: by_token(&token), touch, ..Default::default() };
+        let mut grpc = client.grpc.clone();
+        let cut = async {
+            eventually("Redis has replied", async || proxy.is_holding_replies().then_some(())).await;
+            proxy.cut();
+            proxy.release_replies();
+        };
+        let (read, ()) = tokio::join!(grpc.get_session(request), cut);
+        expect_error(read, code, reason);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w3_killed_subscriber_loses_and_duplicates_nothing() {
     let world = World::dedicated();

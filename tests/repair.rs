@@ -3,25 +3,17 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
-use harness::{Client, Server, Setup, World, client::*, eventually, redis::KEYSPACE_NOTIFICATIONS, setup_with};
+use harness::{Client, Server, Setup, World, client::*, eventually, redis::KEYSPACE_NOTIFICATIONS, setup, setup_with};
+use sessiond::store::scripts;
 use sessiond_client::v1::{Cause, CreateSessionRequest, EventType, ListSessionsRequest};
 
-/// Scripts and commands that read or end single sessions, or a group of them.
-const OF_SESSIONS: [&str; 13] = [
-    "admit",
-    "claim",
-    "create",
-    "end",
-    "entries",
-    "forget",
-    "indexed",
-    "read",
-    "read-only",
-    "settle",
-    "survey",
-    "ZSCAN",
-    "SCAN",
-];
+/// Names of the scripts and commands that read, list or end sessions.
+fn of_sessions() -> Vec<&'static str> {
+    let partition_only =
+        [&scripts::INITIALISE, &scripts::TRIM, &scripts::PAGE, &scripts::PROBE].map(|script| script.name);
+    let scripts = scripts::ALL.iter().map(|(script, _)| script.name).filter(|name| !partition_only.contains(name));
+    scripts.chain(["GETEX", "GET", "GETRANGE", "ZRANGE", "ZSCAN", "SCAN"]).collect()
+}
 
 /// Returns how many of these scripts and commands the server has sent.
 async fn sent(server: &Server, commands: &[&str]) -> u64 {
@@ -70,9 +62,9 @@ async fn create_at_a_limit_of_1000_uses_few_scripts() {
             // No entry is a reservation any more.
             world.age_index("alice");
         }
-        let before = sent(server, &OF_SESSIONS).await;
+        let before = sent(server, &of_sessions()).await;
         client.create_for("alice").await;
-        let scripts = sent(server, &OF_SESSIONS).await - before;
+        let scripts = sent(server, &of_sessions()).await - before;
         assert!(scripts <= 2 * PARTITIONS, "{scripts} scripts");
         assert_eq!(world.index("alice").len(), 1_000);
     }
@@ -88,7 +80,7 @@ async fn lost_subscriber_costs_few_commands_and_finds_deleted_keys() {
     let mut watching = client.watch_all().await;
     let mut before = 0;
     for server in &servers {
-        before += sent(server, &OF_SESSIONS).await;
+        before += sent(server, &of_sessions()).await;
     }
     let (session, _) = client.create(&[]).await;
     let key = world.redis.keys(&format!("*:s:*:{}", session.id)).remove(0);
@@ -101,9 +93,9 @@ async fn lost_subscriber_costs_few_commands_and_finds_deleted_keys() {
         after = 0;
         let (mut surveys, mut claims) = (0, 0);
         for server in &servers {
-            after += sent(server, &OF_SESSIONS).await;
-            surveys += sent(server, &["survey"]).await;
-            claims += sent(server, &["claim"]).await;
+            after += sent(server, &of_sessions()).await;
+            surveys += sent(server, &[scripts::SURVEY.name]).await;
+            claims += sent(server, &[scripts::CLAIM.name]).await;
         }
         (surveys >= 16 && claims >= 32).then_some(())
     })
@@ -174,4 +166,18 @@ async fn create_after_a_lost_namespace_set_hides_no_deadline() {
     client.create(&[]).await;
     let ended = tokio::time::timeout(Duration::from_secs(20), watching.wait_for(EventType::Ended, &session.id)).await;
     assert_eq!(ended.expect("the session ends").cause(), Cause::IdleTimeout);
+}
+
+#[tokio::test]
+async fn id_of_an_ended_session_leaves_the_due_set() {
+    let Setup { world, client, .. } = &setup().await;
+    let (session, _) = client.create(&[]).await;
+    let due = world.redis.keys(&format!("{}*:due:{NAMESPACE}", world.prefix)).remove(0);
+    let namespaces = due.replace(&format!(":due:{NAMESPACE}"), ":ns");
+    assert!(client.delete(by_id(&session.id)).await.unwrap());
+    world.redis.must(&["ZADD", &due, "1", &session.id]);
+    world.redis.must(&["ZADD", &namespaces, "1", NAMESPACE]);
+    // Reads the due sets when it starts.
+    let _another = world.server().await;
+    eventually("the due set is empty", async || world.redis.keys(&due).is_empty().then_some(())).await;
 }

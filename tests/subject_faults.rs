@@ -433,25 +433,29 @@ async fn s3_removed_entry_keeps_a_tombstone_longer_than_any_call() {
         let (ended, _) = client.create_for("alice").await;
         client.create_for("alice").await;
         client.delete(by_id(&ended.id)).await.unwrap();
-        eventually("the entry is removed", async || (world.index("alice").len() == 1).then_some(())).await;
-        // An id whose tombstone is about to expire, and an id that never had a session.
+        let (ended_last, _) = client.create_for("alice").await;
+        client.delete(by_id(&ended_last.id)).await.unwrap();
+        eventually("the entries are removed", async || (world.index("alice").len() == 1).then_some(())).await;
+        // An id whose tombstone is about to expire, one whose tombstone is not, and an id that never had a session.
         world.redis.command(&["PEXPIRE", &tombstone(&ended.id).unwrap(), "15000"]);
         let never = id_of(&new_token());
         let added = (world.now_us() - 60_000_000).to_string();
         let key = world.index_key("alice").unwrap();
-        world.redis.command(&["ZADD", &key, &added, &ended.id, &added, &never]);
+        world.redis.command(&["ZADD", &key, &added, &ended.id, &added, &ended_last.id, &added, &never]);
         if !by_reconciler {
             client.delete_subject("alice").await.unwrap();
         }
         eventually("the entries are removed", async || {
             let index = world.index("alice");
-            (!index.contains(&ended.id) && !index.contains(&never)).then_some(())
+            [&ended.id, &ended_last.id, &never].iter().all(|id| !index.contains(*id)).then_some(())
         })
         .await;
         for id in [&ended.id, &never] {
             let key = tombstone(id).expect("the id has a tombstone");
             assert!(world.redis.number(&["PTTL", &key]) > 30_000);
         }
+        let kept = tombstone(&ended_last.id).expect("the session has a tombstone");
+        assert!(world.redis.number(&["PTTL", &kept]) > 500_000, "its lifetime is not shortened");
         client.delete_subject("alice").await.unwrap();
     }
 }

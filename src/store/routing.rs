@@ -135,4 +135,15 @@ mod tests {
         get(None).await.unwrap();
         store.close().await;
     }
+
+    #[tokio::test]
+    async fn script_may_write_for_at_most_10_s() {
+        let redis = Redis::start();
+        let store = Store::of_one_partition(&redis).await;
+        let node = store.node(Partition(0));
+        let not_after = node.not_after(Instant::now() + Duration::from_secs(60)).unwrap();
+        let left = not_after - node.now().unwrap() / 1_000;
+        assert!((1..=10_000).contains(&left), "{left} ms");
+        store.close().await;
+    }
 }
