@@ -69,7 +69,7 @@ async fn history_gives_way_when_redis_is_full_of_other_data() {
     })
     .await;
     expect_error(Err::<(), _>(full), Code::ResourceExhausted, "STORE_FULL");
-    for key in world.redis.keys("other1*") {
+    for key in world.redis.keys("other:1*") {
         world.redis.command(&["DEL", &key]);
     }
     client.create_for("carol").await;
