@@ -1,5 +1,5 @@
-//! Delay of expiry: ENDED events of a gRPC Watch, compared with the `expired` events of a plain Redis with as many keys
-//! that expire in the same window.
+//! Delay of expiry: ENDED events of a gRPC Watch, of sessions that expire evenly over a window and of as many that expire at
+//! one instant. For comparison, the `expired` events of a plain Redis with as many keys that expire in the same window.
 //!
 //! The delay is the time of arrival at the client minus the stored deadline, both by the clock of this machine.
 
@@ -36,7 +36,7 @@ struct Arguments {
     /// Number of live sessions, and of keys of the plain Redis.
     #[arg(long, env = "SESSIOND_BENCH_SESSIONS", default_value_t = 500_000)]
     sessions: u64,
-    /// Number of them that expire.
+    /// Number of them that expire in the window, and again at one instant.
     #[arg(long, env = "SESSIOND_BENCH_DUE", default_value_t = 20_000)]
     due: u64,
     /// Length of the window in which they expire, evenly distributed, in seconds.
@@ -59,6 +59,43 @@ impl Arguments {
     }
 }
 
+/// Window in which sessions expire, evenly distributed.
+#[derive(Clone, Copy)]
+struct Window {
+    begin: Instant,
+    /// Begin in ms since the epoch.
+    begin_ms: u64,
+    length_ms: u64,
+    sessions: u64,
+    /// End of the wait for their events.
+    until: Instant,
+}
+
+impl Window {
+    /// A window that begins when its sessions can have been created.
+    fn new(arguments: &Arguments, length_ms: u64) -> Self {
+        let lead = Duration::from_millis(arguments.due * 1000 / arguments.rate + 3_000);
+        let (begin, begin_ms) = (Instant::now() + lead, now_us() / 1000 + lead.as_millis() as u64);
+        let until = begin + Duration::from_secs(arguments.patience);
+        Window { begin, begin_ms, length_ms, sessions: arguments.due, until }
+    }
+
+    /// Deadline of the n-th session in ms since the epoch.
+    fn deadline(self, n: u64) -> u64 {
+        self.begin_ms + n * self.length_ms / self.sessions
+    }
+
+    /// Creates the sessions, and returns a watch of their ends when the window begins.
+    async fn fill(self, clients: &[Client]) -> WatchReader {
+        let watching = watch(&clients[0]).await;
+        let lifetime = move |n| Duration::from_millis(self.deadline(n).saturating_sub(now_us() / 1000));
+        create(&clients[1..], self.sessions, lifetime).await;
+        assert!(Instant::now() < self.begin, "creating the sessions took too long; use a lower --rate");
+        tokio::time::sleep_until(self.begin.into()).await;
+        watching
+    }
+}
+
 /// Lifetime of the sessions and keys that do not expire during the benchmark.
 const LONG_LIFETIME: Duration = Duration::from_secs(2 * 3600);
 /// Number of create calls in flight per connection.
@@ -78,33 +115,31 @@ async fn main() {
     keyspace::populate(&plain_redis, (0..arguments.not_due()).map(|_| far));
     println!("{} sessions and keys that do not expire: {:.0?}", arguments.not_due(), started.elapsed());
 
-    let lead = Duration::from_millis(arguments.due * 1000 / arguments.rate + 3_000);
-    let begin = Instant::now() + lead;
-    let begin_ms = now_us() / 1000 + lead.as_millis() as u64;
-    let until = begin + Duration::from_secs(arguments.patience);
-    let (window_ms, due) = (arguments.window * 1000, arguments.due);
-    let deadline = move |n: u64| begin_ms + n * window_ms / due;
-    let listener = Listener::start(&plain_redis, due, until);
-    keyspace::populate(&plain_redis, (0..due).map(deadline));
-    let watching = watch(&clients[0]).await;
-    create(&clients[1..], due, move |n| Duration::from_millis(deadline(n).saturating_sub(now_us() / 1000))).await;
-    assert!(Instant::now() < begin, "creating the sessions took too long; use a lower --rate");
-
-    tokio::time::sleep_until(begin.into()).await;
+    let spread = Window::new(&arguments, arguments.window * 1000);
+    let listener = Listener::start(&plain_redis, arguments.due, spread.until);
+    keyspace::populate(&plain_redis, (0..arguments.due).map(|n| spread.deadline(n)));
+    let watching = spread.fill(&clients).await;
     let pids = [server.pid(), redis.pid(), plain_redis.pid()];
     let before = pids.map(cpu::used_by);
-    let watch_delays = receive(watching, due, until).await;
+    let spread_delays = receive(watching, &spread).await;
     let after = pids.map(cpu::used_by);
-    let took = begin.elapsed();
+    let took = spread.begin.elapsed();
     let redis_delays = tokio::task::spawn_blocking(|| listener.delays()).await.unwrap();
 
     let [server_cpu, redis_cpu, _] = std::array::from_fn(|i| share(after[i] - before[i], took));
-    let plain_cpu = share(cpu::used_by(pids[2]) - before[2], begin.elapsed());
+    let plain_cpu = share(cpu::used_by(pids[2]) - before[2], spread.begin.elapsed());
+    let burst = Window::new(&arguments, 0);
+    let watching = burst.fill(&clients).await;
+    let burst_delays = receive(watching, &burst).await;
     println!("CPU during the window: sessiond {server_cpu}, its Redis {redis_cpu}; the plain Redis {plain_cpu}\n");
     let received = format!("received of {} within {} s", arguments.due, arguments.patience);
     print_table(
         &["", &received, "delay p50, ms", "delay p99, ms", "delay max, ms"],
-        &[line("ENDED of Watch", &watch_delays), line("`expired` of a plain Redis", &redis_delays)],
+        &[
+            line("ENDED of Watch", &spread_delays),
+            line("ENDED of Watch, all at one instant", &burst_delays),
+            line("`expired` of a plain Redis", &redis_delays),
+        ],
     );
 }
 
@@ -157,10 +192,10 @@ async fn watch(client: &Client) -> WatchReader {
     watching
 }
 
-/// Receives ENDED events until all have arrived or `until` has passed; returns their delays in µs.
-async fn receive(mut watching: WatchReader, endings: u64, until: Instant) -> Histogram<u64> {
+/// Receives ENDED events until all have arrived or the wait is over; returns their delays in µs.
+async fn receive(mut watching: WatchReader, window: &Window) -> Histogram<u64> {
     let mut delays = Histogram::new(3).unwrap();
-    while delays.len() < endings && Instant::now() < until {
+    while delays.len() < window.sessions && Instant::now() < window.until {
         let response = watching.response().await.expect("the watch is open").expect("the watch is open");
         let now = now_us();
         assert!(!matches!(response.control, Some(Control::Resync(_))), "the watch received a resync");

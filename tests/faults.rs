@@ -134,7 +134,7 @@ async fn cut_connection_is_outcome_unknown_and_not_resent() {
 
 /// The first use of a token is recorded by a script. Nothing that the caller of a plain read waits for can be lost with it.
 #[tokio::test]
-async fn lost_reply_to_a_first_use_is_unavailable_and_to_a_touch_unknown() {
+async fn lost_first_use_is_unavailable_and_lost_touch_unknown() {
     let world = World::dedicated();
     let proxy = Proxy::start(&world.redis);
     let server = Server::start(&proxy.url(), &world.prefix, "[default_policy]\ntouch_interval = '0s'").await;
