@@ -15,7 +15,7 @@ use support::{
     generator::Calls,
     measure::{Slice, Target, start_redis},
     report::{self, ONE_GET, Series},
-    requests::{self, Get, ONE_KIB, Pool, QUIET, Sessions, TOUCHED},
+    requests::{self, Get, Pool, QUIET, Sessions, TOUCHED, response_size},
     sessiond::{PAYLOADS, Sessiond},
 };
 
@@ -83,25 +83,30 @@ impl<'a> Row<'a> {
 }
 
 const CONSTANT: &str = "(a) constant reply";
-/// Ends of the titles of rows that are compared with rows (a) and (b) of their own.
+/// Ends of the titles of reads that are compared with rows (a) and (b) of their own.
 const COLD: &str = ", cold set";
 const ONE_CONNECTION: &str = ", 1 connection";
+const OF_16_KIB: &str = ", 16 KiB";
+const OF_64_KIB: &str = ", 64 KiB";
 
 /// The two bare tonic servers.
 struct Baselines {
     _processes: [baseline::Process; 2],
     constant: Target,
     one_get: Target,
-    /// Size of a response.
-    bytes: usize,
+    /// Sizes of a response for the payloads of sessions. That of (a) is the first one.
+    bytes: [usize; 3],
 }
 
 impl Baselines {
-    /// Starts the servers, with responses of the mean size and a key for each hot and each cold session.
+    /// Starts the servers, with responses of the mean size and a key for each session.
     fn start(sessiond: &Sessiond) -> Self {
-        let (bytes, redis) = (sessiond.mean_response(), start_redis());
-        baseline::populate(&redis, sessiond.hot.iter().chain(sessiond.cold.iter()), bytes);
-        let constant = baseline::Process::start(&Baseline::Constant { bytes });
+        let (bytes, redis) = (sessiond.mean_responses(), start_redis());
+        baseline::populate(&redis, sessiond.hot.iter().chain(sessiond.cold.iter()), bytes[0]);
+        for (sessions, bytes) in sessiond.updated.iter().zip(bytes) {
+            baseline::populate(&redis, sessions.iter(), bytes);
+        }
+        let constant = baseline::Process::start(&Baseline::Constant { bytes: bytes[0] });
         let one_get = baseline::Process::start(&Baseline::Get { redis: redis.url() });
         let target =
             |process: &baseline::Process, redis| Target { pid: process.pid(), address: process.address.clone(), redis };
@@ -114,13 +119,18 @@ impl Baselines {
     }
 
     fn rows(&self, sessiond: &Sessiond, connections: usize) -> Vec<Row<'_>> {
-        let get = |sessions: &Sessions| requests::get(Get::Token, QUIET, sessions, self.bytes..=self.bytes);
+        let [one, sixteen, sixty_four] = self.bytes.map(|bytes| bytes..=bytes);
+        let get = |sessions: &Sessions, size| requests::get(Get::Token, QUIET, sessions, size);
+        let hot = || get(&sessiond.hot, one.clone());
+        let one_get = |end: &str, calls| Row::new(&[ONE_GET, end].concat(), &self.one_get, connections, calls);
         vec![
-            Row::new(CONSTANT, &self.constant, connections, get(&sessiond.hot)),
-            Row::new(ONE_GET, &self.one_get, connections, get(&sessiond.hot)),
-            Row::new(&[ONE_GET, COLD].concat(), &self.one_get, connections, get(&sessiond.cold)),
-            Row::new(&[CONSTANT, ONE_CONNECTION].concat(), &self.constant, 1, get(&sessiond.hot)),
-            Row::new(&[ONE_GET, ONE_CONNECTION].concat(), &self.one_get, 1, get(&sessiond.hot)),
+            Row::new(CONSTANT, &self.constant, connections, hot()),
+            one_get("", hot()),
+            one_get(OF_16_KIB, get(&sessiond.updated[1], sixteen)),
+            one_get(OF_64_KIB, get(&sessiond.updated[2], sixty_four)),
+            one_get(COLD, get(&sessiond.cold, one.clone())),
+            Row::new(&[CONSTANT, ONE_CONNECTION].concat(), &self.constant, 1, hot()),
+            Row { connections: 1, ..one_get(ONE_CONNECTION, hot()) },
         ]
     }
 }
@@ -128,11 +138,15 @@ impl Baselines {
 fn sessiond_rows<'a>(sessiond: &'a Sessiond, connections: usize) -> Vec<Row<'a>> {
     let row = |title: &str, calls| Row::new(title, &sessiond.target, connections, calls);
     let uses_up = |title: &str, calls| Row { uses_up: Some(sessiond), ..row(title, calls) };
-    let get = |form, sessions| requests::get(form, QUIET, sessions, ONE_KIB);
+    let get = |form, sessions| requests::get(form, QUIET, sessions, response_size(1));
     let hot = &sessiond.hot;
-    let touched = requests::get(Get::TokenAndTouch, TOUCHED, &sessiond.touched, ONE_KIB);
-    let [one, sixteen, sixty_four] =
-        std::array::from_fn(|size| requests::update(PAYLOADS[size], &sessiond.updated[size]));
+    let touched = requests::get(Get::TokenAndTouch, TOUCHED, &sessiond.touched, response_size(1));
+    let of_each_size = |calls: fn(usize, &Sessions) -> Calls| {
+        std::array::from_fn(|size| calls(PAYLOADS[size], &sessiond.updated[size]))
+    };
+    let [_, get_16, get_64] =
+        of_each_size(|kib, sessions| requests::get(Get::Token, QUIET, sessions, response_size(kib)));
+    let [update_1, update_16, update_64] = of_each_size(requests::update);
     let by_token = "GetSession by token";
     vec![
         row(by_token, get(Get::Token, hot)),
@@ -142,26 +156,28 @@ fn sessiond_rows<'a>(sessiond: &'a Sessiond, connections: usize) -> Vec<Row<'a>>
         row("GetSession, 64 request ids", get(Get::Token, &sessiond.with_request_ids)),
         row("GetSession, 16 superseded tokens", get(Get::Token, &sessiond.with_superseded_tokens)),
         row("GetSession, touch written", touched),
-        row("UpdateSession, 1 KiB", one),
-        row("UpdateSession, 16 KiB", sixteen),
-        row("UpdateSession, 64 KiB", sixty_four),
+        row("UpdateSession, 1 KiB", update_1),
+        row("UpdateSession, 16 KiB", update_16),
+        row("UpdateSession, 64 KiB", update_64),
         row("CreateSession", requests::create(1, QUIET, &sessiond.created)),
         uses_up("RotateSession", requests::rotate(&sessiond.created, &Pool::default())),
         uses_up("DeleteSession", requests::delete(&sessiond.created)),
+        row(&[by_token, OF_16_KIB].concat(), get_16),
+        row(&[by_token, OF_64_KIB].concat(), get_64),
         row(&[by_token, COLD].concat(), get(Get::Token, &sessiond.cold)),
         Row { connections: 1, ..row(&[by_token, ONE_CONNECTION].concat(), get(Get::Token, hot)) },
     ]
 }
 
-/// Directs the ratios of rows with such titles to their own rows (a) and (b).
+/// Directs the ratios of reads with such titles to their own rows (a) and (b). There is no (a) of 16 and 64 KiB.
 fn set_references(series: &mut Series) {
-    let [constant, one_get] = &mut series.references;
-    if series.title.ends_with(COLD) {
-        one_get.push_str(COLD);
-    } else if series.title.ends_with(ONE_CONNECTION) {
-        constant.push_str(ONE_CONNECTION);
-        one_get.push_str(ONE_CONNECTION);
+    if series.title.contains("UpdateSession") {
+        return;
     }
+    let own = [COLD, ONE_CONNECTION, OF_16_KIB, OF_64_KIB].into_iter().find(|end| series.title.ends_with(end));
+    let [constant, one_get] = &mut series.references;
+    one_get.push_str(own.unwrap_or_default());
+    constant.push_str(own.filter(|end| *end != COLD).unwrap_or_default());
 }
 
 fn main() {
@@ -205,7 +221,7 @@ fn main() {
     println!(
         "{rounds} rounds of {slice} ms, {connections} connections, {sessions} cold sessions; a response of (a) and (b) \
          has {} bytes\n",
-        baselines.bytes
+        baselines.bytes[0]
     );
     report::print(&rows.into_iter().map(|row| row.series).collect::<Vec<_>>());
 }

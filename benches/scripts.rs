@@ -21,7 +21,7 @@ use support::{
     recorder::{Recorder, RedisCommand},
     replay::{self, Replay},
     report::{BEFORE, ONE_GET},
-    requests::{self, Get, ONE_KIB, Pool, QUIET, TOUCHED, limited},
+    requests::{self, Get, Pool, QUIET, TOUCHED, limited, response_size},
     sessiond::{self, PAYLOADS},
 };
 
@@ -127,7 +127,9 @@ impl Row {
 fn rows_of_calls(target: &Target, calls: usize) -> Vec<(&'static str, Calls)> {
     let create = |namespace, kib, sessions| sessiond::create(target, namespace, kib, sessions);
     let pool = || Pool::new(Mutex::new(create(QUIET, 1, calls).to_vec()));
-    let get = |form, namespace| limited(calls, requests::get(form, namespace, &create(namespace, 1, calls), ONE_KIB));
+    let get = |form, namespace| {
+        limited(calls, requests::get(form, namespace, &create(namespace, 1, calls), response_size(1)))
+    };
     let [one, sixteen, sixty_four] = std::array::from_fn(|size| {
         let (kib, calls) = (PAYLOADS[size], calls.div_ceil(DIVISORS[size]));
         limited(calls, requests::update(kib, &create(QUIET, kib, calls)))
@@ -153,7 +155,7 @@ fn record(program: &Path, calls: usize) -> Vec<Row> {
     }
     let rows = rows_of_calls(&target, calls);
     let read = sessiond::create(&target, QUIET, 1, calls);
-    baseline::populate(redis, read.iter(), sessiond::mean_response(&target, &read));
+    baseline::populate(redis, read.iter(), sessiond::mean_response(&target, 1, &read));
     replay::save(redis);
 
     let one_get: Vec<_> = read.iter().map(baseline::get).collect();

@@ -40,10 +40,13 @@ pub enum Baseline {
     Get { redis: String },
 }
 
-/// Number of bytes of a response in addition to its value.
-const FRAME: usize = 15;
 /// Number of the field `Session.attributes`.
 const ATTRIBUTES: u32 = 5;
+
+/// Returns the value with which a response has this number of bytes: four lengths and seven other bytes are added to it.
+fn value(bytes: usize) -> String {
+    "x".repeat(bytes - 7 - 4 * prost::length_delimiter_len(bytes))
+}
 
 /// Returns the key of the value for this token.
 fn key_of(token: &str) -> String {
@@ -61,7 +64,7 @@ pub fn get(token: &Token) -> RedisCommand {
 
 /// Sets a value for each of these tokens, with which a response has so many bytes.
 pub fn populate<'a>(redis: &Redis, tokens: impl Iterator<Item = &'a Token>, bytes: usize) {
-    let value = "x".repeat(bytes - FRAME);
+    let value = value(bytes);
     memory::send(redis, tokens.map(|token| memory::command(&["SET", &key(token), &value])));
 }
 
@@ -141,7 +144,7 @@ impl Baseline {
     #[tokio::main]
     pub async fn serve(self) {
         let server = match self {
-            Baseline::Constant { bytes } => Server::Constant { value: vec![b'x'; bytes - FRAME] },
+            Baseline::Constant { bytes } => Server::Constant { value: value(bytes).into() },
             Baseline::Get { redis } => Server::Get { redis: connect(&redis).await },
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");

@@ -47,8 +47,6 @@ const CONTENTS: usize = 101;
 const STEP: usize = 7919;
 /// Number of attributes of a session.
 const ATTRIBUTES: usize = 10;
-/// Size of the response with a session of 1 KiB.
-pub const ONE_KIB: RangeInclusive<usize> = 800..=2_000;
 /// Size of the response with a BASIC session.
 const BASIC: RangeInclusive<usize> = 80..=300;
 /// Response of a DeleteSession that ended a session.
@@ -101,6 +99,11 @@ fn token_in(response: &[u8]) -> Token {
 
 fn assert_size(message: &[u8], size: &RangeInclusive<usize>) {
     assert!(size.contains(&message.len()), "the response has {} bytes instead of {size:?}", message.len());
+}
+
+/// Size of the response with a session of this payload in KiB.
+pub fn response_size(kib: usize) -> RangeInclusive<usize> {
+    800 * kib..=2_000 * kib
 }
 
 /// Form of a GetSession.

@@ -15,7 +15,7 @@ use super::{
     generator::{Calls, Generator, IN_FLIGHT, Run},
     load::CONNECTIONS,
     measure::{Target, start_redis},
-    requests::{self, CONFIGURATION, Get, Pool, QUIET, Sessions, TOUCHED, limited},
+    requests::{self, CONFIGURATION, Get, Pool, QUIET, Sessions, TOUCHED, limited, response_size},
 };
 
 /// Sessions of a set that fits into the caches of the processor.
@@ -29,7 +29,7 @@ const SUPERSEDED: usize = 16;
 /// Limit of a run that ends with its requests.
 const UNLIMITED: Duration = Duration::from_secs(600);
 
-/// Payload of the sessions that are updated, in KiB.
+/// Payloads of the sessions that are updated, in KiB.
 pub const PAYLOADS: [usize; 3] = [1, 16, 64];
 
 pub struct Sessiond {
@@ -66,9 +66,9 @@ impl Sessiond {
         }
     }
 
-    /// Returns the mean size of the response of a GetSession for the hot set.
-    pub fn mean_response(&self) -> usize {
-        mean_response(&self.target, &self.hot)
+    /// Returns the mean size of the response of a GetSession for the sessions of each size in [`PAYLOADS`].
+    pub fn mean_responses(&self) -> [usize; 3] {
+        std::array::from_fn(|size| mean_response(&self.target, PAYLOADS[size], &self.updated[size]))
     }
 
     /// Creates sessions until there are so many for calls that use one up.
@@ -103,10 +103,10 @@ pub fn create(target: &Target, namespace: &str, kib: usize, sessions: usize) -> 
     Arc::from(std::mem::take(&mut *created.lock().unwrap()))
 }
 
-/// Returns the mean size of the response of a GetSession for these sessions.
-pub fn mean_response(target: &Target, sessions: &Sessions) -> usize {
+/// Returns the mean size of the response of a GetSession for these sessions with this payload in KiB.
+pub fn mean_response(target: &Target, kib: usize, sessions: &Sessions) -> usize {
     let sum = Arc::new(AtomicUsize::new(0));
-    let get = requests::get(Get::Token, QUIET, sessions, requests::ONE_KIB);
+    let get = requests::get(Get::Token, QUIET, sessions, response_size(kib));
     let run = run(target, limited(sessions.len(), requests::sized(Arc::clone(&sum), get)));
     sum.load(Ordering::Relaxed) / run.calls as usize
 }
@@ -120,6 +120,6 @@ fn with_superseded_tokens(target: &Target) -> Sessions {
         tokens = successors;
     }
     let sessions: Sessions = Arc::from(std::mem::take(&mut *tokens.lock().unwrap()));
-    run(target, limited(FEW, requests::get(Get::Token, QUIET, &sessions, requests::ONE_KIB)));
+    run(target, limited(FEW, requests::get(Get::Token, QUIET, &sessions, response_size(1))));
     sessions
 }
