@@ -124,8 +124,10 @@ impl Store {
 
     /// Returns the latest estimated time in us of any server. Fails while all connections are reconnecting.
     pub fn now(&self) -> Result<u64, Error> {
-        let known = self.router.nodes().iter().filter_map(|node| node.now().ok()).max();
-        known.map_or_else(|| Ok(self.node(Partition(0)).now()?), Ok)
+        match self.router.nodes().iter().filter_map(|node| node.now().ok()).max() {
+            Some(now) => Ok(now),
+            None => Ok(self.node(Partition(0)).now()?),
+        }
     }
 
     /// Returns the maximum number of connections that this store has open at the same time, with its current nodes.
