@@ -230,10 +230,7 @@ async fn mirror_matches_the_store_after_its_server_hangs() {
 #[tokio::test]
 async fn mirror_matches_the_store_after_its_server_loses_redis() {
     let world = World::dedicated();
-    let proxy = Proxy::start(&world.redis);
-    let cut_off = Server::start(&proxy.url(), &world.prefix, "").await;
-    let staying = world.server().await;
-    let client = staying.client().await;
+    let (proxy, [cut_off, staying], [_, client]) = world.proxied_pair().await;
     let both = mirrors(&[&cut_off.address, &staying.address]).await;
     with_changes(&client, 200, async {
         proxy.hold_requests();

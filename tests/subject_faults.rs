@@ -59,8 +59,6 @@ impl KilledServer {
         let process = tokio::task::spawn_blocking(move || Process::start(&arguments)).await.unwrap();
         let survivor = world.server_with(RECONCILING_ONE).await;
         let (killed, client) = (process.client().await, survivor.client().await);
-        // The server reads the clock of Redis before the test stops a script.
-        killed.create(&[]).await;
         let (first, _) = client.create_for("alice").await;
         KilledServer { world, proxy, process, killed, _survivor: survivor, client, first: first.id }
     }
@@ -255,7 +253,6 @@ async fn proxied_server() -> ProxiedServer {
     let server = Server::start(&proxy.url(), &world.prefix, SHORT_TIMEOUT).await;
     let direct = world.server_with(RECONCILING_ONE).await;
     let (proxied, client) = (server.client().await, direct.client().await);
-    proxied.create(&[]).await;
     let (first, _) = client.create_for("alice").await;
     ProxiedServer { world, proxy, _servers: [server, direct], proxied, client, first: first.id }
 }
@@ -574,7 +571,7 @@ async fn login_with_a_reservation_from_before_a_logout_reserves_again() {
     let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
     let (guest, _) = client.create(&[]).await;
     let key = by_id(&guest.id);
-    // Loads the scripts, and gives the server an estimate of the clock of Redis.
+    // Loads the scripts.
     slow.login(by_id(&slow.create(&[]).await.0.id), "bob").await.unwrap();
     proxy.hold_replies_after(&scripts::RESERVE, 1);
     let overtaking = async {
