@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, time::Duration};
 use harness::{
     Client, Redis, Server,
     client::*,
-    cluster::{Cluster, MANY, PREFIX, Promotion, create_many, sessions_on},
+    cluster::{Cluster, MANY, PREFIX, Promotion, create_many, key_of, sessions_on},
     eventually,
     servers::run_blocking,
     writers::{assert_complete_in_order, now, wait_for_many_writes, write_sessions_during},
 };
-use sessiond_client::v1::{EventType, GetSessionRequest, ResyncReason, Session};
+use sessiond_client::v1::{EventType, GetSessionRequest, ResyncReason, Session, TokenState};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failover_after_a_primary_is_killed_keeps_confirmed_writes() {
@@ -101,6 +101,49 @@ async fn w9_rollback_on_one_node_sends_resync_for_its_sessions_only() {
         assert!(now.revision > session.revision);
         open.wait_for(EventType::Updated, &session.id).await;
     }
+}
+
+/// Whether a write of a server under test waits for the end of a write pause.
+fn holds_a_write(node: &Redis) -> bool {
+    let clients = node.list(&["CLIENT", "LIST"]).concat();
+    clients.lines().any(|line| line.contains(" flags=b ") && line.contains(" user=sessiond "))
+}
+
+/// Between the read and the write of an update, a replica that lacks the last change becomes the primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_update_across_a_failover_changes_the_new_record() {
+    let cluster = run_blocking(|| Cluster::start(1)).await;
+    let server = Server::start(&cluster.url(), PREFIX, "limits.call_timeout = '10s'").await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[("a", text("old"))]).await;
+    let primary = cluster.primary_of_slot(cluster.slot_of(&key_of(&cluster, &session)));
+    let replica = cluster.replicas_of(&primary).remove(0);
+    primary.wait_for(&replica);
+    primary.isolate_replica(&replica);
+    client.set(by_id(&session.id), &[("a", text("new"))]).await.unwrap();
+    primary.must(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    let fail_over = async {
+        eventually("the write is held back", async || holds_a_write(&primary).then_some(())).await;
+        let (of, old) = (cluster.clone(), primary.clone());
+        run_blocking(move || {
+            old.pause();
+            replica.resume();
+            of.promote(&replica, Promotion::Takeover);
+            old.resume();
+            of.wait_until_healthy();
+        })
+        .await;
+        assert!(holds_a_write(&primary), "the write was executed before the failover");
+        primary.must(&["CLIENT", "UNPAUSE"]);
+    };
+    let changed = [("b", text("1"))];
+    let (updated, ()) = tokio::join!(client.set(by_token(&token), &changed), fail_over);
+    let expected = [("a".to_owned(), text("old")), ("b".into(), text("1"))].into();
+    assert_eq!(updated.unwrap().attributes, expected);
+    assert_eq!(client.get(by_token(&token)).await.unwrap().attributes, expected);
+    // The session goes on as usual.
+    let second = client.rotate(&token).await.unwrap();
+    assert_eq!(client.token_state(&second).await.unwrap(), TokenState::Current);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
