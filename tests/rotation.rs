@@ -398,11 +398,17 @@ async fn s6_client_token_rotates_into_the_servers_form() {
 }
 
 #[tokio::test]
-async fn s6_client_token_forbidden_by_policy_is_not_rotated() {
+async fn s6_client_token_that_the_policy_forbids_can_be_rotated() {
     let world = World::shared();
-    let server = world.server_with("[default_policy]\nclient_tokens = false").await;
-    let rotated = server.client().await.rotate("a-client-token-of-enough-bytes").await;
-    expect_error(rotated, Code::FailedPrecondition, "CLIENT_TOKENS_FORBIDDEN");
+    let (before, server) = (world.server().await, world.server_with("[default_policy]\nclient_tokens = false").await);
+    let client = server.client().await;
+    let token = "a-client-token-of-enough-bytes".to_owned();
+    let create = CreateSessionRequest { token: token.clone(), ..Default::default() };
+    expect_error(client.create_with(create.clone()).await, Code::FailedPrecondition, "CLIENT_TOKENS_FORBIDDEN");
+    let (session, _) = before.client().await.create_with(create).await.unwrap();
+    let issued = client.rotate(&token).await.unwrap();
+    assert!(issued.starts_with(&format!("ses_{}_", session.id)));
+    assert_eq!(client.token_state(&issued).await.unwrap(), TokenState::Current);
 }
 
 #[tokio::test]

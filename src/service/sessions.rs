@@ -241,9 +241,6 @@ impl Service {
             return Err(Error::Violations(violations));
         }
         let (id, credential) = call.token.credential()?;
-        if call.token.well_formed().is_some_and(Token::is_client_token) && !policy.client_tokens {
-            return Err(Error::ClientTokensForbidden);
-        }
         let presented = call.token.well_formed().ok_or(Error::NotFound)?;
         let mut salt = [0; SALT_BYTES];
         random(&mut salt);
