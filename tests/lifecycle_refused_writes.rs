@@ -4,7 +4,7 @@ use harness::{
     Client, Redis, Server, Setup, World, client::*, cluster::Cluster, eventually, sentinel::Sentinels,
     servers::run_blocking, tokens::*,
 };
-use sessiond_client::v1::{Session, TokenState};
+use sessiond_client::v1::{Session, TokenState, TouchSessionRequest};
 use tonic::Code;
 
 /// Policies under which each touch is due, or none.
@@ -48,6 +48,9 @@ impl Unnoted {
             assert_eq!(client.token_state(token).await.unwrap(), state);
             client.watch(token_watch_request(token)).await.unwrap().bookmark().await;
         }
+        let touch = TouchSessionRequest { namespace: client.namespace.clone(), key: by_token(token) };
+        let touched = client.grpc.clone().touch_session(touch).await.unwrap().into_inner();
+        assert!(unix_ms(touched.expire_time) >= unix_ms(session.expire_time));
     }
 
     /// Presents the tokens again after writes are accepted, until their use is noted.
@@ -118,6 +121,21 @@ async fn reads_are_served_while_replicas_are_missing() {
     let primary = sentinels.primary();
     let set = |replicas: &str| drop(primary.must(&["CONFIG", "SET", "min-replicas-to-write", replicas]));
     reads_are_served(&client, Code::Unavailable, "STORE_UNAVAILABLE", async || set("2"), async || set("0")).await;
+}
+
+/// It may be cut off, and another server may be the primary. There is nothing to ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_without_replicas_is_not_read() {
+    let Setup { world, client, .. } = &World::dedicated().setup_with(POLICIES).await;
+    let (session, token) = client.create_for("alice").await;
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    for key in [by_id(&session.id), by_token(&token)] {
+        expect_error(client.get(key.clone()).await, Code::Unavailable, "STORE_UNAVAILABLE");
+        expect_error(client.touch(key).await, Code::Unavailable, "STORE_UNAVAILABLE");
+    }
+    assert_eq!(client.list_subject("alice").await.len(), 1);
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert_eq!(client.get(by_token(&token)).await.unwrap(), session);
 }
 
 /// It may be cut off, and another server may be the primary.

@@ -90,9 +90,10 @@ async fn existing_store_starts_while_redis_refuses_writes() {
     first.stop().await;
     world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let server = world.server().await;
-    assert_eq!(server.client().await.get(by_token(&token)).await.unwrap(), session);
     eventually("the problem is announced", async || server.http("/readyz").await?.contains("NOREPLICAS").then_some(()))
         .await;
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    assert_eq!(server.client().await.get(by_token(&token)).await.unwrap(), session);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

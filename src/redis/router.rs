@@ -250,9 +250,9 @@ impl Router {
         self.topology.lookup(&self.connector.endpoint, &self.slots, known).await
     }
 
-    /// Whether the last lookups named the owner of this slot. True for a fixed address: there is nothing to look up.
+    /// Whether the last lookups named the owner of this slot. False for a fixed address: there is nothing to look up.
     pub fn is_confirmed(&self, slot: Slot) -> bool {
-        self.topology.is_fixed() || self.confirmed_at.lock().get(&slot).is_some_and(|at| at.elapsed() < CONFIRMED_FOR)
+        !self.topology.is_fixed() && self.confirmed_at.lock().get(&slot).is_some_and(|at| at.elapsed() < CONFIRMED_FOR)
     }
 
     /// Notes for which slots the topology names the owner that the map has.

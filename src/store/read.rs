@@ -118,10 +118,9 @@ impl Store {
             return present(record.as_ref(), OnMigration::Wait).await;
         };
         if is_first_use || get.touch == Touch::Yes && touch_is_due {
-            match present(Some(record), OnMigration::Fail).await {
-                // The record answers the call.
-                Err(Error::Migrating(_)) => {}
-                done => return done,
+            // After any other error the record answers: the next presentation writes what this one did not.
+            if let done @ (Ok(_) | Err(Error::Corrupt { .. })) = present(Some(record), OnMigration::Fail).await {
+                return done;
             }
         }
         self.found(name, &keys, record, get.view, token_state)
@@ -150,8 +149,8 @@ impl Store {
         }
     }
 
-    /// Whether a server that refused a write with this error may be read: one that lacks replicas may be cut off, and another
-    /// one in its place.
+    /// Whether a server that refused a write with this error may be read. One that lacks replicas may be cut off, and another
+    /// one be the primary: only Sentinels or the Cluster can exclude that.
     fn may_read_after(&self, partition: Partition, error: &Error) -> bool {
         match error {
             Error::WritesRefused(reply) => !redis::lacks_replicas(reply) || self.is_confirmed(partition),
@@ -161,7 +160,7 @@ impl Store {
 
     /// Reads a session without any effect: does not count as presenting the token. `reads` is the page that it is a part of;
     /// None: a single read.
-    pub async fn look(
+    pub async fn peek(
         &self,
         reads: Option<&PrimaryReads>,
         name: &SessionRef,
@@ -173,7 +172,7 @@ impl Store {
     }
 
     /// Reads a session without any effect, and the validity of the token.
-    pub async fn look_after(
+    pub async fn peek_with_validity(
         &self,
         name: &SessionRef,
         credential: Credential,
@@ -209,7 +208,7 @@ impl Store {
         self.read_with_script(&call, Effects::None).await
     }
 
-    /// Returns the number of sessions to read with [`Store::look`] at the same time, at most `most`: so many that their
+    /// Returns the number of sessions to read with [`Store::peek`] at the same time, at most `most`: so many that their
     /// replies are on their way at once. The others would only wait.
     pub fn reads_at_once(&self, view: View, most: usize) -> usize {
         match view {
