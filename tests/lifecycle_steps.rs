@@ -77,6 +77,26 @@ async fn s3_delete_subject_sessions_ends_no_later_login() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_delete_subject_sessions_that_is_cancelled_is_finished() {
+    /// More sessions than the call ends at the same time.
+    const SESSIONS: usize = 250;
+    let world = World::dedicated();
+    let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
+    let mut watching = client.watch_all().await;
+    let created = futures_util::future::join_all((0..SESSIONS).map(|_| client.create_for("alice"))).await;
+    slow.create(&[]).await;
+    proxy.delay_replies(Duration::from_millis(300));
+    let first_end = async { while watching.event().await.r#type() != EventType::Ended {} };
+    tokio::select! {
+        finished = slow.delete_subject("alice") => panic!("finished before the client gave up: {finished:?}"),
+        () = first_end => {}
+    }
+    for (session, _) in &created {
+        eventually("the session has ended", async || (!client.lives(&session.id).await).then_some(())).await;
+    }
+}
+
 /// Calls that end alice's oldest session before their last step.
 const WAYS: [&str; 3] = ["create", "login", "login by rotation"];
 

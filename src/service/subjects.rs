@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     session::{Millis, Subject},
     store::{Admitted, Condition, Ended, Found, INDEX_PAGE, IndexEntry, Limit, Reservation},
+    tasks::run_to_end,
 };
 
 /// Maximum number of sessions that are ended at the same time.
@@ -101,13 +102,13 @@ impl Service {
         let mut is_checked = false;
         loop {
             let limit = Limit { sessions, beyond, is_checked };
-            let admitted = self.store.admit(subject, id, after, limit, deadline).await;
+            let admitted = self.store.reserve(subject, id, after, limit, deadline).await;
             match admitted.map_err(|error| admission.error_of_next_step(error))? {
                 Admitted::LimitReached => return Err(Error::SubjectSessionLimit { limit: sessions }),
                 Admitted::Full(mut entries) => {
                     // An earlier attempt may have added this id. The next attempt replaces that entry.
                     entries.retain(|entry| entry.id != id);
-                    let dead = self.store.forget_dead(subject, &entries, policy, deadline).await;
+                    let dead = self.store.remove_dead(subject, &entries, policy, deadline).await;
                     is_checked = dead.map_err(|error| admission.error_of_next_step(error))? == 0;
                 }
                 Admitted::InPlaceOf(entries, reservation) => {
@@ -162,15 +163,21 @@ impl Service {
                 }
             }
         }
-        if let Err(error) = self.store.forget(subject, removable.into_iter(), deadline).await {
+        if let Err(error) = self.store.remove(subject, removable.into_iter(), deadline).await {
             // The sessions have ended all the same.
             tracing::debug!(%error, "cannot remove ended sessions from the subject index; left to the reconciler");
         }
         result
     }
 
-    /// Ends all sessions that the subject had when the call began. Returns the number of live sessions that were ended.
+    /// Ends all sessions that the subject had when the call began, also if the client gives up. Returns the number of live
+    /// sessions that were ended.
     pub async fn delete_subject_sessions(&self, call: DeleteSubjectSessions, deadline: Instant) -> Result<u32, Error> {
+        let service = self.clone();
+        run_to_end(async move { service.delete_in_steps(call, deadline).await }).await
+    }
+
+    async fn delete_in_steps(&self, call: DeleteSubjectSessions, deadline: Instant) -> Result<u32, Error> {
         let policy = self.policy(&call.subject.namespace)?;
         let violations = self.delete_violations(&call, deadline).await?;
         if !violations.is_empty() {
@@ -212,7 +219,7 @@ impl Service {
         }
         if let Some(id) = call.except {
             let name = SessionRef { namespace: call.subject.namespace.clone(), id };
-            let found = self.store.look(None, &name, Credential::Id, View::Basic, deadline).await?;
+            let found = self.store.peek(None, &name, Credential::Id, View::Basic, deadline).await?;
             if matches!(&found, Found::Session(session, _) if session.basic.subject() != call.subject.name) {
                 add("except_id", "is not a session of this subject");
             }
