@@ -177,6 +177,22 @@ async fn s5_login_successor_is_returned_for_15_s() {
     }
 }
 
+/// The token is in the request, so the retry returns none.
+#[tokio::test]
+async fn s5_login_with_a_token_of_the_caller_is_retried_while_current() {
+    let (world, clock) = Clock::world();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (_, first) = client.create(&[]).await;
+    let new_token = successor_of(&first);
+    let login = with_id(REQUEST_ID, RotateSessionRequest { new_token: new_token.clone(), ..login_of(&first) });
+    let applied = client.rotate_with(login.clone()).await.unwrap();
+    clock.step_to(60, [&client]).await;
+    assert_eq!(client.rotate_with(login.clone()).await.unwrap(), applied);
+    client.rotate_and_use(&new_token).await;
+    expect_error(client.rotate_with(login).await, Code::NotFound, "TOKEN_ROTATED");
+}
+
 #[tokio::test]
 async fn s5_rotation_is_not_repeated_after_a_newer_one() {
     let world = World::shared();

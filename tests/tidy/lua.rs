@@ -14,6 +14,8 @@ use super::{lines_with, report, texts};
 const SHARED: &str = "src/store/scripts/lib/";
 /// Maximum number of lines of a function.
 const MAX_FUNCTION: usize = 40;
+/// Maximum number of lines of code of a file outside of its functions.
+const MAX_STATEMENTS: usize = 40;
 
 /// Number of entries in a line of a script header, such as `-- KEYS   1 log  2 meta` or `-- KEYS   session, due, log`.
 fn header_count(text: &str, name: &str) -> Option<usize> {
@@ -120,6 +122,54 @@ fn functions_of_scripts_are_short() {
         }
     }
     report(wrong, "split the function");
+}
+
+/// Lines of code outside of functions.
+fn statements(text: &str) -> Vec<&str> {
+    let mut is_function = false;
+    let outside = text.lines().filter(|line| {
+        let was_function = is_function;
+        is_function = line.starts_with("local function ") || was_function && *line != "end";
+        !is_function && !was_function
+    });
+    outside.filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with("--")).collect()
+}
+
+#[test]
+fn scripts_and_includes_are_short() {
+    let mut wrong = Vec::new();
+    for (path, text) in texts("src/store/scripts", "lua") {
+        let length = statements(&text).len();
+        if length > MAX_STATEMENTS {
+            wrong.push(format!("{path}: {length} lines outside of functions"));
+        }
+    }
+    report(wrong, "move a step into an include");
+}
+
+#[test]
+fn names_of_functions_in_scripts_have_one_meaning() {
+    let files = texts("src/store/scripts", "lua");
+    let mut functions: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (path, text) in &files {
+        for name in text.lines().filter_map(|line| line.strip_prefix("local function ")?.split('(').next()) {
+            if let Some(other) = functions.insert(name, path) {
+                wrong.push(format!("{path}: function {name} is in {other} too"));
+            }
+        }
+    }
+    assert!(functions.len() > 20, "{functions:?}");
+    for (path, text) in &files {
+        let declarations = text.lines().filter_map(|line| line.trim_start().strip_prefix("local "));
+        let declarations = declarations.filter(|line| !line.starts_with("function "));
+        for name in declarations.flat_map(|line| line.split(" = ").next().unwrap().split(", ")) {
+            if let Some(other) = functions.get(name.trim()) {
+                wrong.push(format!("{path}: variable {name} is a function in {other}"));
+            }
+        }
+    }
+    report(wrong, "give the function or the variable another name");
 }
 
 /// Numbers that lines such as `local A, B = 1, 2` assign.

@@ -44,20 +44,20 @@ local namespace_score
 -- include may_schedule
 
 basic_bytes, attribute_bytes, request_bytes, basic_crc, attribute_crc = struct.unpack(LAYOUT, ARGV[5])
-local is_reserved
-verifier, idle, absolute, is_reserved = struct.unpack(SETUP, ARGV[5], LAYOUT_BYTES + 1)
-if is_reserved == 0 then return {NOT_RESERVED, now_us} end
+local has_place
+verifier, idle, absolute, has_place = struct.unpack(SETUP, ARGV[5], LAYOUT_BYTES + 1)
+if has_place == 0 then return {NOT_RESERVED, now_us} end
 kind, revision, nonce, content_revision, content_nonce = LIVE, new_revision, NONCE, new_revision, NONCE
 created, accessed, generation, cause, left, turn, turn_until = now, now, 1, 0, 0, 0, 0
 idle_until, absolute = idle > 0 and now + idle or 0, absolute > 0 and now + absolute or 0
 expires = (idle_until == 0 or absolute == 0) and idle_until + absolute or math.min(idle_until, absolute)
 -- The first token counts as used: it supersedes no token, so its first use carries no information.
 tokens = struct.pack(TOKEN, verifier, now, USED)
-local content_head, life
+local content_head, life_and_tokens
 -- include pack_head
 -- include pack_life
 local entry_type, entry_cause, changes, content = CREATED, 0, '', ARGV[6]
-local head, start = content_head .. life:sub(1, LIFE_END - CONTENT_HEAD_BYTES), 0
+local entry_head, start = content_head .. life_and_tokens:sub(1, LIFE_END - CONTENT_HEAD_BYTES), 0
 if basic_bytes + attribute_bytes > MAX_SMALL then start = HEAD_BYTES + TOKEN_BYTES end
 require_right('SET', SESSION, 'v')
 if start > 0 then require_right('SETRANGE', SESSION, '0', 'v') end
@@ -65,4 +65,4 @@ if start > 0 then require_right('SETRANGE', SESSION, '0', 'v') end
 local new_requests = REQUEST_ID ~= '' and struct.pack(REQUEST, REQUEST_ID, now, CHANGED) or ''
 -- include write_whole
 -- include schedule
-return {DONE, now_us, content_head .. life}
+return {DONE, now_us, content_head .. life_and_tokens}

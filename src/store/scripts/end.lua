@@ -48,7 +48,7 @@ local function refuse(known)
     if wanted_subject ~= '' and not has_subject(wanted_subject) then return {NOT_MEANT, now_us} end
     return nil
   end
-  local is_meant = wanted_subject == '' or has_subject(wanted_subject) or is_reserved(reserved_since)
+  local is_meant = wanted_subject == '' or has_subject(wanted_subject) or has_reservation(reserved_since)
   return (not is_meant or created >= created_before) and {NOT_MEANT, now_us} or nil
 end
 

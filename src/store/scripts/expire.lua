@@ -35,7 +35,7 @@ if kind == LIVE then
   end
   local from = HEAD_BYTES + token_bytes
   basic = redis.call('GETRANGE', SESSION, from, from + basic_bytes - 1)
-  return {NOT_DUE, now_us, basic, is_reserved(reserved_since) and 1 or 0}
+  return {NOT_DUE, now_us, basic, has_reservation(reserved_since) and 1 or 0}
 end
 if kind == TOMBSTONE and due_score then redis.call('ZREM', DUE, id) end
 if least_tombstone == '' then

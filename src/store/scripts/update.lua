@@ -44,14 +44,7 @@ local has_content = had_content == text:sub(CONTENT_FROM, CONTENT_TO)
 
 -- Rare: there is no live session.
 if kind ~= LIVE or expires > 0 and now >= expires then
-  -- include requests
-  -- include tokens
-  -- include end_session
-  if credential ~= '' and not token_index(credential) then return {NOT_FOUND, now_us} end
-  local ended, basic = end_if_expired()
-  if ended then return {ENDED, now_us, ended, basic} end
-  if kind == TOMBSTONE then return {ENDED, now_us, cause, ''} end
-  return {kind == ABSENT and NOT_FOUND or CORRUPT, now_us}
+  -- include no_live_session
 end
 
 -- Tokens and request ids. A call by id or by the current token, without rotation, login and request ids, changes none.
@@ -66,100 +59,17 @@ if credential ~= '' and (credential ~= verifier or not is_used) or successor ~= 
   -- include tokens_after
 end
 
-if if_revision ~= 0 and if_revision ~= revision + 1 then
-  -- include write_mark
-  return {REVISION_MISMATCH, now_us, revision}
-end
-if had_content then
-  -- A turn that ends later than any that is given now is from before the clock was set back.
-  local is_taken = turn ~= 0 and now < turn_until and turn_until <= now + TURN_MS
-  if changes_content and is_taken and turn ~= own_turn then return {BUSY, now_us, turn_until - now} end
-  if not has_content or had_tokens ~= token_bytes or had_requests ~= request_bytes or wait < 0 then
-    if own_turn ~= 0 and not is_taken then
-      local content_head
-      turn, turn_until = own_turn, now + TURN_MS
-      -- include pack_head
-      redis.call('SETRANGE', SESSION, '0', content_head)
-    end
-    local bytes = HEAD_BYTES + token_bytes + basic_bytes + attribute_bytes + request_bytes
-    return {CONFLICT, now_us, bytes <= MAX_REPLY and redis.call('GET', SESSION) or ''}
-  end
-end
--- include write_mark
-if checks == 1 then
-  -- include record_text
-  return {DONE, now_us, reply_text}
-end
-if wait > 0 then return {REQUEST_ID_LIMIT, now_us, wait} end
--- The last check: the caller then reserves the id, which ends other sessions if the subject has too many.
-if first_subject == 1 and reserved <= left then return {NOT_RESERVED, now_us, left} end
-
--- Timeouts and touch.
-local accessed_before, absolute_before, idle_before, idle_until_before, expires_before =
-  accessed, absolute, idle, idle_until, expires
-if sets_idle == 1 then idle = new_idle end
-if sets_absolute == 1 then absolute = new_absolute > 0 and created + new_absolute or 0 end
-local is_logged = changes_content or changes_tokens or idle ~= idle_before or absolute ~= absolute_before
-if touches == 1 and not is_logged then
-  local _, _, touch_interval = struct.unpack(RULES, ARGV[3])
-  if now - accessed < (idle > 0 and math.min(touch_interval, idle / 20) or touch_interval) then touches = 0 end
-end
-if touches == 1 then accessed = now end
-if sets_idle == 1 then
-  idle_until = idle > 0 and now + idle or 0
-elseif touches == 1 and idle > 0 then
-  -- Later: the clock was set back.
-  idle_until = math.max(idle_until, now + idle)
-end
+-- include check_update
+-- include times_after
 if not is_logged and touches == 0 and idle_until == idle_until_before and REQUEST_ID == '' and new_tokens == tokens then
   -- include record_text
   return {outcome, now_us, reply_text}
 end
 
--- The record after the change.
-local is_whole = changes_content or REQUEST_ID ~= '' or #new_tokens ~= token_bytes
-local zeros = is_whole and HEAD_BYTES + #new_tokens or 0
-local content, start = ARGV[7], 0
-if not is_whole then new_requests = '' end
-if changes_content then
-  local _
-  basic_bytes, attribute_bytes, _, basic_crc, attribute_crc = struct.unpack(LAYOUT, ARGV[6], EXPECTED_BYTES + 1)
-  content_revision, content_nonce, turn, turn_until, has_content = new_revision, NONCE, 0, 0, true
-  if basic_bytes + attribute_bytes > MAX_SMALL then
-    start = zeros
-    if #content ~= zeros + basic_bytes + attribute_bytes + #new_requests then return {CONFLICT, now_us, ''} end
-  end
-  if loses_subject == 1 then left = new_revision end
-elseif is_whole or is_logged then
-  -- include stored_content
-  if start > 0 then content = content .. ('\0'):rep(#new_requests) end
-end
-if is_whole then request_bytes = #new_requests end
-if is_logged then revision, nonce = new_revision, NONCE end
-if effect == ROTATED_IT then generation = generation + 1 end
-local is_life_kept = new_tokens == tokens and accessed == accessed_before and idle == idle_before
-  and idle_until == idle_until_before and absolute == absolute_before and loses_subject == 0
-tokens = new_tokens
-expires = (idle_until == 0 or absolute == 0) and idle_until + absolute or math.min(idle_until, absolute)
-local namespace, id, namespace_score
-if expires ~= expires_before then
-  namespace, id = NAME:match('^([^:]*):(.*)$')
-  -- An error for a key of another type has to come before the first write.
-  redis.call('ZCARD', DUE)
-  -- include may_schedule
-end
-local content_head, life
--- include pack_head
-if is_life_kept then
-  life = text:sub(CONTENT_HEAD_BYTES + 1)
-else
-  -- include pack_life
-end
--- The caller has the life and the tokens if the seal is the one that it read: a touch changes them only.
-reply_text = is_life_kept and text:sub(LIFE_END + 1, HEAD_BYTES) == known_seal and content_head or content_head .. life
+-- include record_after
 if is_logged then
   local entry_type, entry_cause, changes = effect == ROTATED_IT and ROTATING or UPDATED, 0, ARGV[8]
-  local head = content_head .. life:sub(1, LIFE_END - CONTENT_HEAD_BYTES)
+  local entry_head = content_head .. life_and_tokens:sub(1, LIFE_END - CONTENT_HEAD_BYTES)
   if is_whole then require_right('SET', SESSION, 'v') end
   if not is_whole or start > 0 then require_right('SETRANGE', SESSION, '0', 'v') end
   -- include append
@@ -167,7 +77,7 @@ end
 if is_whole then
   -- include write_whole
 else
-  redis.call('SETRANGE', SESSION, '0', content_head .. life)
+  redis.call('SETRANGE', SESSION, '0', content_head .. life_and_tokens)
 end
 if expires ~= expires_before then
   -- include schedule

@@ -2,7 +2,7 @@
 --
 -- KEYS   those of head.lua
 -- ARGV   those of head.lua
--- Reads  entry_type; entry_cause; head: head of the record after the change up to the seal, empty = the state is unknown;
+-- Reads  entry_type; entry_cause; entry_head: head of the record after the change up to the seal, empty = the state is unknown;
 --        changes: as Rust packed them; content, and `start`: position of `basic` in it, from 0; with 0 it is small
 -- Sets   nothing
 --
@@ -14,8 +14,8 @@
 require_right('HSET', META, 'f', 'v')
 -- Format, type, cause, start; bytes of the parts that follow.
 local position = string.format('%d-%d', new_revision, NONCE)
-local entry = struct.pack('>BBBI2BBBBI4I4', FORMAT, entry_type, entry_cause, start, #position, #last, #head, #NAME,
-  #changes, #content) .. position .. last .. head .. NAME .. changes .. (start == 0 and content or '')
+local entry = struct.pack('>BBBI2BBBBI4I4', FORMAT, entry_type, entry_cause, start, #position, #last, #entry_head, #NAME,
+  #changes, #content) .. position .. last .. entry_head .. NAME .. changes .. (start == 0 and content or '')
 local entry_bytes = #entry + (start == 0 and 0 or #content)
 if start == 0 then
   redis.call('XADD', LOG, position, 'e', entry)

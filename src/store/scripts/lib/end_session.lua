@@ -27,10 +27,10 @@ local function write_tombstone(end_cause, ms, effect, is_last)
   kind, revision, nonce, content_revision, content_nonce, turn, turn_until = TOMBSTONE, new_revision, NONCE, 0, 0, 0, 0
   basic_bytes, attribute_bytes, request_bytes, basic_crc, attribute_crc = 0, 0, #requests, 0, 0
   created, accessed, idle, idle_until, absolute, generation, cause, left = 0, 0, 0, 0, 0, 0, end_cause, 0
-  local content_head, life
+  local content_head, life_and_tokens
   -- include pack_head
   -- include pack_life
-  redis.call('SET', SESSION, content_head .. life .. requests, 'PX', ms)
+  redis.call('SET', SESSION, content_head .. life_and_tokens .. requests, 'PX', ms)
   redis.call('ZREM', DUE, id)
   if is_last then redis.call('ZREM', NAMESPACES, namespace) end
 end
@@ -39,11 +39,11 @@ end
 -- index of its subject has the id.
 local function end_session(end_cause, effect)
   local is_last = is_last_due(NAME:match(':(.*)$'))
-  local entry_type, entry_cause, changes, head, basic, content, start = ENDING, end_cause, '', '', '', '', 0
+  local entry_type, entry_cause, changes, entry_head, basic, content, start = ENDING, end_cause, '', '', '', '', 0
   if kind == LIVE then
     local zeros = 0
     -- include stored_content
-    head, basic = text:sub(1, LIFE_END), content:sub(start + 1, start + basic_bytes)
+    entry_head, basic = text:sub(1, LIFE_END), content:sub(start + 1, start + basic_bytes)
   end
   -- include append
   write_tombstone(end_cause, TOMBSTONE_MS, effect, is_last)

@@ -20,8 +20,8 @@ local has_head = #text >= HEAD_BYTES
 local format, kind, revision, nonce, content_revision, content_nonce, turn, turn_until, token_bytes, basic_bytes,
   attribute_bytes, request_bytes, basic_crc, attribute_crc, stored_check =
   struct.unpack(CONTENT_HEAD, has_head and text or ('\0'):rep(CONTENT_HEAD_BYTES))
--- Superseded tokens follow the current one, up to byte 635 with the salt. For any other token they are always read, so that a wrong token costs the same
--- whether the session exists, was rotated, or has ended.
+-- Superseded tokens follow the current one, up to byte 635 with the salt. For any other token they are always read, so that a
+-- wrong token costs the same whether the session exists, was rotated, or has ended.
 if credential ~= '' and (not has_head or text:sub(HEAD_BYTES + 1, HEAD_BYTES + 16) ~= credential) then
   text = redis.pcall('GETRANGE', SESSION, '0', '635')
 elseif has_head and HEAD_BYTES + token_bytes > #text then

@@ -13,7 +13,7 @@ local function refuse_token(old, index)
   if state == REFUSED and REPORTS == 0 then
     return {ENDED, now_us, TOKEN_REUSE, end_session(TOKEN_REUSE, NO_EFFECT)}
   end
-  local content_head, life
+  local content_head, life_and_tokens
   if state ~= REFUSED then
     -- A successor that was presented is not issued again: its salt is removed.
     if index == 0 then
@@ -23,7 +23,7 @@ local function refuse_token(old, index)
     end
     tokens = pack_tokens(old)
     -- include pack_life
-    text, is_marked = text:sub(1, CONTENT_HEAD_BYTES) .. life, true
+    text, is_marked = text:sub(1, CONTENT_HEAD_BYTES) .. life_and_tokens, true
     return nil
   end
   old[index].flags = bit.bor(old[index].flags, REPORTED)
@@ -32,9 +32,9 @@ local function refuse_token(old, index)
   tokens, revision, nonce = pack_tokens(old), new_revision, NONCE
   -- include pack_head
   -- include pack_life
-  local head = content_head .. life:sub(1, LIFE_END - CONTENT_HEAD_BYTES)
+  local entry_head = content_head .. life_and_tokens:sub(1, LIFE_END - CONTENT_HEAD_BYTES)
   require_right('SETRANGE', SESSION, '0', 'v')
   -- include append
-  redis.call('SETRANGE', SESSION, '0', content_head .. life)
+  redis.call('SETRANGE', SESSION, '0', content_head .. life_and_tokens)
   return {ROTATED, now_us}
 end

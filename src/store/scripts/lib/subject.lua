@@ -12,6 +12,6 @@ end
 
 -- Whether a session without a subject has a valid reservation, made at `reserved_since` in us; empty = no reservation. The
 -- first byte of an encoded subject is its field number and wire type.
-local function is_reserved(reserved_since)
+local function has_reservation(reserved_since)
   return reserved_since ~= '' and tonumber(reserved_since) > left and not has_subject('\034')
 end

@@ -22,21 +22,7 @@ end
 
 local known = known_request(requests)
 if known then
-  if index and token_state(old, index) == REFUSED then
-    -- Only the very rotation that superseded the token is answered.
-    local token = old[index]
-    local is_its_rotation = known.is_same and known.effect == ROTATED_IT and index == #old
-      and known.seen_at == token.superseded and now - known.seen_at <= GUARANTEED
-    if not is_its_rotation then return {ROTATED, now_us} end
-  elseif not known.is_same then
-    return {REQUEST_ID_REUSED, now_us}
-  end
-  if successor ~= '' and salt_of_this ~= '' then
-    if not is_issued() then return {ROTATED, now_us} end
-    outcome = SHARED
-  end
-  -- include record_text
-  return {outcome, now_us, reply_text}
+  -- include answer_retry
 end
 
 if index then
@@ -62,21 +48,7 @@ if rotates and token_index(successor) then
   return {TOKEN_KNOWN, now_us}
 end
 
-if rotates then
-  effect = ROTATED_IT
-  old[#old + 1] = {verifier = verifier, superseded = now, valid_until = now + grace, flags = used ~= 0 and USED or 0}
-  if #old > MAX_OLD_TOKENS then table.remove(old, 1) end
-  -- Without a grace period only a retry may receive the successor again.
-  local keeps_salt = salt_of_this ~= '' and (grace > 0 or REQUEST_ID ~= '')
-  verifier, since, used, salt = successor, now, 0, keeps_salt and salt_of_this or ''
-end
-local ends_grace = false
-if login == 1 then
-  for _, token in ipairs(old) do
-    ends_grace = ends_grace or not is_over(token)
-    token.valid_until, token.flags = math.min(token.valid_until, now), bit.bor(token.flags, GRACE_ENDED)
-  end
-end
+-- include rotate
 changes_tokens = rotates or ends_grace
 if changes_tokens or login == 1 and changes_content then new_tokens = pack_tokens(old) end
 
