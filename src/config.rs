@@ -101,15 +101,20 @@ fn read_policy(mut section: Reader<'_>, default: &Policy) -> Policy {
         policy = preset.apply_to(default);
     }
     let is_window_given = section.read_key("retry_window", &mut policy);
-    // An inherited one is harmless: the interval of a session is at most a twentieth of its idle timeout.
     let is_touch_given = section.read_key("touch_interval", &mut policy);
-    let is_idle_given = section.read_key("idle_timeout", &mut policy);
+    let is_idle_given = section.read_key("idle_timeout", &mut policy) || policy.preset.is_some();
     section.read(&mut policy);
     if !is_window_given {
         policy.retry_window = policy.retry_window.min(policy.tombstone);
     }
-    if is_touch_given && is_idle_given && policy.touch_interval > policy.idle_timeout.or(Some(Duration::MAX)) {
-        section.problem("touch_interval", "must be at most idle_timeout");
+    // One of two values that were set in different places is harmless: the interval of a session is at most a twentieth of its
+    // idle timeout.
+    let longest = policy.idle_timeout.unwrap_or(Duration::MAX);
+    if policy.touch_interval.is_some_and(|interval| interval > longest) {
+        if is_touch_given && is_idle_given {
+            section.problem("touch_interval", "must be at most idle_timeout");
+        }
+        policy.touch_interval = Some(longest);
     }
     check_policy(&policy, &mut section);
     section.finish();

@@ -170,6 +170,26 @@ async fn login_after_a_logout_and_a_clock_set_back_succeeds() {
     assert_eq!(client.delete_subject("alice").await.unwrap(), 1);
 }
 
+/// A step of the clock looks like time that the call has waited: the write must not be sent once more.
+#[tokio::test]
+async fn s3_write_late_by_a_step_of_the_clock_is_not_sent_again() {
+    let (world, clock) = Clock::world();
+    let server = world.server().await;
+    let client = server.client().await;
+    let (session, _) = client.create(&[]).await;
+    let mut steps = 0;
+    // The server may read the clock between the step and the write.
+    let refused = eventually("a write is late", async || {
+        steps += 1;
+        clock.shift_to(steps * 60);
+        client.set(by_id(&session.id), &[("step", text(&steps.to_string()))]).await.err()
+    })
+    .await;
+    assert_eq!(refused.reason(), "STORE_TIMEOUT", "{refused:?}");
+    let read = client.get(by_id(&session.id)).await.unwrap();
+    assert_ne!(read.attributes.get("step"), Some(&text(&steps.to_string())), "a late write was applied");
+}
+
 #[tokio::test]
 async fn reconciliation_continues_after_the_clock_was_set_back() {
     let (world, clock) = Clock::world();
@@ -179,7 +199,7 @@ async fn reconciliation_continues_after_the_clock_was_set_back() {
     let (session, _) = client.create_for("alice").await;
     eventually("the store is reconciled by that clock", async || {
         let meta = world.redis.keys("*:meta").remove(0);
-        let claimed = world.redis.list(&["HMGET", &meta, "audited"]);
+        let claimed = world.redis.list(&["HMGET", &meta, "reconciled"]);
         claimed.first().filter(|at| at.parse::<i64>().unwrap() > world.redis.now() - 5_000).map(drop)
     })
     .await;

@@ -118,6 +118,26 @@ async fn s3_call_reset_while_the_server_was_suspended_is_not_applied() {
     }
 }
 
+/// The suspension is too short to be noticed: the reset, which arrived with the request, is what stops the call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_call_reset_in_a_short_suspension_is_not_applied() {
+    let suspendable = Suspendable::start().await;
+    let Suspendable { process, slow, client, .. } = &suspendable;
+    for round in 0..10 * ROUNDS {
+        let (session, _) = client.create(&[]).await;
+        process.suspend().await;
+        // A call whose first command is the write.
+        let late = timeout(Duration::from_millis(20), slow.delete(by_id(&session.id))).await;
+        // Time for the reset to reach the socket.
+        sleep(Duration::from_millis(5)).await;
+        process.resume();
+        assert!(late.is_err(), "the process was not suspended");
+        // Calls of one connection are received in order.
+        eventually("the process responds", async || slow.get(by_id(&session.id)).await.ok()).await;
+        assert!(client.lives(&session.id).await, "round {round}: a late delete");
+    }
+}
+
 /// The client is unreachable: its reset does not arrive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3_call_received_while_suspended_is_not_applied() {

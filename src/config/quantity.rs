@@ -8,6 +8,8 @@ use super::kind::Kind;
 
 /// Units of byte sizes, largest first.
 const BYTE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+/// Largest upper bound of a size that texts name.
+const LARGEST_NAMED: u64 = 1 << 40;
 /// Units of durations in nanoseconds, largest first.
 const TIME_UNITS: [(&str, u128); 5] = [
     ("d", 86_400_000_000_000),
@@ -43,8 +45,13 @@ where
         Some(bytes).filter(|bytes| range.contains(bytes))?.try_into().ok()
     };
     let to_toml = |value: &T| i64::try_from((*value).try_into().ok()?).ok().map(Value::Integer);
-    Kind::new("bytes", format!("a number of bytes from {start} to {end}, such as \"64 KiB\""), parse, to_toml)
-        .with_range(format!("{} to {}", bytes_text(start), bytes_text(end)))
+    // The largest number that TOML has is no limit.
+    let bounds = match end {
+        0..=LARGEST_NAMED => format!("{} to {}", bytes_text(start), bytes_text(end)),
+        _ => format!("at least {}", bytes_text(start)),
+    };
+    Kind::new("bytes", format!("a size, {bounds}, such as \"64 KiB\""), parse, to_toml)
+        .with_range(bounds)
         .with_text(|value| (*value).try_into().map_or_else(|_| "none".into(), bytes_text))
 }
 

@@ -159,6 +159,21 @@ fn preset_replaces_timeouts_and_token_rules_only() {
 }
 
 #[test]
+fn printed_config_with_inherited_touch_interval_can_be_loaded() {
+    let file = "[default_policy]\ntouch_interval = '1h'\nidle_timeout = '2h'\n[namespace.web]\nidle_timeout = '5m'";
+    let printed = load(file, &[]).unwrap().to_toml();
+    assert_eq!(load(&printed, &[]).unwrap().to_toml(), printed);
+}
+
+#[test]
+fn touch_interval_above_the_idle_timeout_of_a_preset_is_refused() {
+    for idle in ["idle_timeout = '5m'", "preset = 'owasp-high-value'"] {
+        let problems = load(&format!("[namespace.web]\n{idle}\ntouch_interval = '1h'"), &[]).unwrap_err().0;
+        assert_eq!(problems, ["namespace.web.touch_interval: must be at most idle_timeout"], "{idle}");
+    }
+}
+
+#[test]
 fn unknown_preset_is_reported_with_the_known_ones() {
     let problems = load("[namespace.web]\npreset = 'nist-aal4'", &[]).unwrap_err().0;
     assert_eq!(problems.len(), 1, "{problems:#?}");
