@@ -30,7 +30,7 @@ use crate::{
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
     session::{Durability, Policies},
-    store::{Eviction, Health, LogBounds, Open, Position, ReplicatedWrites, StartError, Store},
+    store::{Eviction, Health, LogBounds, Position, ReplicatedWrites, StartError, Store, StoreOptions},
     tasks::Tasks,
     watch::{self, Hub},
     workers::{DueSets, ExpiryWorker, IndexReconciler, KeyRepairer, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
@@ -250,7 +250,7 @@ async fn start(
     let eviction = if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused };
     let password = config.redis_password.as_deref();
     let replicated = policies.all().any(|policy| policy.durability == Durability::Replicated);
-    let open = Open {
+    let open = StoreOptions {
         url: &url,
         password,
         prefix: &config.key_prefix,
@@ -274,7 +274,7 @@ async fn start(
 
 /// Opens the store and reads the ends of its logs. Tries again until `start_timeout` while the state of Redis prevents it.
 async fn open_store(
-    open: Open<'_>,
+    open: StoreOptions<'_>,
     config: &Config,
     metrics: &Arc<Metrics>,
     readiness: &channel::Sender<Health>,

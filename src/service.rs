@@ -23,7 +23,7 @@ use crate::{
     watch::Hub,
 };
 
-pub use list::{List, ListScope, Page, PageToken};
+pub use list::{List, ListScope, PageToken, SessionPage};
 pub use sessions::{Create, Delete, Get, Rotate, Update};
 pub use subjects::DeleteSubjectSessions;
 pub use watch::{Watch, WatchKeys, WatchStream};

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use harness::{World, client::*, eventually};
 use sessiond::{
     observe::Metrics,
-    store::{Eviction, Open, Partition, ReplicatedWrites, Store},
+    store::{Eviction, Partition, ReplicatedWrites, Store, StoreOptions},
 };
 use sessiond_client::v1::{CreateSessionRequest, EventType};
 
@@ -62,7 +62,7 @@ async fn full_page_of_due_namespaces_is_followed_by_another_at_once() {
     let world = World::shared();
     let server = world.server_with("partitions = 1").await;
     fill(&server.client().await, 100, None).await;
-    let open = Open {
+    let open = StoreOptions {
         url: &world.redis.url(),
         password: None,
         prefix: &world.prefix,

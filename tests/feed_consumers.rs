@@ -10,7 +10,7 @@ use harness::{Client, Setup, World, client::*, eventually};
 use sessiond::{
     feed::{Consumer, Feed, Gap},
     observe::Metrics,
-    store::{ChannelEvent, Entry, Eviction, Message, Open, Position, ReplicatedWrites, Store},
+    store::{ChannelEvent, Entry, Eviction, Message, Position, ReplicatedWrites, Store, StoreOptions},
 };
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -51,7 +51,7 @@ impl Consumer for Recorder {
 }
 
 async fn open(world: &World, feed_buffer: usize) -> Arc<Store> {
-    let open = Open {
+    let open = StoreOptions {
         url: &world.redis.url(),
         password: None,
         prefix: &world.prefix,

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use harness::{Redis, unique_prefix};
 use sessiond::{
     observe::Metrics,
-    store::{Eviction, Open, ReplicatedWrites, StartError, Store},
+    store::{Eviction, ReplicatedWrites, StartError, Store, StoreOptions},
 };
 
 /// All valid numbers of partitions.
 const NUMBERS: [u16; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 async fn open(redis: &Redis, prefix: &str, partitions: u16) -> Result<Store, StartError> {
-    let open = Open {
+    let open = StoreOptions {
         url: &redis.url(),
         password: None,
         prefix,

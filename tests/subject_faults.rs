@@ -529,7 +529,7 @@ async fn interrupted_reconciliation_is_repeated_without_a_claim() {
     eventually("a reconciliation is in progress", async || proxy.is_holding_replies().then_some(())).await;
     let meta = world.redis.keys("*:meta").remove(0);
     // From now on other instances claim every interval.
-    let claim = || world.redis.command(&["HSET", &meta, "audited", &(world.now_us() / 1000).to_string()]);
+    let claim = || world.redis.command(&["HSET", &meta, "reconciled", &(world.now_us() / 1000).to_string()]);
     claim();
     proxy.cut();
     proxy.release_replies();

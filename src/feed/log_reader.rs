@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     observe::Metrics,
-    store::{Error, Page, Partition, Position, Server, Store, Tails},
+    store::{Error, LogPage, Partition, Position, Server, Store, Tails},
 };
 
 use super::{
@@ -150,8 +150,8 @@ impl LogReader {
                 return Ok(None);
             }
             match self.store.read_after(partition, before, deadline()).await? {
-                Page::Tail => return Ok(None),
-                Page::Entries(entries) => {
+                LogPage::Tail => return Ok(None),
+                LogPage::Entries(entries) => {
                     for entry in &entries {
                         self.dispatcher.accept_from_log(entry);
                     }
@@ -165,9 +165,9 @@ impl LogReader {
                         return Ok(None);
                     }
                 }
-                Page::Compacted => return Ok(Some(GapReason::Compacted)),
-                Page::Flushed => return Ok(Some(GapReason::Flushed)),
-                Page::RolledBack => return Ok(Some(GapReason::RolledBack)),
+                LogPage::Compacted => return Ok(Some(GapReason::Compacted)),
+                LogPage::Flushed => return Ok(Some(GapReason::Flushed)),
+                LogPage::RolledBack => return Ok(Some(GapReason::RolledBack)),
             }
         }
     }

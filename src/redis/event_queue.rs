@@ -41,12 +41,12 @@ pub enum SubscriberEvent {
 
 /// Events on the subscriber connection of a server. The feed takes them out.
 pub(super) struct EventQueue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Notified when an event was added.
     added: Notify,
 }
 
-struct State {
+struct QueueState {
     has_connection: bool,
     /// Whether the next event is [`SubscriberEvent::Connected`].
     is_new_connection: bool,
@@ -96,7 +96,7 @@ impl<T> Buffer<T> {
     }
 }
 
-impl State {
+impl QueueState {
     fn pop(&mut self) -> Option<SubscriberEvent> {
         if std::mem::take(&mut self.is_new_connection) {
             return Some(SubscriberEvent::Connected);
@@ -119,7 +119,7 @@ impl EventQueue {
     /// A queue of at most this number of messages and this number of notifications.
     pub(super) fn new(most: usize) -> Self {
         let (messages, notifications) = (Buffer::new(most), Buffer::new(most));
-        let state = State { has_connection: false, is_new_connection: false, messages, notifications };
+        let state = QueueState { has_connection: false, is_new_connection: false, messages, notifications };
         EventQueue { state: Mutex::new(state), added: Notify::new() }
     }
 
@@ -183,7 +183,7 @@ impl EventQueue {
         self.update(|state| state.notifications.push(key, bytes));
     }
 
-    fn update(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut QueueState)) {
         change(&mut self.state.lock());
         self.added.notify_one();
     }

@@ -82,7 +82,7 @@ pub struct List {
 }
 
 /// One page of a list.
-pub struct Page {
+pub struct SessionPage {
     /// Sessions of the page. It may be empty before the end of the list.
     pub sessions: Vec<Session>,
     /// Position of the next page. None: the end of the list.
@@ -194,7 +194,7 @@ fn take<'a, const N: usize>(content: &mut &'a [u8]) -> Option<&'a [u8; N]> {
 impl Service {
     /// Returns one page. Reads partition after partition until the page is full or half of the time to the deadline is
     /// over.
-    pub async fn list(&self, call: &List, deadline: Instant) -> Result<Page, Error> {
+    pub async fn list(&self, call: &List, deadline: Instant) -> Result<SessionPage, Error> {
         self.policy(&call.scope.namespace)?;
         let reads = PrimaryReads::default();
         let page = self.read_page(&reads, call, deadline).await?;
@@ -202,7 +202,7 @@ impl Service {
         Ok(page)
     }
 
-    async fn read_page(&self, reads: &PrimaryReads, call: &List, deadline: Instant) -> Result<Page, Error> {
+    async fn read_page(&self, reads: &PrimaryReads, call: &List, deadline: Instant) -> Result<SessionPage, Error> {
         let stop_reading = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
         let mut sessions = Vec::new();
         let mut bytes = 0;
@@ -211,20 +211,23 @@ impl Service {
         while sessions.len() < call.page_size && Instant::now() < stop_reading {
             let limit = self.store.reads_at_once(call.view, CONCURRENT_READS).min(call.page_size - sessions.len());
             if pending.is_empty() {
-                let Some(position) = next else { return Ok(Page { sessions, next: None }) };
+                let Some(position) = next else { return Ok(SessionPage { sessions, next: None }) };
                 let (ids, after) = self.ids(reads, &call.scope, position, limit, deadline).await?;
                 (pending, next) = (ids.into(), after);
             }
             let reads = pending.iter().take(limit).map(async |id| {
                 let name = SessionRef { namespace: call.scope.namespace.clone(), id: *id };
-                self.store.look(Some(reads), &name, Credential::Id, call.view, deadline).await
+                self.store.peek(Some(reads), &name, Credential::Id, call.view, deadline).await
             });
             for found in futures_util::future::join_all(reads).await {
                 match found {
                     Ok(Found::Session(session, _)) if call.scope.matches(&session) => {
                         bytes += session.size();
                         if bytes > PAGE_BYTES && !sessions.is_empty() {
-                            return Ok(Page { sessions, next: Some(PageToken { pending: pending.into(), next }) });
+                            return Ok(SessionPage {
+                                sessions,
+                                next: Some(PageToken { pending: pending.into(), next }),
+                            });
                         }
                         sessions.push(session);
                     }
@@ -236,7 +239,7 @@ impl Service {
             }
         }
         let is_end = pending.is_empty() && next.is_none();
-        Ok(Page { sessions, next: (!is_end).then(|| PageToken { pending: pending.into(), next }) })
+        Ok(SessionPage { sessions, next: (!is_end).then(|| PageToken { pending: pending.into(), next }) })
     }
 
     /// Returns some ids from a position on, and the position after them. None: the end of the index.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     Store,
     error::Error,
-    leaving::Why,
+    leaving::LeaveReason,
     record::Corrupt,
     replies::{EndReply, Ending, ExpireReply},
     script_call::{ScriptCall, WriteConcern},
@@ -50,7 +50,7 @@ pub struct Condition<'a> {
     pub created_before: Option<Millis>,
 }
 
-/// Outcome of [`Store::settle`].
+/// Outcome of [`Store::end_if_expired`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Settled {
     /// The session lives.
@@ -147,7 +147,7 @@ impl Store {
     /// Ends a session that expired, and returns whether it lives and its subject. If it does not live, a tombstone keeps its
     /// id from being created while the caller removes the id from the subject index. `reserved_since` is the time in us of a
     /// reservation that may give the session a subject; None = no reservation.
-    pub async fn settle(
+    pub async fn end_if_expired(
         &self,
         name: &SessionRef,
         reserved_since: Option<u64>,
@@ -184,7 +184,7 @@ impl Store {
     /// Returns the cause of an end. If this call ended the session, queues the id for removal from the subject index.
     pub(super) fn note_ended(&self, name: &SessionRef, ending: Ending) -> Cause {
         if !ending.subject.is_empty() {
-            self.note_left(name, ending.subject, Why::Ended(Instant::now()));
+            self.note_left(name, ending.subject, LeaveReason::Ended(Instant::now()));
         }
         ending.cause
     }

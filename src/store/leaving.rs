@@ -18,11 +18,11 @@ pub struct Left {
     /// Id of the session.
     pub id: SessionId,
     /// Reason.
-    pub why: Why,
+    pub reason: LeaveReason,
 }
 
 /// Reason why a session no longer has its subject.
-pub enum Why {
+pub enum LeaveReason {
     /// The session ended at this time.
     Ended(Instant),
     /// The session lives on without the subject.

@@ -11,7 +11,7 @@ use crate::redis::{self, Asking, Reply, Request};
 pub struct Tail {
     /// Last position.
     pub position: Position,
-    /// Position at which the history of the store began. None: written by a version that did not record it.
+    /// Position at which the history of the store began. None: another client removed the field.
     pub origin: Option<Position>,
 }
 

@@ -20,7 +20,7 @@ use crate::redis::{self, Asking, Node, OnMigration, Request};
 const PAGE: usize = 32;
 
 /// Result of reading the log after a position.
-pub enum Page {
+pub enum LogPage {
     /// At least one entry; each follows the one before it.
     Entries(Vec<Entry>),
     /// No entry: the position is the tail.
@@ -42,7 +42,7 @@ fn chained(mut entries: Vec<Entry>) -> Vec<Entry> {
 
 impl Store {
     /// Reads at most one page of entries after a position.
-    pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<Page, Error> {
+    pub async fn read_after(&self, partition: Partition, after: Position, deadline: Instant) -> Result<LogPage, Error> {
         self.read_page(partition, after, PAGE, deadline).await
     }
 
@@ -53,7 +53,7 @@ impl Store {
         position: Position,
         deadline: Instant,
     ) -> Result<bool, Error> {
-        Ok(matches!(self.read_page(partition, position, 1, deadline).await?, Page::Entries(_) | Page::Tail))
+        Ok(matches!(self.read_page(partition, position, 1, deadline).await?, LogPage::Entries(_) | LogPage::Tail))
     }
 
     async fn read_page(
@@ -62,7 +62,7 @@ impl Store {
         after: Position,
         most: usize,
         deadline: Instant,
-    ) -> Result<Page, Error> {
+    ) -> Result<LogPage, Error> {
         let from = format!("({}", after.to_text());
         let follows = |entries: &[Entry]| entries.first().is_some_and(|first| first.previous == after);
         // Redis replies in order: an entry that is appended after the tail was read can only be among the entries.
@@ -74,25 +74,25 @@ impl Store {
         let entries = match entries {
             Err(Error::UnexpectedRead(what)) => {
                 crate::observe::error!(what, "log entry unreadable; watchers will receive resync");
-                return Ok(Page::Compacted);
+                return Ok(LogPage::Compacted);
             }
             entries => entries?,
         };
         if follows(&entries) {
-            return Ok(Page::Entries(chained(entries)));
+            return Ok(LogPage::Entries(chained(entries)));
         }
         let tail = tail?;
         if after == tail.position {
-            return Ok(Page::Tail);
+            return Ok(LogPage::Tail);
         }
         if tail.origin.is_some_and(|origin| after.revision < origin.revision) {
-            return Ok(Page::Flushed);
+            return Ok(LogPage::Flushed);
         }
         // The tail may have been read after the entries: each may have waited for its turn, or was redirected separately
         // during a slot migration.
         let entries = self.range(partition, &from, most, deadline).await?;
         if follows(&entries) {
-            return Ok(Page::Entries(chained(entries)));
+            return Ok(LogPage::Entries(chained(entries)));
         }
         if entries.is_empty() {
             // After a failover the new primary may lack entries of the old one.
@@ -100,11 +100,11 @@ impl Store {
                 return Err(Error::Unavailable("the log changed during the read".into()));
             }
             let is_behind = after.revision < tail.position.revision;
-            return Ok(if is_behind { Page::Compacted } else { Page::RolledBack });
+            return Ok(if is_behind { LogPage::Compacted } else { LogPage::RolledBack });
         }
         let first = self.range(partition, "-", 1, deadline).await?;
         let is_below = |first: &Entry| after.revision < first.previous.revision;
-        Ok(if first.first().is_none_or(is_below) { Page::Compacted } else { Page::RolledBack })
+        Ok(if first.first().is_none_or(is_below) { LogPage::Compacted } else { LogPage::RolledBack })
     }
 
     /// Reads entries of a log, limited in count and size.

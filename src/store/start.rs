@@ -87,7 +87,7 @@ impl StartError {
 
 /// Arguments of [`Store::open`].
 #[derive(Clone, Copy)]
-pub struct Open<'a> {
+pub struct StoreOptions<'a> {
     /// URL of the server, Cluster or Sentinels.
     pub url: &'a str,
     /// Password; overrides the one in the URL. None: that of the URL.
@@ -106,7 +106,7 @@ pub struct Open<'a> {
 
 impl Store {
     /// Connects, checks servers and store, and creates the store if there is none. Of an existing store it only reads.
-    pub async fn open(open: Open<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+    pub async fn open(open: StoreOptions<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let endpoint = Endpoint::parse(open.url, open.password).map_err(StartError::Connect)?;
         let database = endpoint.database();
         let preconditions = Preconditions { eviction: open.eviction, is_cluster: endpoint.is_cluster() };
@@ -226,7 +226,7 @@ impl Store {
 impl Store {
     /// Opens a store of one partition for a unit test.
     pub(super) async fn of_one_partition(redis: &harness::Redis) -> Self {
-        let open = Open {
+        let open = StoreOptions {
             url: &redis.unrestricted_url(),
             password: None,
             prefix: "ses:",

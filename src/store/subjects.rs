@@ -16,7 +16,7 @@ use super::{
     error::Error,
     index_entry::{INDEX_PAGE, IndexEntry, Reservation},
     keys::Partition,
-    leaving::{Left, Why},
+    leaving::{LeaveReason, Left},
     read::Found,
     replies::{ClaimReply, RemoveReply, ReserveReply},
     script_call::WriteConcern,
@@ -41,7 +41,7 @@ impl Claim {
     /// Field of the meta that holds the claim.
     fn field(self) -> &'static str {
         match self {
-            Claim::Reconciliation => "audited",
+            Claim::Reconciliation => "reconciled",
             Claim::MissingKeys => "checked",
         }
     }
@@ -62,7 +62,7 @@ impl Limit {
     pub const NONE: Limit = Limit { sessions: 0, beyond: SessionLimitPolicy::ReplaceOldest, is_checked: false };
 }
 
-/// Outcome of [`Store::admit`].
+/// Outcome of [`Store::reserve`].
 pub enum Admitted {
     /// The id is reserved. The session may be created once these oldest entries are ended. If they fill a page there may be
     /// more.
@@ -75,7 +75,7 @@ pub enum Admitted {
 
 impl Store {
     /// Adds an id to the index of its subject, with a time later than `after` in us.
-    pub async fn admit(
+    pub async fn reserve(
         &self,
         subject: &Subject,
         id: SessionId,
@@ -99,7 +99,7 @@ impl Store {
     }
 
     /// Removes ids from a subject index, each if it was added at or before the given time in us; None = any time.
-    pub async fn forget(
+    pub async fn remove(
         &self,
         subject: &Subject,
         entries: impl Iterator<Item = (SessionId, Option<u64>)>,
@@ -192,14 +192,14 @@ impl Store {
         let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
         let reserved_since = entry.reserved_since(self.now()?);
         if reserved_since.is_some() {
-            match self.look(None, &name, Credential::Id, View::Basic, deadline).await {
+            match self.peek(None, &name, Credential::Id, View::Basic, deadline).await {
                 // The session may be about to be created: a tombstone would prevent that.
                 Ok(Found::NotFound) => return Ok(true),
                 Ok(_) | Err(Error::Corrupt { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        match self.settle(&name, reserved_since, policy, deadline).await {
+        match self.end_if_expired(&name, reserved_since, policy, deadline).await {
             Ok(Settled::Lives { subject: of, is_reserved }) => Ok(of == subject.name || is_reserved),
             Ok(Settled::Ended) => Ok(false),
             // It ends at its deadline, or by a delete of its id.
@@ -209,7 +209,7 @@ impl Store {
     }
 
     /// Removes the entries of a subject index that no longer count. Returns their number.
-    pub async fn forget_dead(
+    pub async fn remove_dead(
         &self,
         subject: &Subject,
         entries: &[IndexEntry],
@@ -224,7 +224,7 @@ impl Store {
         let checked: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
         let dead = checked.iter().filter(|(_, counts)| matches!(counts, Ok(false)));
         let dead: Vec<_> = dead.map(|(entry, _)| (entry.id, Some(entry.added))).collect();
-        self.forget(subject, dead.iter().copied(), deadline).await?;
+        self.remove(subject, dead.iter().copied(), deadline).await?;
         // Entries that do not count are removed even if the check of another entry failed.
         checked.into_iter().try_for_each(|(_, counts)| counts.map(drop))?;
         error.map_or(Ok(dead.len() as u64), Err)
@@ -250,8 +250,8 @@ impl Store {
         self.leaving.next().await
     }
 
-    pub(super) fn note_left(&self, name: &SessionRef, subject: String, why: Why) {
+    pub(super) fn note_left(&self, name: &SessionRef, subject: String, reason: LeaveReason) {
         let subject = Subject { namespace: name.namespace.clone(), name: subject };
-        self.leaving.note(Left { subject, id: name.id, why });
+        self.leaving.note(Left { subject, id: name.id, reason });
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Store,
     error::Error,
-    leaving::Why,
+    leaving::LeaveReason,
     random::random_nonce,
     record::{Corrupt, Extent, Kind, Record},
     replies::UpdateReply,
@@ -182,7 +182,7 @@ impl Store {
                     _ => record.session(name, text, call.update.view).map_err(corrupt)?,
                 };
                 if let Some(subject) = plan.lost_subject.filter(|_| is_applied) {
-                    self.note_left(name, subject, Why::Left { at: session.revision.0 });
+                    self.note_left(name, subject, LeaveReason::Left { at: session.revision.0 });
                 }
                 Updated::Session { session, salt: record.front.tokens().salt().filter(|_| is_shared) }
             }

@@ -25,7 +25,7 @@ const RING_BYTES: usize = 64 * 1024 * 1024;
 
 /// Passes the entries and gaps of the feed to the watchers. A consumer of the feed.
 pub struct Hub {
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<HubState>,
     pub(super) page_cache: PageCache,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: WatchLimits,
@@ -48,7 +48,7 @@ pub struct WatchLimits {
 }
 
 /// State of the hub, behind its lock. A watcher that registers at `end` receives exactly the items after it.
-pub(super) struct State {
+pub(super) struct HubState {
     pub ring: Ring,
     /// Position of every partition after the last slot.
     pub end: ResumeToken,
@@ -69,7 +69,7 @@ impl Hub {
     pub fn new(store: StoreId, tails: Vec<Position>, limits: WatchLimits, metrics: Arc<Metrics>) -> Self {
         let page_cache = PageCache::new(tails.len());
         let end = ResumeToken { store, positions: tails };
-        let state = State {
+        let state = HubState {
             ring: Ring::new(limits.ring_slots, RING_BYTES),
             end_token: end.encode(),
             end,
@@ -116,7 +116,7 @@ impl Consumer for Hub {
     }
 }
 
-impl State {
+impl HubState {
     /// Returns the entries that a rollback removed. None: the ring does not have them all.
     fn rolled_back(&self, gap: &Gap) -> Option<RolledBack> {
         let lost = gap.ends.iter().map(|(partition, fork)| {

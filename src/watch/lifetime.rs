@@ -252,7 +252,7 @@ impl Lifetime {
             }
             Lifetime::Token(token) => {
                 let checked_at = Instant::now();
-                let found = store.look_after(&name_of(token.id), token.credential, deadline).await;
+                let found = store.peek_with_validity(&name_of(token.id), token.credential, deadline).await;
                 let (Validity { until: valid_until, is_over }, close_reason) = match found {
                     Ok((Found::Session(..), validity)) => (validity, None),
                     // The ENDED event is still to come.
@@ -281,7 +281,7 @@ impl Lifetime {
 
 /// Whether a session lives, or its ENDED event is still to come.
 async fn is_alive(store: &Store, name: &SessionRef, deadline: Instant) -> Result<bool, Error> {
-    match store.look(None, name, Credential::Id, View::Basic, deadline).await {
+    match store.peek(None, name, Credential::Id, View::Basic, deadline).await {
         Ok(Found::Session(..) | Found::Ended(_, EndLogged::NotYet)) | Err(Error::Corrupt { .. }) => Ok(true),
         Ok(Found::Ended(_, EndLogged::Yes) | Found::Rotated) => Ok(false),
         // In the due set without a key: deleted out of band, and its ENDED event is still to come.

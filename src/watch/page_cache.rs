@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::store::{Error, Page, Partition, Position, Store};
+use crate::store::{Error, LogPage, Partition, Position, Store};
 
 use super::ring::LogEntry;
 
@@ -83,11 +83,11 @@ impl PageCache {
             return Ok(PageAfter::Entries(entries));
         }
         let entries = match store.read_after(partition, position, deadline).await? {
-            Page::Entries(entries) => entries,
-            Page::Tail => return Ok(PageAfter::Tail),
-            Page::Compacted => return Ok(PageAfter::Compacted),
-            Page::Flushed => return Ok(PageAfter::Flushed),
-            Page::RolledBack => return Ok(PageAfter::RolledBack),
+            LogPage::Entries(entries) => entries,
+            LogPage::Tail => return Ok(PageAfter::Tail),
+            LogPage::Compacted => return Ok(PageAfter::Compacted),
+            LogPage::Flushed => return Ok(PageAfter::Flushed),
+            LogPage::RolledBack => return Ok(PageAfter::RolledBack),
         };
         let page: Arc<[LogEntry]> = entries.into_iter().map(LogEntry::new).collect();
         cached.insert(page.clone());

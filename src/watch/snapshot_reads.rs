@@ -124,7 +124,7 @@ impl Subscription {
         let ids: HashSet<SessionId> = ids.iter().copied().collect();
         let reads = ids.into_iter().map(async |id| {
             let name = SessionRef { namespace: self.filter.namespace.clone(), id };
-            match self.store.look(Some(page), &name, credential, view, deadline).await {
+            match self.store.peek(Some(page), &name, credential, view, deadline).await {
                 Ok(Found::Session(session, _)) => Ok(Some(session)),
                 Ok(Found::NotFound | Found::Ended(..) | Found::Rotated) | Err(Error::Corrupt { .. }) => Ok(None),
                 Err(error) => Err(error),

@@ -14,8 +14,8 @@ use crate::{
     feed::Rollbacks,
     session::{SessionId, Subject},
     store::{
-        Claim, Error, INDEX_PAGE, IndexEntry, Left, Limit, PER_SCRIPT, Partial, Partition, RESERVATION_WINDOW,
-        ScanPosition, ScanScope, Why,
+        Claim, Error, INDEX_PAGE, IndexEntry, LeaveReason, Left, Limit, PER_SCRIPT, Partial, Partition,
+        RESERVATION_WINDOW, ScanPosition, ScanScope,
     },
 };
 
@@ -45,18 +45,18 @@ impl IndexReconciler {
         let rollbacks = self.rollbacks.subscribe();
         loop {
             let mut removals: HashMap<Subject, Vec<(SessionId, Option<u64>)>> = HashMap::new();
-            for Left { subject, id, why } in self.due_sets.store.left().await {
-                let added_until = match why {
+            for Left { subject, id, reason } in self.due_sets.store.left().await {
+                let added_until = match reason {
                     // An end from before a rollback may have been lost.
-                    Why::Ended(at) if at.elapsed() < REMOVE_WITHIN && at > rollbacks.borrow().last => None,
-                    Why::Ended(_) => continue,
-                    Why::Left { at } => Some(at),
+                    LeaveReason::Ended(at) if at.elapsed() < REMOVE_WITHIN && at > rollbacks.borrow().last => None,
+                    LeaveReason::Ended(_) => continue,
+                    LeaveReason::Left { at } => Some(at),
                 };
                 removals.entry(subject).or_default().push((id, added_until));
             }
             let calls = removals
                 .iter()
-                .map(|(subject, ids)| self.due_sets.store.forget(subject, ids.iter().copied(), deadline()));
+                .map(|(subject, ids)| self.due_sets.store.remove(subject, ids.iter().copied(), deadline()));
             for removed in futures_util::future::join_all(calls).await {
                 if let Err(error) = removed {
                     tracing::debug!(%error, "index entry removal failed; left to the next reconciliation");
@@ -160,7 +160,7 @@ impl IndexReconciler {
         let Partial { found, error } = self.due_sets.store.missing_in_indexes(sessions, deadline()).await;
         progress.count(0, error.map_or(Ok(()), Err));
         for (subject, id) in found {
-            let admitted = self.due_sets.store.admit(&subject, id, 0, Limit::NONE, deadline()).await;
+            let admitted = self.due_sets.store.reserve(&subject, id, 0, Limit::NONE, deadline()).await;
             progress.count(u64::from(admitted.is_ok()), admitted.map(drop));
         }
     }
@@ -191,7 +191,7 @@ impl IndexReconciler {
 
     async fn remove_if_dead(&self, subject: &Subject, entries: &[IndexEntry]) -> Result<u64, Error> {
         let policy = self.due_sets.policies.of_stored(&subject.namespace);
-        self.due_sets.store.forget_dead(subject, entries, policy, deadline()).await
+        self.due_sets.store.remove_dead(subject, entries, policy, deadline()).await
     }
 
     /// Removes the entries of a large subject index that have no live session. Returns the number removed.

@@ -25,6 +25,7 @@ const RULED_OUT: &[(&[&str], &str)] = &[
     (&["rewind", "rewinds", "rewinding", "rewound"], "rollback, lost history"),
     (&["bury", "buries", "buried"], "tombstone"),
     (&["lookout", "lookouts"], "topology probe"),
+    (&["audited"], "reconciled"),
     (&["auditor", "tidier", "sweeper"], "index reconciler, expiry worker"),
 ];
 

@@ -11,7 +11,7 @@ use prost::Message;
 use sessiond::{
     observe::Metrics,
     session::{self, Change},
-    store::{self, Eviction, Open, Page, Partition, ReplicatedWrites, Store},
+    store::{self, Eviction, LogPage, Partition, ReplicatedWrites, Store, StoreOptions},
 };
 use sessiond_client::v1::{Cause, EventType};
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ struct LogBranches {
 }
 
 async fn open(url: &str, prefix: &str) -> Arc<Store> {
-    let open = Open {
+    let open = StoreOptions {
         url,
         password: None,
         prefix,
@@ -109,7 +109,7 @@ impl LogReader {
         let mut unread: Vec<Partition> = self.store.partitions().collect();
         while !unread.is_empty() {
             let pages = join_all(unread.iter().map(|partition| self.read_page(*partition))).await;
-            let pages: Vec<(Partition, Page)> = unread.into_iter().zip(pages).collect();
+            let pages: Vec<(Partition, LogPage)> = unread.into_iter().zip(pages).collect();
             unread = pages.into_iter().filter_map(|(partition, page)| self.add(partition, page)).collect();
         }
     }
@@ -140,7 +140,7 @@ impl LogReader {
     }
 
     /// Reads one page after the last entry that was read.
-    async fn read_page(&self, partition: Partition) -> Page {
+    async fn read_page(&self, partition: Partition) -> LogPage {
         let Position { revision, nonce } = self.stores.last().expect("it exists").logs[partition.index()].end();
         let after = store::Position { revision: session::Revision(revision), nonce };
         // Boxed: the nested future exceeds the recursion limit of the compiler.
@@ -149,16 +149,16 @@ impl LogReader {
     }
 
     /// Adds a page; returns the partition if there may be more.
-    fn add(&mut self, partition: Partition, page: Page) -> Option<Partition> {
+    fn add(&mut self, partition: Partition, page: LogPage) -> Option<Partition> {
         let branches = &mut self.present().logs[partition.index()];
         match page {
-            Page::Entries(entries) => branches.extend(entries),
-            Page::Tail => return None,
+            LogPage::Entries(entries) => branches.extend(entries),
+            LogPage::Tail => return None,
             // The position is on another branch: read again from the start.
-            Page::RolledBack | Page::Compacted | Page::Flushed if !branches.current.is_empty() => {
+            LogPage::RolledBack | LogPage::Compacted | LogPage::Flushed if !branches.current.is_empty() => {
                 branches.current.clear()
             }
-            Page::RolledBack | Page::Compacted | Page::Flushed => {
+            LogPage::RolledBack | LogPage::Compacted | LogPage::Flushed => {
                 panic!("the log of {partition:?} cannot be read from its start")
             }
         }
