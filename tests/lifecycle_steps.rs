@@ -161,5 +161,6 @@ async fn s7_create_refused_after_it_ended_another_is_unknown() {
     let create = CreateSessionRequest { subject: "alice".into(), ..Default::default() };
     let (created, ()) = tokio::join!(client.create_with(create), refusing);
     expect_error(created, Code::Unknown, "OUTCOME_UNKNOWN");
+    world.redis.must(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     expect_error(client.get(by_id(&first.id)).await, Code::NotFound, "SESSION_ENDED");
 }
