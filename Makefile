@@ -89,6 +89,7 @@ gen-check: gen
 # Prints the tables of docs/benchmarks.md.
 bench: install
 	cargo bench --bench calls
+	cargo bench --bench cache
 	cargo bench --bench scripts
 	cargo bench --bench expiry
 	cargo bench --bench snapshot

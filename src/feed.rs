@@ -77,7 +77,7 @@ impl Followers {
     /// in this order. Never returns.
     pub async fn run(mut self, consumers: Vec<Arc<dyn Consumer>>) {
         let Feed { rollbacks, deadlines, missing_keys, .. } = self.feed.clone();
-        let mut all: Vec<Arc<dyn Consumer>> = vec![rollbacks.clone(), deadlines, missing_keys.clone()];
+        let mut all: Vec<Arc<dyn Consumer>> = vec![rollbacks, deadlines, missing_keys.clone()];
         all.extend(consumers);
         let dispatcher = Arc::new(Dispatcher::new(self.tails, all, self.metrics.clone()));
         loop {
@@ -85,14 +85,14 @@ impl Followers {
             let moved = self.store.moved();
             let followers = self.store.servers().into_iter().map(|server| {
                 let (barrier, requests) = barrier();
-                let reader = LogReader::new(&self.store, &dispatcher, &rollbacks, &self.metrics, server);
+                let reader = LogReader::new(&self.store, &dispatcher, &self.metrics, server);
                 (barrier, Follower::new(reader, &missing_keys, requests))
             });
             let (barriers, followers): (Vec<Barrier>, Vec<Follower>) = followers.unzip();
             tokio::select! {
                 // In this order: after a move no message of the previous node is processed.
                 biased;
-                () = moved => rollbacks.note(),
+                () = moved => dispatcher.pass_restart(&self.store.partitions().collect::<Vec<_>>()),
                 _ = join_all(followers.into_iter().map(Follower::follow)) => {}
                 () = serve_barrier(&barriers, &mut self.requests) => {}
                 () = missing_keys.drop_old_ends() => {}

@@ -10,6 +10,8 @@
 //!    appends to the log of the partition, publishes the entry on the channel of the partition, and writes the session.
 //! 6. `grpc::render` converts the result to the response; `grpc::status` converts errors to gRPC statuses.
 //!
+//! A GetSession with `min_revision` asks the [`cache`] before the store.
+//!
 //! # Path of an event
 //!
 //! 1. The script appends an entry to the log of its partition and publishes it.
@@ -22,9 +24,9 @@
 //!
 //! # Reading order
 //!
-//! [`session`] and [`redis`] → [`store`] → [`feed`] → [`watch`] → [`service`] → [`grpc`] → [`server`]. Each module imports only
-//! modules to its left; the [`workers`] import [`feed`], not [`watch`]. [`config`], [`observe`], [`embedded`], [`tasks`] and
-//! [`pb`] are leaves: the process around the service. [`cli`] is a client; it depends on the proto files and the Rust client
+//! [`session`] and [`redis`] → [`store`] → [`feed`] → [`cache`], [`watch`] → [`service`] → [`grpc`] → [`server`]. Each module imports only
+//! modules to its left; the [`workers`] import [`feed`], not [`watch`]. [`config`], [`observe`], [`embedded`], [`moment`],
+//! [`tasks`] and [`pb`] are leaves: the process around the service. [`cli`] is a client; it depends on the proto files and the Rust client
 //! only.
 
 #![warn(unreachable_pub)]
@@ -41,11 +43,13 @@
     )
 )]
 
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod embedded;
 pub mod feed;
 pub mod grpc;
+pub mod moment;
 pub mod observe;
 pub mod pb;
 pub mod redis;

@@ -80,6 +80,11 @@ struct NamespaceLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FormLabel {
     form: &'static str,
 }
@@ -96,6 +101,9 @@ pub struct Metrics {
     attribute_bytes_plain: Counter,
     attribute_bytes_stored: Counter,
     sessions: Family<NamespaceLabel, Gauge>,
+    cache_reads: Family<ResultLabel, Counter>,
+    cache_bytes: Gauge,
+    cache_copies: Gauge,
     /// 1 if every Redis node answered its last heartbeat, else 0.
     pub redis_up: Gauge,
     /// Problems of the store that `/readyz` lists.
@@ -158,6 +166,9 @@ impl Default for Metrics {
             attribute_bytes_plain: Counter::default(),
             attribute_bytes_stored: Counter::default(),
             sessions: Family::default(),
+            cache_reads: Family::default(),
+            cache_bytes: Gauge::default(),
+            cache_copies: Gauge::default(),
             redis_up: Gauge::default(),
             store_problems: Gauge::default(),
             grpc_connections: Gauge::default(),
@@ -239,6 +250,7 @@ impl Metrics {
         r.register("sessions_deleted_out_of_band", help, self.sessions_deleted_out_of_band.clone());
         let help = "Keyspace notifications: 1 if every node publishes them, 0 if one does not, -1 if unknown";
         r.register("keyspace_notifications", help, self.keyspace_notifications.clone());
+        self.register_cache(r);
         let help = "Sessions ended by this instance at their deadline";
         r.register("sessions_expired", help, self.sessions_expired.clone());
         let help = "Time from the deadline of a session to its end; a rise means that expiry is behind";
@@ -258,6 +270,14 @@ impl Metrics {
         Metrics { registry, ..self }
     }
 
+    fn register_cache(&self, r: &mut Registry) {
+        let help = "Reads with min_revision, by result: hit, or why Redis was read; a rise of unverified means that this \
+                    instance does not follow the logs in time";
+        r.register("cache_reads", help, self.cache_reads.clone());
+        r.register_with_unit("cache", "Bytes of the copies in the near cache", Unit::Bytes, self.cache_bytes.clone());
+        r.register("cache_copies", "Sessions in the near cache", self.cache_copies.clone());
+    }
+
     /// Counts one answered request.
     pub fn count_request(&self, method: &'static str, code: &'static str, took: Duration) {
         self.requests.get_or_create(&RequestLabels { method, code }).inc();
@@ -275,6 +295,17 @@ impl Metrics {
     pub fn count_attribute_bytes(&self, plain: usize, stored: usize) {
         self.attribute_bytes_plain.inc_by(plain as u64);
         self.attribute_bytes_stored.inc_by(stored as u64);
+    }
+
+    /// Counts a read with `min_revision`.
+    pub fn count_cache_read(&self, result: &'static str) {
+        self.cache_reads.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Sets the size of the near cache.
+    pub fn set_cache_size(&self, bytes: u64, copies: usize) {
+        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.cache_copies.set(i64::try_from(copies).unwrap_or(i64::MAX));
     }
 
     /// Sets the number of live sessions of a namespace that the configuration lists.

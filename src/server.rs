@@ -2,18 +2,19 @@
 
 mod accept;
 mod admin;
+mod backend;
 mod connections;
 mod descriptors;
 mod health;
 mod services;
 mod streams;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{Semaphore, watch as channel},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -21,7 +22,7 @@ use tonic::service::Routes;
 use crate::{
     config::{Config, Limits},
     embedded::Embedded,
-    feed::{Feed, Followers},
+    feed::Feed,
     grpc::{
         self, CallLimits, CallService, Grpc, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
         ReflectionService, Suspensions,
@@ -29,13 +30,13 @@ use crate::{
     observe::Metrics,
     pb::{self, service::session_service_server::SessionServiceServer},
     service::Service,
-    session::{Durability, Policies},
-    store::{Eviction, Health, LogBounds, Position, ReplicatedWrites, StartError, Store, StoreOptions},
+    session::Policies,
+    store::{Health, LogBounds, StartError, Store},
     tasks::Tasks,
-    watch::{self, Hub},
     workers::{DueSets, ExpiryWorker, IndexReconciler, KeyRepairer, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
 };
 use accept::Acceptor;
+use backend::Backend;
 use connections::Connections;
 use descriptors::FileDescriptors;
 pub use descriptors::TooFewDescriptors;
@@ -50,10 +51,6 @@ const TRIM_BATCH: u64 = 1_000;
 const MAX_SMALL_MESSAGE_BYTES: usize = 4 * 1024;
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
-/// Pause after the first failed attempt to open the store; it doubles with each attempt.
-const FIRST_START_PAUSE: Duration = Duration::from_millis(100);
-/// Maximum pause between two attempts to open the store.
-const LONGEST_START_PAUSE: Duration = Duration::from_secs(2);
 
 /// Failure of the server at start, or while it ran.
 #[derive(Debug, thiserror::Error)]
@@ -119,21 +116,23 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let policies = Arc::new(config.policies());
 
     // Start: the embedded Redis, the store, the feed with its consumers, the workers.
-    let started = tokio::select! {
-        started = start(&config, &policies, &metrics, &readiness) => started?,
+    let (mut embedded, backend) = tokio::select! {
+        // Boxed: dropped when the server runs.
+        started = Box::pin(start(&config, &policies, &metrics, &readiness)) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let Backend { mut embedded, store, feed, followers, hub } = started;
+    let consumers = backend.consumers();
+    let Backend { store, feed, followers, hub, cache } = backend;
     let draining = CancellationToken::new();
     spawn_workers(&mut tasks, &config, &store, &feed, &policies, &metrics);
-    let service = Service { store: store.clone(), feed, hub: hub.clone(), policies: policies.clone(), draining };
+    let service = Service { store: store.clone(), cache, feed, hub: hub.clone(), policies: policies.clone(), draining };
     let kept_alive = store.clone();
     tasks.spawn("keep-alive", async move { kept_alive.keep_alive().await });
     let checked = store.clone();
     tasks.spawn("preconditions", async move { checked.check_preconditions().await });
     let evicting = hub.clone();
     tasks.spawn("slow consumer eviction", async move { evicting.evict_slow_consumers().await });
-    tasks.spawn("feed", followers.run(vec![hub]));
+    tasks.spawn("feed", followers.run(consumers));
     tasks.spawn("session counter", admin::count_sessions(store.clone(), policies, metrics.clone()));
 
     // Serve.
@@ -185,6 +184,22 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     failed.map_or(Ok(()), |name| Err(Error::Task(name)))
 }
 
+/// Starts the embedded Redis, if no other one is configured, and opens the store.
+async fn start(
+    config: &Config,
+    policies: &Policies,
+    metrics: &Arc<Metrics>,
+    readiness: &channel::Sender<Health>,
+) -> Result<(Option<Embedded>, Backend), Error> {
+    let embedded = match &config.redis {
+        Some(_) => None,
+        None => Some(Embedded::start(&config.data_dir).await?),
+    };
+    let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
+    let backend = Backend::open(&url, config, policies, metrics, readiness).await?;
+    Ok((embedded, backend))
+}
+
 fn spawn_workers(
     tasks: &mut Tasks,
     config: &Config,
@@ -225,89 +240,6 @@ fn spawn_workers(
     tasks.spawn("key repairer", async move { repairer.run().await });
     tasks.spawn("keyspace reconciler", async move { keyspace.run().await });
     tasks.spawn("notification settings", async move { settings.watch_notification_settings().await });
-}
-
-/// Components that the service depends on.
-struct Backend {
-    embedded: Option<Embedded>,
-    store: Arc<Store>,
-    feed: Feed,
-    followers: Followers,
-    hub: Arc<Hub>,
-}
-
-async fn start(
-    config: &Config,
-    policies: &Policies,
-    metrics: &Arc<Metrics>,
-    readiness: &channel::Sender<Health>,
-) -> Result<Backend, Error> {
-    let embedded = match &config.redis {
-        Some(_) => None,
-        None => Some(Embedded::start(&config.data_dir).await?),
-    };
-    let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
-    let eviction = if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused };
-    let password = config.redis_password.as_deref();
-    let replicated = policies.all().any(|policy| policy.durability == Durability::Replicated);
-    let open = StoreOptions {
-        url: &url,
-        password,
-        prefix: &config.key_prefix,
-        partitions: config.partitions,
-        eviction,
-        replicated_writes: if replicated { ReplicatedWrites::Enabled } else { ReplicatedWrites::Disabled },
-        feed_buffer: config.limits.feed_buffer,
-    };
-    let (store, ends) = open_store(open, config, metrics, readiness).await?;
-    let limits = watch::WatchLimits {
-        watches: config.limits.watches,
-        slow_consumer_timeout: config.limits.slow_consumer_timeout,
-        response_timeout: config.limits.response_timeout,
-        ring_slots: config.limits.ring_slots,
-        largest_session: grpc::largest_session(policies),
-    };
-    let hub = Arc::new(Hub::new(store.id(), ends.clone(), limits, metrics.clone()));
-    let (feed, followers) = Feed::new(store.clone(), ends, metrics.clone());
-    Ok(Backend { embedded, store, feed, followers, hub })
-}
-
-/// Opens the store and reads the ends of its logs. Tries again until `start_timeout` while the state of Redis prevents it.
-async fn open_store(
-    open: StoreOptions<'_>,
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    readiness: &channel::Sender<Health>,
-) -> Result<(Arc<Store>, Vec<Position>), StartError> {
-    let give_up = Instant::now() + config.start_timeout;
-    let mut pause = FIRST_START_PAUSE;
-    let mut cause = StartError::Connect("no reply within the start timeout".into());
-    loop {
-        let attempt = async {
-            let store = Store::open(open, metrics.clone()).await?;
-            let ends = store.ends(Instant::now() + config.limits.call_timeout).await?;
-            Ok::<_, StartError>((Arc::new(store), ends))
-        };
-        // Without a timeout there is one whole attempt.
-        let opened = match config.start_timeout {
-            Duration::ZERO => attempt.await,
-            _ => match timeout_at(give_up, attempt).await {
-                Ok(opened) => opened,
-                Err(_) => return Err(cause),
-            },
-        };
-        cause = match opened {
-            Err(error) if error.is_temporary() && Instant::now() + pause < give_up => error,
-            opened => return opened,
-        };
-        let waiting = not_ready(&cause);
-        if readiness.send_replace(waiting.clone()) != waiting {
-            let (error, timeout) = (&cause, config.start_timeout);
-            crate::observe::warning!(%error, ?timeout, "cannot open the store; retrying");
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_START_PAUSE);
-    }
 }
 
 /// Waits until a part of the server ends, which none does before the drain, and returns its name.

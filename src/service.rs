@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    cache::Cache,
     feed::Feed,
     session::{
         Cause, Credential, Namespace, Policies, Policy, Revision, Session, SessionId, SessionRef, TimeoutViolation,
@@ -33,6 +34,8 @@ pub use watch::{Watch, WatchKeys, WatchStream};
 pub struct Service {
     /// Store of the sessions.
     pub store: Arc<Store>,
+    /// Copies that answer reads from memory. None: the near cache is off.
+    pub cache: Option<Arc<Cache>>,
     /// Feed whose read barrier a watch passes before it starts.
     pub feed: Feed,
     /// Hub that delivers events to watches.
@@ -79,6 +82,15 @@ impl PresentedToken {
     fn credential(&self) -> Result<(SessionId, Credential), Error> {
         let token = self.well_formed().ok_or(Error::NotFound)?;
         Ok((token.id(), Credential::Secret(token.verifier())))
+    }
+}
+
+impl Service {
+    /// Drops the copy of a session that a call of this instance may have changed.
+    fn forget(&self, name: &SessionRef) {
+        if let Some(cache) = &self.cache {
+            cache.forget(name);
+        }
     }
 }
 

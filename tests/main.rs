@@ -39,6 +39,7 @@ mod liveness;
 mod log_memory;
 mod log_output;
 mod names;
+mod near_cache;
 mod out_of_band;
 mod partitions;
 mod peers;

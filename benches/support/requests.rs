@@ -113,20 +113,35 @@ pub enum Get {
     TokenAndTouch,
     Id,
     BasicView,
+    /// With `min_revision`: from memory, if possible.
+    Memory,
+    MemoryAndTouch,
 }
 
 /// Reads the sessions in turn.
 pub fn get(form: Get, namespace: &str, sessions: &Sessions, size: RangeInclusive<usize>) -> Calls {
+    let turns = Turns::of(sessions);
+    get_by(form, namespace, size, move || *turns.next().1)
+}
+
+/// Reads the sessions of these tokens.
+pub fn get_by(
+    form: Get,
+    namespace: &str,
+    size: RangeInclusive<usize>,
+    next: impl Fn() -> Token + Send + Sync + 'static,
+) -> Calls {
     let token = placeholder();
     let key = if form == Get::Id { by_id(&id_of(&token)) } else { by_token(&token) };
     let (view, size) = if form == Get::BasicView { (SessionView::Basic, BASIC) } else { (SessionView::Full, size) };
-    let (touch, view) = (form == Get::TokenAndTouch, view.into());
-    let request = GetSessionRequest { namespace: namespace.to_owned(), key, touch, view, min_revision: None };
-    let (template, turns) = (Template::new(&request), Turns::of(sessions));
+    let touch = matches!(form, Get::TokenAndTouch | Get::MemoryAndTouch);
+    let min_revision = matches!(form, Get::Memory | Get::MemoryAndTouch).then_some(0);
+    let request = GetSessionRequest { namespace: namespace.to_owned(), key, touch, view: view.into(), min_revision };
+    let template = Template::new(&request);
     Calls {
         method: "GetSession",
         next_request: Box::new(move |message| {
-            template.write(turns.next().1, message);
+            template.write(&next(), message);
             true
         }),
         on_response: Box::new(move |message| assert_size(message, &size)),

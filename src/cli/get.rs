@@ -15,6 +15,10 @@ pub struct Get {
     /// Touches the session: extends its idle deadline.
     #[arg(long)]
     touch: bool,
+    /// Accepts an answer from the memory of the server that has at least this revision and is at most 1 s old. 0: any revision.
+    /// Default: the server reads from Redis.
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
+    min_revision: Option<i64>,
 }
 
 impl Get {
@@ -24,6 +28,7 @@ impl Get {
             namespace: self.common.namespace.clone(),
             key: self.key.read()?,
             touch: self.touch,
+            min_revision: self.min_revision,
             ..Default::default()
         };
         let mut client = self.common.connect().await?;

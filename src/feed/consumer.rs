@@ -1,6 +1,9 @@
 //! What a consumer of the feed receives: entries and gaps.
 
-use crate::store::{Entry, Partition, Position, StoreId};
+use crate::{
+    moment::Moment,
+    store::{Entry, Partition, Position, StoreId},
+};
 
 /// Component that receives the feed. The consumers are fixed at the start, and all receive the same calls in the same
 /// order. A consumer keeps what it needs and returns at once: it never waits, and never calls the feed.
@@ -10,6 +13,13 @@ pub trait Consumer: Send + Sync {
 
     /// Receives a gap.
     fn on_gap(&self, gap: &Gap);
+
+    /// Receives partitions whose history may be another one, although their logs do not show it: Redis was restarted, or
+    /// another server owns them.
+    fn on_restart(&self, _: &[Partition]) {}
+
+    /// Receives partitions whose consumers have every entry that was in the logs at `sent`.
+    fn on_tail_read(&self, _: &[Partition], _sent: Moment) {}
 }
 
 /// Why the feed has a gap.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::{
+    moment::Moment,
     observe::Metrics,
     store::{Entry, Partition, Position},
 };
@@ -76,6 +77,18 @@ impl Dispatcher {
             histories[partition.index()].continue_after(*end);
         }
         self.consumers.iter().for_each(|consumer| consumer.on_gap(gap));
+    }
+
+    /// Passes on that the history of these partitions may be another one.
+    pub(super) fn pass_restart(&self, partitions: &[Partition]) {
+        let _in_order = self.histories.lock();
+        self.consumers.iter().for_each(|consumer| consumer.on_restart(partitions));
+    }
+
+    /// Passes on that all entries of these partitions were passed on that the logs had at `sent`.
+    pub(super) fn pass_tail_read(&self, partitions: &[Partition], sent: Moment) {
+        let _in_order = self.histories.lock();
+        self.consumers.iter().for_each(|consumer| consumer.on_tail_read(partitions, sent));
     }
 }
 

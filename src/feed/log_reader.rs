@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    moment::Moment,
     observe::Metrics,
     store::{Error, LogPage, Partition, Position, Server, Store, Tails},
 };
@@ -13,7 +14,7 @@ use super::{
     barrier::TailRead,
     consumer::{Gap, GapReason},
     dispatcher::Dispatcher,
-    rollback::{Rollbacks, find_fork},
+    rollback::find_fork,
 };
 
 /// Time limit of one read from Redis, which may wait behind large replies on a slow line. If Redis hangs, the heartbeats
@@ -28,7 +29,6 @@ pub(super) struct LogReader {
     pub server: Server,
     /// Run id of the node at the last tail read. None: there was none.
     pub run: Option<String>,
-    rollbacks: Arc<Rollbacks>,
 }
 
 /// A read of all tails of the node, and of the entries up to them.
@@ -48,42 +48,37 @@ impl LogReader {
     pub(super) fn new(
         store: &Arc<Store>,
         dispatcher: &Arc<Dispatcher>,
-        rollbacks: &Arc<Rollbacks>,
         metrics: &Arc<Metrics>,
         server: Server,
     ) -> Self {
-        LogReader {
-            store: store.clone(),
-            dispatcher: dispatcher.clone(),
-            metrics: metrics.clone(),
-            server,
-            run: None,
-            rollbacks: rollbacks.clone(),
-        }
+        LogReader { store: store.clone(), dispatcher: dispatcher.clone(), metrics: metrics.clone(), server, run: None }
     }
 
     /// Reads all tails, and from the logs the entries that the feed lacks. If a log does not continue from the feed's
     /// position, the feed has a gap. Entries that were lost by a restart of Redis may show in no log, so another run id
     /// counts as a rollback.
     pub(super) async fn catch_up(&mut self) -> Result<CaughtUp, Error> {
+        let sent = Moment::now();
         let tails = self.tails().await?;
         // Read after the tails, which are therefore of this run or of an earlier one.
         let run = self.store.run_of(&self.server, deadline()).await?;
         if self.run.replace(run.clone()).is_some_and(|before| before != run) {
-            self.rollbacks.note();
+            self.dispatcher.pass_restart(&self.server.partitions);
         }
         let was_behind =
             tails.tails.iter().any(|(partition, tail)| self.dispatcher.position(*partition) != tail.position);
         let mut outcome = tails.unread.map_or(Ok(CaughtUp { read: TailRead { as_of: tails.as_of }, was_behind }), Err);
         let mut gaps: HashMap<GapReason, Vec<(Partition, Position)>> = HashMap::new();
+        let mut read = Vec::with_capacity(tails.tails.len());
         for (partition, tail) in tails.tails {
             match self.read_log(partition, tail.position).await {
-                Ok(None) => {}
+                Ok(None) => read.push(partition),
                 Ok(Some(reason)) => gaps.entry(reason).or_default().push((partition, tail.position)),
                 // The other partitions are still read.
                 Err(error) => outcome = Err(error),
             }
         }
+        self.dispatcher.pass_tail_read(&read, sent);
         if gaps.is_empty() {
             return outcome;
         }

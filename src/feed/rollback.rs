@@ -2,7 +2,7 @@
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::store::{Entry, Error, Position};
+use crate::store::{Entry, Error, Partition, Position};
 
 use super::consumer::{Consumer, Gap, GapReason};
 
@@ -35,8 +35,7 @@ impl Rollbacks {
         self.0.subscribe()
     }
 
-    /// Counts a rollback. Also called when one is possible although no log shows it, such as after a restart of Redis.
-    pub(super) fn note(&self) {
+    fn note(&self) {
         self.0.send_modify(|rollbacks| {
             *rollbacks = RollbackCount { count: rollbacks.count + 1, last: Instant::now() };
         });
@@ -51,6 +50,11 @@ impl Consumer for Rollbacks {
             GapReason::RolledBack | GapReason::Flushed => self.note(),
             GapReason::Compacted => {}
         }
+    }
+
+    /// A rollback is possible although no log shows it.
+    fn on_restart(&self, _: &[Partition]) {
+        self.note();
     }
 }
 

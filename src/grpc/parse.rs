@@ -53,11 +53,12 @@ pub(super) fn get(request: pb::GetSessionRequest) -> Result<Get, Status> {
     let namespace = violations.namespace(&request.namespace);
     let key = violations.key("key", request.key);
     let view = violations.view(request.view, View::Full);
-    if request.min_revision.is_some_and(|revision| revision < 0) {
+    let min_revision = request.min_revision.map(|revision| u64::try_from(revision).map(Revision));
+    if let Some(Err(_)) = min_revision {
         violations.add("min_revision", "must not be negative");
     }
-    let touch = touch_of(request.touch);
-    violations.finish(|| Some(Get { namespace: namespace?, key: key?, touch, view: view? }))
+    let (touch, min_revision) = (touch_of(request.touch), min_revision.and_then(Result::ok));
+    violations.finish(|| Some(Get { namespace: namespace?, key: key?, touch, view: view?, min_revision }))
 }
 
 /// Parses the request of TouchSession: a get that touches.
@@ -65,7 +66,8 @@ pub(super) fn touch(request: pb::TouchSessionRequest) -> Result<Get, Status> {
     let mut violations = Violations::default();
     let namespace = violations.namespace(&request.namespace);
     let key = violations.key("key", request.key);
-    violations.finish(|| Some(Get { namespace: namespace?, key: key?, touch: Touch::Yes, view: View::Basic }))
+    let (touch, view, min_revision) = (Touch::Yes, View::Basic, None);
+    violations.finish(|| Some(Get { namespace: namespace?, key: key?, touch, view, min_revision }))
 }
 
 /// Parses the request of UpdateSession.

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use super::*;
 use crate::{
     session::{ID_BYTES, Subject},
-    store::{Found, ListPosition, Partition, PrimaryReads, StoreId},
+    store::{Found, ListPosition, Live, Partition, PrimaryReads, StoreId},
 };
 
 /// Maximum size of the sessions in a page, in bytes. The page token and the frame fit into the rest of 2 MiB.
@@ -221,7 +221,7 @@ impl Service {
             });
             for found in futures_util::future::join_all(reads).await {
                 match found {
-                    Ok(Found::Session(session, _)) if call.scope.matches(&session) => {
+                    Ok(Found::Live(Live { session, .. })) if call.scope.matches(&session) => {
                         bytes += session.size();
                         if bytes > PAGE_BYTES && !sessions.is_empty() {
                             return Ok(SessionPage {

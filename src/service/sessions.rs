@@ -36,6 +36,8 @@ pub struct Get {
     pub touch: Touch,
     /// Part of the session that is returned.
     pub view: View,
+    /// Minimum revision of an answer from memory. None: the session is read from Redis.
+    pub min_revision: Option<Revision>,
 }
 
 /// Request of UpdateSession.
@@ -191,8 +193,25 @@ impl Service {
         let (id, credential) = call.key.credential()?;
         let name = SessionRef { namespace: call.namespace, id };
         let get = store::Get { credential, view: call.view, touch: call.touch };
+        let from_memory = call.min_revision.zip(self.cache.as_ref());
+        let fill = match from_memory {
+            None => None,
+            Some((min_revision, cache)) => {
+                let partition = self.store.partition_of(&id);
+                let now = self.store.now_at(partition);
+                if let Some(answer) = cache.read((partition, &name), &get, policy, min_revision, now) {
+                    return Ok(answer);
+                }
+                Some((cache, cache.begin((partition, &name))))
+            }
+        };
         match self.store.get(&name, get, policy, deadline).await? {
-            Found::Session(session, token_state) => Ok((session, token_state)),
+            Found::Live(live) => {
+                if let Some((cache, fill)) = fill {
+                    cache.fill(fill, &live);
+                }
+                Ok((live.session, live.token_state))
+            }
             Found::NotFound => Err(Error::NotFound),
             Found::Ended(cause, _) => Err(Error::Ended(cause)),
             Found::Rotated => Err(Error::Rotated),
@@ -285,6 +304,7 @@ impl Service {
         loop {
             update.reserved = admission.reservation;
             let updated = self.store.update(name, credential, &update, policy, deadline).await;
+            self.forget(name);
             return match updated.map_err(|error| admission.error_of_next_step(error))? {
                 Updated::NotReserved { void_until } => {
                     let subject = update.patch.subject.clone().unwrap_or_default();
@@ -324,7 +344,9 @@ impl Service {
         let policy = self.policy(&call.namespace)?;
         let Ok((id, credential)) = call.key.credential() else { return Ok(false) };
         let name = SessionRef { namespace: call.namespace, id };
-        match self.store.end(&name, credential, call.cause, call.request, policy, deadline).await? {
+        let ended = self.store.end(&name, credential, call.cause, call.request, policy, deadline).await;
+        self.forget(&name);
+        match ended? {
             Ended::Now => Ok(true),
             Ended::Before | Ended::NotMeant => Ok(false),
             Ended::RequestIdReused => Err(Error::RequestIdReused),

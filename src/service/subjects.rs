@@ -136,7 +136,9 @@ impl Service {
             let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
             let condition =
                 Condition { subject: &subject.name, reserved_since: entry.reserved_since(now), created_before };
-            (entry, self.store.end_of(&name, condition, cause, policy, deadline).await)
+            let ended = self.store.end_of(&name, condition, cause, policy, deadline).await;
+            self.forget(&name);
+            (entry, ended)
         });
         let ended: Vec<_> = stream::iter(ends).buffer_unordered(CONCURRENT_ENDS).collect().await;
         let mut result = EndResult::default();
@@ -220,7 +222,7 @@ impl Service {
         if let Some(id) = call.except {
             let name = SessionRef { namespace: call.subject.namespace.clone(), id };
             let found = self.store.peek(None, &name, Credential::Id, View::Basic, deadline).await?;
-            if matches!(&found, Found::Session(session, _) if session.basic.subject() != call.subject.name) {
+            if matches!(&found, Found::Live(live) if live.session.basic.subject() != call.subject.name) {
                 add("except_id", "is not a session of this subject");
             }
         }

@@ -9,7 +9,7 @@ use super::{
     Store,
     error::Error,
     keys::{Partition, SessionKeys},
-    record::{CommonRead, Corrupt, Extent, Record, common_read},
+    record::{CommonRead, Corrupt, Extent, Record, RecordCopy, common_read},
     replies::ReadReply,
     script_call::{ScriptCall, WriteConcern},
     scripts,
@@ -36,14 +36,33 @@ pub struct Get {
 /// Outcome of a read.
 #[derive(Debug)]
 pub enum Found {
-    /// A live session and the state of the presented token.
-    Session(Session, TokenState),
+    /// A live session.
+    Live(Live),
     /// No live session, or the presented token is not one of the session's.
     NotFound,
     /// The session has ended.
     Ended(Cause, EndLogged),
     /// The presented token is superseded and no longer accepted.
     Rotated,
+}
+
+/// A live session that was read.
+#[derive(Debug)]
+pub struct Live {
+    /// The session.
+    pub session: Session,
+    /// State of the presented token.
+    pub token_state: TokenState,
+    record: Record,
+    /// `<namespace>:<id>`.
+    text: Bytes,
+}
+
+impl Live {
+    /// Copies the record into memory of its own. None: a part of it was not read, or is damaged.
+    pub fn copy(&self) -> Option<RecordCopy> {
+        RecordCopy::of(&self.record, &self.session.name, &self.text).ok()
+    }
 }
 
 /// Whether the end of a session is in the log.
@@ -123,7 +142,7 @@ impl Store {
                 return done;
             }
         }
-        self.found(name, &keys, record, get.view, token_state)
+        self.found(name, &keys, record.clone(), get.view, token_state)
     }
 
     /// Reads with the script. While Redis refuses writes or holds them back, the script writes nothing.
@@ -200,7 +219,7 @@ impl Store {
             && let CommonRead::Accepted { token_state, .. } =
                 common_read(&record.front, credential, policy, self.now_at(keys.partition))
         {
-            let found = self.found(name, &keys, record, view, token_state)?;
+            let found = self.found(name, &keys, record.clone(), view, token_state)?;
             return Ok(ReadResult { found, validity: Validity { until: None, is_over: false }, needs_write: false });
         }
         let (record, on_migration) = (record.as_ref(), OnMigration::Wait);
@@ -291,12 +310,12 @@ impl Store {
         &self,
         name: &SessionRef,
         keys: &SessionKeys,
-        record: &Record,
+        record: Record,
         view: View,
         token_state: TokenState,
     ) -> Result<Found, Error> {
         let session = record.session(name, &keys.name, view).map_err(|cause| self.corrupt(name, cause))?;
-        Ok(Found::Session(session, token_state))
+        Ok(Found::Live(Live { session, token_state, record, text: keys.name.clone() }))
     }
 
     async fn read_with_script(&self, read: &ReadCall<'_>, effects: Effects) -> Result<ReadResult, Error> {
@@ -329,7 +348,7 @@ impl Store {
             ReadReply::Done { record, token_state, until } => {
                 let record = Record::of_reply(&read.keys.name, &record, read.record, Extent::of(read.get.view));
                 let record = record.map_err(|cause| self.corrupt(name, cause))?;
-                let found = self.found(name, read.keys, &record, read.get.view, token_state)?;
+                let found = self.found(name, read.keys, record, read.get.view, token_state)?;
                 ReadResult { found, validity: Validity { until, is_over: false }, needs_write: false }
             }
             ReadReply::Rotated { until, needs_write } => {

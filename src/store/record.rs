@@ -5,6 +5,7 @@
 
 mod common_read;
 mod content;
+mod copy;
 mod corrupt;
 mod format;
 mod front;
@@ -17,6 +18,7 @@ use crate::session::{AttributeBlock, Attributes, Basic, Millis, Session, Session
 
 pub(super) use common_read::{CommonRead, DEFAULT_TOUCH_INTERVAL_MS, common_read};
 pub(super) use content::{ContentArgument, EncodedContent};
+pub use copy::{CopyAnswer, RecordCopy};
 pub use corrupt::Corrupt;
 pub(super) use format::{FORMAT, MAX_REQUESTS, REQUEST_BYTES, checksum};
 pub(super) use front::{Front, HEAD_BYTES, Kind, LIFE_END, parse_head};

@@ -254,7 +254,7 @@ impl Lifetime {
                 let checked_at = Instant::now();
                 let found = store.peek_with_validity(&name_of(token.id), token.credential, deadline).await;
                 let (Validity { until: valid_until, is_over }, close_reason) = match found {
-                    Ok((Found::Session(..), validity)) => (validity, None),
+                    Ok((Found::Live(_), validity)) => (validity, None),
                     // The ENDED event is still to come.
                     Ok((Found::Ended(_, EndLogged::NotYet), validity)) => (validity, None),
                     Ok((Found::Ended(cause, EndLogged::Yes), validity)) => {
@@ -282,7 +282,7 @@ impl Lifetime {
 /// Whether a session lives, or its ENDED event is still to come.
 async fn is_alive(store: &Store, name: &SessionRef, deadline: Instant) -> Result<bool, Error> {
     match store.peek(None, name, Credential::Id, View::Basic, deadline).await {
-        Ok(Found::Session(..) | Found::Ended(_, EndLogged::NotYet)) | Err(Error::Corrupt { .. }) => Ok(true),
+        Ok(Found::Live(_) | Found::Ended(_, EndLogged::NotYet)) | Err(Error::Corrupt { .. }) => Ok(true),
         Ok(Found::Ended(_, EndLogged::Yes) | Found::Rotated) => Ok(false),
         // In the due set without a key: deleted out of band, and its ENDED event is still to come.
         Ok(Found::NotFound) => store.is_due(name, deadline).await,

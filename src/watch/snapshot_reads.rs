@@ -125,7 +125,7 @@ impl Subscription {
         let reads = ids.into_iter().map(async |id| {
             let name = SessionRef { namespace: self.filter.namespace.clone(), id };
             match self.store.peek(Some(page), &name, credential, view, deadline).await {
-                Ok(Found::Session(session, _)) => Ok(Some(session)),
+                Ok(Found::Live(live)) => Ok(Some(live.session)),
                 Ok(Found::NotFound | Found::Ended(..) | Found::Rotated) | Err(Error::Corrupt { .. }) => Ok(None),
                 Err(error) => Err(error),
             }

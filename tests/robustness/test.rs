@@ -6,7 +6,7 @@ use std::path::Path;
 
 use robustness::{
     campaign::{Campaign, first_seed, quick_seeds},
-    defects::DEFECTS,
+    defects::{DEFECTS, read_from_memory},
     fixtures,
     validate::{self, violations},
 };
@@ -33,6 +33,14 @@ fn validators_planted_defect_only_its_validator_fails() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn validators_read_from_memory_within_a_second_is_valid() {
+    let mut history = fixtures::valid();
+    read_from_memory(&mut history, 900_000, 0);
+    let violations = violations(&history);
+    assert!(violations.is_empty(), "{violations:#?}");
 }
 
 #[test]

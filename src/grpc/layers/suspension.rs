@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::session::millis;
+use crate::{moment::Moment, session::millis};
 
 /// Interval at which the process notes that it runs.
 const TICK: Duration = Duration::from_millis(25);
@@ -77,8 +76,7 @@ impl Suspensions {
 
 /// Time in ms since the system was started, suspended or not.
 fn now() -> u64 {
-    let time = clock_gettime(ClockId::Boottime);
-    time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000
+    Moment::now().since_boot / 1_000
 }
 
 #[cfg(test)]

@@ -91,7 +91,11 @@ impl Rig {
             Ok(result) => result,
             Err(error) => return Err(error.to_string()),
         };
-        if let Found::Session(_, TokenState::NotPresented | TokenState::Current | TokenState::RotationDue) = found {
+        if let Found::Live(Live {
+            token_state: TokenState::NotPresented | TokenState::Current | TokenState::RotationDue,
+            ..
+        }) = found
+        {
             assert!(validity.until.is_none() && !validity.is_over && !needs_write, "no limit, as in the common read");
         }
         answer(Ok(found))
@@ -99,7 +103,7 @@ impl Rig {
 
     /// The answer of the common read that accepts this record.
     fn found(&self, record: &Record, view: View, token_state: TokenState) -> Answer {
-        answer(self.store.found(&self.name, &self.keys, record, view, token_state))
+        answer(self.store.found(&self.name, &self.keys, record.clone(), view, token_state))
     }
 
     /// Checks one case. Returns the state of the token and what the script has to write if the common read answers the case.
@@ -216,7 +220,7 @@ fn at_fixed_time(script: &Script) -> &'static Script {
 
 fn answer(found: Result<Found, Error>) -> Answer {
     match found {
-        Ok(Found::Session(session, token_state)) => Ok((session, token_state)),
+        Ok(Found::Live(live)) => Ok((live.session, live.token_state)),
         Ok(other) => Err(format!("{other:?}")),
         Err(error) => Err(error.to_string()),
     }

@@ -43,7 +43,7 @@ pub(in crate::store) type ContentPosition = [u8; 14];
 /// Head and tokens of a record. Times and timeouts are in ms, Redis clock; 0 = none.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Front {
-    text: Bytes,
+    pub(super) text: Bytes,
     /// Kind of the record.
     pub kind: Kind,
     /// Position of the last logged change.

@@ -14,11 +14,13 @@ use harness::contract::{Call, Reply};
 mod calls;
 mod watches;
 
+pub use calls::read_from_memory;
+
 /// Description of a defect, name of the validator that must report it, and the function that plants it.
 pub type Defect = (&'static str, &'static str, fn(&mut History));
 
 /// All defects; every validator has at least one.
-pub const DEFECTS: [Defect; 55] = [
+pub const DEFECTS: [Defect; 57] = [
     ("an event is missing", "Reliable", omit_event),
     ("an event before a resume is missing", "Reliable", omit_event_before_resume),
     ("an event is delivered twice", "Unique", duplicate_event),
@@ -45,6 +47,8 @@ pub const DEFECTS: [Defect; 55] = [
     ("a rollback without a resync", "RollbackReported", rollback_without_resync),
     ("a rollback with reason COMPACTED", "RollbackReported", rollback_as_compacted),
     ("a read is stale", "Linearizable", stale_read),
+    ("a read from memory is more than a second old", "Linearizable", calls::read_old_memory),
+    ("a read from memory lacks its min_revision", "Linearizable", calls::read_below_min_revision),
     ("an update is lost", "Linearizable", lost_update),
     ("an update is applied though reported as not applied", "Linearizable", apply_rejected_update),
     ("a deleted key is not detected", "OutOfBandReported", miss_deleted_key),

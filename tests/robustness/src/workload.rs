@@ -198,7 +198,17 @@ impl Worker {
         }
         let key = self.key(slot);
         match self.rng.below(40) {
-            0..10 => Call::Get(GetSessionRequest { namespace, key, touch: self.rng.one_in(2), ..Default::default() }),
+            0..10 => Call::Get(GetSessionRequest {
+                namespace,
+                key,
+                touch: self.rng.one_in(2),
+                min_revision: match self.rng.below(3) {
+                    0 => None,
+                    1 => Some(0),
+                    _ => Some(slot.revision.unwrap_or(0)),
+                },
+                ..Default::default()
+            }),
             10..13 => Call::Touch(TouchSessionRequest { namespace, key }),
             13..28 => self.update(turn, slot, key, subject, request_id),
             28..32 => Call::Rotate(RotateSessionRequest {

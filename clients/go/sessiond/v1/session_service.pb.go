@@ -284,8 +284,15 @@ type GetSessionRequest struct {
 	Touch bool `protobuf:"varint,3,opt,name=touch,proto3" json:"touch,omitempty"`
 	// View of the returned session. Default: FULL.
 	View SessionView `protobuf:"varint,4,opt,name=view,proto3,enum=sessiond.v1.SessionView" json:"view,omitempty"`
-	// Allows the server to answer from a local copy that is at most 1 s old and has at least this revision. 0: any
-	// revision. Absent: the server reads from Redis. This version has no local copies and always reads from Redis.
+	// Allows the server to answer from its memory, with a session of at least this revision. 0: any revision. Absent: the
+	// server reads from Redis.
+	//
+	// An answer from memory is the session as it was at some time within the last second, and its token was the current
+	// token then. So for up to 1 s a change, a rotation or an end by another server can be missing in it. Set the revision
+	// of a response or an event to read at least that change. What the same server has changed is in the answer in any
+	// case. access_time and expire_time can be up to 10 s old, because touches make no event; so can the whole answer if
+	// the session was deleted directly in Redis while keyspace notifications are off. The call has the effects that it has
+	// without this field: a touch that is due and the first use of a token are recorded. An error never comes from memory.
 	MinRevision   *int64 `protobuf:"varint,5,opt,name=min_revision,json=minRevision,proto3,oneof" json:"min_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

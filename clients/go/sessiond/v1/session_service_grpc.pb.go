@@ -139,7 +139,8 @@ type SessionServiceClient interface {
 	// Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
 	//
 	// A touch does not raise the revision and creates no event. If the last touch that was stored is less than the touch
-	// interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays.
+	// interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays. So it does if Redis
+	// accepts no writes for now. The response has the deadline that holds.
 	TouchSession(ctx context.Context, in *TouchSessionRequest, opts ...grpc.CallOption) (*TouchSessionResponse, error)
 	// Replaces the token of a session. The id and the content stay, except for what the request sets. Requires a token;
 	// an id is not accepted. The server never rotates a token by itself: the caller rotates at login, and when GetSession
@@ -169,11 +170,10 @@ type SessionServiceClient interface {
 	// fails with NOT_FOUND TOKEN_ROTATED. DeleteSession is an exception: see there. A retry with a request_id that the
 	// session has stored never counts as token reuse.
 	//
-	// The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
-	// not extend the idle deadline.
+	// The new token always has the server's form, also if it replaces a client token. A session with a client token can be
+	// rotated also if the policy has client_tokens = false. A rotation is not a touch: it does not extend the idle deadline.
 	//
 	// Errors:
-	// - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
 	// - FAILED_PRECONDITION SUBJECT_CHANGE or SUBJECT_SESSION_LIMIT, ABORTED REVISION_MISMATCH: see UpdateSession.
 	RotateSession(ctx context.Context, in *RotateSessionRequest, opts ...grpc.CallOption) (*RotateSessionResponse, error)
 	// Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended
@@ -408,7 +408,8 @@ type SessionServiceServer interface {
 	// Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
 	//
 	// A touch does not raise the revision and creates no event. If the last touch that was stored is less than the touch
-	// interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays.
+	// interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays. So it does if Redis
+	// accepts no writes for now. The response has the deadline that holds.
 	TouchSession(context.Context, *TouchSessionRequest) (*TouchSessionResponse, error)
 	// Replaces the token of a session. The id and the content stay, except for what the request sets. Requires a token;
 	// an id is not accepted. The server never rotates a token by itself: the caller rotates at login, and when GetSession
@@ -438,11 +439,10 @@ type SessionServiceServer interface {
 	// fails with NOT_FOUND TOKEN_ROTATED. DeleteSession is an exception: see there. A retry with a request_id that the
 	// session has stored never counts as token reuse.
 	//
-	// The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
-	// not extend the idle deadline.
+	// The new token always has the server's form, also if it replaces a client token. A session with a client token can be
+	// rotated also if the policy has client_tokens = false. A rotation is not a touch: it does not extend the idle deadline.
 	//
 	// Errors:
-	// - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
 	// - FAILED_PRECONDITION SUBJECT_CHANGE or SUBJECT_SESSION_LIMIT, ABORTED REVISION_MISMATCH: see UpdateSession.
 	RotateSession(context.Context, *RotateSessionRequest) (*RotateSessionResponse, error)
 	// Ends a session. Succeeds also if the key matches no live session; the field deleted reports whether this call ended

@@ -152,7 +152,8 @@ class SessionServiceServicer:
         """Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
 
         A touch does not raise the revision and creates no event. If the last touch that was stored is less than the touch
-        interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays.
+        interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays. So it does if Redis
+        accepts no writes for now. The response has the deadline that holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,11 +188,10 @@ class SessionServiceServicer:
         fails with NOT_FOUND TOKEN_ROTATED. DeleteSession is an exception: see there. A retry with a request_id that the
         session has stored never counts as token reuse.
 
-        The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
-        not extend the idle deadline.
+        The new token always has the server's form, also if it replaces a client token. A session with a client token can be
+        rotated also if the policy has client_tokens = false. A rotation is not a touch: it does not extend the idle deadline.
 
         Errors:
-        - FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
         - FAILED_PRECONDITION SUBJECT_CHANGE or SUBJECT_SESSION_LIMIT, ABORTED REVISION_MISMATCH: see UpdateSession.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

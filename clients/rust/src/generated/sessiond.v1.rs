@@ -652,8 +652,15 @@ pub struct GetSessionRequest {
     /// View of the returned session. Default: FULL.
     #[prost(enumeration = "SessionView", tag = "4")]
     pub view: i32,
-    /// Allows the server to answer from a local copy that is at most 1 s old and has at least this revision. 0: any
-    /// revision. Absent: the server reads from Redis. This version has no local copies and always reads from Redis.
+    /// Allows the server to answer from its memory, with a session of at least this revision. 0: any revision. Absent: the
+    /// server reads from Redis.
+    ///
+    /// An answer from memory is the session as it was at some time within the last second, and its token was the current
+    /// token then. So for up to 1 s a change, a rotation or an end by another server can be missing in it. Set the revision
+    /// of a response or an event to read at least that change. What the same server has changed is in the answer in any
+    /// case. access_time and expire_time can be up to 10 s old, because touches make no event; so can the whole answer if
+    /// the session was deleted directly in Redis while keyspace notifications are off. The call has the effects that it has
+    /// without this field: a touch that is due and the first use of a token are recorded. An error never comes from memory.
     #[prost(int64, optional, tag = "5")]
     pub min_revision: ::core::option::Option<i64>,
 }
@@ -1182,7 +1189,8 @@ pub mod session_service_client {
         /// Touches a session: sets the idle deadline to now + idle_timeout. The absolute deadline stays.
         ///
         /// A touch does not raise the revision and creates no event. If the last touch that was stored is less than the touch
-        /// interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays.
+        /// interval ago (see Session.access_time), the server writes nothing, and the idle deadline stays. So it does if Redis
+        /// accepts no writes for now. The response has the deadline that holds.
         pub async fn touch_session(
             &mut self,
             request: impl tonic::IntoRequest<super::TouchSessionRequest>,
@@ -1235,12 +1243,11 @@ pub mod session_service_client {
         /// fails with NOT_FOUND TOKEN_ROTATED. DeleteSession is an exception: see there. A retry with a request_id that the
         /// session has stored never counts as token reuse.
         ///
-        /// The new token always has the server's form, also if it replaces a client token. A rotation is not a touch: it does
-        /// not extend the idle deadline.
+        /// The new token always has the server's form, also if it replaces a client token. A session with a client token can be
+        /// rotated also if the policy has client_tokens = false. A rotation is not a touch: it does not extend the idle deadline.
         ///
         /// Errors:
         ///
-        /// * FAILED_PRECONDITION CLIENT_TOKENS_FORBIDDEN: token is a client token, and the policy has client_tokens = false.
         /// * FAILED_PRECONDITION SUBJECT_CHANGE or SUBJECT_SESSION_LIMIT, ABORTED REVISION_MISMATCH: see UpdateSession.
         pub async fn rotate_session(
             &mut self,

@@ -93,6 +93,11 @@ impl Call {
         })
     }
 
+    /// Returns whether the call may be answered from the memory of the server, with the state of an earlier time.
+    pub fn accepts_memory(&self) -> bool {
+        matches!(self, Call::Get(request) if request.min_revision.is_some())
+    }
+
     /// Returns the request id; empty if the call has none.
     pub fn request_id(&self) -> &str {
         match self {

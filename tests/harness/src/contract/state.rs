@@ -185,11 +185,15 @@ impl Live {
     ///
     /// Returns false if the revision or the deadline differs, and an error with the expected content if that differs.
     pub(crate) fn confirm(&mut self, session: &Session) -> Result<bool, String> {
-        let content = Content::from(session);
         let expires = session.expire_time.map_or((0, 0), |expires| (expires.seconds, expires.nanos));
-        if content != self.content {
+        Ok(self.confirm_but_deadline(session)? & self.expires.confirm(expires))
+    }
+
+    /// Like [`Live::confirm`], for a reply that may lack touches: its deadline is not compared.
+    pub(crate) fn confirm_but_deadline(&mut self, session: &Session) -> Result<bool, String> {
+        if Content::from(session) != self.content {
             return Err(format!("expected {:?}", self.content));
         }
-        Ok(self.revision.confirm(session.revision) & self.expires.confirm(expires))
+        Ok(self.revision.confirm(session.revision))
     }
 }

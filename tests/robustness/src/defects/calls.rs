@@ -1,6 +1,6 @@
 //! Defects of calls: their errors, the time at which they are applied, and the clock of Redis.
 
-use sessiond_client::v1::Cause;
+use sessiond_client::v1::{Cause, GetSessionRequest};
 
 use super::{end_before_deadline, find_entry, omit_expiry};
 use crate::fixtures::clock_set;
@@ -61,4 +61,26 @@ pub fn read_after_step(history: &mut History) {
     assert_eq!(read.call.id(), Some(ended.id));
     read.called += 1_500_000;
     read.returned += 1_500_000;
+}
+
+/// Adds a read from memory, this long after the last update, which returns the state before the update.
+pub fn read_from_memory(history: &mut History, age: Micros, min_revision: i64) {
+    let last = history.operations.last().expect("not empty").clone();
+    let (Call::Update(update), id) = (&last.call, last.call.id()) else { panic!("the last call is an update") };
+    let is_before = |operation: &&Operation| {
+        operation.call.id() == id && matches!(&operation.outcome, Outcome::Answered(Reply::Session(..)))
+    };
+    let before = history.operations.iter().rev().skip(1).find(is_before).expect("an earlier update").outcome.clone();
+    let key = update.key.clone();
+    let call = Call::Get(GetSessionRequest { key, min_revision: Some(min_revision), ..Default::default() });
+    let called = last.returned + age;
+    history.operations.push(Operation { called, returned: called + 1, call, outcome: before, ..last });
+}
+
+pub fn read_old_memory(history: &mut History) {
+    read_from_memory(history, 1_000_001, 0);
+}
+
+pub fn read_below_min_revision(history: &mut History) {
+    read_from_memory(history, 900_000, i64::MAX);
 }

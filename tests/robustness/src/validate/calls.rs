@@ -20,6 +20,9 @@ const UNKNOWN_ID_TOMBSTONE: Micros = 15 * 1_000_000;
 /// Time after its deadline until which a write may be applied.
 const NOT_AFTER_TOLERANCE: Micros = 1_000_000;
 
+/// Maximum age of the state in an answer from memory.
+const MAX_AGE_IN_MEMORY: Micros = 1_000_000;
+
 /// Time without a reply after which the server answers a read without its touch and without the first use of its token.
 const HELD_BACK_AFTER: Micros = 100_000;
 
@@ -70,13 +73,19 @@ fn session_of(operation: &Operation) -> Option<String> {
 pub fn linearizable(history: &History) -> Verdict {
     let mut sessions: BTreeMap<String, Vec<&Operation>> = BTreeMap::new();
     for operation in &history.operations {
-        // A read with min_revision may be served from a copy that is behind.
-        let is_from_copy = matches!(&operation.call, Call::Get(request) if request.min_revision.is_some());
-        if let Some(id) = session_of(operation).filter(|_| !is_from_copy) {
+        if let Some(id) = session_of(operation) {
             sessions.entry(id).or_default().push(operation);
         }
     }
     let (deleted_keys, loss, times) = (history.deleted_keys(), Loss::of(history), WriteTimes::of(history));
+    for operation in history.operations.iter().filter(|_| loss.is_none()) {
+        if let (Call::Get(request), Outcome::Answered(Reply::Session(session, ..))) =
+            (&operation.call, &operation.outcome)
+        {
+            let is_recent = session.revision >= request.min_revision.unwrap_or(0);
+            ensure(is_recent, || format!("a read returned less than its min_revision: {operation:?}"))?;
+        }
+    }
     sessions.retain(|id, _| !deleted_keys.contains(&id[..]));
     for (id, operations) in &sessions {
         let occurrences = occurrences(history, loss.as_ref(), &times, id, operations);
@@ -108,13 +117,16 @@ fn occurrences<'a>(
     let loss = loss.filter(|loss| first < loss.until);
     let is_kept = |at: Micros| loss.is_none_or(|loss| at < loss.from);
     let mut all = Vec::new();
-    for Operation { called, returned, call, outcome, .. } in
+    for Operation { called: sent, returned, call, outcome, .. } in
         operations.iter().filter(|operation| is_kept(operation.called))
     {
         // A read that records the first use of a token counts as a write.
-        let not_after = *called + CALL_TIMEOUT.as_micros() as Micros + NOT_AFTER_TOLERANCE;
+        let not_after = sent + CALL_TIMEOUT.as_micros() as Micros + NOT_AFTER_TOLERANCE;
         let is_read = matches!(call, Call::Get(_));
-        let is_touch_delayed = is_touch(call) && *returned - *called >= HELD_BACK_AFTER;
+        // From memory: the state of an instant before the call. Errors never come from memory.
+        let is_from_memory = call.accepts_memory() && matches!(outcome, Outcome::Answered(Reply::Session(..)));
+        let called = if is_from_memory { sent.saturating_sub(MAX_AGE_IN_MEMORY) } else { *sent };
+        let is_touch_delayed = is_touch(call) && returned - sent >= HELD_BACK_AFTER;
         let (returned, kind) = match outcome {
             Outcome::Answered(reply) if is_kept(*returned) => {
                 let returned = if is_read { *returned } else { not_after.min(*returned) };
@@ -123,11 +135,11 @@ fn occurrences<'a>(
             Outcome::Answered(_) | Outcome::Unknown(_) => (not_after, OccurrenceKind::Indeterminate(call)),
             Outcome::NotApplied(_) => (Micros::MAX, OccurrenceKind::NotApplied(call)),
         };
-        all.push(Occurrence { called: *called, returned, kind });
+        all.push(Occurrence { called, returned, kind });
         // The read is answered without the touch, which may follow.
         if is_touch_delayed {
             let kind = OccurrenceKind::Indeterminate(call);
-            all.push(Occurrence { called: *called, returned: not_after, kind });
+            all.push(Occurrence { called, returned: not_after, kind });
         }
     }
     let is_ended_by_call =

@@ -1,0 +1,113 @@
+//! What the service runs on: the store, its feed, and the consumers of the feed.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch as channel,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::health::not_ready;
+use crate::{
+    cache::Cache,
+    config::Config,
+    feed::{Consumer, Feed, Followers},
+    grpc,
+    observe::Metrics,
+    session::{Durability, Policies},
+    store::{Eviction, Health, Position, ReplicatedWrites, StartError, Store, StoreOptions},
+    watch::{self, Hub},
+};
+
+/// Pause after the first failed attempt to open the store; it doubles with each attempt.
+const FIRST_START_PAUSE: Duration = Duration::from_millis(100);
+/// Maximum pause between two attempts to open the store.
+const LONGEST_START_PAUSE: Duration = Duration::from_secs(2);
+
+/// Components that the service depends on.
+pub(super) struct Backend {
+    pub store: Arc<Store>,
+    pub feed: Feed,
+    pub followers: Followers,
+    pub hub: Arc<Hub>,
+    /// None: the near cache is off.
+    pub cache: Option<Arc<Cache>>,
+}
+
+impl Backend {
+    /// Opens the store at this URL. Tries again until `start_timeout` while the state of Redis prevents it.
+    pub(super) async fn open(
+        url: &str,
+        config: &Config,
+        policies: &Policies,
+        metrics: &Arc<Metrics>,
+        readiness: &channel::Sender<Health>,
+    ) -> Result<Self, StartError> {
+        let replicated = policies.all().any(|policy| policy.durability == Durability::Replicated);
+        let options = StoreOptions {
+            url,
+            password: config.redis_password.as_deref(),
+            prefix: &config.key_prefix,
+            partitions: config.partitions,
+            eviction: if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused },
+            replicated_writes: if replicated { ReplicatedWrites::Enabled } else { ReplicatedWrites::Disabled },
+            feed_buffer: config.limits.feed_buffer,
+        };
+        let (store, ends) = open_store(options, config, metrics, readiness).await?;
+        let limits = watch::WatchLimits {
+            watches: config.limits.watches,
+            slow_consumer_timeout: config.limits.slow_consumer_timeout,
+            response_timeout: config.limits.response_timeout,
+            ring_slots: config.limits.ring_slots,
+            largest_session: grpc::largest_session(policies),
+        };
+        let hub = Arc::new(Hub::new(store.id(), ends.clone(), limits, metrics.clone()));
+        let cache = Cache::new(config.cache_bytes, ends.len(), metrics.clone()).map(Arc::new);
+        let (feed, followers) = Feed::new(store.clone(), ends, metrics.clone());
+        Ok(Backend { store, feed, followers, hub, cache })
+    }
+
+    /// Returns the consumers of the feed. The cache is the first: who reads after an event must not receive an older copy.
+    pub(super) fn consumers(&self) -> Vec<Arc<dyn Consumer>> {
+        let cache = self.cache.clone().map(|cache| cache as Arc<dyn Consumer>);
+        cache.into_iter().chain([self.hub.clone() as Arc<dyn Consumer>]).collect()
+    }
+}
+
+/// Opens the store and reads the ends of its logs.
+async fn open_store(
+    options: StoreOptions<'_>,
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    readiness: &channel::Sender<Health>,
+) -> Result<(Arc<Store>, Vec<Position>), StartError> {
+    let give_up = Instant::now() + config.start_timeout;
+    let mut pause = FIRST_START_PAUSE;
+    let mut cause = StartError::Connect("no reply within the start timeout".into());
+    loop {
+        let attempt = async {
+            let store = Store::open(options, metrics.clone()).await?;
+            let ends = store.ends(Instant::now() + config.limits.call_timeout).await?;
+            Ok::<_, StartError>((Arc::new(store), ends))
+        };
+        // Without a timeout there is one whole attempt.
+        let opened = match config.start_timeout {
+            Duration::ZERO => attempt.await,
+            _ => match timeout_at(give_up, attempt).await {
+                Ok(opened) => opened,
+                Err(_) => return Err(cause),
+            },
+        };
+        cause = match opened {
+            Err(error) if error.is_temporary() && Instant::now() + pause < give_up => error,
+            opened => return opened,
+        };
+        let waiting = not_ready(&cause);
+        if readiness.send_replace(waiting.clone()) != waiting {
+            let (error, timeout) = (&cause, config.start_timeout);
+            crate::observe::warning!(%error, ?timeout, "cannot open the store; retrying");
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_START_PAUSE);
+    }
+}
