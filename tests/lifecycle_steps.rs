@@ -77,6 +77,34 @@ async fn s3_delete_subject_sessions_ends_no_later_login() {
     }
 }
 
+/// A create with the id of a live session reserves the id again, and then finds the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_session_whose_id_is_reserved_again_is_ended() {
+    let world = World::dedicated();
+    let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(client.create_for("alice").await.0.id);
+    }
+    slow.create(&[]).await;
+    let key = world.index_key("alice").unwrap();
+    client.list_subject("alice").await;
+    let reads = || world.redis.info("commandstats", "cmdstat_zrange");
+    proxy.delay_replies(Duration::from_millis(100));
+    let before = reads();
+    let reserving = async {
+        eventually("the index is read", async || (reads() != before).then_some(())).await;
+        for id in &ids {
+            world.redis.must(&["ZADD", &key, &world.now_us().to_string(), id]);
+        }
+    };
+    let (ended, ()) = tokio::join!(slow.delete_subject("alice"), reserving);
+    assert_eq!(ended.unwrap(), 3);
+    for id in &ids {
+        assert!(!client.lives(id).await, "a session of before the call lives");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3_delete_subject_sessions_that_is_cancelled_is_finished() {
     /// More sessions than the call ends at the same time.

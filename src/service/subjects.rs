@@ -11,6 +11,8 @@ use crate::{
 
 /// Maximum number of sessions that are ended at the same time.
 const CONCURRENT_ENDS: usize = 100;
+/// Maximum number of sessions of a subject that DeleteSubjectSessions reads at once.
+const READ_AT_ONCE: usize = 10_000;
 /// Maximum time by which `created_before` may be ahead of the Redis clock, in milliseconds.
 const MAX_AHEAD: u64 = 10_000;
 
@@ -187,17 +189,22 @@ impl Service {
         }
         let DeleteSubjectSessions { subject, except, cause, created_before } = &call;
         let request = EndRequest { subject, cause: *cause, created_before: *created_before, policy, deadline };
-        // Later entries belong to later logins: without this bound, a stream of logins would keep the call from ending.
-        let newest = self.store.entries_before(None, subject, None, 1, deadline).await?;
-        let Some(until) = newest.first().map(|entry| entry.added) else { return Ok(0) };
-        let (mut after, mut total) = (0, EndResult::default());
-        loop {
-            let entries = self.store.entries_after(None, subject, after, Some(until), INDEX_PAGE, deadline).await;
-            let mut entries = entries.map_err(|error| total.error_of_step(error))?;
-            let Some(last) = entries.last() else { break };
-            after = last.added;
+        // Entries that are added later belong to later logins, which would keep the call from ending. A concurrent create with the
+        // id of a live session adds its entry again: one read at once misses none of these.
+        let mut entries = self.store.entries_after(None, subject, 0, None, READ_AT_ONCE, deadline).await?;
+        let until = match entries.len() {
+            READ_AT_ONCE => {
+                self.store.entries_before(None, subject, None, 1, deadline).await?.first().map(|last| last.added)
+            }
+            _ => None,
+        };
+        let mut total = EndResult::default();
+        while let Some(after) = entries.last().map(|entry| entry.added) {
             entries.retain(|entry| Some(entry.id) != *except);
             total.add(self.end_entries(&entries, request).await);
+            let Some(until) = until else { break };
+            let next = self.store.entries_after(None, subject, after, Some(until), INDEX_PAGE, deadline).await;
+            entries = next.map_err(|error| total.error_of_step(error))?;
         }
         match total.error.take() {
             Some(error) => Err(total.error_of_step(error).into()),
