@@ -102,7 +102,7 @@ fn print_costs(target: &Target, hot: &Sessions, rounds: usize, length: Duration)
             row.title.to_owned(),
             figure(row, |slice| slice.rate),
             figure(row, |slice| slice.server),
-            figure(row, |slice| slice.redis),
+            row.target.redis.as_ref().map_or("–".into(), |_| figure(row, |slice| slice.redis)),
             ratio(row, |slice| slice.rate),
             ratio(row, |slice| slice.server),
         ]
@@ -124,12 +124,22 @@ fn write_elsewhere(target: &Target, sessions: &Sessions, stop: &AtomicBool) {
     }
 }
 
+/// Why a read is not answered from memory.
+const MISSES: [&str; 6] = ["absent", "revision", "old", "unverified", "touch", "script"];
+
+fn metrics(process: &Process) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(process.metrics())
+}
+
 /// Number of reads with this result.
 fn cache_reads(process: &Process, result: &str) -> f64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let metrics = runtime.block_on(process.metrics());
+    let metrics = metrics(process);
     let name = format!("sessiond_cache_reads_total{{result=\"{result}\"}} ");
-    metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0.0, |count| count.trim().parse().expect("a number"))
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(&name))
+        .map_or(0.0, |count| count.trim().parse().expect("a number"))
 }
 
 /// A slice with writes to other sessions. Redis CPU in µs of the whole slice, reads, and hits.
@@ -157,6 +167,8 @@ fn slice_with_writes(process: &Process, target: &Target, others: &Sessions, read
 /// What reads cost Redis while other sessions change.
 fn print_with_writes(process: &Process, target: &Target, hot: &Sessions, rounds: usize) {
     let others = create(target, QUIET, 1, HOT);
+    let misses_before = MISSES.map(|reason| cache_reads(process, reason));
+    let mut all_reads = 0.0;
     let (from_redis, from_memory) = (get(Get::TokenAndTouch, hot), get(Get::MemoryAndTouch, hot));
     let (mut per_read, mut per_read_from_memory, mut ratio, mut hit_rate) = (vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
@@ -170,7 +182,13 @@ fn print_with_writes(process: &Process, target: &Target, hot: &Sessions, rounds:
         per_read_from_memory.push(cost_from_memory);
         ratio.push(cost_from_memory / cost);
         hit_rate.push(100.0 * hits / reads_from_memory);
+        all_reads += reads_from_memory;
     }
+    let misses = MISSES
+        .iter()
+        .zip(misses_before)
+        .map(|(reason, before)| format!("{reason} {:.2}", 100.0 * (cache_reads(process, reason) - before) / all_reads));
+    let misses = misses.collect::<Vec<_>>().join(", ");
     let cell = |values: Vec<f64>| format!("{:.3}", Quartiles::of(values.into_iter()));
     print_table(
         &["1,000 hot sessions, touch asked, 1,000 writes/s elsewhere", ""],
@@ -179,6 +197,7 @@ fn print_with_writes(process: &Process, target: &Target, hot: &Sessions, rounds:
             vec!["Redis CPU per read with min_revision, µs".into(), cell(per_read_from_memory)],
             vec!["ratio".into(), cell(ratio)],
             vec!["hit rate, %".into(), cell(hit_rate)],
+            vec!["misses by reason, % of all reads".into(), misses],
         ],
     );
 }
@@ -214,8 +233,14 @@ fn print_bound(distinct: usize) {
     print_table(
         &[&format!("{distinct} sessions of 1 KiB, cache_bytes 64 MiB"), ""],
         &[
-            vec!["growth of the server, in multiples of cache_bytes".into(), format!("{:.2}", grown as f64 / CACHE_BYTES as f64)],
-            vec![format!("hit rate of {ZIPF_READS} reads, zipf with exponent 1, %"), format!("{:.1}", 100.0 * hits / made)],
+            vec![
+                "growth of the server, in multiples of cache_bytes".into(),
+                format!("{:.2}", grown as f64 / CACHE_BYTES as f64),
+            ],
+            vec![
+                format!("hit rate of {ZIPF_READS} reads, zipf with exponent 1, %"),
+                format!("{:.1}", 100.0 * hits / made),
+            ],
         ],
     );
 }

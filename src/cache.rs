@@ -26,6 +26,9 @@ pub const MAX_AGE: Duration = Duration::from_secs(1);
 /// Maximum time from the read of a copy to an answer from it. Touches, first uses and unreported deletions in Redis do not
 /// drop a copy.
 const MAX_COPY_AGE: Duration = Duration::from_secs(10);
+/// Number of parts of the index, each with a lock and an equal share of the bytes. A session that is larger than a share is not
+/// kept.
+const SHARDS: usize = 16;
 /// Bytes of a copy in addition to the record: key, reference counts, slot of the index.
 const OVERHEAD_BYTES: usize = 192;
 /// Estimated size of a copy, which determines the initial size of the index.
@@ -101,7 +104,8 @@ impl Cache {
     pub fn new(max_bytes: u64, partitions: usize, metrics: Arc<Metrics>) -> Option<Self> {
         let estimated = usize::try_from(max_bytes / TYPICAL_BYTES).unwrap_or(usize::MAX);
         let mut options = OptionsBuilder::new();
-        let options = options.weight_capacity(max_bytes).estimated_items_capacity(estimated).build().ok()?;
+        let options =
+            options.shards(SHARDS).weight_capacity(max_bytes).estimated_items_capacity(estimated).build().ok()?;
         (max_bytes > 0).then(|| Cache {
             copies: sync::Cache::with_options(options, Weight, Default::default(), Default::default()),
             partitions: (0..partitions).map(|_| PartitionState::default()).collect(),

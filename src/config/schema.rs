@@ -74,8 +74,8 @@ settings! {
         /// Maximum size of the log of one partition. All logs on one Redis server together have at most 20 % of its
         /// `maxmemory`, and less while Redis is short of memory ([sizing](sizing.md)).
         Key log_max_bytes: u64 = 64 * MIB, bytes(64 * KIB..=u64::MAX >> 11);
-        /// Maximum size of the copies with which this instance answers GetSession with `min_revision` from its memory. 0: it
-        /// always reads from Redis.
+        /// Maximum size of the copies with which this instance answers GetSession with `min_revision` from its memory. A session
+        /// above a sixteenth of it has no copy. 0: the instance always reads from Redis.
         Key cache_bytes: u64 = 64 * MIB, bytes(0..=u64::MAX >> 11);
         /// Time between two reconciliations of the subject indexes, of the sets of deadlines, and of sessions whose keys
         /// were deleted without a notification.
