@@ -46,6 +46,8 @@ async fn session_is_created_read_changed_touched_and_ended() {
     assert_eq!((field("idle_timeout", &created), field("absolute_expire_time", &created)), ("20m", "never"));
 
     let read = cli.run(&["get", id]).await.succeeded();
+    assert_eq!(cli.run(&["get", id, "--min-revision", "0"]).await.succeeded(), read);
+    cli.run(&["get", id, "--min-revision=-1"]).await.failed(2);
     assert_eq!((field("subject", &read), field("label.on", &read)), ("1", "web"));
     assert_eq!(
         (field("attribute.name", &read), field("attribute.cart", &read)),
