@@ -16,7 +16,7 @@ use crate::{
     moment::Moment,
     observe::Metrics,
     session::{Policy, Revision, Session, SessionRef, TokenState},
-    store::{CopyAnswer, Entry, Get, Live, Partition, Position, RecordCopy},
+    store::{CopyAnswer, Entry, Get, Live, Partition, RecordCopy},
 };
 use partition::{Epoch, PartitionState};
 use stripes::{StripeNumber, Stripes};
@@ -184,10 +184,6 @@ impl Cache {
     pub fn forget(&self, name: &SessionRef) {
         self.stripes.change(&name.id, None, || drop(self.copies.remove(name)));
     }
-
-    fn holds_other_than(&self, name: &SessionRef, position: Position) -> bool {
-        self.copies.peek(name).is_some_and(|copy| copy.record.position() != position)
-    }
 }
 
 impl Consumer for Cache {
@@ -195,9 +191,7 @@ impl Consumer for Cache {
     fn on_entry(&self, entry: &Entry) {
         let name = &entry.event.session.name;
         self.stripes.change(&name.id, Some(entry.position), || {
-            if self.holds_other_than(name, entry.position) {
-                self.copies.remove(name);
-            }
+            self.copies.remove_if(name, |copy| copy.record.position() != entry.position);
         });
     }
 

@@ -132,17 +132,21 @@ impl Store {
         }
         let record = self.read_record(&keys, deadline).await?;
         let now_us = self.now_at(keys.partition);
-        let read = record.as_ref().map(|record| (record, common_read(&record.front, get.credential, policy, now_us)));
-        let Some((record, CommonRead::Accepted { token_state, is_first_use, touch_is_due })) = read else {
-            return present(record.as_ref(), OnMigration::Wait).await;
-        };
-        if is_first_use || get.touch == Touch::Yes && touch_is_due {
-            // After any other error the record answers: the next presentation writes what this one did not.
-            if let done @ (Ok(_) | Err(Error::Corrupt { .. })) = present(Some(record), OnMigration::Fail).await {
-                return done;
+        let read = record.as_ref().map(|record| common_read(&record.front, get.credential, policy, now_us));
+        let (record, token_state) = match (record, read) {
+            (Some(record), Some(CommonRead::Accepted { token_state, is_first_use, touch_is_due })) => {
+                if is_first_use || get.touch == Touch::Yes && touch_is_due {
+                    // After any other error the record answers: the next presentation writes what this one did not.
+                    let presented = present(Some(&record), OnMigration::Fail).await;
+                    if let Ok(_) | Err(Error::Corrupt { .. }) = presented {
+                        return presented;
+                    }
+                }
+                (record, token_state)
             }
-        }
-        self.found(name, &keys, record.clone(), get.view, token_state)
+            (record, _) => return present(record.as_ref(), OnMigration::Wait).await,
+        };
+        self.found(name, &keys, record, get.view, token_state)
     }
 
     /// Reads with the script. While Redis refuses writes or holds them back, the script writes nothing.
