@@ -5,7 +5,10 @@
 mod support;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +21,7 @@ use support::{
     figures::{Quartiles, print_table},
     generator::{Calls, Generator},
     load::CONNECTIONS,
-    measure::{Slice, Target},
+    measure::{Slice, Target, in_rounds},
     requests::{self, Get, QUIET, Sessions, response_size},
     sessiond::{create, mean_response, run, start},
 };
@@ -29,7 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Sessions that are read again and again.
 const HOT: usize = 1_000;
 /// Writes per second to other sessions.
-const WRITES: u32 = 1_000;
+const WRITES: usize = 1_000;
 /// Length of a slice with writes.
 const SLICE_WITH_WRITES: Duration = Duration::from_secs(2);
 /// Maximum size of the copies by default.
@@ -81,17 +84,8 @@ fn print_costs(target: &Target, hot: &Sessions, rounds: usize, length: Duration)
         row("GetSession from memory, touch not due", target, get(Get::MemoryAndTouch, hot)),
         row("GetSession from Redis", target, get(Get::Token, hot)),
     ];
-    // The additional first round is a warm-up.
-    for round in 0..=rounds {
-        let first = round % rows.len();
-        for index in (first..rows.len()).chain(0..first) {
-            let Row { target, calls, slices, .. } = &mut rows[index];
-            let slice = Slice::run(target, CONNECTIONS, calls, length);
-            if round > 0 {
-                slices.push(slice);
-            }
-        }
-    }
+    let run = |row: &Row<'_>| Slice::run(row.target, CONNECTIONS, &row.calls, length);
+    in_rounds(&mut rows, rounds, run, |row| &mut row.slices);
     let figure = |row: &Row<'_>, of: fn(&Slice) -> f64| format!("{:.3}", Quartiles::of(row.slices.iter().map(of)));
     let ratio = |row: &Row<'_>, of: fn(&Slice) -> f64| {
         let pairs = row.slices.iter().zip(&rows[0].slices);
@@ -114,12 +108,12 @@ fn print_costs(target: &Target, hot: &Sessions, rounds: usize, length: Duration)
 
 /// Sends updates of these sessions at the rate [`WRITES`] until `stop`.
 fn write_elsewhere(target: &Target, sessions: &Sessions, stop: &AtomicBool) {
-    let calls = requests::update(1, sessions);
-    let per_turn = WRITES / 50;
+    let left = Arc::new(AtomicUsize::new(0));
+    let calls = requests::within(&left, requests::update(1, sessions));
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        let some = requests::limited(per_turn as usize, requests::update(1, sessions));
-        Generator::open(&target.address, 1, calls.method).run(&some, per_turn as usize, Duration::from_secs(10));
+        left.store(WRITES / 50, Ordering::Relaxed);
+        Generator::open(&target.address, 1, calls.method).run(&calls, WRITES / 50, Duration::from_secs(10));
         thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
     }
 }

@@ -13,7 +13,7 @@ use harness::process;
 use support::{
     baseline::{self, Baseline},
     generator::Calls,
-    measure::{Slice, Target, start_redis},
+    measure::{Slice, Target, in_rounds, start_redis},
     report::{self, ONE_GET, Series},
     requests::{self, Get, Pool, QUIET, Sessions, TOUCHED, response_size},
     sessiond::{PAYLOADS, Sessiond},
@@ -74,7 +74,7 @@ impl<'a> Row<'a> {
         Row { target, connections, calls, uses_up: None, series }
     }
 
-    fn run(&mut self, length: u64) -> Slice {
+    fn run(&self, length: u64) -> Slice {
         if let Some(sessiond) = self.uses_up {
             sessiond.provide((USED_UP_PER_MS * length) as usize);
         }
@@ -206,17 +206,7 @@ fn main() {
     rows.iter_mut().for_each(|row| set_references(&mut row.series));
     eprintln!("process ids: sessiond {}, (b) {}", sessiond.target.pid, baselines.one_get.pid);
 
-    // The additional first round is a warm-up.
-    for round in 0..=arguments.rounds {
-        let first = round % rows.len();
-        for index in (first..rows.len()).chain(0..first) {
-            let row = &mut rows[index];
-            let slice = row.run(arguments.slice);
-            if round > 0 {
-                row.series.slices.push(slice);
-            }
-        }
-    }
+    in_rounds(&mut rows, arguments.rounds, |row| row.run(arguments.slice), |row| &mut row.series.slices);
     let Arguments { rounds, slice, connections, sessions, .. } = arguments;
     println!(
         "{rounds} rounds of {slice} ms, {connections} connections, {sessions} cold sessions; a response of (a) and (b) \

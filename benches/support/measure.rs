@@ -85,6 +85,25 @@ impl Slice {
     }
 }
 
+/// Runs each row in each round, and starts a round with another row than the one before. The additional first round is a warm-up,
+/// whose slices are dropped.
+pub fn in_rounds<R>(
+    rows: &mut [R],
+    rounds: usize,
+    run: impl Fn(&R) -> Slice,
+    slices: impl Fn(&mut R) -> &mut Vec<Slice>,
+) {
+    for round in 0..=rounds {
+        let first = round % rows.len();
+        for index in (first..rows.len()).chain(0..first) {
+            let slice = run(&rows[index]);
+            if round > 0 {
+                slices(&mut rows[index]).push(slice);
+            }
+        }
+    }
+}
+
 /// Returns the CPU time of the server, of Redis, and of the main thread of Redis.
 fn cpu(target: &Target) -> [Duration; 3] {
     let of_redis = |used: fn(u32) -> Duration| target.redis.as_ref().map_or(Duration::ZERO, |redis| used(redis.pid()));

@@ -150,10 +150,14 @@ pub fn get_by(
 
 /// Limits the number of calls.
 pub fn limited(limit: usize, calls: Calls) -> Calls {
-    let started = AtomicUsize::new(0);
-    let next = calls.next_request;
-    let next = move |message: &mut _| started.fetch_add(1, Ordering::Relaxed) < limit && next(message);
-    Calls { next_request: Box::new(next), ..calls }
+    within(&Arc::new(AtomicUsize::new(limit)), calls)
+}
+
+/// Makes a call only while the number of calls that are left is above 0, and subtracts it.
+pub fn within(left: &Arc<AtomicUsize>, calls: Calls) -> Calls {
+    let (left, next) = (left.clone(), calls.next_request);
+    let take = move || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+    Calls { next_request: Box::new(move |message| take() && next(message)), ..calls }
 }
 
 /// Adds the size of each response to a sum.
