@@ -122,10 +122,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         () = shutdown.cancelled() => return Ok(()),
     };
     let consumers = backend.consumers();
-    let Backend { store, feed, followers, hub, cache } = backend;
-    let draining = CancellationToken::new();
+    let Backend { store, feed, followers, hub, watch_source, cache } = backend;
     spawn_workers(&mut tasks, &config, &store, &feed, &policies, &metrics);
-    let service = Service { store: store.clone(), cache, feed, hub: hub.clone(), policies: policies.clone(), draining };
+    let service = Service { store: store.clone(), cache, watch_source, hub: hub.clone(), policies: policies.clone() };
     let kept_alive = store.clone();
     tasks.spawn("keep-alive", async move { kept_alive.keep_alive().await });
     let checked = store.clone();
@@ -170,7 +169,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
 
     // Drain: stop accepting, end the watches with their resume tokens, wait for open calls. Then stop in reverse order.
     tracing::info!("draining");
-    service.draining.cancel();
+    hub.drain();
     stop_accepting.cancel();
     if failed.is_none() {
         serving.await;

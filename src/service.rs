@@ -15,13 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::Cache,
-    feed::Feed,
     session::{
         Cause, Credential, Namespace, Policies, Policy, Revision, Session, SessionId, SessionRef, TimeoutViolation,
         Token, Touch, View,
     },
     store::{self, Store},
-    watch::Hub,
+    watch::{Hub, RedisSource},
 };
 
 pub use list::{List, ListScope, PageToken, SessionPage};
@@ -36,14 +35,12 @@ pub struct Service {
     pub store: Arc<Store>,
     /// Copies that answer reads from memory. None: the near cache is off.
     pub cache: Option<Arc<Cache>>,
-    /// Feed whose read barrier a watch passes before it starts.
-    pub feed: Feed,
+    /// What watches read from Redis.
+    pub watch_source: Arc<RedisSource>,
     /// Hub that delivers events to watches.
     pub hub: Arc<Hub>,
     /// Policies of all namespaces.
     pub policies: Arc<Policies>,
-    /// Cancelled when the server drains. Every watch ends then.
-    pub draining: CancellationToken,
 }
 
 /// Key with which a caller selects a session.

@@ -1,37 +1,38 @@
 //! Delivers the feed to many watchers.
 //!
-//! The [`Hub`] is a consumer of the feed: it appends entries and gaps to its ring, in order of arrival. Each slot of the
-//! ring also holds the resume token after it, encoded once. A [`Subscription`] is a cursor into the ring, a [`Filter`] and
-//! a wake-up. It reads from the log the entries that have left the ring.
+//! The [`Hub`] is a consumer of the feed: it appends entries and gaps to its ring, in order of arrival, and wakes the watchers
+//! that an item may match. Each slot of the ring also holds the resume token after it, encoded once. A [`Subscription`] reads
+//! with three readers of one shape, and filters what they return: the snapshot reads sessions, the catch-up reads log
+//! entries that have left the ring, and the live reader reads the ring.
 
 mod bookmark;
 mod catch_up;
-mod eviction;
 mod filter;
+#[cfg(test)]
+mod fixtures;
 mod hub;
+mod item;
 mod lifetime;
-mod log_progress;
+mod live;
 mod page_cache;
-mod registration;
+mod registry;
 mod response;
 mod response_reservation;
 mod resume_token;
 mod ring;
 mod snapshot;
-mod snapshot_reads;
+mod source;
 mod subscription;
+mod watcher;
 mod watcher_index;
 
-use std::time::Duration;
-
-pub use filter::{Filter, Kind, Scope, Visibility};
-pub use hub::{Hub, WatchLimits};
-pub use lifetime::{CloseReason, IdsLifetime, Lifetime, TokenLifetime};
-pub use registration::{Registration, WatchLimitReached};
-pub use response::{Batch, Control, MatchedEvent};
+pub use filter::{Filter, Kind, Scope};
+pub use hub::Hub;
+pub use lifetime::{IdsLifetime, Lifetime, TokenLifetime};
+pub use live::LiveReader;
+pub use page_cache::PageCache;
+pub use registry::NotRegistered;
+pub use response::{Batch, CloseReason, Control, MatchedEvent, ResyncReason, SharedEvent, Visibility, WatchLimits};
 pub use resume_token::{MalformedResumeToken, ResumeToken};
-pub use ring::{ResyncReason, SharedEvent};
+pub use source::RedisSource;
 pub use subscription::{InitialState, Subscription, SubscriptionOptions};
-
-/// Pause before a failed read from Redis is retried.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);

@@ -141,14 +141,14 @@ fn event_field(matched: &MatchedEvent, view: View) -> Bytes {
     }
 }
 
-/// Encodes one response of Watch. `now` is the Redis clock in microseconds; None: unknown.
+/// Encodes one response of Watch. `now` returns the Redis clock in microseconds; None: unknown.
 ///
 /// Watchers share the encoded events, so this concatenates the encoded fields.
-pub(super) fn batch(batch: Batch, view: View, now: Option<u64>) -> pb::EncodedWatchResponse {
+pub(super) fn batch(batch: Batch, view: View, now: impl FnOnce() -> Option<u64>) -> pb::EncodedWatchResponse {
     use pb::watch_response::Control as ControlField;
     let control = batch.control.map(|control| match control {
         Control::Bookmark { as_of } => {
-            let lag = now.unwrap_or(as_of).saturating_sub(as_of);
+            let lag = now().unwrap_or(as_of).saturating_sub(as_of);
             ControlField::Bookmark(pb::Bookmark {
                 as_of: Some(timestamp_us(as_of)),
                 lag: Some(duration_ms(lag / 1000)),

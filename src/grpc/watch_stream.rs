@@ -15,18 +15,28 @@ pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<EncodedWatchRespo
 ///
 /// The metrics count a stream that is dropped before its end as cancelled.
 pub(super) fn stream(subscription: Subscription, view: View, store: Arc<Store>, metrics: CallMetrics) -> WatchStream {
-    Box::pin(stream::unfold(Some((subscription, metrics)), move |open| {
-        let store = store.clone();
-        async move {
-            let (mut subscription, metrics) = open?;
-            match subscription.next().await {
-                Ok(batch) => Some((Ok(render::batch(batch, view, store.now().ok())), Some((subscription, metrics)))),
-                Err(reason) => {
-                    let status = status::from_close_reason(reason);
-                    metrics.finish(status.as_ref().map_or(tonic::Code::Ok, Status::code));
-                    status.map(|status| (Err(status), None))
-                }
+    // Boxed: the state of `unfold` and the future of each response both contain it.
+    let open = Box::new(WatchCall { subscription, view, store, metrics });
+    Box::pin(stream::unfold(Some(open), async |open| {
+        let mut call = open?;
+        match call.subscription.next().await {
+            Ok(batch) => {
+                let response = render::batch(batch, call.view, || call.store.now().ok());
+                Some((Ok(response), Some(call)))
+            }
+            Err(reason) => {
+                let status = status::from_close_reason(reason);
+                call.metrics.finish(status.as_ref().map_or(tonic::Code::Ok, Status::code));
+                status.map(|status| (Err(status), None))
             }
         }
     }))
+}
+
+/// An open call of Watch.
+struct WatchCall {
+    subscription: Subscription,
+    view: View,
+    store: Arc<Store>,
+    metrics: CallMetrics,
 }

@@ -16,7 +16,7 @@ use crate::{
     observe::Metrics,
     session::{Durability, Policies},
     store::{Eviction, Health, Position, ReplicatedWrites, StartError, Store, StoreOptions},
-    watch::{self, Hub},
+    watch::{self, Hub, PageCache, RedisSource},
 };
 
 /// Pause after the first failed attempt to open the store; it doubles with each attempt.
@@ -30,6 +30,7 @@ pub(super) struct Backend {
     pub feed: Feed,
     pub followers: Followers,
     pub hub: Arc<Hub>,
+    pub watch_source: Arc<RedisSource>,
     /// None: the near cache is off.
     pub cache: Option<Arc<Cache>>,
 }
@@ -63,14 +64,18 @@ impl Backend {
         };
         let hub = Arc::new(Hub::new(store.id(), ends.clone(), limits, metrics.clone()));
         let cache = Cache::new(config.cache_bytes, ends.len(), metrics.clone()).map(Arc::new);
+        let pages = Arc::new(PageCache::new(ends.len()));
         let (feed, followers) = Feed::new(store.clone(), ends, metrics.clone());
-        Ok(Backend { store, feed, followers, hub, cache })
+        let watch_source = Arc::new(RedisSource { store: store.clone(), feed: feed.clone(), pages });
+        Ok(Backend { store, feed, followers, hub, watch_source, cache })
     }
 
-    /// Returns the consumers of the feed. The cache is the first: who reads after an event must not receive an older copy.
+    /// Returns the consumers of the feed. The hub is the last: a read after an event must not return an older copy, and a
+    /// catch-up after a rollback no page of the lost branch.
     pub(super) fn consumers(&self) -> Vec<Arc<dyn Consumer>> {
         let cache = self.cache.clone().map(|cache| cache as Arc<dyn Consumer>);
-        cache.into_iter().chain([self.hub.clone() as Arc<dyn Consumer>]).collect()
+        let watches = [self.watch_source.pages.clone() as Arc<dyn Consumer>, self.hub.clone()];
+        cache.into_iter().chain(watches).collect()
     }
 }
 

@@ -11,8 +11,8 @@ use super::*;
 use crate::{
     store::Found,
     watch::{
-        CloseReason, Filter, IdsLifetime, InitialState, Kind, Lifetime, Registration, ResumeToken, Scope, Subscription,
-        SubscriptionOptions, TokenLifetime,
+        CloseReason, Filter, IdsLifetime, InitialState, Kind, Lifetime, LiveReader, NotRegistered, ResumeToken, Scope,
+        Subscription, SubscriptionOptions, TokenLifetime,
     },
 };
 
@@ -64,15 +64,18 @@ impl Service {
         let mut presented = None;
         let (scope, mut lifetime) = match call.keys {
             WatchKeys::WholeNamespace => (Scope::Namespace, Lifetime::Unlimited),
-            WatchKeys::Ids(ids) => (Scope::Ids(ids.clone()), Lifetime::Ids(IdsLifetime::new(ids))),
+            WatchKeys::Ids(ids) => {
+                let ids = Arc::new(ids);
+                (Scope::Ids(ids.clone()), Lifetime::Ids(IdsLifetime::new(ids)))
+            }
             WatchKeys::Token(token) => {
                 let (id, credential) = token.credential()?;
                 presented = Some((id, credential));
-                (Scope::Ids(HashSet::from([id])), Lifetime::Token(TokenLifetime::new(id, credential)))
+                (Scope::Ids(Arc::new(HashSet::from([id]))), Lifetime::Token(TokenLifetime::new(id, credential)))
             }
             WatchKeys::Subject(subject) => (Scope::Subject(subject), Lifetime::Unlimited),
         };
-        if self.draining.is_cancelled() {
+        if self.hub.is_draining() {
             return Err(Error::Draining);
         }
         if let Some((id, credential)) = presented {
@@ -83,11 +86,15 @@ impl Service {
             }
         }
         // The ring of this server may be behind the server that issued the resume token: read the tails from the primary.
-        let read = self.feed.barrier.pass().await;
+        let read = self.watch_source.feed.barrier.pass().await;
         let read = read.ok_or_else(|| store::Error::Unavailable("cannot read the end of the log".into()))?;
         let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
-        let registered = Registration::new(self.hub.clone(), &filter, call.bookmark_interval, stream.reset);
-        let registered = registered.map_err(|_| Error::WatchLimit)?;
+        let filter = Arc::new(filter);
+        let registered = LiveReader::register(self.hub.clone(), filter.clone(), call.bookmark_interval, stream.reset);
+        let registered = registered.map_err(|reason| match reason {
+            NotRegistered::LimitReached => Error::WatchLimit,
+            NotRegistered::Draining => Error::Draining,
+        })?;
         // The read follows the registration, so an end is either in its result or in the stream.
         lifetime.refresh(&self.store, &call.namespace).await?;
         match lifetime.token_close_reason() {
@@ -109,7 +116,6 @@ impl Service {
             initial_state: call.state,
             as_of: read.as_of,
         };
-        let (store, feed, draining) = (self.store.clone(), self.feed.clone(), self.draining.clone());
-        Ok(Subscription::new(store, feed, registered, start, stream.budget, draining))
+        Ok(Subscription::new(self.watch_source.clone(), registered, start, stream.budget))
     }
 }

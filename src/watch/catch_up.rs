@@ -1,122 +1,139 @@
-//! Catch-up of a watcher that is behind the ring: it reads the log, partition by partition, from its position to the
+//! The catch-up of a watcher that is behind the ring: it reads the log, partition by partition, from its position to the
 //! position at which the ring continues. A resumed watcher and one that was overrun by the ring use the same code.
 
-use tokio::time::{Instant, sleep};
+use std::sync::Arc;
 
-use crate::{
-    feed::READ_TIMEOUT,
-    store::{Partition, Position},
-};
+use crate::store::{Error, Partition, Position};
 
 use super::{
-    RETRY_PAUSE,
-    lifetime::CloseReason,
-    log_progress::CatchUpReason,
+    item::{Item, LogEntry, Read, Resync, Slot},
+    live::LiveReader,
     page_cache::PageAfter,
-    response::{BATCH_BYTES, Batch, Events},
-    ring::ResyncReason,
-    subscription::{Phase, Subscription},
+    response::{BATCH_BYTES, ResyncReason},
+    resume_token::ResumeToken,
+    source::Source,
 };
 
-impl Subscription {
-    /// Reads a page of the log. None: nothing to send yet; call again.
-    pub(super) async fn catch_up(&mut self) -> Result<Option<Batch>, CloseReason> {
-        let Phase::CatchingUp(progress) = &self.phase else { return Ok(None) };
-        let (reached, target) = (&progress.reached, &progress.target);
-        if reached.store != target.store || reached.positions.len() != target.positions.len() {
-            return Ok(Some(self.resync_at_target(ResyncReason::Flushed)));
+/// Reads the logs up to the position at which the ring continues.
+pub(super) struct CatchUp {
+    /// Positions up to which the watcher has read the logs.
+    reached: ResumeToken,
+    /// Positions up to which it reads the logs; after them it continues in the ring.
+    target: ResumeToken,
+    /// Index of the partition that is read now. The partitions before it are at their target.
+    partition: usize,
+    /// Why the watcher is behind the ring.
+    reason: CatchUpReason,
+}
+
+/// Why a watcher is behind the ring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CatchUpReason {
+    /// It was opened with a resume token.
+    Resumed,
+    /// The ring dropped slots that it had not taken.
+    Overrun,
+}
+
+impl CatchUp {
+    /// Catch-up of a watch that was opened with a resume token.
+    pub(super) fn resumed(reached: ResumeToken, target: ResumeToken) -> Self {
+        CatchUp { reached, target, partition: 0, reason: CatchUpReason::Resumed }
+    }
+
+    /// Catch-up of a live watcher after the ring dropped slots that it had not taken.
+    pub(super) fn overrun(reached: ResumeToken, target: ResumeToken) -> Self {
+        CatchUp { reached, target, partition: 0, reason: CatchUpReason::Overrun }
+    }
+
+    /// Reads entries of one page of the log. Moves the live reader if the target is not in the present history.
+    pub(super) async fn read(&mut self, source: &impl Source, live: &mut LiveReader) -> Result<Read, Error> {
+        if self.reached.store != self.target.store || self.reached.positions.len() != self.target.positions.len() {
+            return Ok(self.skip_to_target(ResyncReason::Flushed));
         }
-        let Some((partition, from, target)) = progress.current() else {
-            self.phase = Phase::Live;
-            return Ok(None);
-        };
-        if from == target {
-            self.step_to(target, true);
-            return Ok(None);
+        let Some((partition, from, target)) = self.next_partition() else { return Ok(Read::End) };
+        match source.page_after(partition, from).await? {
+            PageAfter::Entries(entries) => match self.entries_up_to(target, entries) {
+                // The log skips the target: the two are on different branches of history.
+                slots if slots.is_empty() => self.follow_rollback(source, live, partition, from).await,
+                slots => Ok(Read::Items(slots)),
+            },
+            PageAfter::Compacted if self.reason == CatchUpReason::Overrun => Ok(Read::SlowConsumer),
+            PageAfter::Compacted => Ok(self.skip_to_target(ResyncReason::Compacted)),
+            PageAfter::Flushed => Ok(self.skip_to_target(ResyncReason::Flushed)),
+            PageAfter::Tail | PageAfter::RolledBack => self.follow_rollback(source, live, partition, from).await,
         }
-        let (hub, deadline) = (self.registration.hub(), Instant::now() + READ_TIMEOUT);
-        let entries = match hub.page_cache.read_after(&self.store, partition, from, deadline).await {
-            Ok(PageAfter::Entries(entries)) => entries,
-            Ok(PageAfter::Compacted) if progress.reason == CatchUpReason::Overrun => {
-                return Ok(Some(self.slow_consumer_batch()));
+    }
+
+    /// Returns the first partition that is not at its target, its position and its target. None: all are.
+    fn next_partition(&mut self) -> Option<(Partition, Position, Position)> {
+        loop {
+            let reached = *self.reached.positions.get(self.partition)?;
+            let target = *self.target.positions.get(self.partition)?;
+            if reached != target {
+                return Some((Partition(u16::try_from(self.partition).ok()?), reached, target));
             }
-            Ok(PageAfter::Compacted) => return Ok(Some(self.resync_at_target(ResyncReason::Compacted))),
-            Ok(PageAfter::Flushed) => return Ok(Some(self.resync_at_target(ResyncReason::Flushed))),
-            Ok(PageAfter::Tail | PageAfter::RolledBack) => return self.follow_rollback(partition, from).await,
-            Err(error) => {
-                tracing::debug!(partition = partition.0, %error, "catch-up read failed; retrying");
-                sleep(RETRY_PAUSE).await;
-                return Ok(None);
-            }
-        };
-        let mut events = Events::default();
+            self.partition += 1;
+        }
+    }
+
+    /// Moves the position over the entries up to the target, at most those that fit into a response. None: the first one is
+    /// already behind the target.
+    fn entries_up_to(&mut self, target: Position, entries: Vec<LogEntry>) -> Vec<Slot> {
+        let (mut slots, mut bytes) = (Vec::new(), 0);
         for entry in entries {
             let is_last = entry.position == target;
             if !is_last && entry.position.revision >= target.revision {
-                // The log skips the target: entry and target are on different branches of history.
-                if events.list.is_empty() {
-                    return self.follow_rollback(partition, entry.previous).await;
-                }
                 break;
             }
-            self.collect(entry.shared, &mut events).await;
-            if self.close_reason.is_some() {
-                break;
-            }
-            self.step_to(entry.position, is_last);
-            if is_last || events.bytes >= BATCH_BYTES {
+            bytes += entry.shared.event.size();
+            self.reached.positions[self.partition] = entry.position;
+            slots.push(Slot { item: Item::Entry(entry), token: self.reached.encode() });
+            if is_last || bytes >= BATCH_BYTES {
                 break;
             }
         }
-        Ok(self.batch_unless_silent(events.list))
-    }
-
-    /// Sets the position of the current partition, and selects the next partition after the last position.
-    fn step_to(&mut self, position: Position, is_last: bool) {
-        if let Phase::CatchingUp(progress) = &mut self.phase {
-            progress.reached.positions[progress.partition] = position;
-            progress.partition += usize::from(is_last);
-            self.token = progress.reached.encode();
-        }
+        slots
     }
 
     /// Continues after it was found that the watcher's position and its target are on different branches of history.
     ///
     /// If the position is in the present history, the watcher reads on to the current end of the ring. If it was lost
-    /// and the ring still has the rollback, the watcher continues from the fork. Otherwise it receives `resync` without
-    /// ids.
-    async fn follow_rollback(&mut self, partition: Partition, from: Position) -> Result<Option<Batch>, CloseReason> {
-        let hub = self.registration.hub().clone();
+    /// and the ring still has the rollback, the watcher continues from the fork. Otherwise every session is affected.
+    async fn follow_rollback(
+        &mut self,
+        source: &impl Source,
+        live: &mut LiveReader,
+        partition: Partition,
+        from: Position,
+    ) -> Result<Read, Error> {
         // Cached pages of the lost branch would lead to this position again.
-        hub.page_cache.invalidate(partition);
-        let passed_barrier = self.feed.barrier.pass().await.is_some();
-        let is_present = self.store.is_in_history(partition, from, Instant::now() + READ_TIMEOUT).await;
-        let (true, Ok(is_present)) = (passed_barrier, is_present) else {
-            sleep(RETRY_PAUSE).await;
-            return Ok(None);
-        };
-        let rollback = hub.rollback_of(partition, from).filter(|_| !is_present);
-        let Phase::CatchingUp(progress) = &mut self.phase else { return Ok(None) };
+        source.forget_pages(partition);
+        source.pass_barrier().await?;
+        let is_present = source.is_in_history(partition, from).await?;
+        let rollback = live.rollback_of(partition, from).filter(|_| !is_present);
         let Some(resync) = rollback else {
-            (progress.target, progress.partition) = (self.registration.skip_to_end(), 0);
-            return if is_present { Ok(None) } else { Ok(Some(self.resync_at_target(ResyncReason::RolledBack))) };
+            (self.target, self.partition) = (live.skip_to_end(), 0);
+            let items =
+                if is_present { Read::Items(Vec::new()) } else { self.skip_to_target(ResyncReason::RolledBack) };
+            return Ok(items);
         };
         if let Some(lost) = &resync.rolled_back {
-            for (position, index) in progress.reached.positions.iter_mut().zip(0..) {
+            for (position, index) in self.reached.positions.iter_mut().zip(0..) {
                 *position = lost.fork_before(Partition(index), *position).unwrap_or(*position);
             }
-            self.token = progress.reached.encode();
+            self.partition = 0;
         }
-        let affected = self.affected_ids(&resync);
-        Ok(affected.map(|ids| self.resync(resync.reason, ids, Events::default())))
+        Ok(Read::Items(vec![Slot { item: Item::Resync(resync), token: self.reached.encode() }]))
     }
 
-    /// Sends `resync` without ids and continues at the target, because the log does not lead from the watcher's
-    /// position to the target.
-    fn resync_at_target(&mut self, reason: ResyncReason) -> Batch {
-        if let Phase::CatchingUp(progress) = std::mem::replace(&mut self.phase, Phase::Live) {
-            self.token = progress.target.encode();
-        }
-        self.resync(reason, Vec::new(), Events::default())
+    /// Moves the position to the target, because the log does not lead there. Every session is affected.
+    fn skip_to_target(&mut self, reason: ResyncReason) -> Read {
+        self.reached = self.target.clone();
+        let resync = Arc::new(Resync { reason, rolled_back: None });
+        Read::Items(vec![Slot { item: Item::Resync(resync), token: self.target.encode() }])
     }
 }
+
+#[cfg(test)]
+mod tests;

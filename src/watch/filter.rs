@@ -1,7 +1,11 @@
 //! Filter of a watch: which changes the watcher receives, and how it sees them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
+use super::response::Visibility;
 use crate::session::{Basic, Change, Event, Namespace, Session, SessionId, SessionRef};
 
 /// Sessions that a watch is opened for.
@@ -10,20 +14,9 @@ pub enum Scope {
     /// All sessions of the namespace.
     Namespace,
     /// Sessions with these ids.
-    Ids(HashSet<SessionId>),
+    Ids(Arc<HashSet<SessionId>>),
     /// Sessions that belong to this subject before or after the change.
     Subject(String),
-}
-
-/// How a watcher sees an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visibility {
-    /// As the change itself.
-    Change(Change),
-    /// As LEFT: the session lives, but no longer matches the filter.
-    Left,
-    /// As SNAPSHOT: the current state of the session, not a change.
-    Present,
 }
 
 /// Kind of events that a watch can request.

@@ -1,23 +1,25 @@
-//! The ring of recent events, the position after its last slot, and the watchers that it wakes, behind one lock.
+//! Appends the feed to the ring, and dispatches each item to the watchers that it may match.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use parking_lot::{MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     feed::{Consumer, Gap, GapReason},
     observe::Metrics,
-    session::millis,
     store::{Entry, Partition, Position, StoreId},
 };
 
 use super::{
-    page_cache::PageCache,
+    filter::Filter,
+    item::{Item, LogEntry, Resync, RolledBack, Slot},
+    registry::{NotRegistered, Registered, Registry, Watches},
+    response::WatchLimits,
     resume_token::ResumeToken,
-    ring::{Item, LogEntry, Resync, Ring, RolledBack},
-    watcher_index::{EvictedWatcher, WatcherIndex},
+    ring::Ring,
+    watcher::Watcher,
 };
 
 /// Maximum size of the ring. Watchers that need older entries read the log.
@@ -25,98 +27,109 @@ const RING_BYTES: usize = 64 * 1024 * 1024;
 
 /// Passes the entries and gaps of the feed to the watchers. A consumer of the feed.
 pub struct Hub {
-    pub(super) state: Mutex<HubState>,
-    pub(super) page_cache: PageCache,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) limits: WatchLimits,
-    created: Instant,
+    /// Locked after the registry, if both are locked.
+    recent: RwLock<Recent>,
+    pub(super) registry: Registry,
 }
 
-/// Limits of the watches of this instance.
-#[derive(Clone, Copy, Debug)]
-pub struct WatchLimits {
-    /// Maximum number of open watches.
-    pub watches: usize,
-    /// Time without progress after which a watcher is a slow consumer; its bookmark interval is added.
-    pub slow_consumer_timeout: Duration,
-    /// Time after an eviction in which the client must read the final response.
-    pub response_timeout: Duration,
-    /// Maximum number of slots in the ring.
-    pub ring_slots: usize,
-    /// Largest size of a session that a policy allows, in bytes.
-    pub largest_session: usize,
-}
-
-/// State of the hub, behind its lock. A watcher that registers at `end` receives exactly the items after it.
-pub(super) struct HubState {
+/// Recent items, and the position after them. A watcher that registers at `end` receives exactly the items after it.
+pub(super) struct Recent {
     pub ring: Ring,
     /// Position of every partition after the last slot.
     pub end: ResumeToken,
     /// `end`, encoded.
     pub end_token: Bytes,
-    /// Watchers, evicted ones excluded.
-    pub watchers: WatcherIndex,
-    /// Evicted watchers by number, until they are dropped.
-    pub evicted: HashMap<u64, EvictedWatcher>,
-    /// Number of open watches, including evicted ones whose final response is still unread.
-    pub open_watches: usize,
-    /// Time of the last check for slow consumers, in ms since the hub was created.
-    pub last_eviction_ms: u64,
 }
 
 impl Hub {
     /// A hub with an empty ring that continues the logs of `store` after these tails.
     pub fn new(store: StoreId, tails: Vec<Position>, limits: WatchLimits, metrics: Arc<Metrics>) -> Self {
-        let page_cache = PageCache::new(tails.len());
         let end = ResumeToken { store, positions: tails };
-        let state = HubState {
-            ring: Ring::new(limits.ring_slots, RING_BYTES),
-            end_token: end.encode(),
-            end,
-            watchers: WatcherIndex::default(),
-            evicted: HashMap::new(),
-            open_watches: 0,
-            last_eviction_ms: 0,
-        };
-        Hub { state: Mutex::new(state), page_cache, metrics, limits, created: Instant::now() }
+        let ring = Ring::new(limits.ring_slots, RING_BYTES);
+        let recent = RwLock::new(Recent { ring, end_token: end.encode(), end });
+        Hub { recent, registry: Registry::new(limits, metrics) }
     }
 
-    /// Returns the rollback that removed the entry at this position. None: the ring has no such rollback.
-    pub(super) fn rollback_of(&self, partition: Partition, position: Position) -> Option<Arc<Resync>> {
-        self.state.lock().ring.rollback_of(partition, position)
+    /// Evicts slow consumers. Never returns.
+    pub async fn evict_slow_consumers(&self) {
+        self.registry.evict_slow_consumers().await;
     }
 
-    /// Milliseconds since the hub was created.
-    pub(super) fn now_ms(&self) -> u64 {
-        millis(self.created.elapsed())
+    /// Ends all watches with their resume tokens, and refuses new ones.
+    pub fn drain(&self) {
+        self.registry.drain();
+    }
+
+    /// Whether the server drains.
+    pub fn is_draining(&self) -> bool {
+        self.registry.is_draining()
+    }
+
+    /// Locks the recent items for reading.
+    pub(super) fn recent(&self) -> RwLockReadGuard<'_, Recent> {
+        self.recent.read()
+    }
+
+    /// Registers a watcher, see [`Registry::add`]. Returns with it the number of the slot from which on it receives items, and
+    /// the position before that slot.
+    pub(super) fn register(
+        &self,
+        filter: Arc<Filter>,
+        interval: Duration,
+        reset: CancellationToken,
+    ) -> Result<(Registered, u64, ResumeToken), NotRegistered> {
+        let mut watches = self.registry.lock();
+        let registered = self.registry.add(&mut watches, filter, interval, reset)?;
+        let recent = self.recent();
+        Ok((registered, recent.ring.end(), recent.end.clone()))
+    }
+
+    /// Locks the ring for appending, after the registry.
+    fn lock(&self) -> (MutexGuard<'_, Watches>, RwLockWriteGuard<'_, Recent>) {
+        let watches = self.registry.lock();
+        (watches, self.recent.write())
     }
 }
 
 impl Consumer for Hub {
-    /// Appends the entry to the ring.
+    /// Appends the entry to the ring, and wakes the watchers that it may match.
     fn on_entry(&self, entry: &Entry) {
-        let mut state = self.state.lock();
-        state.end.positions[entry.partition.index()] = entry.position;
-        state.append(Item::Entry(LogEntry::new(entry.clone())));
+        let item = Item::Entry(LogEntry::new(entry.clone()));
+        let (watches, mut recent) = self.lock();
+        recent.end.positions[entry.partition.index()] = entry.position;
+        append(recent, item, watches.index.interested_in(&entry.event));
     }
 
-    /// Appends a resync for the watchers of the lost entries, or for all if these are unknown.
+    /// Appends a resync for the watchers of the lost entries, or for all if these are unknown. Wakes all watchers.
     fn on_gap(&self, gap: &Gap) {
-        let mut state = self.state.lock();
+        let (watches, mut recent) = self.lock();
         let rolled_back = match gap.reason {
-            GapReason::RolledBack => state.rolled_back(gap),
+            GapReason::RolledBack => recent.rolled_back(gap),
             GapReason::Compacted | GapReason::Flushed => None,
         };
-        state.end.store = gap.store;
+        recent.end.store = gap.store;
         for (partition, end) in &gap.ends {
-            self.page_cache.invalidate(*partition);
-            state.end.positions[partition.index()] = *end;
+            recent.end.positions[partition.index()] = *end;
         }
-        state.append(Item::Resync(Arc::new(Resync { reason: gap.reason.into(), rolled_back })));
+        append(recent, Item::Resync(Arc::new(Resync { reason: gap.reason.into(), rolled_back })), watches.all());
     }
 }
 
-impl HubState {
+/// Appends an item, after which the end was moved, and wakes the watchers once the ring is unlocked: they read it.
+fn append<'a>(
+    mut recent: RwLockWriteGuard<'_, Recent>,
+    item: Item,
+    watchers: impl Iterator<Item = &'a Watcher> + Clone,
+) {
+    recent.end_token = recent.end.encode();
+    let (number, token) = (recent.ring.end(), recent.end_token.clone());
+    recent.ring.push(Slot { item, token });
+    watchers.clone().for_each(|watcher| watcher.note_slot(number));
+    drop(recent);
+    watchers.for_each(Watcher::wake);
+}
+
+impl Recent {
     /// Returns the entries that a rollback removed. None: the ring does not have them all.
     fn rolled_back(&self, gap: &Gap) -> Option<RolledBack> {
         let lost = gap.ends.iter().map(|(partition, fork)| {
@@ -127,15 +140,9 @@ impl HubState {
         Some(RolledBack { entries, forks: gap.ends.clone() })
     }
 
-    /// Appends an item to the ring and wakes the watchers that it may match. A resync wakes all of them.
-    fn append(&mut self, item: Item) {
-        self.end_token = self.end.encode();
-        let number = self.ring.end();
-        match &item {
-            Item::Resync(_) => self.watchers.wake_all(number),
-            Item::Entry(entry) => self.watchers.wake_interested(&entry.shared.event, number),
-        }
-        self.ring.push(item, self.end_token.clone());
+    /// Returns the rollback that removed the entry at this position. None: the ring has no such rollback.
+    pub(super) fn rollback_of(&self, partition: Partition, position: Position) -> Option<Arc<Resync>> {
+        self.ring.rollback_of(partition, position)
     }
 }
 

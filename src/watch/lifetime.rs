@@ -1,14 +1,14 @@
 //! Lifetime of a watch: it closes when the sessions that it was opened for have ended, or its token is not accepted.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::RETRY_PAUSE;
+use super::response::{CloseReason, RETRY_PAUSE};
 use crate::{
     feed::READ_TIMEOUT,
-    session::{Cause, Change, Credential, Event, Millis, Namespace, Revision, SessionId, SessionRef, View},
+    session::{Change, Credential, Event, Millis, Namespace, Revision, SessionId, SessionRef, View},
     store::{EndLogged, Error, Found, Store, Validity},
 };
 
@@ -16,25 +16,6 @@ use crate::{
 const CONCURRENT_READS: usize = 100;
 /// Time from the end of a token's validity to the check of the token. Also the first pause between two checks.
 const MIN_RECHECK_PAUSE: Duration = Duration::from_millis(1);
-
-/// Why a watch is closed.
-#[derive(Debug)]
-pub enum CloseReason {
-    /// All sessions that it was opened for have ended.
-    AllEnded,
-    /// The session of its token has ended.
-    TokenEnded(Cause),
-    /// Its token is superseded and the grace period is over.
-    TokenRotated,
-    /// The session of its token does not exist any more.
-    TokenUnknown,
-    /// The server is draining.
-    Draining,
-    /// Its client is a slow consumer: it read nothing for too long, or the log was compacted past its position.
-    SlowConsumer,
-    /// The store failed.
-    Store(Error),
-}
 
 /// How long a watch stays open.
 pub enum Lifetime {
@@ -48,14 +29,14 @@ pub enum Lifetime {
 
 /// Lifetime of a watch by ids: until all sessions have ended and their ENDED events were delivered.
 pub struct IdsLifetime {
-    ids: HashSet<SessionId>,
+    ids: Arc<HashSet<SessionId>>,
     /// Sessions that live, or whose ENDED event is still to come. None: unknown, to be read.
     alive: Option<HashSet<SessionId>>,
 }
 
 impl IdsLifetime {
     /// A lifetime of these sessions. Call [`Lifetime::refresh`] to read which of them live.
-    pub fn new(ids: HashSet<SessionId>) -> Self {
+    pub fn new(ids: Arc<HashSet<SessionId>>) -> Self {
         IdsLifetime { ids, alive: None }
     }
 
@@ -239,7 +220,7 @@ impl Lifetime {
         match self {
             Lifetime::Unlimited => {}
             Lifetime::Ids(ids) => {
-                let reads = ids.ids.clone().into_iter().map(async |id| {
+                let reads = ids.ids.iter().copied().map(async |id| {
                     let is_alive = is_alive(store, &name_of(id), deadline).await?;
                     Ok::<_, Error>(is_alive.then_some(id))
                 });

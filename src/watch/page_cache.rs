@@ -8,9 +8,12 @@ use std::{
 
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::store::{Error, LogPage, Partition, Position, Store};
+use crate::{
+    feed::{Consumer, Gap},
+    store::{Entry, Error, LogPage, Partition, Position, Store},
+};
 
-use super::ring::LogEntry;
+use super::item::LogEntry;
 
 /// Maximum number of pages cached per partition.
 const MAX_PAGES: usize = 8;
@@ -32,7 +35,7 @@ pub(super) enum PageAfter {
 }
 
 /// The pages of each partition that were read last. The cached pages of a partition are of one history.
-pub(super) struct PageCache(Vec<PartitionCache>);
+pub struct PageCache(Vec<PartitionCache>);
 
 #[derive(Default)]
 struct PartitionCache {
@@ -51,11 +54,11 @@ struct CachedPages {
 
 impl PageCache {
     /// An empty cache for this number of partitions.
-    pub(super) fn new(partitions: usize) -> Self {
+    pub fn new(partitions: usize) -> Self {
         PageCache((0..partitions).map(|_| PartitionCache::default()).collect())
     }
 
-    /// Discards the pages of a partition after a rollback, including a page that is being read.
+    /// Discards the pages of a partition, including a page that is being read.
     pub(super) fn invalidate(&self, partition: Partition) {
         self.0[partition.index()].generation.fetch_add(1, Ordering::Relaxed);
     }
@@ -92,6 +95,15 @@ impl PageCache {
         let page: Arc<[LogEntry]> = entries.into_iter().map(LogEntry::new).collect();
         cached.insert(page.clone());
         Ok(PageAfter::Entries(page.to_vec()))
+    }
+}
+
+impl Consumer for PageCache {
+    fn on_entry(&self, _: &Entry) {}
+
+    /// Discards the pages of the partitions that have the gap: they may be of another branch of history.
+    fn on_gap(&self, gap: &Gap) {
+        gap.ends.iter().for_each(|(partition, _)| self.invalidate(*partition));
     }
 }
 

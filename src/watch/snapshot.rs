@@ -5,52 +5,52 @@
 //! complete at the position that the ring's end had after the last session was read: it is the state at exactly that
 //! position.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
 
 use super::{
     filter::{Filter, Scope},
-    response::MatchedEvent,
+    item::{Item, Read, Slot},
+    live::LiveReader,
+    response::{BATCH_BYTES, SharedEvent},
     resume_token::ResumeToken,
+    source::{Listing, Source},
 };
 use crate::{
-    session::{Event, Revision, SessionId, Subject, View},
-    store::{ListPosition, Partition},
+    session::{Change, Credential, Event, Revision, Session, SessionId, Subject, View},
+    store::{Error, ListPosition, Partition},
 };
 
 /// A snapshot that is being sent.
 pub(super) struct Snapshot {
     /// Sessions that were not read yet.
-    pub unread: Listing,
+    unread: Listing,
     /// Part of each session that is sent.
-    pub view: View,
+    view: View,
     /// Sessions that were read and not sent yet.
-    pub ready: VecDeque<MatchedEvent>,
+    ready: VecDeque<Arc<SharedEvent>>,
     /// Positions of the logs before the first read.
-    pub start: ResumeToken,
+    start: ResumeToken,
+    /// `start`, encoded.
+    token: Bytes,
     /// Number of rollbacks before the first read.
     rollback_count: u64,
     /// Sessions that were read at a revision after `start`. Their changes up to that revision are not delivered again.
-    pub ahead: HashMap<SessionId, ReadAhead>,
+    ahead: HashMap<SessionId, ReadAhead>,
     /// Number of the ring's next slot after the last read. None: sessions are still to be read.
-    pub complete_at: Option<u64>,
+    complete_at: Option<u64>,
 }
 
 /// A session that was read at a revision after the start of the snapshot.
-pub(super) struct ReadAhead {
+struct ReadAhead {
     /// Revision that was read.
-    pub revision: Revision,
+    revision: Revision,
     /// Whether the feed has delivered the change with this revision. Before that, a failover may have lost it.
-    pub is_confirmed: bool,
-}
-
-/// Sessions that are still to be read.
-pub(super) enum Listing {
-    /// Sessions with these ids.
-    Ids(VecDeque<SessionId>),
-    /// Sessions of the namespace from this position on.
-    Namespace(ListPosition),
-    /// Entries of a subject index that were added after this time in us.
-    Subject(Subject, u64),
+    is_confirmed: bool,
 }
 
 impl Snapshot {
@@ -63,21 +63,16 @@ impl Snapshot {
                 Listing::Subject(Subject { namespace: filter.namespace.clone(), name: name.clone() }, 0)
             }
         };
-        Snapshot { unread, ..Snapshot::of_ids([], view, start, rollback_count) }
+        Snapshot { unread, ..Snapshot::of_ids(Vec::new(), view, start, rollback_count) }
     }
 
     /// A snapshot of those sessions with these ids that match the filter.
-    pub(super) fn of_ids(
-        ids: impl IntoIterator<Item = SessionId>,
-        view: View,
-        start: ResumeToken,
-        rollback_count: u64,
-    ) -> Self {
-        let unread = Listing::Ids(ids.into_iter().collect());
+    pub(super) fn of_ids(ids: Vec<SessionId>, view: View, start: ResumeToken, rollback_count: u64) -> Self {
         Snapshot {
-            unread,
+            unread: Listing::Ids(ids),
             view,
             ready: VecDeque::new(),
+            token: start.encode(),
             start,
             rollback_count,
             ahead: HashMap::new(),
@@ -85,14 +80,59 @@ impl Snapshot {
         }
     }
 
+    /// Reads sessions that match the filter. At the end it notes the slot at which the snapshot is complete.
+    pub(super) async fn read(
+        &mut self,
+        source: &impl Source,
+        live: &LiveReader,
+        filter: &Filter,
+        credential: Credential,
+    ) -> Result<Read, Error> {
+        if self.ready.is_empty() && self.unread.is_empty() {
+            // After the barrier, the changes during the reads are in the ring.
+            source.pass_barrier().await?;
+            self.complete_at = Some(live.end());
+            return Ok(Read::End);
+        }
+        if self.ready.is_empty() {
+            let read = source.sessions(&filter.namespace, &self.unread, credential, self.view).await?;
+            let (sessions, unread) = read;
+            self.unread = unread;
+            for session in sessions.into_iter().filter(|session| filter.matches(session)) {
+                self.add(session, source);
+            }
+        }
+        let (mut slots, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES
+            && let Some(shared) = self.ready.pop_front()
+        {
+            bytes += shared.event.size();
+            slots.push(Slot { item: Item::Session(shared), token: self.token.clone() });
+        }
+        Ok(Read::Items(slots))
+    }
+
+    /// Adds a session that was read.
+    fn add(&mut self, session: Session, source: &impl Source) {
+        let (id, revision) = (session.name.id, session.revision);
+        if revision > self.start.positions[source.partition_of(&id).index()].revision {
+            let ahead = self.ahead.entry(id).or_insert(ReadAhead { revision, is_confirmed: false });
+            if revision > ahead.revision {
+                *ahead = ReadAhead { revision, is_confirmed: false };
+            }
+        }
+        let event = Event { change: Change::Updated, revision, session, changed_attributes: Vec::new(), before: None };
+        self.ready.push_back(Arc::new(SharedEvent::new(Arc::new(event))));
+    }
+
     /// Whether all sessions were read and sent. Changes during the reads may still be undelivered.
     pub(super) fn is_sent(&self) -> bool {
         self.complete_at.is_some()
     }
 
-    /// Whether the snapshot is complete before the slot with this number.
-    pub(super) fn is_complete_at(&self, number: u64) -> bool {
-        self.complete_at.is_some_and(|complete_at| number >= complete_at)
+    /// Number of the slot at which the snapshot is complete. None: sessions are still to be read.
+    pub(super) fn complete_at(&self) -> Option<u64> {
+        self.complete_at
     }
 
     /// Whether a session of the snapshot includes this change. Also confirms the session's revision.
@@ -112,3 +152,6 @@ impl Snapshot {
         self.ahead.iter().filter(|(_, ahead)| !ahead.is_confirmed).map(|(id, _)| *id).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

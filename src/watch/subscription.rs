@@ -1,44 +1,31 @@
-//! Subscription of one watcher: a cursor into the ring, a filter and a wake-up, which yield the responses of the
-//! stream.
+//! Subscription of one watcher: reads with the snapshot, then the catch-up, then the live reader, and yields the responses
+//! of the stream.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
-use crate::{
-    feed::Feed,
-    session::{SessionId, View},
-    store::Store,
-};
+use crate::session::{Credential, Event, SessionId, View};
 
 use super::{
-    RETRY_PAUSE,
     bookmark::Bookmarks,
+    catch_up::CatchUp,
     filter::Filter,
-    lifetime::{CloseReason, Lifetime},
-    log_progress::CatchUp,
-    registration::{Poll, Registration},
-    response::{BATCH_BYTES, Batch, Control, Events, MatchedEvent},
+    item::{Item, Read, Slot},
+    lifetime::Lifetime,
+    live::LiveReader,
+    response::{
+        BATCH_BYTES, Batch, CloseReason, Control, MatchedEvent, RETRY_PAUSE, ResyncReason, SharedEvent, Visibility,
+    },
     response_reservation::ResponseReservation,
     resume_token::ResumeToken,
-    ring::{Item, Resync, ResyncReason, SharedEvent, Slot},
     snapshot::Snapshot,
+    source::{RedisSource, Source},
 };
-
-/// Where the subscription reads its events.
-pub(super) enum Phase {
-    /// From the log, up to the position at which the ring continues.
-    CatchingUp(CatchUp),
-    /// From the ring.
-    Live,
-    /// Nowhere: the final response was sent.
-    Closed,
-}
 
 /// Whether a watch sends a snapshot at its start and after every resync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +39,7 @@ pub enum InitialState {
 /// Options of a new subscription.
 pub struct SubscriptionOptions {
     /// Which events are delivered.
-    pub filter: Filter,
+    pub filter: Arc<Filter>,
     /// When the watch closes.
     pub lifetime: Lifetime,
     /// Maximum time between two responses of a healthy stream.
@@ -67,19 +54,17 @@ pub struct SubscriptionOptions {
 
 /// Subscription of one watcher.
 pub struct Subscription {
-    pub(super) store: Arc<Store>,
-    pub(super) feed: Feed,
-    pub(super) registration: Registration,
-    pub(super) filter: Filter,
-    pub(super) lifetime: Lifetime,
-    /// Why the stream closes after the events that were collected. None: it stays open.
-    pub(super) close_reason: Option<CloseReason>,
-    pub(super) phase: Phase,
+    source: Arc<RedisSource>,
+    filter: Arc<Filter>,
+    lifetime: Lifetime,
     initial_state: InitialState,
-    /// Snapshot that is being sent. None: not requested, or complete.
-    pub(super) snapshot: Option<Snapshot>,
-    /// Resume token after the last processed entry.
-    pub(super) token: Bytes,
+    /// Snapshot, until it is complete. None: there is none now.
+    snapshot: Option<Box<Snapshot>>,
+    /// Catch-up, until it has reached the ring. None: the watcher is not behind the ring.
+    catch_up: Option<Box<CatchUp>>,
+    live: LiveReader,
+    /// Resume token after the last processed item.
+    token: Bytes,
     /// Resume token of the last response. The final response repeats it.
     sent_token: Bytes,
     /// Time of the last response.
@@ -87,61 +72,54 @@ pub struct Subscription {
     bookmarks: Bookmarks,
     /// Reservation of the last response, until the next one is requested.
     reservation: ResponseReservation,
-    draining: CancellationToken,
+    /// Why the stream closes after the last response. None: it stays open.
+    close_reason: Option<CloseReason>,
 }
 
 impl Subscription {
-    /// A subscription with the registration and position that [`Registration::new`] returned. Its responses reserve their
-    /// size in `budget`. It closes when `draining` is cancelled.
+    /// A subscription with the live reader and position that [`LiveReader::register`] returned. Its responses reserve
+    /// their size in `budget`.
     pub fn new(
-        store: Arc<Store>,
-        feed: Feed,
-        (registration, end): (Registration, ResumeToken),
+        source: Arc<RedisSource>,
+        (live, end): (LiveReader, ResumeToken),
         options: SubscriptionOptions,
         budget: Arc<Semaphore>,
-        draining: CancellationToken,
     ) -> Self {
         let token = options.resume.as_ref().map_or_else(|| end.encode(), ResumeToken::encode);
         let snapshot = match (&options.resume, options.initial_state) {
             (None, InitialState::Requested(view)) => {
-                Some(Snapshot::of_all(&options.filter, view, end.clone(), feed.rollbacks.count()))
+                Some(Box::new(Snapshot::of_all(&options.filter, view, end.clone(), source.rollback_count())))
             }
             (Some(_), _) | (None, InitialState::NotRequested) => None,
         };
         // The stream starts with a bookmark, or with a snapshot, which `synced` completes.
-        let mut bookmarks = Bookmarks::new(options.bookmark_interval, feed.barrier.clone());
+        let mut bookmarks = Bookmarks::new(options.bookmark_interval);
         if snapshot.is_none() {
-            bookmarks.set_due(options.as_of, &registration);
+            bookmarks.set_due(options.as_of, &live);
         }
-        let phase = match options.resume {
-            Some(resume) => Phase::CatchingUp(CatchUp::resumed(resume, end)),
-            None => Phase::Live,
-        };
         Subscription {
-            store,
-            feed,
-            registration,
+            source,
             filter: options.filter,
             lifetime: options.lifetime,
-            close_reason: None,
-            phase,
             initial_state: options.initial_state,
             snapshot,
+            catch_up: options.resume.map(|resume| Box::new(CatchUp::resumed(resume, end))),
+            live,
             sent_token: token.clone(),
             sent_at: Instant::now(),
             token,
             bookmarks,
             reservation: ResponseReservation::new(budget),
-            draining,
+            close_reason: None,
         }
     }
 
     /// Returns the next response, or the reason why the stream is closed.
     pub async fn next(&mut self) -> Result<Batch, CloseReason> {
-        let draining = self.draining.clone();
+        let watcher = self.live.watcher().clone();
         let batch = tokio::select! {
             biased;
-            () = draining.cancelled() => self.final_batch()?,
+            () = watcher.drained() => self.final_batch()?,
             batch = self.advance() => batch?,
         };
         self.sent_token = batch.token.clone();
@@ -149,162 +127,236 @@ impl Subscription {
         Ok(batch)
     }
 
-    /// Returns the final response, which repeats the last resume token, then fails. Entries that were taken and not
-    /// sent are after that token.
+    /// Returns the final response of a drain, which repeats the last resume token, then fails. Entries that were taken and
+    /// not sent are after that token.
     fn final_batch(&mut self) -> Result<Batch, CloseReason> {
-        match std::mem::replace(&mut self.phase, Phase::Closed) {
-            Phase::Closed => Err(CloseReason::Draining),
-            Phase::CatchingUp(_) | Phase::Live => {
-                Ok(Batch { events: Vec::new(), control: None, token: self.sent_token.clone() })
-            }
+        match self.close_reason.replace(CloseReason::Draining) {
+            Some(CloseReason::Draining) => Err(CloseReason::Draining),
+            _ => Ok(Batch { events: Vec::new(), control: None, token: self.sent_token.clone() }),
         }
     }
 
     async fn advance(&mut self) -> Result<Batch, CloseReason> {
         loop {
-            self.registration.mark_progress();
+            self.live.mark_progress();
             self.reservation.release();
             if let Some(reason) = self.close_reason.take() {
                 return Err(reason);
             }
-            // The last event of a batch may exceed its size.
-            let largest = BATCH_BYTES + self.registration.hub().limits.largest_session;
-            let batch = match (&self.phase, &self.snapshot) {
-                (Phase::Closed, _) => return Err(CloseReason::Draining),
+            let batch = match self.is_live() {
+                true => self.read_ring().await?,
                 // Boxed: rarely used, and large.
-                (_, Some(snapshot)) if !snapshot.is_sent() => {
-                    self.reservation.reserve(largest).await;
-                    self.registration.mark_progress_before_reads();
-                    Box::pin(self.send_snapshot()).await?
-                }
-                (Phase::CatchingUp(_), _) => {
-                    self.reservation.reserve(largest).await;
-                    self.registration.mark_progress_before_reads();
-                    Box::pin(self.catch_up()).await?
-                }
-                (Phase::Live, _) => self.read_ring().await?,
+                false => Box::pin(self.read_redis()).await,
             };
             if let Some(batch) = batch {
                 self.reservation.fit(batch.size()).await;
-                self.registration.mark_progress();
+                self.live.mark_progress();
                 return Ok(batch);
             }
         }
     }
 
-    /// Builds a response at the current position and counts its events.
-    pub(super) fn batch(&self, events: Vec<MatchedEvent>, control: Option<Control>) -> Batch {
-        self.registration.hub().metrics.events_delivered.inc_by(events.len() as u64);
-        Batch { events, control, token: self.token.clone() }
+    /// Whether the live reader reads: a snapshot is sent, and the watcher is not behind the ring.
+    fn is_live(&self) -> bool {
+        self.catch_up.is_none() && self.snapshot.as_ref().is_none_or(|snapshot| snapshot.is_sent())
     }
 
-    /// Builds a response if there are events, or if the last response is older than the bookmark interval.
-    pub(super) fn batch_unless_silent(&self, events: Vec<MatchedEvent>) -> Option<Batch> {
-        let is_silent = events.is_empty() && self.sent_at.elapsed() < self.bookmarks.interval;
-        (!is_silent).then(|| self.batch(events, None))
-    }
-
-    /// Builds the final response of a slow consumer: the client keeps its state and resumes with the token.
-    pub(super) fn slow_consumer_batch(&mut self) -> Batch {
-        self.close_reason = Some(CloseReason::SlowConsumer);
-        self.batch(Vec::new(), Some(Control::Resync { reason: ResyncReason::SlowConsumer, ids: Vec::new() }))
-    }
-
-    /// Reads slots from the ring. None: nothing to send yet; call again.
-    async fn read_ring(&mut self) -> Result<Option<Batch>, CloseReason> {
-        let (first, slots) = match self.registration.poll() {
-            Poll::Slots(first, slots) => (first, slots),
-            Poll::AtEnd(token, end) => {
-                self.token = token;
-                if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(end)) {
-                    return Ok(Some(self.synced(Events::default())));
-                }
-                return self.wait_at_end().await;
+    /// Reads the snapshot, or else the log. None: nothing to send yet; call again.
+    ///
+    /// Nothing is sent while Redis fails: a silent stream makes the client try another instance.
+    async fn read_redis(&mut self) -> Option<Batch> {
+        // The last event of a batch may exceed its size.
+        self.reservation.reserve(BATCH_BYTES + self.live.limits().largest_session).await;
+        self.live.mark_progress_before_reads();
+        let source = &*self.source;
+        let read = if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| !snapshot.is_sent()) {
+            let credential = self.lifetime.credential().unwrap_or(Credential::Id);
+            snapshot.read(source, &self.live, &self.filter, credential).await
+        } else if let Some(catch_up) = &mut self.catch_up {
+            let read = catch_up.read(source, &mut self.live).await;
+            if let Ok(Read::End) = read {
+                self.catch_up = None;
             }
-            Poll::Overrun => {
-                let reached = self.position();
-                self.phase = Phase::CatchingUp(CatchUp::overrun(reached, self.registration.skip_to_end()));
-                return Ok(None);
-            }
-            Poll::Evicted => return Ok(Some(self.slow_consumer_batch())),
+            read
+        } else {
+            return None;
         };
-        // A watcher that always finds slots never waits at the ring's end, so its bookmarks advance here.
-        self.bookmarks.advance_now(&self.registration);
-        let (mut events, mut reached) = (Events::default(), first);
-        for (number, Slot { item, token, .. }) in (first..).zip(slots) {
-            if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_complete_at(number)) {
-                self.registration.return_slots(number);
-                return Ok(Some(self.synced(events)));
+        match read {
+            Ok(Read::Items(slots)) => {
+                let batch = self.deliver(slots).await;
+                // An empty response shows the client that the stream is alive.
+                let is_silent = batch.is_none() && self.sent_at.elapsed() >= self.bookmarks.interval();
+                batch.or_else(|| is_silent.then(|| self.batch(Vec::new(), None)))
             }
+            Ok(Read::End | Read::Overrun) => None,
+            Ok(Read::SlowConsumer) => Some(self.slow_consumer_batch()),
+            Err(error) => {
+                tracing::debug!(%error, "watch read failed; retrying");
+                sleep(RETRY_PAUSE).await;
+                None
+            }
+        }
+    }
+
+    /// Reads the ring. None: nothing to send yet; call again.
+    async fn read_ring(&mut self) -> Result<Option<Batch>, CloseReason> {
+        let until = self.snapshot.as_ref().and_then(|snapshot| snapshot.complete_at()).unwrap_or(u64::MAX);
+        match self.live.read(until) {
+            Read::Items(slots) => {
+                // A watcher that always finds slots never waits at the ring's end, so its bookmarks advance here.
+                self.bookmarks.advance_now(&self.source.feed.barrier, &self.live);
+                Ok(self.deliver(slots).await)
+            }
+            Read::End => {
+                self.token = self.live.token().clone();
+                let batch = self.respond(Vec::new());
+                if batch.is_none() {
+                    self.wait().await?;
+                }
+                Ok(batch)
+            }
+            Read::Overrun => {
+                self.catch_up = Some(Box::new(CatchUp::overrun(self.position(), self.live.skip_to_end())));
+                Ok(None)
+            }
+            Read::SlowConsumer => Ok(Some(self.slow_consumer_batch())),
+        }
+    }
+
+    /// Waits for the next event, bookmark or check of the lifetime. Fails if the watch must be closed.
+    async fn wait(&mut self) -> Result<(), CloseReason> {
+        self.lifetime.check()?;
+        let next_check = self.lifetime.next_check(&self.source.store);
+        let barrier = &self.source.feed.barrier;
+        let event = async {
+            tokio::select! {
+                biased;
+                () = self.live.woken() => {}
+                () = self.bookmarks.advance(barrier, &self.live) => {}
+            }
+        };
+        match next_check {
+            None => event.await,
+            Some(next_check) => {
+                if timeout(next_check, event).await.is_err() {
+                    // Boxed: rarely used, and large.
+                    Box::pin(self.refresh_lifetime()).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds a response with the items that match, and the control after them. None: there is neither.
+    async fn deliver(&mut self, slots: Vec<Slot>) -> Option<Batch> {
+        let mut events = Vec::new();
+        for Slot { item, token } in slots {
             match item {
-                Item::Entry(entry) => self.collect(entry.shared, &mut events).await,
+                Item::Session(shared) => events.push(MatchedEvent { shared, visibility: Visibility::Present }),
+                Item::Entry(entry) => events.extend(self.matched(entry.shared).await),
                 Item::Resync(resync) => {
-                    if let Some(ids) = self.affected_ids(&resync) {
-                        self.registration.return_slots(number + 1);
+                    if resync.may_lose(&self.filter) {
+                        // A lost entry may be an end, delivered or not.
+                        self.lifetime.invalidate();
+                    }
+                    if let Some(ids) = resync.affected_ids(&self.filter) {
                         self.token = token;
-                        return Ok(Some(self.resync(resync.reason, ids, events)));
+                        return Some(self.resync(resync.reason, ids, events));
                     }
                 }
             }
             if self.close_reason.is_some() {
                 break;
             }
-            (self.token, reached) = (token, number + 1);
-            if events.bytes >= BATCH_BYTES {
-                self.registration.return_slots(number + 1);
-                break;
-            }
+            self.token = token;
         }
-        if events.list.is_empty() {
-            return Ok(None);
-        }
-        let bookmark = self.bookmark_before(reached);
-        Ok(Some(self.batch(events.list, bookmark)))
+        self.respond(events)
     }
 
-    /// Takes the bookmark that is due before this slot. There is none during a snapshot, which is not complete yet.
-    fn bookmark_before(&mut self, number: u64) -> Option<Control> {
-        if self.snapshot.is_some() { None } else { self.bookmarks.take_due(number) }
+    /// Returns the event if it matches and the snapshot does not include it. Sets the close reason if the watch closes before
+    /// the event.
+    async fn matched(&mut self, shared: Arc<SharedEvent>) -> Option<MatchedEvent> {
+        self.lifetime.note(&shared.event, &self.filter.namespace);
+        if self.snapshot.as_mut().is_some_and(|snapshot| snapshot.includes(&shared.event)) {
+            return None;
+        }
+        let visibility = self.filter.visibility(&shared.event)?;
+        let is_covered = match self.lifetime.covers(&shared.event, Instant::now()) {
+            // Boxed: rarely used, and large.
+            Ok(false) => Box::pin(self.check_lifetime(&shared.event)).await,
+            known => known.map(|_| ()),
+        };
+        match is_covered {
+            Ok(()) => Some(MatchedEvent { shared, visibility }),
+            Err(reason) => {
+                self.close_reason = Some(reason);
+                None
+            }
+        }
+    }
+
+    /// Reads the lifetime until it is known whether the watch was open at an event that was received now. Fails with the reason
+    /// if it closes before the event.
+    async fn check_lifetime(&mut self, event: &Event) -> Result<(), CloseReason> {
+        let (received_at, mut pause) = (Instant::now(), Duration::ZERO);
+        while !self.lifetime.covers(event, received_at)? {
+            sleep(pause).await;
+            pause = RETRY_PAUSE;
+            self.refresh_lifetime().await;
+        }
+        Ok(())
+    }
+
+    /// Builds a response with these events and the control that is due after them. None: there is neither.
+    fn respond(&mut self, events: Vec<MatchedEvent>) -> Option<Batch> {
+        let mut control = None;
+        if self.is_live() && self.close_reason.is_none() {
+            let next = self.live.next();
+            match self
+                .snapshot
+                .take_if(|snapshot| snapshot.complete_at().is_some_and(|complete_at| complete_at <= next))
+            {
+                Some(snapshot) => return Some(self.synced(&snapshot, events)),
+                // There is no bookmark during a snapshot, which is not complete yet.
+                None if self.snapshot.is_some() => {}
+                None => control = self.bookmarks.take_due(next),
+            }
+        }
+        (!events.is_empty() || control.is_some()).then(|| self.batch(events, control))
+    }
+
+    /// Builds a response at the current position and counts its events.
+    fn batch(&self, events: Vec<MatchedEvent>, control: Option<Control>) -> Batch {
+        self.live.metrics().events_delivered.inc_by(events.len() as u64);
+        Batch { events, control, token: self.token.clone() }
+    }
+
+    /// Builds the final response of a slow consumer: the client keeps its state and resumes with the token.
+    fn slow_consumer_batch(&mut self) -> Batch {
+        self.close_reason = Some(CloseReason::SlowConsumer);
+        self.batch(Vec::new(), Some(Control::Resync { reason: ResyncReason::SlowConsumer, ids: Vec::new() }))
     }
 
     /// Completes the snapshot with `synced`, or with `resync` if it is not the state of one history: a rollback lost a
     /// change that a sent session includes, or happened during the reads, so that a session that was not found may
     /// exist.
-    fn synced(&mut self, events: Events) -> Batch {
-        let rollback_count = self.feed.rollbacks.count();
-        let snapshot = self.snapshot.take();
-        let is_of_one = snapshot.as_ref().is_none_or(|snapshot| snapshot.is_of_one_history(rollback_count));
-        let unconfirmed = snapshot.filter(|_| is_of_one).map(|snapshot| snapshot.unconfirmed()).unwrap_or_default();
+    fn synced(&mut self, snapshot: &Snapshot, events: Vec<MatchedEvent>) -> Batch {
+        let is_of_one = snapshot.is_of_one_history(self.source.rollback_count());
+        let unconfirmed = if is_of_one { snapshot.unconfirmed() } else { Vec::new() };
         if is_of_one && unconfirmed.is_empty() {
-            return self.batch(events.list, Some(Control::Synced));
+            return self.batch(events, Some(Control::Synced));
         }
         self.resync(ResyncReason::RolledBack, unconfirmed, events)
     }
 
-    /// Sends a due bookmark, fails if the watch must be closed, or waits for the next event, bookmark or lifetime
-    /// check.
-    async fn wait_at_end(&mut self) -> Result<Option<Batch>, CloseReason> {
-        if let Some(bookmark) = self.bookmark_before(u64::MAX) {
-            return Ok(Some(self.batch(Vec::new(), Some(bookmark))));
-        }
-        self.lifetime.check()?;
-        let next_check = self.lifetime.next_check(&self.store);
-        tokio::select! {
-            () = self.registration.woken() => {}
-            () = sleep(next_check.unwrap_or_default()), if next_check.is_some() => self.refresh_lifetime().await,
-            () = self.bookmarks.advance(&self.registration) => {}
-        }
-        Ok(None)
-    }
-
-    /// Reads which sessions live. If one has ended, waits until the events before its end are in the ring.
+    /// Reads which sessions live. If one has ended, waits until the events before its end are in the ring. Pauses after a
+    /// failure.
     async fn refresh_lifetime(&mut self) {
-        self.registration.mark_progress_before_reads();
-        // Boxed: rarely used, and large.
-        match Box::pin(self.lifetime.refresh(&self.store, &self.filter.namespace)).await {
+        self.live.mark_progress_before_reads();
+        match self.lifetime.refresh(&self.source.store, &self.filter.namespace).await {
             Ok(()) if !self.lifetime.all_alive() => {
-                while self.feed.barrier.pass().await.is_none() {
-                    self.registration.mark_progress_before_reads();
+                while self.source.pass_barrier().await.is_err() {
+                    self.live.mark_progress_before_reads();
                     sleep(RETRY_PAUSE).await;
                 }
             }
@@ -316,49 +368,10 @@ impl Subscription {
         }
     }
 
-    /// Adds an event to the batch if it matches and the snapshot does not include it. Sets the close reason if the
-    /// watch closes before the event.
-    pub(super) async fn collect(&mut self, shared: Arc<SharedEvent>, events: &mut Events) {
-        self.lifetime.note(&shared.event, &self.filter.namespace);
-        if self.snapshot.as_mut().is_some_and(|snapshot| snapshot.includes(&shared.event)) {
-            return;
-        }
-        let Some(visibility) = self.filter.visibility(&shared.event) else { return };
-        let (received_at, mut pause) = (Instant::now(), Duration::ZERO);
-        loop {
-            match self.lifetime.covers(&shared.event, received_at) {
-                Ok(true) => break,
-                Ok(false) => {
-                    sleep(pause).await;
-                    pause = RETRY_PAUSE;
-                    self.refresh_lifetime().await;
-                }
-                Err(reason) => return self.close_reason = Some(reason),
-            }
-        }
-        events.bytes += shared.event.size();
-        events.list.push(MatchedEvent { shared, visibility });
-    }
-
-    /// Sessions of this watcher that a resync affects; empty if all. None: it does not affect the watcher.
-    pub(super) fn affected_ids(&mut self, resync: &Resync) -> Option<Vec<SessionId>> {
-        let Some(lost) = &resync.rolled_back else { return Some(Vec::new()) };
-        // A lost entry may be an end, delivered or not.
-        if lost.entries.iter().any(|entry| self.filter.may_match(&entry.shared.event.session.name)) {
-            self.lifetime.invalidate();
-        }
-        let affected =
-            lost.entries.iter().filter(|entry| self.filter.visibility_of_any_kind(&entry.shared.event).is_some());
-        let mut ids: Vec<SessionId> = affected.map(|entry| entry.shared.event.session.name.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        (!ids.is_empty()).then_some(ids)
-    }
-
     /// Builds a `resync` response and starts a new snapshot if one was requested. A missed event may be an end, so the
     /// lifetime is checked again.
-    pub(super) fn resync(&mut self, reason: ResyncReason, mut ids: Vec<SessionId>, events: Events) -> Batch {
-        self.registration.hub().metrics.resyncs.inc();
+    fn resync(&mut self, reason: ResyncReason, mut ids: Vec<SessionId>, events: Vec<MatchedEvent>) -> Batch {
+        self.live.metrics().resyncs.inc();
         self.lifetime.invalidate();
         if let InitialState::Requested(view) = self.initial_state {
             if self.snapshot.is_some() {
@@ -366,16 +379,16 @@ impl Subscription {
                 ids.clear();
             }
             let start = self.position();
-            let rollback_count = self.feed.rollbacks.count();
-            self.snapshot = Some(match ids.is_empty() {
+            let rollback_count = self.source.rollback_count();
+            self.snapshot = Some(Box::new(match ids.is_empty() {
                 true => Snapshot::of_all(&self.filter, view, start, rollback_count),
-                false => Snapshot::of_ids(ids.iter().copied(), view, start, rollback_count),
-            });
+                false => Snapshot::of_ids(ids.clone(), view, start, rollback_count),
+            }));
         }
-        self.batch(events.list, Some(Control::Resync { reason, ids }))
+        self.batch(events, Some(Control::Resync { reason, ids }))
     }
 
-    /// Position after the last processed entry.
+    /// Position after the last processed item.
     #[expect(clippy::expect_used, reason = "the token was encoded by this process")]
     fn position(&self) -> ResumeToken {
         ResumeToken::decode(&self.token).expect("the token was encoded by this process")

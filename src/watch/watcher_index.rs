@@ -1,174 +1,144 @@
-//! Index of the watchers by the sessions that they are interested in: an entry wakes only watchers that it may match.
+//! Index of the watchers by the sessions that they are interested in: an event costs the work for the watchers that it may
+//! match, regardless of how many others there are.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::Hash,
     sync::Arc,
-    sync::atomic::{AtomicU64, Ordering},
 };
-
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::session::{Event, Namespace, SessionId, SessionRef};
 
-use super::filter::{Filter, Scope};
+use super::{
+    filter::{Filter, Scope},
+    watcher::Watcher,
+};
 
-/// State of a watcher in the hub.
-pub(super) struct Watcher {
-    /// Number of the first slot of interest that the watcher has not taken. None: there is none before the ring's end.
-    pub first_pending: Option<u64>,
-    /// Which entries wake the watcher.
-    pub interest: Interest,
-    pub progress: Arc<WatcherProgress>,
-    /// Resets the stream of the watcher.
-    pub reset: CancellationToken,
-}
+/// Watchers of the same sessions, by ascending number.
+type Watchers = Vec<(u64, Arc<Watcher>)>;
 
-impl Watcher {
-    /// Notes the slot with this number, and wakes the watcher.
-    fn wake(&mut self, number: u64) {
-        self.first_pending.get_or_insert(number);
-        self.progress.wake.notify_one();
-    }
-}
-
-/// A watcher that was evicted and whose stream has not ended.
-pub(super) struct EvictedWatcher {
-    /// Resets the stream.
-    pub reset: CancellationToken,
-    /// Time of the reset, in ms since the hub was created.
-    pub reset_at: u64,
-}
-
-/// Wake-up and progress of a watcher, shared by the hub and the registration.
-pub(super) struct WatcherProgress {
-    /// Notified when an item of interest is appended to the ring.
-    pub wake: Notify,
-    /// Time of the watcher's last progress, in ms since the hub was created. In the future while it reads from Redis. A
-    /// watcher whose client reads makes progress with every bookmark.
-    pub progress_at: AtomicU64,
-    /// Maximum time without progress in ms. After it the hub evicts the watcher.
-    pub timeout_ms: u64,
-}
-
-impl WatcherProgress {
-    /// Whether the watcher has made no progress for longer than its timeout, at `now_ms` since the hub was created.
-    pub(super) fn is_slow(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.progress_at.load(Ordering::Relaxed)) > self.timeout_ms
-    }
-}
-
-/// Watchers by number, and the numbers of those that an entry may concern.
+/// Watchers of each session, of each subject and of each namespace.
 #[derive(Default)]
 pub(super) struct WatcherIndex {
-    watchers: HashMap<u64, Watcher>,
-    /// Number of the next watcher.
-    next: u64,
-    /// Numbers of the watchers of a session, of a whole namespace, and of a subject.
-    by_session: HashMap<SessionRef, Vec<u64>>,
-    by_namespace: HashMap<Namespace, Vec<u64>>,
-    by_subject: HashMap<Namespace, HashMap<String, Vec<u64>>>,
+    by_session: HashMap<SessionRef, Watchers>,
+    by_namespace: HashMap<Namespace, Watchers>,
+    by_subject: HashMap<Namespace, HashMap<String, Watchers>>,
 }
 
 impl WatcherIndex {
-    /// Adds a watcher and returns its number.
-    pub(super) fn add(&mut self, watcher: Watcher) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        self.update(&watcher.interest, |watchers| watchers.push(id));
-        self.watchers.insert(id, watcher);
-        id
-    }
-
-    /// Removes a watcher. None: it was removed before.
-    pub(super) fn remove(&mut self, id: u64) -> Option<Watcher> {
-        let watcher = self.watchers.remove(&id)?;
-        self.update(&watcher.interest, |watchers| watchers.retain(|other| *other != id));
-        Some(watcher)
-    }
-
-    /// Returns a watcher. None: it was removed.
-    pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Watcher> {
-        self.watchers.get_mut(&id)
-    }
-
-    /// Iterates over all watchers, with their numbers.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Watcher)> {
-        self.watchers.iter().map(|(id, watcher)| (*id, watcher))
-    }
-
-    /// Wakes all watchers for the slot with this number.
-    pub(super) fn wake_all(&mut self, number: u64) {
-        self.watchers.values_mut().for_each(|watcher| watcher.wake(number));
-    }
-
-    /// Wakes the watchers that the event of the slot with this number may match.
-    pub(super) fn wake_interested(&mut self, event: &Event, number: u64) {
-        let (session, before) = (&event.session, &event.before);
-        let by_session = self.by_session.get(&session.name).into_iter().flatten();
-        let by_namespace = self.by_namespace.get(&session.name.namespace).into_iter().flatten();
-        let subjects = self.by_subject.get(&session.name.namespace);
-        // The subject of a session that was deleted out of band is unknown: wake the watchers of every subject.
-        let all = subjects.filter(|_| session.lacks_state()).into_iter().flat_map(HashMap::values);
-        let after = subjects.and_then(|subjects| subjects.get(session.basic.subject()));
-        let before = before.as_ref().filter(|before| before.subject() != session.basic.subject());
-        let before = before.and_then(|before| subjects?.get(before.subject()));
-        let by_subject = all.chain(after).chain(before).flatten();
-        for id in by_session.chain(by_namespace).chain(by_subject) {
-            self.watchers.get_mut(id).into_iter().for_each(|watcher| watcher.wake(number));
+    /// Adds a watcher, whose number is higher than all numbers before.
+    pub(super) fn add(&mut self, filter: &Filter, number: u64, watcher: &Arc<Watcher>) {
+        let add = |watchers: &mut Watchers| watchers.push((number, watcher.clone()));
+        let namespace = &filter.namespace;
+        match &filter.scope {
+            Scope::Namespace => add(self.by_namespace.entry(namespace.clone()).or_default()),
+            Scope::Subject(subject) => {
+                let subjects = self.by_subject.entry(namespace.clone()).or_default();
+                add(subjects.entry(subject.clone()).or_default());
+            }
+            Scope::Ids(ids) => names(namespace, ids).for_each(|name| add(self.by_session.entry(name).or_default())),
         }
     }
 
-    /// Applies `change` to each list of watchers that belongs to this interest. Removes empty lists.
-    fn update(&mut self, interest: &Interest, mut change: impl FnMut(&mut Vec<u64>)) {
-        match interest {
-            Interest::Namespace(namespace) => {
-                let watchers = self.by_namespace.entry(namespace.clone()).or_default();
-                change(watchers);
-                if watchers.is_empty() {
-                    self.by_namespace.remove(namespace);
-                }
-            }
-            Interest::Subject(namespace, subject) => {
-                let subjects = self.by_subject.entry(namespace.clone()).or_default();
-                let watchers = subjects.entry(subject.clone()).or_default();
-                change(watchers);
-                if watchers.is_empty() {
-                    subjects.remove(subject);
-                }
+    /// Removes a watcher, which was added with this filter.
+    pub(super) fn remove(&mut self, filter: &Filter, number: u64) {
+        let namespace = &filter.namespace;
+        match &filter.scope {
+            Scope::Namespace => remove(self.by_namespace.entry(namespace.clone()), number),
+            Scope::Subject(subject) => {
+                let Some(subjects) = self.by_subject.get_mut(namespace) else { return };
+                remove(subjects.entry(subject.clone()), number);
                 if subjects.is_empty() {
                     self.by_subject.remove(namespace);
                 }
             }
-            Interest::Sessions(namespace, ids) => {
-                for id in ids {
-                    let name = SessionRef { namespace: namespace.clone(), id: *id };
-                    let watchers = self.by_session.entry(name.clone()).or_default();
-                    change(watchers);
-                    if watchers.is_empty() {
-                        self.by_session.remove(&name);
-                    }
-                }
-            }
+            Scope::Ids(ids) => names(namespace, ids).for_each(|name| remove(self.by_session.entry(name), number)),
         }
+    }
+
+    /// Returns the watchers that the event may match, each once.
+    pub(super) fn interested_in<'a>(&'a self, event: &Event) -> impl Iterator<Item = &'a Watcher> + Clone + use<'a> {
+        let (session, before) = (&event.session, &event.before);
+        let by_session = self.by_session.get(&session.name);
+        let by_namespace = self.by_namespace.get(&session.name.namespace);
+        let subjects = self.by_subject.get(&session.name.namespace);
+        // The subject of a session that was deleted out of band is unknown: every subject may match.
+        let (all, one) = if session.lacks_state() { (subjects, None) } else { (None, subjects) };
+        let after = one.and_then(|subjects| subjects.get(session.basic.subject()));
+        let before = before.as_ref().filter(|before| before.subject() != session.basic.subject());
+        let before = before.and_then(|before| one?.get(before.subject()));
+        let by_subject = all.into_iter().flat_map(HashMap::values).chain(after).chain(before);
+        by_session.into_iter().chain(by_namespace).chain(by_subject).flatten().map(|(_, watcher)| &**watcher)
     }
 }
 
-/// Which entries wake a watcher. They may still not match its filter.
-pub(super) enum Interest {
-    Namespace(Namespace),
-    Sessions(Namespace, Vec<SessionId>),
-    Subject(Namespace, String),
+fn names<'a>(namespace: &'a Namespace, ids: &'a HashSet<SessionId>) -> impl Iterator<Item = SessionRef> + 'a {
+    ids.iter().map(|id| SessionRef { namespace: namespace.clone(), id: *id })
 }
 
-impl Interest {
-    /// Interest of a watcher with this filter.
-    pub(super) fn of(filter: &Filter) -> Self {
-        let namespace = filter.namespace.clone();
-        match &filter.scope {
-            Scope::Namespace => Interest::Namespace(namespace),
-            Scope::Ids(ids) => Interest::Sessions(namespace, ids.iter().copied().collect()),
-            Scope::Subject(subject) => Interest::Subject(namespace, subject.clone()),
+/// Removes the watcher with this number, and the list if it becomes empty.
+fn remove<K: Eq + Hash>(entry: Entry<'_, K, Watchers>, number: u64) {
+    let Entry::Occupied(mut entry) = entry else { return };
+    if let Ok(index) = entry.get().binary_search_by_key(&number, |(number, _)| *number) {
+        entry.get_mut().remove(index);
+    }
+    if entry.get().is_empty() {
+        entry.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+    use crate::session::{Change, Revision, Session};
+
+    fn name(namespace: &str, id: u8) -> SessionRef {
+        SessionRef { namespace: namespace.parse().unwrap(), id: SessionId::from_bytes([id; 16]) }
+    }
+
+    fn event(name: SessionRef) -> Event {
+        Event {
+            change: Change::Updated,
+            revision: Revision(1),
+            session: Session::without_state(name),
+            changed_attributes: Vec::new(),
+            before: None,
         }
+    }
+
+    fn filter(namespace: &str, scope: Scope) -> Filter {
+        Filter { namespace: namespace.parse().unwrap(), scope, labels: BTreeMap::new(), kinds: None }
+    }
+
+    fn ids(ids: &[u8]) -> Scope {
+        Scope::Ids(Arc::new(ids.iter().map(|id| SessionId::from_bytes([*id; 16])).collect()))
+    }
+
+    #[test]
+    fn watcher_index_returns_only_interested_watchers() {
+        // The event lacks the subject.
+        let subject = || Scope::Subject("7".to_owned());
+        let scopes = [("web", ids(&[1, 2])), ("web", Scope::Namespace), ("web", subject())];
+        let others = [("web", ids(&[3])), ("app", Scope::Namespace), ("app", subject())];
+        let filters = scopes.into_iter().chain(others).map(|(namespace, scope)| filter(namespace, scope));
+        let filters: Vec<Filter> = filters.collect();
+        let watchers: Vec<_> = filters.iter().map(|_| Arc::new(Watcher::new(0, Duration::ZERO))).collect();
+        let mut index = WatcherIndex::default();
+        for ((number, filter), watcher) in (0..).zip(&filters).zip(&watchers) {
+            index.add(filter, number, watcher);
+        }
+        let numbers_of = |index: &WatcherIndex| {
+            let found = index.interested_in(&event(name("web", 2))).map(std::ptr::from_ref);
+            let number = |found| watchers.iter().position(|watcher| Arc::as_ptr(watcher) == found).unwrap();
+            found.map(number).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers_of(&index), [0, 1, 2]);
+        for (number, filter) in (0..).zip(&filters) {
+            index.remove(filter, number);
+        }
+        assert!(numbers_of(&index).is_empty());
+        assert!(index.by_session.is_empty() && index.by_namespace.is_empty() && index.by_subject.is_empty());
     }
 }

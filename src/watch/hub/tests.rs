@@ -1,42 +1,15 @@
 //! What the hub appends to its ring for entries and gaps of the feed.
 
 use super::*;
-use crate::{
-    session::{Change, Event, Revision, Session, SessionId, SessionRef},
-    watch::ring::ResyncReason,
+use crate::watch::{
+    fixtures::{self, PARTITION, append, position},
+    response::ResyncReason,
 };
 
-const PARTITION: Partition = Partition(0);
-const STORE: StoreId = StoreId([0; 16]);
-
-fn position(revision: u64) -> Position {
-    Position { revision: Revision(revision), nonce: 1 }
-}
-
-fn entry(revision: u64) -> Entry {
-    let name = SessionRef { namespace: "web".parse().unwrap(), id: SessionId::from_bytes([0; 16]) };
-    let event = Event {
-        change: Change::Updated,
-        revision: Revision(revision),
-        session: Session::without_state(name),
-        changed_attributes: Vec::new(),
-        before: None,
-    };
-    let (position, previous) = (position(revision), position(revision - 1));
-    Entry { partition: PARTITION, position, previous, event: Arc::new(event) }
-}
-
 /// A hub of one partition that received the entries 1 to 4, with a ring of this size.
-fn hub(ring_slots: usize) -> Hub {
-    let limits = WatchLimits {
-        watches: 1,
-        slow_consumer_timeout: Duration::from_secs(1),
-        response_timeout: Duration::from_secs(1),
-        ring_slots,
-        largest_session: 1,
-    };
-    let hub = Hub::new(STORE, vec![position(0)], limits, Arc::default());
-    (1..=4).for_each(|revision| hub.on_entry(&entry(revision)));
+fn hub(ring_slots: usize) -> Arc<Hub> {
+    let hub = fixtures::hub(ring_slots);
+    append(&hub, 1..=4);
     hub
 }
 
@@ -44,7 +17,7 @@ fn hub(ring_slots: usize) -> Hub {
 fn pass_gap(hub: &Hub, reason: GapReason, end: Position) -> Arc<Resync> {
     let store = StoreId([1; 16]);
     hub.on_gap(&Gap { reason, store, ends: vec![(PARTITION, end)] });
-    let state = hub.state.lock();
+    let state = hub.recent();
     assert_eq!(state.end, ResumeToken { store, positions: vec![end] });
     let last = state.ring.from(state.ring.end() - 1).next().unwrap();
     assert_eq!(last.token, state.end.encode());
@@ -60,15 +33,15 @@ fn rollback_in_the_ring_names_the_lost_entries() {
     assert_eq!(resync.reason, ResyncReason::RolledBack);
     assert_eq!(lost.entries.iter().map(|entry| entry.position).collect::<Vec<_>>(), [position(4), position(3)]);
     assert_eq!(lost.fork_before(PARTITION, position(3)), Some(position(2)));
-    assert!(hub.rollback_of(PARTITION, position(4)).is_some());
-    assert!(hub.rollback_of(PARTITION, position(2)).is_none());
+    assert!(hub.recent().rollback_of(PARTITION, position(4)).is_some());
+    assert!(hub.recent().rollback_of(PARTITION, position(2)).is_none());
 }
 
 #[test]
 fn rollback_beyond_the_ring_affects_all_sessions() {
     assert!(pass_gap(&hub(2), GapReason::RolledBack, position(2)).rolled_back.is_some());
     assert!(pass_gap(&hub(2), GapReason::RolledBack, position(1)).rolled_back.is_none());
-    let of_other_branch = Position { revision: Revision(9), nonce: 2 };
+    let of_other_branch = Position { nonce: 2, ..position(9) };
     assert!(pass_gap(&hub(16), GapReason::RolledBack, of_other_branch).rolled_back.is_none());
 }
 
