@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let service = out.join("service");
     fs::create_dir_all(&service)?;
     builder()
+        .codec_path("crate::pb::Codec")
         .extern_path(".sessiond.v1", "crate::pb")
         .extern_path(".sessiond.v1.WatchResponse", "crate::pb::EncodedWatchResponse")
         .out_dir(service)

@@ -140,7 +140,7 @@ impl SessionService for Grpc {
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
         let CallContext { deadline, metrics } = context(&request);
         let (call, view) = parse::watch(request.into_inner())?;
-        let stream = service::WatchStream { reset: stream::reset_token(), budget: stream::connection_budget() };
+        let stream = service::WatchStream { reset: stream::reset_handle(), budget: stream::connection_budget() };
         let subscription = read_within(deadline, self.service.watch(call, stream)).await?;
         Ok(Response::new(watch_stream::stream(subscription, view, self.service.store.clone(), metrics)))
     }

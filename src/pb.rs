@@ -2,12 +2,16 @@
 
 #![allow(clippy::all, clippy::pedantic, missing_docs)]
 
+use std::marker::PhantomData;
+
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message,
-    encoding::{DecodeContext, WireType, skip_field},
+    encoding::{self, DecodeContext, WireType, skip_field},
 };
 use prost_types::{Duration, Timestamp};
+use tonic::codec::BufferSettings;
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 tonic::include_proto!("sessiond.v1");
 
@@ -19,12 +23,45 @@ pub mod service {
 /// Encoded descriptors of all proto files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Implements [`Message`] for a type that holds encoded fields. Such a message is only sent, never received.
-macro_rules! encoded_message {
-    ($type:ident: $($part:ident)*) => {
+/// Codec of all messages: the one of tonic, whose buffer of 8 KiB per call each open Watch would keep.
+pub struct Codec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Codec(PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::raw_encoder(buffers())
+    }
+
+    fn decoder(&mut self) -> ProstDecoder<U> {
+        ProstCodec::<T, U>::raw_decoder(buffers())
+    }
+}
+
+/// Buffers that hold a session of 1 KiB, and grow with larger messages. Up to 32 KiB of messages that are ready are sent as one.
+fn buffers() -> BufferSettings {
+    BufferSettings::new(2 * 1024, 32 * 1024)
+}
+
+/// Implements [`Message`] for a type that is only sent, never received, from its methods `put` and `len`.
+macro_rules! sent_message {
+    ($type:ident) => {
         impl Message for $type {
             fn encode_raw(&self, buffer: &mut impl BufMut) {
-                $(buffer.put_slice(&self.$part);)*
+                self.put(buffer);
             }
 
             fn merge_field(
@@ -38,7 +75,7 @@ macro_rules! encoded_message {
             }
 
             fn encoded_len(&self) -> usize {
-                0 $(+ self.$part.len())*
+                self.len()
             }
 
             fn clear(&mut self) {
@@ -48,14 +85,35 @@ macro_rules! encoded_message {
     };
 }
 
-/// A [`WatchResponse`] that is already encoded, so that watchers share its bytes.
+/// A [`WatchResponse`] whose events are already encoded, so that watchers share their bytes.
 #[derive(Clone, Default)]
 pub struct EncodedWatchResponse {
-    /// The encoded message.
-    pub message: Bytes,
+    /// The encoded field `events` of each event.
+    pub events: Vec<Bytes>,
+    /// Field `resume_token`.
+    pub resume_token: Bytes,
+    /// Field `control`.
+    pub control: Option<watch_response::Control>,
 }
 
-encoded_message!(EncodedWatchResponse: message);
+impl EncodedWatchResponse {
+    /// Number of the field `resume_token`.
+    const RESUME_TOKEN: u32 = 2;
+
+    fn put(&self, buffer: &mut impl BufMut) {
+        self.events.iter().for_each(|event| buffer.put_slice(event));
+        encoding::bytes::encode(Self::RESUME_TOKEN, &self.resume_token, buffer);
+        self.control.iter().for_each(|control| control.encode(buffer));
+    }
+
+    fn len(&self) -> usize {
+        let events: usize = self.events.iter().map(Bytes::len).sum();
+        let control = self.control.as_ref().map_or(0, watch_response::Control::encoded_len);
+        events + encoding::bytes::encoded_len(Self::RESUME_TOKEN, &self.resume_token) + control
+    }
+}
+
+sent_message!(EncodedWatchResponse);
 
 /// A `Session` whose content is already encoded: the store keeps it in this form.
 #[derive(Clone, Default, PartialEq)]
@@ -68,7 +126,17 @@ pub struct Session {
     pub attributes: Bytes,
 }
 
-encoded_message!(Session: head basic attributes);
+impl Session {
+    fn put(&self, buffer: &mut impl BufMut) {
+        [&self.head, &self.basic[..], &self.attributes].into_iter().for_each(|part| buffer.put_slice(part));
+    }
+
+    fn len(&self) -> usize {
+        self.head.len() + self.basic.len() + self.attributes.len()
+    }
+}
+
+sent_message!(Session);
 
 /// The fields of `Session` that the service determines.
 #[derive(Clone, PartialEq, Message)]

@@ -8,6 +8,7 @@ mod descriptors;
 mod health;
 mod services;
 mod streams;
+mod write_buffer;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 

@@ -11,7 +11,6 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::Cache,

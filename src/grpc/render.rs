@@ -1,6 +1,6 @@
 //! Renders domain types as messages of the API.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
 use prost_types::{Duration, Timestamp};
 use tonic::Status;
@@ -141,9 +141,9 @@ fn event_field(matched: &MatchedEvent, view: View) -> Bytes {
     }
 }
 
-/// Encodes one response of Watch. `now` returns the Redis clock in microseconds; None: unknown.
+/// Renders one response of Watch. `now` returns the Redis clock in microseconds; None: unknown.
 ///
-/// Watchers share the encoded events, so this concatenates the encoded fields.
+/// Watchers share the encoded events.
 pub(super) fn batch(batch: Batch, view: View, now: impl FnOnce() -> Option<u64>) -> pb::EncodedWatchResponse {
     use pb::watch_response::Control as ControlField;
     let control = batch.control.map(|control| match control {
@@ -168,11 +168,6 @@ pub(super) fn batch(batch: Batch, view: View, now: impl FnOnce() -> Option<u64>)
             })
         }
     });
-    let rest = pb::WatchResponse { events: Vec::new(), resume_token: batch.token, control };
-    let fields: Vec<Bytes> = batch.events.iter().map(|matched| event_field(matched, view)).collect();
-    let mut response = BytesMut::with_capacity(fields.iter().map(Bytes::len).sum::<usize>() + rest.encoded_len());
-    fields.iter().for_each(|field| response.extend_from_slice(field));
-    #[expect(clippy::expect_used, reason = "BytesMut grows as needed")]
-    rest.encode(&mut response).expect("BytesMut has room");
-    pb::EncodedWatchResponse { message: response.freeze() }
+    let events = batch.events.iter().map(|matched| event_field(matched, view)).collect();
+    pb::EncodedWatchResponse { events, resume_token: batch.token, control }
 }

@@ -3,10 +3,17 @@
 //! After a response was handed to hyper, only its stream is polled, and only when the client reads. Dropping the stream
 //! makes h2 send RST_STREAM(CANCEL), discard the unsent bytes, and drop the call with all that it holds.
 
-use std::{cell::RefCell, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    cell::RefCell,
+    future::{pending, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
+use futures_util::stream::{AbortHandle, AbortRegistration, Abortable};
 use tokio::{sync::Semaphore, time::sleep};
-use tokio_util::sync::CancellationToken;
 
 tokio::task_local! {
     static CURRENT: Current;
@@ -23,8 +30,8 @@ struct Current {
 enum ResetCondition {
     /// After this time.
     After(Duration),
-    /// When this token is cancelled.
-    Cancelled(CancellationToken),
+    /// When the handle of this registration is aborted.
+    Aborted(AbortRegistration),
 }
 
 /// How a stream ended.
@@ -68,7 +75,7 @@ impl ResetCondition {
     async fn reached(self) {
         match self {
             ResetCondition::After(time) => sleep(time).await,
-            ResetCondition::Cancelled(token) => token.cancelled().await,
+            ResetCondition::Aborted(registration) => drop(Abortable::new(pending::<()>(), registration).await),
         }
     }
 }
@@ -83,11 +90,11 @@ pub(super) fn reset_after(time: Duration) {
     CURRENT.with(|current| current.reset.replace(Some(ResetCondition::After(time))));
 }
 
-/// Returns a token that resets this stream when it is cancelled.
-pub(super) fn reset_token() -> CancellationToken {
-    let token = CancellationToken::new();
-    CURRENT.with(|current| current.reset.replace(Some(ResetCondition::Cancelled(token.clone()))));
-    token
+/// Returns a handle that resets this stream when it is aborted.
+pub(super) fn reset_handle() -> AbortHandle {
+    let (handle, registration) = AbortHandle::new_pair();
+    CURRENT.with(|current| current.reset.replace(Some(ResetCondition::Aborted(registration))));
+    handle
 }
 
 #[cfg(test)]
@@ -105,11 +112,11 @@ mod tests {
             std::future::pending().await
         };
         assert_eq!(run(unread).await, StreamEnd::Reset);
-        let cancelled = async {
-            reset_token().cancel();
+        let aborted = async {
+            reset_handle().abort();
             std::future::pending().await
         };
-        assert_eq!(run(cancelled).await, StreamEnd::Reset);
+        assert_eq!(run(aborted).await, StreamEnd::Reset);
         assert_eq!(run(async { reset_after(Duration::ZERO) }).await, StreamEnd::Finished);
     }
 }

@@ -1,6 +1,6 @@
 //! Accepts gRPC connections, applies the limits of each, and drains them at shutdown.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{accept::Acceptor, services::Services, streams::Streams};
+use super::{accept::Acceptor, services::Services, streams::Streams, write_buffer::WriteBuffer};
 use crate::{config::Limits, observe::Metrics, tasks::ConnectionTasks, workers::jitter};
 
 /// First bytes that an HTTP/2 client sends.
@@ -98,17 +98,20 @@ impl Connections {
             // hyper cannot close a connection whose peer reads nothing of its socket: it would first write a GOAWAY.
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(write_timeout));
-            let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), services);
+            let (mut buffer, socket) = WriteBuffer::new(Box::pin(stream));
+            let connection = builder.serve_connection(TokioIo::new(socket), services);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
+                ended = poll_fn(|context| buffer.poll(connection.as_mut(), context)) => ended,
                 _ = stop.run_until_cancelled(pass(age)) => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    poll_fn(|context| buffer.poll(connection.as_mut(), context)).await
                 }
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection failed");
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "connection failed"),
+                Err(error) => tracing::debug!(%error, "socket of a connection failed"),
             }
         }
     }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream::AbortHandle;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -51,8 +52,8 @@ pub struct Watch {
 
 /// HTTP/2 stream that delivers a watch.
 pub struct WatchStream {
-    /// Resets the stream. The hub cancels it if the client does not read after an eviction.
-    pub reset: CancellationToken,
+    /// Resets the stream. The registry aborts it if the client does not read after an eviction.
+    pub reset: AbortHandle,
     /// Number of bytes that responses of the connection may still hold.
     pub budget: Arc<Semaphore>,
 }

@@ -79,11 +79,11 @@ impl Bookmarks {
         }
     }
 
-    /// Advances like [`Bookmarks::advance`], but does not wait.
-    pub(super) fn advance_now(&mut self, barrier: &Barrier, live: &LiveReader) {
+    /// Advances like [`Bookmarks::advance`], but does not wait. `now` is the current time.
+    pub(super) fn advance_now(&mut self, now: Instant, barrier: &Barrier, live: &LiveReader) {
         match &mut self.pending {
             // Not while a bookmark is due: in a growing ring, a later end would always be ahead of the reader.
-            None if self.due.is_none() && Instant::now() >= self.next => self.request(barrier),
+            None if self.due.is_none() && now >= self.next => self.request(barrier),
             None => {}
             Some(pending) => {
                 if let Some(read) = pending.wait().now_or_never() {

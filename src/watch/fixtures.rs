@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use futures_util::stream::AbortHandle;
 
 use super::{
     filter::{Filter, Scope},
@@ -80,7 +80,7 @@ pub(super) fn filter(scope: Scope) -> Arc<Filter> {
 
 /// The live reader of a new watcher.
 pub(super) fn live_reader(hub: &Arc<Hub>, scope: Scope) -> LiveReader {
-    let registered = LiveReader::register(hub.clone(), filter(scope), Duration::ZERO, CancellationToken::new());
+    let registered = LiveReader::register(hub.clone(), filter(scope), Duration::ZERO, AbortHandle::new_pair().0);
     registered.unwrap().0
 }
 

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::stream::AbortHandle;
 use parking_lot::{MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     feed::{Consumer, Gap, GapReason},
@@ -76,7 +76,7 @@ impl Hub {
         &self,
         filter: Arc<Filter>,
         interval: Duration,
-        reset: CancellationToken,
+        reset: AbortHandle,
     ) -> Result<(Registered, u64, ResumeToken), NotRegistered> {
         let mut watches = self.registry.lock();
         let registered = self.registry.add(&mut watches, filter, interval, reset)?;

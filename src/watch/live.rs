@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
+use futures_util::stream::AbortHandle;
+use tokio::time::Instant;
 
 use crate::{
     observe::Metrics,
@@ -42,7 +43,7 @@ impl LiveReader {
         hub: Arc<Hub>,
         filter: Arc<Filter>,
         interval: Duration,
-        reset: CancellationToken,
+        reset: AbortHandle,
     ) -> Result<(Self, ResumeToken), NotRegistered> {
         let (registered, next, end) = hub.register(filter, interval, reset)?;
         Ok((LiveReader { hub, registered, next, token: end.encode() }, end))
@@ -129,13 +130,13 @@ impl LiveReader {
     }
 
     /// Marks progress: the stream was polled, so the client reads.
-    pub(super) fn mark_progress(&self) {
-        self.registered.watcher.mark_progress(self.hub.registry.now_ms());
+    pub(super) fn mark_progress(&self, now: Instant) {
+        self.registered.watcher.mark_progress(self.hub.registry.ms_at(now));
     }
 
     /// Marks progress before reads from Redis, whose time does not count against the client.
-    pub(super) fn mark_progress_before_reads(&self) {
-        self.registered.watcher.mark_progress_before_reads(self.hub.registry.now_ms());
+    pub(super) fn mark_progress_before_reads(&self, now: Instant) {
+        self.registered.watcher.mark_progress_before_reads(self.hub.registry.ms_at(now));
     }
 }
 

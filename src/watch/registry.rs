@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::stream::AbortHandle;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use crate::{observe::Metrics, session::millis};
 
@@ -49,7 +49,7 @@ struct OpenWatch {
     /// Filter that the index has it under.
     filter: Arc<Filter>,
     /// Resets the stream.
-    reset: CancellationToken,
+    reset: AbortHandle,
     /// Time in ms since the registry was created, at which the stream of an evicted watcher is reset. None: it was not
     /// evicted.
     reset_at: Option<u64>,
@@ -72,9 +72,9 @@ impl Registry {
         self.watches.lock()
     }
 
-    /// Milliseconds since the registry was created.
-    pub(super) fn now_ms(&self) -> u64 {
-        millis(self.created.elapsed())
+    /// Milliseconds from the creation of the registry to this time.
+    pub(super) fn ms_at(&self, time: Instant) -> u64 {
+        millis(time.saturating_duration_since(self.created))
     }
 
     /// Registers a watcher that makes progress at least once per `interval` while its client reads. `reset` resets its
@@ -84,7 +84,7 @@ impl Registry {
         watches: &mut Watches,
         filter: Arc<Filter>,
         interval: Duration,
-        reset: CancellationToken,
+        reset: AbortHandle,
     ) -> Result<Registered, NotRegistered> {
         if watches.is_draining {
             return Err(NotRegistered::Draining);
@@ -92,7 +92,7 @@ impl Registry {
         if watches.open.len() >= self.limits.watches {
             return Err(NotRegistered::LimitReached);
         }
-        let watcher = Arc::new(Watcher::new(self.now_ms(), self.limits.slow_consumer_timeout + interval));
+        let watcher = Arc::new(Watcher::new(self.ms_at(Instant::now()), self.limits.slow_consumer_timeout + interval));
         let number = watches.next;
         watches.next += 1;
         watches.index.add(&filter, number, &watcher);
@@ -120,7 +120,7 @@ impl Registry {
 
     /// Evicts slow consumers, and resets the streams of evicted ones that have not read their final response in time.
     fn evict_slow(&self) {
-        let now = self.now_ms();
+        let now = self.ms_at(Instant::now());
         let mut guard = self.lock();
         let watches = &mut *guard;
         // If the process was paused, no watcher could make progress: the timeouts of all start again.
@@ -130,7 +130,7 @@ impl Registry {
         watches.last_eviction_ms = now;
         for (number, watch) in &mut watches.open {
             match watch.reset_at {
-                Some(reset_at) if reset_at <= now => watch.reset.cancel(),
+                Some(reset_at) if reset_at <= now => watch.reset.abort(),
                 Some(_) => {}
                 None if watch.watcher.is_slow(now) => {
                     self.metrics.watches_evicted.inc();

@@ -15,6 +15,15 @@ pub(super) struct ResponseReservation {
     held: Option<OwnedSemaphorePermit>,
 }
 
+/// How a reservation was adapted to a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Without waiting.
+    AtOnce,
+    /// It may have waited for other responses of the connection.
+    Waited,
+}
+
 impl ResponseReservation {
     /// No reservation yet, in this budget of bytes.
     pub(super) fn new(budget: Arc<Semaphore>) -> Self {
@@ -34,12 +43,16 @@ impl ResponseReservation {
     }
 
     /// Adapts the reservation to a response of this size: waits for one if there is none, else returns what exceeds it.
-    pub(super) async fn fit(&mut self, bytes: usize) {
+    pub(super) async fn fit(&mut self, bytes: usize) -> Fit {
         match &mut self.held {
             _ if bytes <= UNRESERVED_BYTES => self.release(),
             Some(held) => drop(held.split(held.num_permits().saturating_sub(bytes))),
-            None => self.reserve(bytes).await,
+            None => {
+                self.reserve(bytes).await;
+                return Fit::Waited;
+            }
         }
+        Fit::AtOnce
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     response::{
         BATCH_BYTES, Batch, CloseReason, Control, MatchedEvent, RETRY_PAUSE, ResyncReason, SharedEvent, Visibility,
     },
-    response_reservation::ResponseReservation,
+    response_reservation::{Fit, ResponseReservation},
     resume_token::ResumeToken,
     snapshot::Snapshot,
     source::{RedisSource, Source},
@@ -123,7 +123,6 @@ impl Subscription {
             batch = self.advance() => batch?,
         };
         self.sent_token = batch.token.clone();
-        self.sent_at = Instant::now();
         Ok(batch)
     }
 
@@ -138,19 +137,22 @@ impl Subscription {
 
     async fn advance(&mut self) -> Result<Batch, CloseReason> {
         loop {
-            self.live.mark_progress();
+            let now = Instant::now();
+            self.live.mark_progress(now);
             self.reservation.release();
             if let Some(reason) = self.close_reason.take() {
                 return Err(reason);
             }
             let batch = match self.is_live() {
-                true => self.read_ring().await?,
+                true => self.read_ring(now).await?,
                 // Boxed: rarely used, and large.
                 false => Box::pin(self.read_redis()).await,
             };
             if let Some(batch) = batch {
-                self.reservation.fit(batch.size()).await;
-                self.live.mark_progress();
+                if self.reservation.fit(batch.size()).await == Fit::Waited {
+                    self.live.mark_progress(Instant::now());
+                }
+                self.sent_at = now;
                 return Ok(batch);
             }
         }
@@ -167,7 +169,7 @@ impl Subscription {
     async fn read_redis(&mut self) -> Option<Batch> {
         // The last event of a batch may exceed its size.
         self.reservation.reserve(BATCH_BYTES + self.live.limits().largest_session).await;
-        self.live.mark_progress_before_reads();
+        self.live.mark_progress_before_reads(Instant::now());
         let source = &*self.source;
         let read = if let Some(snapshot) = self.snapshot.as_mut().filter(|snapshot| !snapshot.is_sent()) {
             let credential = self.lifetime.credential().unwrap_or(Credential::Id);
@@ -183,7 +185,7 @@ impl Subscription {
         };
         match read {
             Ok(Read::Items(slots)) => {
-                let batch = self.deliver(slots).await;
+                let batch = self.deliver(slots, Instant::now()).await;
                 // An empty response shows the client that the stream is alive.
                 let is_silent = batch.is_none() && self.sent_at.elapsed() >= self.bookmarks.interval();
                 batch.or_else(|| is_silent.then(|| self.batch(Vec::new(), None)))
@@ -199,13 +201,13 @@ impl Subscription {
     }
 
     /// Reads the ring. None: nothing to send yet; call again.
-    async fn read_ring(&mut self) -> Result<Option<Batch>, CloseReason> {
+    async fn read_ring(&mut self, now: Instant) -> Result<Option<Batch>, CloseReason> {
         let until = self.snapshot.as_ref().and_then(|snapshot| snapshot.complete_at()).unwrap_or(u64::MAX);
         match self.live.read(until) {
             Read::Items(slots) => {
                 // A watcher that always finds slots never waits at the ring's end, so its bookmarks advance here.
-                self.bookmarks.advance_now(&self.source.feed.barrier, &self.live);
-                Ok(self.deliver(slots).await)
+                self.bookmarks.advance_now(now, &self.source.feed.barrier, &self.live);
+                Ok(self.deliver(slots, now).await)
             }
             Read::End => {
                 self.token = self.live.token().clone();
@@ -247,13 +249,14 @@ impl Subscription {
         Ok(())
     }
 
-    /// Builds a response with the items that match, and the control after them. None: there is neither.
-    async fn deliver(&mut self, slots: Vec<Slot>) -> Option<Batch> {
+    /// Builds a response with the items that match, which were received at `now`, and the control after them. None: there is
+    /// neither.
+    async fn deliver(&mut self, slots: Vec<Slot>, now: Instant) -> Option<Batch> {
         let mut events = Vec::new();
         for Slot { item, token } in slots {
             match item {
                 Item::Session(shared) => events.push(MatchedEvent { shared, visibility: Visibility::Present }),
-                Item::Entry(entry) => events.extend(self.matched(entry.shared).await),
+                Item::Entry(entry) => events.extend(self.matched(entry.shared, now).await),
                 Item::Resync(resync) => {
                     if resync.may_lose(&self.filter) {
                         // A lost entry may be an end, delivered or not.
@@ -275,15 +278,15 @@ impl Subscription {
 
     /// Returns the event if it matches and the snapshot does not include it. Sets the close reason if the watch closes before
     /// the event.
-    async fn matched(&mut self, shared: Arc<SharedEvent>) -> Option<MatchedEvent> {
+    async fn matched(&mut self, shared: Arc<SharedEvent>, now: Instant) -> Option<MatchedEvent> {
         self.lifetime.note(&shared.event, &self.filter.namespace);
         if self.snapshot.as_mut().is_some_and(|snapshot| snapshot.includes(&shared.event)) {
             return None;
         }
         let visibility = self.filter.visibility(&shared.event)?;
-        let is_covered = match self.lifetime.covers(&shared.event, Instant::now()) {
+        let is_covered = match self.lifetime.covers(&shared.event, now) {
             // Boxed: rarely used, and large.
-            Ok(false) => Box::pin(self.check_lifetime(&shared.event)).await,
+            Ok(false) => Box::pin(self.check_lifetime(&shared.event, now)).await,
             known => known.map(|_| ()),
         };
         match is_covered {
@@ -295,10 +298,10 @@ impl Subscription {
         }
     }
 
-    /// Reads the lifetime until it is known whether the watch was open at an event that was received now. Fails with the reason
-    /// if it closes before the event.
-    async fn check_lifetime(&mut self, event: &Event) -> Result<(), CloseReason> {
-        let (received_at, mut pause) = (Instant::now(), Duration::ZERO);
+    /// Reads the lifetime until it is known whether the watch was open at an event. Fails with the reason if it closes before
+    /// the event.
+    async fn check_lifetime(&mut self, event: &Event, received_at: Instant) -> Result<(), CloseReason> {
+        let mut pause = Duration::ZERO;
         while !self.lifetime.covers(event, received_at)? {
             sleep(pause).await;
             pause = RETRY_PAUSE;
@@ -352,11 +355,11 @@ impl Subscription {
     /// Reads which sessions live. If one has ended, waits until the events before its end are in the ring. Pauses after a
     /// failure.
     async fn refresh_lifetime(&mut self) {
-        self.live.mark_progress_before_reads();
+        self.live.mark_progress_before_reads(Instant::now());
         match self.lifetime.refresh(&self.source.store, &self.filter.namespace).await {
             Ok(()) if !self.lifetime.all_alive() => {
                 while self.source.pass_barrier().await.is_err() {
-                    self.live.mark_progress_before_reads();
+                    self.live.mark_progress_before_reads(Instant::now());
                     sleep(RETRY_PAUSE).await;
                 }
             }

@@ -73,7 +73,7 @@ async fn live_reader_beyond_the_limit_of_watches_is_refused() {
     let hub = hub(16);
     let register = || {
         let filter = filter(Scope::Namespace);
-        LiveReader::register(hub.clone(), filter, Duration::ZERO, CancellationToken::new()).map(|(live, _)| live)
+        LiveReader::register(hub.clone(), filter, Duration::ZERO, AbortHandle::new_pair().0).map(|(live, _)| live)
     };
     let open = [(); 2].map(|()| register().unwrap());
     assert_eq!(register().err(), Some(NotRegistered::LimitReached));
