@@ -1,9 +1,12 @@
-//! A proxy between a sessiond server and its Redis: cuts connections, limits the bandwidth of replies, delays them, and holds
-//! back requests or replies, at once or from a script call on.
+//! A proxy between a sessiond server and its Redis: cuts connections, limits the bandwidth of replies, delays them, drops
+//! channel messages, and holds back requests or replies, at once or from a script call or a command on.
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,14 +33,65 @@ pub struct Proxy {
     /// Incremented to cut all connections.
     cuts: Arc<watch::Sender<u32>>,
     control: Arc<Control>,
+    /// Socket of the Redis that new connections lead to.
+    target: Arc<Mutex<PathBuf>>,
     redis: Redis,
+}
+
+/// Purpose of a connection, which its requests show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Reads of the logs and of their ends, and other requests that Redis does not count as writes. Every connection until its
+    /// first request shows another purpose.
+    LogReads,
+    /// Calls, with requests that Redis counts as writes.
+    Calls,
+    /// Channel messages and keyspace notifications.
+    Messages,
+}
+
+impl Purpose {
+    /// Commands of which one shows the purpose.
+    const MARKS: [(Purpose, &[&str]); 2] =
+        [(Purpose::Messages, &["SUBSCRIBE\r\n"]), (Purpose::Calls, &["EVALSHA\r\n", "GETEX\r\n"])];
+
+    /// Returns the purpose that these requests show. None: any.
+    fn shown_by(requests: &[u8]) -> Option<Self> {
+        let has = |mark: &&str| requests.windows(mark.len()).any(|window| window == mark.as_bytes());
+        Purpose::MARKS.into_iter().find(|(_, marks)| marks.iter().any(has)).map(|(purpose, _)| purpose)
+    }
+}
+
+/// Connections whose replies are held back.
+#[derive(Clone, Copy, PartialEq)]
+enum HeldReplies {
+    None,
+    /// The first connections, up to this number.
+    First(usize),
+    /// The connections with this purpose.
+    Of(Purpose),
+    /// All connections except those of calls.
+    OfFeed,
+}
+
+impl HeldReplies {
+    /// Returns whether the replies to this connection are held back.
+    fn includes(self, number: usize, purpose: &AtomicU8) -> bool {
+        match self {
+            HeldReplies::None => false,
+            HeldReplies::First(count) => number < count,
+            HeldReplies::Of(held) => purpose.load(Ordering::Relaxed) == held as u8,
+            HeldReplies::OfFeed => purpose.load(Ordering::Relaxed) != Purpose::Calls as u8,
+        }
+    }
 }
 
 /// State that the connections share: the breakpoint and the replies.
 struct Control {
     breakpoint: Mutex<Option<Breakpoint>>,
-    /// Number of the first connection whose replies are not held back. 0: none are held back.
-    replies_held: watch::Sender<usize>,
+    replies_held: watch::Sender<HeldReplies>,
+    /// Whether channel messages and keyspace notifications are dropped.
+    messages_dropped: AtomicBool,
     /// All bytes that Redis has sent, by connection.
     replies: Mutex<Vec<Vec<u8>>>,
     /// Limit of the bytes of all replies. None: no limit.
@@ -56,9 +110,9 @@ struct Line {
 /// Number of bytes at the end of a source that are searched. Scripts end differently.
 const MARK_BYTES: usize = 60;
 
-/// A script at which the proxy starts to hold back bytes.
+/// A script or a command at which the proxy starts to hold back bytes.
 struct Breakpoint {
-    /// SHA-1 of the script, or the end of its source: scripts that only read are sent with their source.
+    /// SHA-1 of the script, or the end of its source: scripts that only read are sent with their source. Or the command.
     mark: String,
     /// Number of calls of the script until the breakpoint is reached.
     remaining: u32,
@@ -70,8 +124,8 @@ struct Breakpoint {
 enum Action {
     /// The script call and all later requests: Redis does not receive the script.
     HoldRequests,
-    /// The replies: Redis runs the script, and its reply does not arrive.
-    HoldReplies,
+    /// These replies: Redis runs the script, and its reply does not arrive.
+    HoldReplies(HeldReplies),
 }
 
 impl Control {
@@ -89,7 +143,7 @@ impl Control {
             if *remaining == 0 {
                 match action {
                     Action::HoldRequests => drop(requests_held.send_replace(true)),
-                    Action::HoldReplies => drop(self.replies_held.send_replace(usize::MAX)),
+                    Action::HoldReplies(held) => drop(self.replies_held.send_replace(*held)),
                 };
             }
         }
@@ -116,7 +170,8 @@ impl Proxy {
         let listener = UnixListener::bind(directory.path().join("proxy.sock")).unwrap();
         let control = Control {
             breakpoint: Mutex::new(None),
-            replies_held: watch::Sender::new(0),
+            replies_held: watch::Sender::new(HeldReplies::None),
+            messages_dropped: AtomicBool::new(false),
             replies: Mutex::default(),
             line: Mutex::new(None),
             delay: Mutex::default(),
@@ -126,14 +181,17 @@ impl Proxy {
             requests_held: Arc::new(watch::Sender::new(false)),
             cuts: Arc::new(watch::Sender::new(0)),
             control: Arc::new(control),
+            target: Arc::new(Mutex::new(redis.socket())),
             redis: redis.clone(),
         };
         let (held, cuts, control) = (proxy.requests_held.clone(), proxy.cuts.clone(), proxy.control.clone());
-        let target = redis.socket();
+        let target = proxy.target.clone();
         spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 // Subscribes before it connects, so that a cut during the connect applies to this connection.
-                spawn(relay(client, target.clone(), held.clone(), cuts.subscribe(), control.clone()));
+                let cuts = cuts.subscribe();
+                let target = target.lock().unwrap().clone();
+                spawn(relay(client, target, held.clone(), cuts, control.clone()));
             }
         });
         proxy
@@ -174,12 +232,33 @@ impl Proxy {
 
     /// Holds back the replies to the first `count` connections; those to later ones pass.
     pub fn hold_replies_of(&self, count: usize) {
-        self.control.replies_held.send_replace(count);
+        self.control.replies_held.send_replace(HeldReplies::First(count));
+    }
+
+    /// Holds back the replies to the connections with this purpose; the others pass.
+    pub fn hold_replies_to(&self, purpose: Purpose) {
+        self.control.replies_held.send_replace(HeldReplies::Of(purpose));
+    }
+
+    /// Holds back all replies except those to calls.
+    pub fn hold_replies_to_feed(&self) {
+        self.control.replies_held.send_replace(HeldReplies::OfFeed);
     }
 
     /// Holds back all replies from the n-th call of this script on: Redis runs it, and its reply does not arrive.
     pub fn hold_replies_after(&self, script: &Script, nth: u32) {
-        self.set_breakpoint(script, nth, Action::HoldReplies);
+        self.set_breakpoint(script, nth, Action::HoldReplies(HeldReplies::First(usize::MAX)));
+    }
+
+    /// Holds back the replies to the connections with this purpose from the next request with this command on.
+    pub fn hold_replies_after_command(&self, command: &str, purpose: Purpose) {
+        let (mark, action) = (command.to_owned(), Action::HoldReplies(HeldReplies::Of(purpose)));
+        *self.control.breakpoint.lock().unwrap() = Some(Breakpoint { mark, remaining: 1, action });
+    }
+
+    /// Drops channel messages and keyspace notifications, or forwards them again.
+    pub fn drop_messages(&self, are_dropped: bool) {
+        self.control.messages_dropped.store(are_dropped, Ordering::Relaxed);
     }
 
     fn set_breakpoint(&self, script: &Script, remaining: u32, action: Action) {
@@ -193,13 +272,13 @@ impl Proxy {
 
     /// Returns whether replies are held back.
     pub fn is_holding_replies(&self) -> bool {
-        *self.control.replies_held.borrow() > 0
+        *self.control.replies_held.borrow() != HeldReplies::None
     }
 
     /// Removes the breakpoint and forwards the held replies, then new ones.
     pub fn release_replies(&self) {
         *self.control.breakpoint.lock().unwrap() = None;
-        self.control.replies_held.send_replace(0);
+        self.control.replies_held.send_replace(HeldReplies::None);
     }
 
     /// Limits the bytes of all replies together; the connections share the line fairly.
@@ -227,6 +306,12 @@ impl Proxy {
         self.control.replies.lock().unwrap().iter_mut().for_each(|replies| *replies = Vec::new());
     }
 
+    /// Closes all connections on both sides. New ones lead to this Redis.
+    pub fn switch_to(&self, redis: &Redis) {
+        *self.target.lock().unwrap() = redis.socket();
+        self.cut();
+    }
+
     /// Closes all connections on both sides; held bytes are lost.
     pub fn cut(&self) {
         self.cuts.send_modify(|count| *count += 1);
@@ -248,12 +333,17 @@ async fn relay(
     let Ok(server) = UnixStream::connect(target).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let purpose = AtomicU8::new(Purpose::LogReads as u8);
     let forward_requests = async {
         let mut buffer = vec![0; 64 * 1024];
         let mut unsearched = Vec::new();
         let mut is_held = requests_held.subscribe();
         loop {
             let count = from_client.read(&mut buffer).await.unwrap_or(0);
+            if purpose.load(Ordering::Relaxed) == Purpose::LogReads as u8 {
+                let shown = Purpose::shown_by(&buffer[..count]).unwrap_or(Purpose::LogReads);
+                purpose.store(shown as u8, Ordering::Relaxed);
+            }
             if is_held.wait_for(|held| !held).await.is_err() || count == 0 {
                 break;
             }
@@ -274,8 +364,12 @@ async fn relay(
             replies.len() - 1
         };
         while let Ok(count) = from_server.read(&mut buffer).await {
-            if count == 0 || is_held.wait_for(|held| *held <= number).await.is_err() {
+            if count == 0 || is_held.wait_for(|held| !held.includes(number, &purpose)).await.is_err() {
                 break;
+            }
+            // Pushes begin with `>`; replies to heartbeats pass.
+            if buffer[0] == b'>' && control.messages_dropped.load(Ordering::Relaxed) {
+                continue;
             }
             control.replies.lock().unwrap()[number].extend_from_slice(&buffer[..count]);
             let delay = *control.delay.lock().unwrap();
