@@ -82,11 +82,28 @@ impl PresentedToken {
 }
 
 impl Service {
-    /// Drops the copy of a session that a call of this instance may have changed.
+    /// Drops the copy of a session that this instance may have changed.
     fn forget(&self, name: &SessionRef) {
         if let Some(cache) = &self.cache {
             cache.forget(name);
         }
+    }
+
+    /// Drops the copy of a session when the returned guard is dropped: at the end of a write, also if it is cancelled.
+    fn forget_after_write<'a>(&'a self, name: &'a SessionRef) -> ForgetAfterWrite<'a> {
+        ForgetAfterWrite { service: self, name }
+    }
+}
+
+/// Guard of a write of one session. See [`Service::forget_after_write`].
+struct ForgetAfterWrite<'a> {
+    service: &'a Service,
+    name: &'a SessionRef,
+}
+
+impl Drop for ForgetAfterWrite<'_> {
+    fn drop(&mut self) {
+        self.service.forget(self.name);
     }
 }
 

@@ -40,6 +40,7 @@ mod log_memory;
 mod log_output;
 mod names;
 mod near_cache;
+mod near_cache_delays;
 mod out_of_band;
 mod partitions;
 mod peers;

@@ -140,6 +140,8 @@ impl Service {
         let (id, verifier) = (new.token().id(), new.token().verifier());
         let (name, content) = (SessionRef { namespace: call.namespace, id }, &call.content);
         let subject = Subject { namespace: name.namespace.clone(), name: content.subject.clone() };
+        // An earlier session can have had the id.
+        let _forget = self.forget_after_write(&name);
         // No session has an id that the server just generated, so it is reserved at once. With an id from the caller the
         // script checks first whether it would create the session.
         let mut admission = match (&subject.name[..], &new) {
@@ -213,7 +215,11 @@ impl Service {
                 Ok((live.session, live.token_state))
             }
             Found::NotFound => Err(Error::NotFound),
-            Found::Ended(cause, _) => Err(Error::Ended(cause)),
+            Found::Ended(cause, _) => {
+                // This read may have ended it: a token was reused, or its key was deleted directly in Redis.
+                self.forget(&name);
+                Err(Error::Ended(cause))
+            }
             Found::Rotated => Err(Error::Rotated),
         }
     }
@@ -300,11 +306,11 @@ impl Service {
         policy: &Policy,
         deadline: Instant,
     ) -> Result<(Session, Option<Salt>), Error> {
+        let _forget = self.forget_after_write(name);
         let mut admission = Admission::new(Reservation::Missing);
         loop {
             update.reserved = admission.reservation;
             let updated = self.store.update(name, credential, &update, policy, deadline).await;
-            self.forget(name);
             return match updated.map_err(|error| admission.error_of_next_step(error))? {
                 Updated::NotReserved { void_until } => {
                     let subject = update.patch.subject.clone().unwrap_or_default();
@@ -344,9 +350,8 @@ impl Service {
         let policy = self.policy(&call.namespace)?;
         let Ok((id, credential)) = call.key.credential() else { return Ok(false) };
         let name = SessionRef { namespace: call.namespace, id };
-        let ended = self.store.end(&name, credential, call.cause, call.request, policy, deadline).await;
-        self.forget(&name);
-        match ended? {
+        let _forget = self.forget_after_write(&name);
+        match self.store.end(&name, credential, call.cause, call.request, policy, deadline).await? {
             Ended::Now => Ok(true),
             Ended::Before | Ended::NotMeant => Ok(false),
             Ended::RequestIdReused => Err(Error::RequestIdReused),

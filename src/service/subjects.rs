@@ -138,9 +138,8 @@ impl Service {
             let name = SessionRef { namespace: subject.namespace.clone(), id: entry.id };
             let condition =
                 Condition { subject: &subject.name, reserved_since: entry.reserved_since(now), created_before };
-            let ended = self.store.end_of(&name, condition, cause, policy, deadline).await;
-            self.forget(&name);
-            (entry, ended)
+            let _forget = self.forget_after_write(&name);
+            (entry, self.store.end_of(&name, condition, cause, policy, deadline).await)
         });
         let ended: Vec<_> = stream::iter(ends).buffer_unordered(CONCURRENT_ENDS).collect().await;
         let mut result = EndResult::default();
