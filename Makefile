@@ -93,6 +93,7 @@ bench: install
 	cargo bench --bench scripts
 	cargo bench --bench expiry
 	cargo bench --bench snapshot
+	cargo bench --bench watch
 	cargo bench --bench hang
 	cargo bench --bench wrong_tokens
 

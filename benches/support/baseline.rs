@@ -1,5 +1,5 @@
-//! Two bare tonic servers as baselines: GetSession returns a constant in one and the result of one Redis GET in the
-//! other.
+//! Bare tonic servers as baselines: GetSession returns a constant in one and the result of one Redis GET in the second;
+//! Watch returns a constant event in the third.
 //!
 //! Stubs, message sizes, runtime settings and the Redis user are those of the service; there are no deadlines, metrics,
 //! policies, hashes or checks. Each baseline is a separate process of the benchmark's own binary.
@@ -7,10 +7,12 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
+    pin::Pin,
     process::{Child, Command, Stdio},
 };
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use fred::{
     clients::Client,
     interfaces::{ClientLike, KeysInterface},
@@ -19,25 +21,36 @@ use fred::{
         config::{Config, ConnectionConfig, TcpConfig},
     },
 };
+use futures_util::{Stream, StreamExt, stream};
 use prost::encoding::{btree_map, message, string};
 use sessiond::pb::{
     self,
     service::session_service_server::{SessionService, SessionServiceServer},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::broadcast};
+use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use harness::{Redis, client::id_of};
 
 use super::{memory, recorder::RedisCommand, requests::Token};
 
-/// The result of GetSession.
+/// What a baseline returns.
 #[derive(Clone, clap::Subcommand)]
 pub enum Baseline {
-    /// Returns a constant of this size.
+    /// GetSession returns a constant of this size.
     Constant { bytes: usize },
-    /// Returns the value of a key of this Redis.
+    /// GetSession returns the value of a key of this Redis.
     Get { redis: String },
+    /// Watch returns the first response, then the event after each UpdateSession; both encoded, as hexadecimal numbers.
+    Stream { first: String, event: String },
+}
+
+impl Baseline {
+    /// A baseline whose Watch returns these encoded responses.
+    pub fn stream(first: &[u8], event: &[u8]) -> Self {
+        Baseline::Stream { first: HEXLOWER.encode(first), event: HEXLOWER.encode(event) }
+    }
 }
 
 /// Number of the field `Session.attributes`.
@@ -88,7 +101,15 @@ fn response(value: Vec<u8>) -> pb::GetSessionResponse {
 enum Server {
     Constant { value: Vec<u8> },
     Get { redis: Client },
+    Stream { first: pb::EncodedWatchResponse, event: pb::EncodedWatchResponse, events: Events },
 }
+
+/// Channel from which every open Watch takes its events.
+type Events = broadcast::Sender<pb::EncodedWatchResponse>;
+/// Number of events that may wait in the channel.
+const EVENTS: usize = 64;
+
+type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::EncodedWatchResponse, Status>> + Send>>;
 
 impl Server {
     async fn get(&self, request: pb::GetSessionRequest) -> Result<pb::GetSessionResponse, Status> {
@@ -101,15 +122,30 @@ impl Server {
                 let value: Option<Bytes> = redis.get(key_of(&token)).await.map_err(|_| Status::internal("Redis"))?;
                 value.map(|value| response(value.into())).ok_or_else(|| Status::not_found("no such key"))
             }
+            Server::Stream { .. } => Err(Status::unimplemented("")),
         }
+    }
+
+    /// Sends the event to every open Watch.
+    fn update(&self) -> Result<pb::UpdateSessionResponse, Status> {
+        let Server::Stream { event, events, .. } = self else { return Err(Status::unimplemented("")) };
+        events.send(event.clone()).map_err(|_| Status::failed_precondition("no watch is open"))?;
+        Ok(pb::UpdateSessionResponse::default())
+    }
+
+    fn watch(&self) -> Result<WatchStream, Status> {
+        let Server::Stream { first, events, .. } = self else { return Err(Status::unimplemented("")) };
+        let events = BroadcastStream::new(events.subscribe());
+        let events = events.map(|event| event.map_err(|_| Status::data_loss("the stream is behind the channel")));
+        Ok(Box::pin(stream::iter([Ok(first.clone())]).chain(events)))
     }
 }
 
-macro_rules! unimplemented_except_get {
+macro_rules! service_without {
     ($($method:ident $request:ident $response:ident;)*) => {
         #[tonic::async_trait]
         impl SessionService for Server {
-            type WatchStream = tokio_stream::Empty<Result<pb::EncodedWatchResponse, Status>>;
+            type WatchStream = WatchStream;
 
             async fn get_session(
                 &self,
@@ -118,8 +154,15 @@ macro_rules! unimplemented_except_get {
                 Ok(Response::new(self.get(request.into_inner()).await?))
             }
 
+            async fn update_session(
+                &self,
+                _: Request<pb::UpdateSessionRequest>,
+            ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
+                Ok(Response::new(self.update()?))
+            }
+
             async fn watch(&self, _: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-                Err(Status::unimplemented(""))
+                Ok(Response::new(self.watch()?))
             }
 
             $(async fn $method(&self, _: Request<pb::$request>) -> Result<Response<pb::$response>, Status> {
@@ -129,9 +172,8 @@ macro_rules! unimplemented_except_get {
     };
 }
 
-unimplemented_except_get! {
+service_without! {
     create_session CreateSessionRequest CreateSessionResponse;
-    update_session UpdateSessionRequest UpdateSessionResponse;
     touch_session TouchSessionRequest TouchSessionResponse;
     rotate_session RotateSessionRequest RotateSessionResponse;
     delete_session DeleteSessionRequest DeleteSessionResponse;
@@ -146,6 +188,9 @@ impl Baseline {
         let server = match self {
             Baseline::Constant { bytes } => Server::Constant { value: value(bytes).into() },
             Baseline::Get { redis } => Server::Get { redis: connect(&redis).await },
+            Baseline::Stream { first, event } => {
+                Server::Stream { first: encoded(&first), event: encoded(&event), events: Events::new(EVENTS) }
+            }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         println!("{}", listener.local_addr().unwrap());
@@ -155,12 +200,18 @@ impl Baseline {
         served.serve_with_incoming(incoming).await.expect("the server runs");
     }
 
-    fn arguments(&self) -> [String; 2] {
+    fn arguments(&self) -> Vec<String> {
         match self {
-            Baseline::Constant { bytes } => ["constant".to_owned(), bytes.to_string()],
-            Baseline::Get { redis } => ["get".to_owned(), redis.clone()],
+            Baseline::Constant { bytes } => vec!["constant".to_owned(), bytes.to_string()],
+            Baseline::Get { redis } => vec!["get".to_owned(), redis.clone()],
+            Baseline::Stream { first, event } => vec!["stream".to_owned(), first.clone(), event.clone()],
         }
     }
+}
+
+/// Returns the response that this hexadecimal number encodes.
+fn encoded(hex: &str) -> pb::EncodedWatchResponse {
+    pb::EncodedWatchResponse { message: HEXLOWER.decode(hex.as_bytes()).expect("a hexadecimal number").into() }
 }
 
 /// Opens one multiplexed connection, like the service.

@@ -37,6 +37,28 @@ impl fmt::Display for Quartiles {
     }
 }
 
+/// Goal of a figure.
+pub enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Goal {
+    /// Returns the goal as a text, and whether the figure meets it. If only a quartile does, it is met within the spread.
+    pub fn judge(&self, figure: &Quartiles) -> [String; 2] {
+        let (goal, by_median, by_quartile) = match self {
+            Goal::AtLeast(goal) => (format!("≥ {goal}"), figure.median >= *goal, figure.high >= *goal),
+            Goal::AtMost(goal) => (format!("≤ {goal}"), figure.median <= *goal, figure.low <= *goal),
+        };
+        let met = match (by_median, by_quartile) {
+            (true, _) => "yes",
+            (false, true) => "within the spread",
+            (false, false) => "no",
+        };
+        [goal, met.to_owned()]
+    }
+}
+
 /// Prints a Markdown table.
 pub fn print_table(head: &[&str], rows: &[Vec<String>]) {
     println!("| {} |", head.join(" | "));

@@ -87,12 +87,7 @@ impl Slice {
 
 /// Runs each row in each round, and starts a round with another row than the one before. The additional first round is a warm-up,
 /// whose slices are dropped.
-pub fn in_rounds<R>(
-    rows: &mut [R],
-    rounds: usize,
-    run: impl Fn(&R) -> Slice,
-    slices: impl Fn(&mut R) -> &mut Vec<Slice>,
-) {
+pub fn in_rounds<R, S>(rows: &mut [R], rounds: usize, run: impl Fn(&R) -> S, slices: impl Fn(&mut R) -> &mut Vec<S>) {
     for round in 0..=rounds {
         let first = round % rows.len();
         for index in (first..rows.len()).chain(0..first) {

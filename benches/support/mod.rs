@@ -6,6 +6,7 @@ pub mod baseline;
 pub mod content;
 pub mod cpu;
 pub mod figures;
+pub mod frames;
 pub mod generator;
 pub mod keyspace;
 pub mod load;
@@ -16,6 +17,7 @@ pub mod replay;
 pub mod report;
 pub mod requests;
 pub mod sessiond;
+pub mod watch;
 
 use harness::Redis;
 

@@ -1,7 +1,7 @@
 //! Tables of the calls benchmark: costs, ratios within a round, the work of Redis, and goals.
 
 use super::{
-    figures::{Quartiles, print_table},
+    figures::{Goal, Quartiles, print_table},
     measure::Slice,
 };
 
@@ -32,13 +32,8 @@ enum Figure {
     Redis,
 }
 
-enum Bound {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-const GOALS: [(&str, Figure, Bound); 14] = {
-    use Bound::{AtLeast, AtMost};
+const GOALS: [(&str, Figure, Goal); 14] = {
+    use Goal::{AtLeast, AtMost};
     [
         ("GetSession by token", Figure::Rate, AtLeast(0.75)),
         ("GetSession by token", Figure::Cpu, AtMost(1.35)),
@@ -183,21 +178,13 @@ fn print_comparison(all: &[Series]) {
 }
 
 fn print_goals(all: &[Series]) {
-    let line = |(title, figure, bound): &(&str, Figure, Bound)| {
+    let line = |(title, figure, goal): &(&str, Figure, Goal)| {
         let series = all.iter().find(|series| series.title == *title)?;
         let quartiles = ratios(all, series, &series.references[1], |slice, reference| figure.of(slice, reference))?;
-        let (goal, by_median, by_quartile) = match bound {
-            Bound::AtLeast(goal) => (format!("≥ {goal}"), quartiles.median >= *goal, quartiles.high >= *goal),
-            Bound::AtMost(goal) => (format!("≤ {goal}"), quartiles.median <= *goal, quartiles.low <= *goal),
-        };
-        let met = match (by_median, by_quartile) {
-            (true, _) => "yes",
-            (false, true) => "within the spread",
-            (false, false) => "no",
-        };
+        let [goal, met] = goal.judge(&quartiles);
         let least = series.slices.iter().map(|slice| slice.redis).fold(f64::INFINITY, f64::min);
         let least = if matches!(figure, Figure::Redis) { format!("{least:.1}") } else { String::new() };
-        let figures = [figure.title().to_owned(), format!("{quartiles:.3}"), least, goal, met.to_owned()];
+        let figures = [figure.title().to_owned(), format!("{quartiles:.3}"), least, goal, met];
         Some([(*title).to_owned()].into_iter().chain(figures).collect())
     };
     let lines: Vec<Vec<String>> = GOALS.iter().filter_map(line).collect();

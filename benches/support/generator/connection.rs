@@ -12,40 +12,20 @@ use std::{
 use harness::WAIT_LIMIT;
 
 use super::fields::Fields;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const FRAME_HEADER: usize = 9;
-/// Maximum length of the payload of a frame, unless an endpoint changes it.
-const MAX_PAYLOAD: usize = 16_384;
-/// Flow-control window of a connection at its start, in each direction.
-const INITIAL_WINDOW: usize = 65_535;
-/// Maximum flow-control window.
-const MAX_WINDOW: usize = (1 << 31) - 1;
-/// Bytes received after which the server gets a new window.
-const WINDOW_UPDATE_AFTER: usize = 1 << 29;
-/// Length of the prefix of a gRPC message: the compressed flag and the length.
-const MESSAGE_PREFIX: usize = 5;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-const INITIAL_WINDOW_SETTING: u16 = 4;
+use crate::support::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, INITIAL_WINDOW, Input, MESSAGE_PREFIX, Output, PING, SETTINGS,
+    WINDOW_UPDATE, number,
+};
 
 pub struct Connection {
     socket: TcpStream,
-    input: Vec<u8>,
-    /// Number of bytes of `input` that are filled: the beginning of a frame.
-    filled: usize,
-    output: Vec<u8>,
-    /// Header block of the next request.
-    header_block: Vec<u8>,
+    input: Input,
+    streams: Streams,
+}
+
+/// The calls of a connection, and what it sends.
+struct Streams {
+    output: Output,
     /// Id of the next stream.
     next_stream: usize,
     /// Calls in the order of their streams, up to the last one: the response body so far. None: the call has completed.
@@ -59,8 +39,6 @@ pub struct Connection {
     window: usize,
     /// Requests for which the window is too small.
     waiting: VecDeque<Vec<u8>>,
-    /// Bytes received since the server got its last window.
-    received: usize,
     fields: Fields,
 }
 
@@ -71,12 +49,8 @@ impl Connection {
         let socket = TcpStream::connect(address).expect("the server listens");
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
-        let mut connection = Connection {
-            socket,
-            input: vec![0; 256 * 1024],
-            filled: 0,
-            output: PREFACE.to_vec(),
-            header_block: first_header_block(method),
+        let streams = Streams {
+            output: Output::new(method),
             next_stream: 1,
             calls: VecDeque::new(),
             open_calls: 0,
@@ -84,13 +58,10 @@ impl Connection {
             is_ready: false,
             window: INITIAL_WINDOW,
             waiting: VecDeque::new(),
-            received: 0,
             fields: Fields::default(),
         };
-        let setting = [&INITIAL_WINDOW_SETTING.to_be_bytes()[..], &(MAX_WINDOW as u32).to_be_bytes()].concat();
-        connection.write_frame(SETTINGS, 0, 0, &setting);
-        connection.write_window(MAX_WINDOW - INITIAL_WINDOW);
-        while !connection.is_ready {
+        let mut connection = Connection { socket, input: Input::new(), streams };
+        while !connection.streams.is_ready {
             connection.send();
             connection.receive(&mut |_| unreachable!("no call has started"));
         }
@@ -99,11 +70,35 @@ impl Connection {
 
     /// Returns the number of calls without a response.
     pub fn open_calls(&self) -> usize {
-        self.open_calls
+        self.streams.open_calls
     }
 
     /// Starts a call. [`Connection::send`] sends it.
     pub fn start(&mut self, message: &[u8]) {
+        self.streams.start(message);
+    }
+
+    /// Sends the calls that were started, and everything else.
+    pub fn send(&mut self) {
+        let output = &mut self.streams.output.bytes;
+        self.socket.write_all(output).expect("the server reads");
+        output.clear();
+    }
+
+    /// Waits for bytes of the server, and passes the message of each complete response to `on_response`. Returns the
+    /// number of complete responses. Panics if a call fails.
+    pub fn receive(&mut self, on_response: &mut impl FnMut(&[u8])) -> usize {
+        let Connection { socket, input, streams } = self;
+        let count = socket.read(input.room()).expect("the server responds");
+        assert!(count > 0, "the server closed the connection");
+        let mut completed = 0;
+        input.advance(count, |frame| completed += usize::from(streams.process(frame, on_response)));
+        completed
+    }
+}
+
+impl Streams {
+    fn start(&mut self, message: &[u8]) {
         self.open_calls += 1;
         if self.waiting.is_empty() && MESSAGE_PREFIX + message.len() <= self.window {
             self.write_request(message);
@@ -119,87 +114,17 @@ impl Connection {
         let mut body = self.spare.pop().unwrap_or_default();
         body.clear();
         self.calls.push_back(Some(body));
-
-        let block = std::mem::replace(&mut self.header_block, NEXT_HEADER_BLOCK.to_vec());
-        self.write_frame(HEADERS, END_HEADERS, stream, &block);
-        let (first, mut rest) = message.split_at(message.len().min(MAX_PAYLOAD - MESSAGE_PREFIX));
-        let end_stream = |rest: &[u8]| if rest.is_empty() { END_STREAM } else { 0 };
-        self.write_frame_header(DATA, end_stream(rest), stream, MESSAGE_PREFIX + first.len());
-        self.output.push(0);
-        self.output.extend_from_slice(&(message.len() as u32).to_be_bytes());
-        self.output.extend_from_slice(first);
-        while !rest.is_empty() {
-            let part;
-            (part, rest) = rest.split_at(rest.len().min(MAX_PAYLOAD));
-            self.write_frame(DATA, end_stream(rest), stream, part);
-        }
-    }
-
-    fn write_frame_header(&mut self, kind: u8, flags: u8, stream: usize, length: usize) {
-        self.output.extend_from_slice(&(length as u32).to_be_bytes()[1..]);
-        self.output.extend_from_slice(&[kind, flags]);
-        self.output.extend_from_slice(&(stream as u32).to_be_bytes());
-    }
-
-    fn write_frame(&mut self, kind: u8, flags: u8, stream: usize, payload: &[u8]) {
-        self.write_frame_header(kind, flags, stream, payload.len());
-        self.output.extend_from_slice(payload);
-    }
-
-    fn write_window(&mut self, bytes: usize) {
-        self.write_frame(WINDOW_UPDATE, 0, 0, &(bytes as u32).to_be_bytes());
-    }
-
-    /// Sends the calls that were started, and everything else.
-    pub fn send(&mut self) {
-        self.socket.write_all(&self.output).expect("the server reads");
-        self.output.clear();
-    }
-
-    /// Waits for bytes of the server, and passes the message of each complete response to `on_response`. Returns the
-    /// number of complete responses. Panics if a call fails.
-    pub fn receive(&mut self, on_response: &mut impl FnMut(&[u8])) -> usize {
-        let count = self.socket.read(&mut self.input[self.filled..]).expect("the server responds");
-        assert!(count > 0, "the server closed the connection");
-        self.filled += count;
-
-        let mut input = std::mem::take(&mut self.input);
-        let (mut at, mut completed) = (0, 0);
-        while let Some(header) = input[at..self.filled].first_chunk::<FRAME_HEADER>() {
-            let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
-            let (length, stream) = (number(&header[..3]), number(&header[5..]));
-            let end = at + FRAME_HEADER + length;
-            if end > self.filled {
-                break;
-            }
-            completed +=
-                usize::from(self.process(header[3], header[4], stream, &input[at + FRAME_HEADER..end], on_response));
-            at = end;
-        }
-        input.copy_within(at..self.filled, 0);
-        self.filled -= at;
-        self.input = input;
-        completed
+        self.output.request(stream, message);
     }
 
     /// Processes a frame. Returns whether it completed a call.
-    fn process(
-        &mut self,
-        kind: u8,
-        flags: u8,
-        stream: usize,
-        payload: &[u8],
-        on_response: &mut impl FnMut(&[u8]),
-    ) -> bool {
+    fn process(&mut self, frame: &Frame<'_>, on_response: &mut impl FnMut(&[u8])) -> bool {
+        let &Frame { kind, flags, stream, payload } = frame;
         match kind {
             DATA => {
                 assert_eq!(flags, 0, "data without a status after it");
                 self.body(stream).as_mut().expect("the call is open").extend_from_slice(payload);
-                self.received += payload.len();
-                if self.received > WINDOW_UPDATE_AFTER {
-                    self.write_window(self.received);
-                    self.received = 0;
-                }
+                self.output.note_received(payload.len());
             }
             HEADERS => {
                 assert_eq!(flags & !END_STREAM, END_HEADERS, "a header block is one frame");
@@ -211,13 +136,13 @@ impl Connection {
                 }
             }
             SETTINGS if flags & ACK == 0 => {
-                self.write_frame(SETTINGS, ACK, 0, &[]);
+                self.output.frame(SETTINGS, ACK, 0, &[]);
                 self.is_ready = true;
             }
             SETTINGS => {}
-            PING if flags & ACK == 0 => self.write_frame(PING, ACK, 0, payload),
+            PING if flags & ACK == 0 => self.output.frame(PING, ACK, 0, payload),
             WINDOW_UPDATE if stream == 0 => {
-                self.window += payload.iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
+                self.window += number(payload);
                 while self.waiting.front().is_some_and(|message| MESSAGE_PREFIX + message.len() <= self.window) {
                     let message = self.waiting.pop_front().expect("a request waits");
                     self.write_request(&message);
@@ -247,26 +172,4 @@ impl Connection {
             self.calls.pop_front();
         }
     }
-}
-
-/// Header block of every request after the first one: `:method POST`, `:scheme http`, and the five entries that the
-/// first one added to the dynamic table, the oldest first.
-const NEXT_HEADER_BLOCK: [u8; 7] = [0x83, 0x86, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe];
-
-/// Returns the header block of the first request. Its fields with text become entries of the dynamic table.
-fn first_header_block(method: &str) -> Vec<u8> {
-    let path = format!("/sessiond.v1.SessionService/{method}");
-    let mut block = vec![0x83, 0x86];
-    let mut add = |name: &[u8], value: &str| {
-        block.extend_from_slice(name);
-        block.push(value.len() as u8);
-        block.extend_from_slice(value.as_bytes());
-    };
-    // Literal fields with indexing; the names except `te` are entries of the static table.
-    add(&[0x40 | 4], &path);
-    add(&[0x40 | 1], "localhost");
-    add(b"\x40\x02te", "trailers");
-    add(&[0x40 | 31], "application/grpc");
-    add(&[0x40 | 58], "benchmark");
-    block
 }
