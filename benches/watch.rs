@@ -8,11 +8,12 @@ mod support;
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use harness::process;
 use support::{
     baseline::Baseline,
-    watch::{Options, fan_out},
+    watch::{Options, fan_out, latency, memory, others},
 };
 
 #[global_allocator]
@@ -43,6 +44,12 @@ struct Arguments {
 /// Number of threads of the runtime of watchers and writers.
 const THREADS: usize = 2;
 
+/// Raises the limit of open files of the process: each connection of watchers is one.
+fn raise_descriptor_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the limit can be raised to the hard one");
+}
+
 fn main() {
     let arguments = Arguments::parse();
     if let Some(baseline) = arguments.baseline {
@@ -57,5 +64,10 @@ fn main() {
         only: arguments.only,
     };
     println!("{} rounds of {} ms\n", options.rounds, options.slice.as_millis());
+    raise_descriptor_limit();
     fan_out::measure(&options);
+    memory::measure(&options);
+    latency::measure(&options);
+    others::measure(&options);
+    others::measure_feed(&options);
 }

@@ -47,6 +47,8 @@ const CONTENTS: usize = 101;
 const STEP: usize = 7919;
 /// Number of attributes of a session.
 const ATTRIBUTES: usize = 10;
+/// Attribute that contains a random number: two contents never have the same value.
+pub const RANDOM_ATTRIBUTE: usize = 2;
 /// Size of the response with a BASIC session.
 const BASIC: RangeInclusive<usize> = 80..=300;
 /// Response of a DeleteSession that ended a session.
@@ -172,13 +174,23 @@ pub fn sized(sum: Arc<AtomicUsize>, calls: Calls) -> Calls {
 
 /// Sets one attribute of the sessions in turn to a new value.
 pub fn update(copies: usize, sessions: &Sessions) -> Calls {
+    update_attribute(copies, sessions, |number| number % ATTRIBUTES)
+}
+
+/// Updates the sessions in turn. Each update creates an event, because it sets [`RANDOM_ATTRIBUTE`].
+pub fn update_with_event(sessions: &Sessions) -> Calls {
+    update_attribute(1, sessions, |_| RANDOM_ATTRIBUTE)
+}
+
+/// Sets the attribute that `attribute` returns for the number of the content.
+fn update_attribute(copies: usize, sessions: &Sessions, attribute: fn(usize) -> usize) -> Calls {
     let template = |number| {
-        let set_attributes =
-            BTreeMap::from([Content::repeated(copies, number).attribute(number as usize % ATTRIBUTES)]);
+        let content = Content::repeated(copies, (CONTENTS + number) as u64);
         let (namespace, key) = (QUIET.to_owned(), by_token(&placeholder()));
+        let set_attributes = BTreeMap::from([content.attribute(attribute(CONTENTS + number))]);
         Template::new(&UpdateSessionRequest { namespace, key, set_attributes, ..Default::default() })
     };
-    let templates: Vec<_> = (0..CONTENTS).map(|number| template((CONTENTS + number) as u64)).collect();
+    let templates: Vec<_> = (0..CONTENTS).map(template).collect();
     let turns = Turns::of(sessions);
     Calls {
         method: "UpdateSession",

@@ -3,6 +3,9 @@
 pub mod connection;
 pub mod fan_out;
 pub mod instances;
+pub mod latency;
+pub mod memory;
+pub mod others;
 pub mod watchers;
 pub mod writer;
 

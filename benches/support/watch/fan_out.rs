@@ -16,9 +16,9 @@ use super::{
     Options,
     instances::Instances,
     of_session, of_subject,
-    watchers::Watchers,
+    watchers::{Received, Watchers},
     whole_namespace,
-    writer::{self, Writer},
+    writer::Writer,
 };
 
 /// Deliveries per second to all watchers together, the same for both servers: far from saturation.
@@ -65,19 +65,18 @@ fn bare(watchers: usize) -> String {
     title("bare stream", watchers)
 }
 
-/// Returns the first response of a watch of the whole namespace, and one with an event.
-pub fn responses(runtime: &Runtime, instances: &Instances, writer: &Writer<'_>) -> (Vec<u8>, Vec<u8>) {
-    let received = Arc::new(Mutex::new(Vec::new()));
-    let push = {
-        let received = received.clone();
-        move |message: &[u8]| received.lock().unwrap().push(message.to_vec())
-    };
-    let on_response = Box::new(move |response: &super::watchers::Received<'_>, _| push(response.message));
-    let watchers = Watchers::open_with(runtime, &instances.measured.address, &[whole_namespace()], on_response);
+/// Returns a bare stream with the responses of this server: the first one of a watch of the whole namespace, and one with
+/// an event, whose size is returned, too.
+pub fn bare_stream(runtime: &Runtime, sessiond: &str, writer: &Writer<'_>) -> (Baseline, usize) {
+    let messages = Arc::new(Mutex::new(Vec::new()));
+    let received = messages.clone();
+    let on_response = move |response: &Received<'_>, _| received.lock().unwrap().push(response.message.to_vec());
+    let watchers = Watchers::open_with(runtime, sessiond, &[whole_namespace()], Box::new(on_response));
     writer.write(1, 1);
     watchers.wait_for(1);
-    let received = received.lock().unwrap();
-    (received[0].clone(), received.last().expect("a response").clone())
+    let messages = messages.lock().unwrap();
+    let (first, event) = (&messages[0], messages.last().expect("a response"));
+    (Baseline::stream(first, event), event.len())
 }
 
 /// Measures the rows and prints their table.
@@ -87,15 +86,16 @@ pub fn measure(options: &Options) {
     }
     let runtime = &options.runtime;
     let instances = Instances::start(&options.program, "");
-    let ids = instances.create(runtime, vec![writer::create(0, SUBJECT)]);
-    let writer = Writer::new(runtime, &instances.writing.address, ids.clone());
-    let (first, event) = responses(runtime, &instances, &writer);
-    let bare_stream = baseline::Process::start(&Baseline::stream(&first, &event));
-    let bare_writer = Writer::new(runtime, &bare_stream.address, ids.clone());
-    eprintln!("process ids: sessiond {}, bare stream {}", instances.measured.pid(), bare_stream.pid());
+    let sessiond = instances.start_measured();
+    let id = instances.create_for(runtime, SUBJECT);
+    let writer = Writer::new(runtime, &instances.writing.address, vec![id.clone()]);
+    let (bare_stream, event_bytes) = bare_stream(runtime, &sessiond.address, &writer);
+    let bare_stream = baseline::Process::start(&bare_stream);
+    let bare_writer = Writer::new(runtime, &bare_stream.address, vec![id.clone()]);
+    eprintln!("process ids: sessiond {}, bare stream {}", sessiond.pid(), bare_stream.pid());
 
     let row = |kind: &str, watchers, request| {
-        let (title, pid, address) = (title(kind, watchers), instances.measured.pid(), &instances.measured.address[..]);
+        let (title, pid, address) = (title(kind, watchers), sessiond.pid(), &sessiond.address[..]);
         Row { title, pid, address, request, watchers, writer: &writer, slices: Vec::new() }
     };
     let mut rows = Vec::new();
@@ -106,11 +106,11 @@ pub fn measure(options: &Options) {
         rows.push(namespace);
     }
     rows.push(row("one subject", WATCHERS[0], of_subject(SUBJECT)));
-    rows.push(row("one id", WATCHERS[0], of_session(&ids[0])));
+    rows.push(row("one id", WATCHERS[0], of_session(&id)));
     rows.retain(|row| options.selects(&row.title));
     in_rounds(&mut rows, options.rounds, |row| row.run(options), |row| &mut row.slices);
 
-    println!("An event has {} bytes; {DELIVERIES} deliveries per second.\n", event.len());
+    println!("An event has {event_bytes} bytes; {DELIVERIES} deliveries per second.\n");
     print(&rows);
 }
 

@@ -42,14 +42,14 @@ pub struct Reception {
     open: AtomicUsize,
     /// Number of events of each watcher.
     events: Vec<AtomicU64>,
-    /// Number of responses of each watcher, up to 1.
-    has_response: Vec<AtomicU64>,
+    /// Number of responses of each watcher.
+    responses: Vec<AtomicU64>,
     on_response: OnResponse,
 }
 
 impl Reception {
     pub fn note(&self, received: Received<'_>) {
-        if self.has_response[received.watcher].swap(1, Ordering::Relaxed) == 0 {
+        if self.responses[received.watcher].fetch_add(1, Ordering::Relaxed) == 0 {
             self.open.fetch_add(1, Ordering::Relaxed);
         }
         let before = self.events[received.watcher].fetch_add(received.events, Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl<'a> Watchers<'a> {
     pub fn open_with(runtime: &'a Runtime, address: &str, requests: &[WatchRequest], on_response: OnResponse) -> Self {
         let zeros = || requests.iter().map(|_| AtomicU64::new(0)).collect();
         let reception =
-            Arc::new(Reception { open: AtomicUsize::new(0), events: zeros(), has_response: zeros(), on_response });
+            Arc::new(Reception { open: AtomicUsize::new(0), events: zeros(), responses: zeros(), on_response });
         let mut watchers = Watchers { runtime, reception, connections: Vec::new() };
         let mut opening = 0;
         for connections in requests.chunks(PER_CONNECTION * OPENED_AT_ONCE) {
@@ -92,6 +92,11 @@ impl<'a> Watchers<'a> {
     /// Number of watchers.
     pub fn count(&self) -> usize {
         self.reception.events.len()
+    }
+
+    /// Number of responses that all watchers have received.
+    pub fn responses(&self) -> u64 {
+        self.reception.responses.iter().map(|of_one| of_one.load(Ordering::Relaxed)).sum()
     }
 
     /// Waits until every watcher has received this number of events since it was opened; panics if one receives more.

@@ -15,18 +15,16 @@ use harness::client::by_id;
 use crate::support::{
     content::{Content, Kind},
     load::{self, Client},
-    requests::QUIET,
+    requests::{QUIET, RANDOM_ATTRIBUTE},
 };
 
-/// Attribute that an update sets: it contains a random token, so no two values are the same.
-const ATTRIBUTE: usize = 2;
 /// Number of different values. A prime: a session never receives the value that it has.
 const VALUES: u64 = 101;
 
-/// Returns the request that creates a session with this number, with ten attributes of 1 KiB together.
-pub fn create(number: u64, subject: &str) -> CreateSessionRequest {
+/// Returns the request that creates a session of this subject, with ten attributes of 1 KiB together.
+pub fn create_request(subject: &str) -> CreateSessionRequest {
     let (namespace, subject) = (QUIET.to_owned(), subject.to_owned());
-    let attributes = Content::new(Kind::Session, number).as_attributes();
+    let attributes = Content::new(Kind::Session, 0).as_attributes();
     CreateSessionRequest { namespace, subject, attributes, ..Default::default() }
 }
 
@@ -51,7 +49,7 @@ impl<'a> Writer<'a> {
     /// A writer of these sessions at this server. Their number must not be a multiple of [`VALUES`].
     pub fn new(runtime: &'a Runtime, address: &str, ids: Vec<String>) -> Self {
         let clients = runtime.block_on(load::connect(address));
-        let value = |number| BTreeMap::from([Content::new(Kind::Session, number).attribute(ATTRIBUTE)]);
+        let value = |number| BTreeMap::from([Content::new(Kind::Session, number).attribute(RANDOM_ATTRIBUTE)]);
         let values = (0..VALUES).map(|number| value(1_000_000 + number)).collect();
         assert!(!(ids.len() as u64).is_multiple_of(VALUES));
         Writer { runtime, clients, ids, values, turn: AtomicUsize::new(0) }
