@@ -90,7 +90,7 @@ macro_rules! sent_message {
 pub struct EncodedWatchResponse {
     /// The encoded field `events` of each event.
     pub events: Vec<Bytes>,
-    /// Field `resume_token`.
+    /// Field `resume_token`. Empty: not set.
     pub resume_token: Bytes,
     /// Field `control`.
     pub control: Option<watch_response::Control>,
@@ -102,14 +102,20 @@ impl EncodedWatchResponse {
 
     fn put(&self, buffer: &mut impl BufMut) {
         self.events.iter().for_each(|event| buffer.put_slice(event));
-        encoding::bytes::encode(Self::RESUME_TOKEN, &self.resume_token, buffer);
+        if !self.resume_token.is_empty() {
+            encoding::bytes::encode(Self::RESUME_TOKEN, &self.resume_token, buffer);
+        }
         self.control.iter().for_each(|control| control.encode(buffer));
     }
 
     fn len(&self) -> usize {
         let events: usize = self.events.iter().map(Bytes::len).sum();
         let control = self.control.as_ref().map_or(0, watch_response::Control::encoded_len);
-        events + encoding::bytes::encoded_len(Self::RESUME_TOKEN, &self.resume_token) + control
+        let token = match self.resume_token.len() {
+            0 => 0,
+            _ => encoding::bytes::encoded_len(Self::RESUME_TOKEN, &self.resume_token),
+        };
+        events + token + control
     }
 }
 

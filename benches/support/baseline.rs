@@ -211,7 +211,8 @@ impl Baseline {
 
 /// Returns the response that this hexadecimal number encodes.
 fn encoded(hex: &str) -> pb::EncodedWatchResponse {
-    pb::EncodedWatchResponse { message: HEXLOWER.decode(hex.as_bytes()).expect("a hexadecimal number").into() }
+    let message = HEXLOWER.decode(hex.as_bytes()).expect("a hexadecimal number");
+    pb::EncodedWatchResponse { events: vec![message.into()], ..Default::default() }
 }
 
 /// Opens one multiplexed connection, like the service.
