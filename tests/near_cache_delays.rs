@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use harness::{
     Client, Server, World,
     client::*,
@@ -10,19 +11,23 @@ use harness::{
     proxy::{Proxy, Purpose},
 };
 use sessiond::store::scripts;
-use sessiond_client::v1::{AttributeValue, CreateSessionRequest, GetSessionRequest};
+use sessiond_client::v1::{AttributeValue, CreateSessionRequest, GetSessionRequest, Session};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 /// Maximum time from the end of a value to a read from memory that returns it.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// Reads attribute `a` of any revision, from memory if possible. None: the read failed.
-async fn value(client: &Client, id: &str) -> Option<AttributeValue> {
+/// Reads any revision, from memory if possible. None: the read failed.
+async fn read(client: &Client, id: &str) -> Option<Session> {
     let request =
         GetSessionRequest { namespace: NAMESPACE.into(), key: by_id(id), min_revision: Some(0), ..Default::default() };
-    let response = client.grpc.clone().get_session(request).await.ok()?.into_inner();
-    response.session.unwrap().attributes.get("a").cloned()
+    client.grpc.clone().get_session(request).await.ok()?.into_inner().session
+}
+
+/// Reads attribute `a` of any revision, from memory if possible. None: the read failed, or the session has no such attribute.
+async fn value(client: &Client, id: &str) -> Option<AttributeValue> {
+    read(client, id).await?.attributes.get("a").cloned()
 }
 
 /// Waits until the server has sent the next read of the ends of the logs, and holds back its reply.
@@ -95,10 +100,34 @@ async fn tail_read_without_its_entries_proves_nothing() {
     }
 }
 
+/// The server does not receive the events of its own writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_own_writes_without_events_are_in_later_reads() {
+    let world = World::dedicated();
+    let (proxy, _servers, [slow, _]) = world.proxied_pair().await;
+    for round in 0..8 {
+        let (session, token) = slow.create_for("alice").await;
+        let id = &session.id;
+        eventually("the session is read", async || read(&slow, id).await).await;
+        read(&slow, id).await;
+        proxy.drop_messages(true);
+        match round % 4 {
+            0 => drop(slow.set(by_id(id), &[("a", text("new"))]).await.unwrap()),
+            1 => drop(slow.rotate(&token).await.unwrap()),
+            2 => assert!(slow.delete(by_id(id)).await.unwrap()),
+            _ => assert_ne!(slow.delete_subject("alice").await.unwrap(), 0),
+        }
+        let (read, from_redis) = (read(&slow, id).await, slow.get(by_id(id)).await.ok());
+        assert_eq!(read, from_redis, "round {round}");
+        proxy.drop_messages(false);
+    }
+}
+
 /// The client of a write gives up after Redis has executed it, and the server does not receive its event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s1_write_of_a_cancelled_call_is_in_later_reads() {
-    const PATIENCE: Duration = Duration::from_millis(50);
+    // The partition is verified for longer than that.
+    const CANCEL_TIME: Duration = Duration::from_millis(200);
     let world = World::dedicated();
     let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
     let (session, _) = client.create(&[("a", text("old"))]).await;
@@ -107,13 +136,19 @@ async fn s1_write_of_a_cancelled_call_is_in_later_reads() {
         let old = value_in_memory(&slow, &session.id).await;
         proxy.hold_replies_after(&scripts::UPDATE, 1);
         let new = text(&round.to_string());
-        timeout(PATIENCE, slow.set(key.clone(), &[("a", new.clone())])).await.expect_err("the reply is held back");
-        let read = client.get(key.clone()).await.unwrap();
-        assert_eq!(read.attributes.get("a"), Some(&new), "Redis has executed the write");
-        for _ in 0..4 {
-            let read = timeout(PATIENCE, value(&slow, &session.id)).await;
-            assert_ne!(read, Ok(Some(old.clone())), "round {round}");
+        let attributes = [("a", new.clone())];
+        let is_executed = async || {
+            let read = client.get(key.clone()).await.unwrap();
+            (read.attributes.get("a") == Some(&new)).then_some(())
+        };
+        tokio::select! {
+            biased;
+            written = slow.set(key.clone(), &attributes) => panic!("the reply is held back: {written:?}"),
+            () = eventually("Redis executes the write", is_executed) => {}
         }
+        sleep(CANCEL_TIME).await;
+        let read = timeout(CANCEL_TIME, value(&slow, &session.id)).await;
+        assert_ne!(read, Ok(Some(old)), "round {round}");
         proxy.release_replies();
     }
 }
@@ -159,5 +194,31 @@ async fn s1_session_created_again_is_in_later_reads() {
         create("second").await.unwrap();
         assert_eq!(value(&slow, &id).await, Some(text("second")), "round {round}");
         proxy.drop_messages(false);
+    }
+}
+
+/// The replies to reads and to a write of the same server arrive together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_reads_in_flight_at_an_own_write_are_not_kept() {
+    const EXECUTION_TIME: Duration = Duration::from_millis(10);
+    let world = World::dedicated();
+    let (proxy, _servers, [slow, _]) = world.proxied_pair().await;
+    proxy.drop_messages(true);
+    for round in 0..40 {
+        let (session, _) = slow.create(&[]).await;
+        let (key, id) = (by_id(&session.id), &session.id);
+        proxy.hold_replies_to(Purpose::Calls);
+        let reading = join_all((0..16).map(|_| read(&slow, id)));
+        let deleting = async {
+            sleep(EXECUTION_TIME).await;
+            slow.delete(key).await.unwrap()
+        };
+        let releasing = async {
+            sleep(2 * EXECUTION_TIME).await;
+            proxy.release_replies();
+        };
+        let (_, is_deleted, ()) = tokio::join!(reading, deleting, releasing);
+        assert!(is_deleted);
+        assert_eq!(read(&slow, id).await, None, "round {round}");
     }
 }
