@@ -1,4 +1,5 @@
-# Targets that must always work: run, test, test-matrix, test-faults, test-soak, check, gen, gen-check, bench, bench-memory.
+# Targets that must always work: run, test, test-matrix, test-faults, test-soak, test-cache, check, gen, gen-check, bench,
+# bench-memory.
 
 LANGUAGES := rust go python typescript java
 BUF := 1.75.0
@@ -6,7 +7,7 @@ GRPCURL := 1.9.3
 TYPOS := 1.52.0
 CARGO_DENY := 0.20.2
 
-.PHONY: run test test-matrix test-faults test-soak check deny tools gen gen-check bench bench-memory install
+.PHONY: run test test-matrix test-faults test-soak test-cache check deny tools gen gen-check bench bench-memory install
 
 # Starts the service on a private Redis and prints example commands.
 run: install
@@ -38,6 +39,13 @@ test-soak: install
 	cargo build
 	cargo run -p sessiond-robustness -- soak --minutes=$(SOAK_MINUTES) $(if $(SEED),--seed=$(SEED)) \
 		$(if $(FAULTS),--faults='$(FAULTS)')
+
+# Plays long histories of reads from the memory of the servers under faults, and checks every answer. SEED=<seed> replays one.
+NEAR_CACHE_HISTORIES ?= 12
+test-cache: install
+	cargo build
+	cargo run -p sessiond-robustness -- near-cache \
+		$(if $(SEED),--histories=1 --seed=$(SEED),--histories=$(NEAR_CACHE_HISTORIES))
 
 # Checks format, lints, spelling, Lua scripts, and the proto files: their style, and that the API did not change.
 check: tools

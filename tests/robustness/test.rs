@@ -1,5 +1,6 @@
 //! W1–W10, S1–S6 under faults: recorded histories satisfy the contract, and the validators find every planted defect.
 
+mod near_cache;
 mod soak;
 
 use std::path::Path;

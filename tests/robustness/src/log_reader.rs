@@ -98,7 +98,8 @@ impl LogReader {
     /// Initialises the emptied store and reads the new one from now on.
     pub async fn store_flushed(&mut self) {
         let all: Vec<Partition> = self.store.partitions().collect();
-        self.store.initialise(&all).await.expect("the store is initialised");
+        let initialise = async || self.store.initialise(&all).await.ok();
+        eventually("the store is initialised", initialise).await;
         let (id, origins) = (self.store.id(), origins(&self.store).await);
         let logs = origins.into_iter().map(|origin| LogBranches::from(position(origin))).collect();
         self.stores.push(StoreLogs { id: id.0, logs });

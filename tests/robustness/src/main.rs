@@ -6,6 +6,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 use robustness::{
     campaign::{Campaign, first_seed, seeds},
+    near_cache::{NearCacheHistories, random_seed},
     soak::Soak,
 };
 
@@ -35,6 +36,18 @@ enum Command {
         #[arg(long, value_delimiter = ',', allow_hyphen_values = true, conflicts_with = "seed")]
         faults: Vec<String>,
     },
+    /// Plays long histories of reads from memory, each with its own servers and all faults of its kind.
+    NearCache {
+        /// Number of histories to play.
+        #[arg(long, default_value_t = 12)]
+        histories: u64,
+        /// Minimum number of calls of each history.
+        #[arg(long, default_value_t = 10_000)]
+        steps: usize,
+        /// Seed of the first history. The next ones have the next numbers.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Plays faults of ordinary operation one after the other on the same servers.
     Soak {
         /// Minimum duration in minutes. The report of a soak of 15 minutes or more is written.
@@ -52,6 +65,7 @@ enum Command {
 fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Histories { histories, seed, faults } => play_histories(histories, seed, &faults),
+        Command::NearCache { histories, steps, seed } => play_near_cache(histories, steps, seed),
         Command::Soak { minutes, seed, faults } => play_soak(minutes, seed, faults),
     }
 }
@@ -62,6 +76,14 @@ fn play_histories(histories: usize, seed: Option<u64>, selection: &[String]) -> 
     let (table, failures) = Campaign { seeds, failed_histories: std::env::temp_dir() }.play();
     println!("{}", table.text());
     finish(&failures, seed.is_none() && selection.is_empty(), |page| table.page(page))
+}
+
+fn play_near_cache(histories: u64, steps: usize, seed: Option<u64>) -> ExitCode {
+    let first = seed.unwrap_or_else(random_seed);
+    let seeds = (first..first + histories).collect();
+    let (_, failures) =
+        NearCacheHistories { seeds, steps, faults: None, failed_histories: std::env::temp_dir() }.play();
+    finish(&failures, false, str::to_owned)
 }
 
 fn play_soak(minutes: u64, seed: Option<u64>, selection: Vec<String>) -> ExitCode {

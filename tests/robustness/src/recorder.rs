@@ -118,6 +118,11 @@ impl Recorder {
         outcome
     }
 
+    /// Returns the number of calls.
+    pub fn calls(&self) -> usize {
+        self.operations.lock().unwrap().len()
+    }
+
     /// Returns the number of answered writes.
     pub fn writes(&self) -> usize {
         self.operations.lock().unwrap().iter().filter(|operation| operation.is_answered_write()).count()
