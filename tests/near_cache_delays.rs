@@ -126,10 +126,11 @@ async fn s1_own_writes_without_events_are_in_later_reads() {
 /// The client of a write gives up after Redis has executed it, and the server does not receive its event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s1_write_of_a_cancelled_call_is_in_later_reads() {
+    const CANCELLED: &str = "sessiond_grpc_requests_total{method=\"UpdateSession\",code=\"CANCELLED\"}";
     // The partition is verified for longer than that.
-    const CANCEL_TIME: Duration = Duration::from_millis(200);
+    const READ_TIME: Duration = Duration::from_millis(200);
     let world = World::dedicated();
-    let (proxy, _servers, [slow, client]) = world.proxied_pair().await;
+    let (proxy, [server, _other], [slow, client]) = world.proxied_pair().await;
     let (session, _) = client.create(&[("a", text("old"))]).await;
     let key = by_id(&session.id);
     for round in 0..5 {
@@ -146,8 +147,9 @@ async fn s1_write_of_a_cancelled_call_is_in_later_reads() {
             written = slow.set(key.clone(), &attributes) => panic!("the reply is held back: {written:?}"),
             () = eventually("Redis executes the write", is_executed) => {}
         }
-        sleep(CANCEL_TIME).await;
-        let read = timeout(CANCEL_TIME, value(&slow, &session.id)).await;
+        let is_cancelled = async || (server.metric(CANCELLED).await > f64::from(round)).then_some(());
+        eventually("the server has dropped the call", is_cancelled).await;
+        let read = timeout(READ_TIME, value(&slow, &session.id)).await;
         assert_ne!(read, Ok(Some(old)), "round {round}");
         proxy.release_replies();
     }

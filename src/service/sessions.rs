@@ -140,7 +140,6 @@ impl Service {
         let (id, verifier) = (new.token().id(), new.token().verifier());
         let (name, content) = (SessionRef { namespace: call.namespace, id }, &call.content);
         let subject = Subject { namespace: name.namespace.clone(), name: content.subject.clone() };
-        // An earlier session can have had the id.
         let _forget = self.forget_after_write(&name);
         // No session has an id that the server just generated, so it is reserved at once. With an id from the caller the
         // script checks first whether it would create the session.
@@ -195,8 +194,7 @@ impl Service {
         let (id, credential) = call.key.credential()?;
         let name = SessionRef { namespace: call.namespace, id };
         let get = store::Get { credential, view: call.view, touch: call.touch };
-        let from_memory = call.min_revision.zip(self.cache.as_ref());
-        let fill = match from_memory {
+        let fill = match call.min_revision.zip(self.cache.as_ref()) {
             None => None,
             Some((min_revision, cache)) => {
                 let partition = self.store.partition_of(&id);

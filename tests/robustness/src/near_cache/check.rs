@@ -149,6 +149,9 @@ fn is_false_refusal(truth: &Truth, operation: &Operation) -> bool {
     !cause.ends_with("TIMEOUT") && truth.lives_throughout(id, operation.called, operation.returned)
 }
 
+/// When an answer contained an access, and the latest access so far. By epoch, session and creation of the session.
+type Access = (Micros, Micros);
+
 /// Checks deadlines and times of use. Returns the reads that break a rule.
 fn check_times(recording: &Recording) -> Vec<(&'static str, &Operation)> {
     let mut broken = Vec::new();
@@ -157,8 +160,7 @@ fn check_times(recording: &Recording) -> Vec<(&'static str, &Operation)> {
         return broken;
     }
     let epoch_at = |at: Micros| recording.epochs.iter().rposition(|epoch| epoch.from[1] <= at).unwrap_or(0);
-    // Accesses by epoch, session and creation: when an answer contained them, and the latest one so far.
-    let mut known: HashMap<(usize, &str, Micros), Vec<(Micros, Micros)>> = HashMap::new();
+    let mut known: HashMap<(usize, &str, Micros), Vec<Access>> = HashMap::new();
     for read in recording.operations.iter().filter_map(Read::of) {
         let Operation { called, returned, .. } = *read.operation;
         let (accessed, created) = (read.accessed(), time_of(read.session.create_time));

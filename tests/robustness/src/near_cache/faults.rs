@@ -183,28 +183,10 @@ async fn play_on_connections(fault: Fault, number: usize, scene: &mut Scene, rng
                 pause(rng, 1_200, 1_500).await;
             }
         }
-        Fault::MessagesHeld => {
-            proxy.hold_replies_to(Purpose::Messages);
-            change_all(scene, other).await;
-            pause(rng, 200, 1_800).await;
-            proxy.release_replies();
-        }
-        Fault::MessagesDropped => {
-            proxy.drop_messages(true);
-            change_all(scene, other).await;
-            pause(rng, 200, 2_500).await;
-            proxy.drop_messages(false);
-        }
         Fault::RepliesHeld => {
             proxy.hold_replies();
             change_all(scene, other).await;
             pause(rng, 300, 2_000).await;
-            proxy.release_replies();
-        }
-        Fault::FeedHeld => {
-            proxy.hold_replies_to_feed();
-            change_all(scene, other).await;
-            pause(rng, 500, 2_500).await;
             proxy.release_replies();
         }
         Fault::RepliesDelayed => {
@@ -218,6 +200,32 @@ async fn play_on_connections(fault: Fault, number: usize, scene: &mut Scene, rng
             change_all(scene, other).await;
             pause(rng, 200, 1_500).await;
             proxy.release_requests();
+        }
+        fault => play_on_feed(fault, number, scene, rng).await,
+    }
+}
+
+/// Plays a fault of the feed of one instance, which answers calls. The other one changes all sessions.
+async fn play_on_feed(fault: Fault, number: usize, scene: &mut Scene, rng: &mut SeededRng) {
+    let (proxy, other) = (&scene.proxies[number], 1 - number);
+    match fault {
+        Fault::MessagesHeld => {
+            proxy.hold_replies_to(Purpose::Messages);
+            change_all(scene, other).await;
+            pause(rng, 200, 1_800).await;
+            proxy.release_replies();
+        }
+        Fault::MessagesDropped => {
+            proxy.drop_messages(true);
+            change_all(scene, other).await;
+            pause(rng, 200, 2_500).await;
+            proxy.drop_messages(false);
+        }
+        Fault::FeedHeld => {
+            proxy.hold_replies_to_feed();
+            change_all(scene, other).await;
+            pause(rng, 500, 2_500).await;
+            proxy.release_replies();
         }
         Fault::TailReadsHeld => {
             proxy.drop_messages(true);
@@ -241,7 +249,7 @@ async fn play_on_connections(fault: Fault, number: usize, scene: &mut Scene, rng
             proxy.release_replies();
             proxy.drop_messages(false);
         }
-        fault => unreachable!("{fault:?} is not a fault of connections"),
+        fault => unreachable!("{fault:?} is not a fault of the feed"),
     }
 }
 
