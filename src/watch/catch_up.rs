@@ -51,7 +51,9 @@ impl CatchUp {
         if self.reached.store != self.target.store || self.reached.positions.len() != self.target.positions.len() {
             return Ok(self.skip_to_target(ResyncReason::Flushed));
         }
-        let Some((partition, from, target)) = self.next_partition() else { return Ok(Read::End) };
+        let Some((partition, from, target)) = self.next_partition() else {
+            return Ok(Read::End(self.reached.encode()));
+        };
         match source.page_after(partition, from).await? {
             PageAfter::Entries(entries) => match self.entries_up_to(target, entries) {
                 // The log skips the target: the two are on different branches of history.

@@ -18,9 +18,9 @@ use super::{
 pub(super) enum Read {
     /// The next items, in order, not more than fit into one response. None: there were none so far; read again.
     Items(Vec<Slot>),
-    /// There is no further item: the reader has reached the position at which the next reader starts. The live reader
-    /// waits there.
-    End,
+    /// There is no further item: the reader has reached the position with this resume token, at which the next reader
+    /// starts. The live reader waits there.
+    End(Bytes),
     /// The ring has dropped slots that the live reader has not taken. They are in the log.
     Overrun,
     /// The client is a slow consumer.

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures_util::stream::AbortHandle;
 use tokio::time::Instant;
 
@@ -32,8 +31,6 @@ pub struct LiveReader {
     registered: Registered,
     /// Number of the first slot that was not read. The slots before it were taken, or do not concern the watcher.
     next: u64,
-    /// Resume token before the slot `next`.
-    token: Bytes,
 }
 
 impl LiveReader {
@@ -46,7 +43,7 @@ impl LiveReader {
         reset: AbortHandle,
     ) -> Result<(Self, ResumeToken), NotRegistered> {
         let (registered, next, end) = hub.register(filter, interval, reset)?;
-        Ok((LiveReader { hub, registered, next, token: end.encode() }, end))
+        Ok((LiveReader { hub, registered, next }, end))
     }
 
     /// Takes slots of the ring, from the first one that may match, up to `until` exclusive.
@@ -56,8 +53,8 @@ impl LiveReader {
         }
         let recent = self.hub.recent();
         let Some(first) = self.registered.watcher.take_pending() else {
-            (self.next, self.token) = (recent.ring.end(), recent.end_token.clone());
-            return Read::End;
+            self.next = recent.ring.end();
+            return Read::End(recent.end_token.clone());
         };
         if first < recent.ring.first() {
             return Read::Overrun;
@@ -70,9 +67,6 @@ impl LiveReader {
             if slots.len() == READ_SLOTS || bytes >= READ_BYTES || matches!(slot.item, Item::Resync(_)) {
                 break;
             }
-        }
-        if let Some(last) = slots.last() {
-            self.token = last.token.clone();
         }
         self.next = first.min(until) + slots.len() as u64;
         if self.next < recent.ring.end() {
@@ -96,11 +90,6 @@ impl LiveReader {
         self.next
     }
 
-    /// Resume token before [`LiveReader::next`].
-    pub(super) fn token(&self) -> &Bytes {
-        &self.token
-    }
-
     /// Number that the next slot of the ring will have.
     pub(super) fn end(&self) -> u64 {
         self.hub.recent().ring.end()
@@ -120,7 +109,7 @@ impl LiveReader {
     pub(super) fn skip_to_end(&mut self) -> ResumeToken {
         let recent = self.hub.recent();
         self.registered.watcher.take_pending();
-        (self.next, self.token) = (recent.ring.end(), recent.end_token.clone());
+        self.next = recent.ring.end();
         recent.end.clone()
     }
 

@@ -92,7 +92,7 @@ impl Snapshot {
             // After the barrier, the changes during the reads are in the ring.
             source.pass_barrier().await?;
             self.complete_at = Some(live.end());
-            return Ok(Read::End);
+            return Ok(Read::End(self.token.clone()));
         }
         if self.ready.is_empty() {
             let read = source.sessions(&filter.namespace, &self.unread, credential, self.view).await?;

@@ -176,7 +176,7 @@ impl Subscription {
             snapshot.read(source, &self.live, &self.filter, credential).await
         } else if let Some(catch_up) = &mut self.catch_up {
             let read = catch_up.read(source, &mut self.live).await;
-            if let Ok(Read::End) = read {
+            if let Ok(Read::End(_)) = read {
                 self.catch_up = None;
             }
             read
@@ -190,7 +190,7 @@ impl Subscription {
                 let is_silent = batch.is_none() && self.sent_at.elapsed() >= self.bookmarks.interval();
                 batch.or_else(|| is_silent.then(|| self.batch(Vec::new(), None)))
             }
-            Ok(Read::End | Read::Overrun) => None,
+            Ok(Read::End(_) | Read::Overrun) => None,
             Ok(Read::SlowConsumer) => Some(self.slow_consumer_batch()),
             Err(error) => {
                 tracing::debug!(%error, "watch read failed; retrying");
@@ -209,10 +209,12 @@ impl Subscription {
                 self.bookmarks.advance_now(now, &self.source.feed.barrier, &self.live);
                 Ok(self.deliver(slots, now).await)
             }
-            Read::End => {
-                self.token = self.live.token().clone();
+            Read::End(token) => {
+                let processed = std::mem::replace(&mut self.token, token);
                 let batch = self.respond(Vec::new());
                 if batch.is_none() {
+                    // An idle watcher keeps one token, of its last response. Nothing after it is of interest.
+                    self.token = processed;
                     self.wait().await?;
                 }
                 Ok(batch)

@@ -28,7 +28,7 @@ async fn catch_up_reads_pages_up_to_the_target_then_ends() {
     let Read::Items(slots) = catch_up.read(&source, &mut live).await.unwrap() else { panic!("no items") };
     assert_eq!(slots.iter().map(|slot| &slot.token).collect::<Vec<_>>(), [&token(2).encode(), &token(3).encode()]);
     assert_eq!(items(catch_up.read(&source, &mut live).await.unwrap()), ["4", "5"]);
-    assert!(matches!(catch_up.read(&source, &mut live).await, Ok(Read::End)));
+    assert!(matches!(catch_up.read(&source, &mut live).await, Ok(Read::End(_))));
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn catch_up_compacted_log_resyncs_or_ends_the_watch() {
     let Read::Items(slots) = resumed.read(&source, &mut live).await.unwrap() else { panic!("no items") };
     assert_eq!(slots[0].token, token(5).encode());
     assert_eq!(items(Read::Items(slots)), ["resync Compacted"]);
-    assert!(matches!(resumed.read(&source, &mut live).await, Ok(Read::End)));
+    assert!(matches!(resumed.read(&source, &mut live).await, Ok(Read::End(_))));
     let mut overrun = CatchUp::overrun(token(1), token(5));
     assert!(matches!(overrun.read(&source, &mut live).await, Ok(Read::SlowConsumer)));
     assert_eq!(items(overrun.read(&source, &mut live).await.unwrap()), ["resync Flushed"]);
@@ -59,7 +59,7 @@ async fn catch_up_token_of_another_store_resyncs_once() {
     let other = ResumeToken { store: StoreId([7; 16]), ..token(1) };
     let mut catch_up = CatchUp::resumed(other, token(5));
     assert_eq!(items(catch_up.read(&source([]), &mut live).await.unwrap()), ["resync Flushed"]);
-    assert!(matches!(catch_up.read(&source([]), &mut live).await, Ok(Read::End)));
+    assert!(matches!(catch_up.read(&source([]), &mut live).await, Ok(Read::End(_))));
 }
 
 #[tokio::test]
@@ -72,8 +72,8 @@ async fn catch_up_lost_target_reads_to_the_end_of_the_ring() {
     assert_eq!(items(catch_up.read(&source, &mut live).await.unwrap()), ["2", "3"]);
     assert!(items(catch_up.read(&source, &mut live).await.unwrap()).is_empty());
     assert_eq!(items(catch_up.read(&source, &mut live).await.unwrap()), ["6", "8"]);
-    assert!(matches!(catch_up.read(&source, &mut live).await, Ok(Read::End)));
-    assert!(matches!(live.read(u64::MAX), Read::End));
+    assert!(matches!(catch_up.read(&source, &mut live).await, Ok(Read::End(_))));
+    assert!(matches!(live.read(u64::MAX), Read::End(_)));
 }
 
 #[tokio::test]
@@ -89,5 +89,5 @@ async fn catch_up_lost_position_continues_at_the_fork() {
     assert_eq!(items(Read::Items(slots)), ["resync RolledBack"]);
     // The ring knows no rollback of the fork, which this history lacks too.
     assert_eq!(items(catch_up.read(&source, &mut live).await.unwrap()), ["resync RolledBack"]);
-    assert!(matches!(catch_up.read(&source, &mut live).await, Ok(Read::End)));
+    assert!(matches!(catch_up.read(&source, &mut live).await, Ok(Read::End(_))));
 }

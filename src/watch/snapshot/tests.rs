@@ -19,7 +19,7 @@ async fn snapshot_is_complete_at_the_end_after_the_barrier() {
     assert!(snapshot.read(&source, &live, &filter, Credential::Id).await.is_err());
     assert_eq!(items(snapshot.read(&source, &live, &filter, Credential::Id).await.unwrap()), ["session"]);
     assert!(!snapshot.is_sent());
-    assert!(matches!(snapshot.read(&source, &live, &filter, Credential::Id).await, Ok(Read::End)));
+    assert!(matches!(snapshot.read(&source, &live, &filter, Credential::Id).await, Ok(Read::End(_))));
     assert_eq!(snapshot.complete_at(), Some(1));
 }
 
