@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use harness::process;
 use support::{
     baseline::Baseline,
-    watch::{Options, fan_out, latency, memory, others},
+    watch::{Options, fan_out, growth, latency, memory, others},
 };
 
 #[global_allocator]
@@ -70,4 +70,5 @@ fn main() {
     latency::measure(&options);
     others::measure(&options);
     others::measure_feed(&options);
+    growth::measure(&options);
 }

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod fan_out;
+pub mod growth;
 pub mod instances;
 pub mod latency;
 pub mod memory;

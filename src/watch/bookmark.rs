@@ -73,7 +73,8 @@ impl Bookmarks {
                 self.request(barrier);
             }
             Some(pending) => {
-                let read = pending.wait().await;
+                // Boxed: rarely used, and large.
+                let read = Box::pin(pending.wait()).await;
                 self.finish(read, live);
             }
         }

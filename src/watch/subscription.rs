@@ -230,25 +230,25 @@ impl Subscription {
     /// Waits for the next event, bookmark or check of the lifetime. Fails if the watch must be closed.
     async fn wait(&mut self) -> Result<(), CloseReason> {
         self.lifetime.check()?;
-        let next_check = self.lifetime.next_check(&self.source.store);
-        let barrier = &self.source.feed.barrier;
-        let event = async {
-            tokio::select! {
-                biased;
-                () = self.live.woken() => {}
-                () = self.bookmarks.advance(barrier, &self.live) => {}
-            }
-        };
-        match next_check {
-            None => event.await,
+        match self.lifetime.next_check(&self.source.store) {
+            None => self.event_or_bookmark().await,
+            // Boxed: rarely used, and large.
             Some(next_check) => {
-                if timeout(next_check, event).await.is_err() {
-                    // Boxed: rarely used, and large.
+                if Box::pin(timeout(next_check, self.event_or_bookmark())).await.is_err() {
                     Box::pin(self.refresh_lifetime()).await;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Waits for the next event or step of the bookmarks.
+    async fn event_or_bookmark(&mut self) {
+        tokio::select! {
+            biased;
+            () = self.live.woken() => {}
+            () = self.bookmarks.advance(&self.source.feed.barrier, &self.live) => {}
+        }
     }
 
     /// Builds a response with the items that match, which were received at `now`, and the control after them. None: there is

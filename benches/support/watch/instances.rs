@@ -17,9 +17,9 @@ use super::writer;
 /// A Redis, and the instance that executes the writes.
 pub struct Instances {
     pub writing: Process,
+    pub redis: Redis,
     program: PathBuf,
     config: ConfigFile,
-    redis: Redis,
 }
 
 impl Instances {
@@ -28,7 +28,7 @@ impl Instances {
         let redis = start_redis();
         let config = ConfigFile::new(&format!("{CONFIGURATION}\n[limits]\nwatches = 200_000\n{limits}"));
         let writing = start(program, &redis, &config);
-        Instances { writing, program: program.to_owned(), config, redis }
+        Instances { writing, redis, program: program.to_owned(), config }
     }
 
     /// Starts an instance whose memory has nothing of what was written before.
