@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Number of bytes from which on they are written at once.
-const MAX_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 32 * 1024;
 /// Maximum capacity of an empty buffer in bytes: idle connections keep no more.
 const MAX_IDLE_BYTES: usize = 4 * 1024;
 

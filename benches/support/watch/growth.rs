@@ -58,7 +58,9 @@ pub fn measure(options: &Options) {
         let pairs = row.slices.iter().zip(&rows[0].slices);
         let ratio = Quartiles::of(pairs.map(|(own, first)| own / first));
         let cpu = Quartiles::of(row.slices.iter().copied());
-        vec![format!("{TITLE}, {} instances", 1 + row.others.len()), format!("{cpu:.3}"), format!("{ratio:.3}")]
+        let number = 1 + row.others.len();
+        let plural = if number == 1 { "" } else { "s" };
+        vec![format!("{TITLE}, {number} instance{plural}"), format!("{cpu:.3}"), format!("{ratio:.3}")]
     };
     println!("{PER_SECOND} updates per second on one instance\n");
     print_table(
