@@ -83,7 +83,9 @@ pub fn measure(options: &Options) {
     let quartiles = |row: usize, column: usize| Quartiles::of(runs.iter().map(|run| run[row][column]));
     let line = |(row, title): (usize, &str)| {
         let cells = (0..=QUANTILES.len()).map(|column| quartiles(row, column).to_string());
-        [format!("{TITLE}, {title}")].into_iter().chain(cells).chain(GOAL.judge(&quartiles(row, 1))).collect()
+        // The goal does not cover the time in which the benchmark is late.
+        let judged = if row == 0 { GOAL.judge(&quartiles(row, 1)) } else { Default::default() };
+        [format!("{TITLE}, {title}")].into_iter().chain(cells).chain(judged).collect()
     };
     let titles = ["from the sending of the call", "from its scheduled time"];
     println!("{WATCHERS} watchers by id, {PER_SECOND} updates per second, {} runs of {UPDATES} s\n", runs.len());

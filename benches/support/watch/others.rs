@@ -94,6 +94,11 @@ impl<'a> Row<'a> {
         self.others.as_ref().map_or(0, Watchers::count)
     }
 
+    /// Number of responses that the other watchers have received.
+    fn responses(&self) -> u64 {
+        self.others.as_ref().map_or(0, Watchers::responses)
+    }
+
     fn cpu(&self) -> Duration {
         cpu::used_by(self.process.pid())
     }
@@ -134,10 +139,13 @@ fn print_costs(rows: &[Row<'_>]) {
             [format!("{ratio:.3}"), goal, met]
         });
         line.extend(ratio.unwrap_or_else(|| ["–".to_owned(), String::new(), String::new()]));
+        // The first response of each came before the slices.
+        line.push((row.responses() - row.others() as u64).to_string());
         line
     };
     println!("{RECEIVERS} watchers by id receive {PER_SECOND} events per second\n");
-    let head = ["other watchers", "server CPU, µs per event", "ratio to 100 others", "goal", "met"];
+    let head =
+        ["other watchers", "server CPU, µs per event", "ratio to 100 others", "goal", "met", "bookmarks of others"];
     print_table(&head, &rows.iter().map(line).collect::<Vec<_>>());
 }
 
@@ -151,7 +159,7 @@ struct Idle {
 
 /// Measures all instances at the same time while they are idle, for one bookmark of each watcher.
 fn measure_idle(rows: &[Row<'_>]) -> Vec<Idle> {
-    let now = |row: &Row<'_>| (row.cpu(), row.others.as_ref().map_or(0, Watchers::responses));
+    let now = |row: &Row<'_>| (row.cpu(), row.responses());
     let before: Vec<_> = rows.iter().map(now).collect();
     let begin = Instant::now();
     thread::sleep(IDLE);
