@@ -34,5 +34,6 @@ pub use page_cache::PageCache;
 pub use registry::NotRegistered;
 pub use response::{Batch, CloseReason, Control, MatchedEvent, ResyncReason, SharedEvent, Visibility, WatchLimits};
 pub use resume_token::{MalformedResumeToken, ResumeToken};
+pub use snapshot::InitialState;
 pub use source::RedisSource;
-pub use subscription::{InitialState, Subscription, SubscriptionOptions};
+pub use subscription::{Subscription, SubscriptionOptions};

@@ -25,6 +25,15 @@ use crate::{
     store::{Error, ListPosition, Partition},
 };
 
+/// Whether a watch sends a snapshot at its start and after every resync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialState {
+    /// It sends no snapshot.
+    NotRequested,
+    /// It sends a snapshot in this view.
+    Requested(View),
+}
+
 /// A snapshot that is being sent.
 pub(super) struct Snapshot {
     /// Sessions that were not read yet.

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::session::{Credential, Event, SessionId, View};
+use crate::session::{Credential, Event, SessionId};
 
 use super::{
     bookmark::Bookmarks,
@@ -23,18 +23,9 @@ use super::{
     },
     response_reservation::{Fit, ResponseReservation},
     resume_token::ResumeToken,
-    snapshot::Snapshot,
+    snapshot::{InitialState, Snapshot},
     source::{RedisSource, Source},
 };
-
-/// Whether a watch sends a snapshot at its start and after every resync.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitialState {
-    /// It sends no snapshot.
-    NotRequested,
-    /// It sends a snapshot in this view.
-    Requested(View),
-}
 
 /// Options of a new subscription.
 pub struct SubscriptionOptions {
