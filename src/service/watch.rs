@@ -87,8 +87,7 @@ impl Service {
             }
         }
         // The ring of this server may be behind the server that issued the resume token: read the tails from the primary.
-        let read = self.watch_source.feed.barrier.pass().await;
-        let read = read.ok_or_else(|| store::Error::Unavailable("cannot read the end of the log".into()))?;
+        let read = self.watch_source.pass_barrier().await?;
         let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
         let filter = Arc::new(filter);
         let registered = LiveReader::register(self.hub.clone(), filter.clone(), call.bookmark_interval, stream.reset);

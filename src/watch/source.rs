@@ -77,6 +77,14 @@ pub struct RedisSource {
     pub pages: Arc<PageCache>,
 }
 
+impl RedisSource {
+    /// Waits until the ring has every entry that was in the logs before this call.
+    pub async fn pass_barrier(&self) -> Result<TailRead, Error> {
+        let read = self.feed.barrier.pass().await;
+        read.ok_or_else(|| Error::Unavailable("cannot read the end of the log".into()))
+    }
+}
+
 impl Source for RedisSource {
     async fn page_after(&self, partition: Partition, position: Position) -> Result<PageAfter, Error> {
         self.pages.read_after(&self.store, partition, position, Instant::now() + READ_TIMEOUT).await
@@ -91,8 +99,7 @@ impl Source for RedisSource {
     }
 
     async fn pass_barrier(&self) -> Result<TailRead, Error> {
-        let read = self.feed.barrier.pass().await;
-        read.ok_or_else(|| Error::Unavailable("cannot read the end of the log".into()))
+        RedisSource::pass_barrier(self).await
     }
 
     fn rollback_count(&self) -> u64 {
