@@ -10,12 +10,12 @@ use tokio::time::sleep;
 use tonic::Code;
 
 /// Sends GetSession with `min_revision`.
-async fn get(client: &Client, request: GetSessionRequest) -> CallResult<GetSessionResponse> {
+pub async fn get(client: &Client, request: GetSessionRequest) -> CallResult<GetSessionResponse> {
     Ok(client.grpc.clone().get_session(request).await?.into_inner())
 }
 
 /// A read of any revision, from memory if possible.
-fn any_revision(key: Option<SessionKey>) -> GetSessionRequest {
+pub fn any_revision(key: Option<SessionKey>) -> GetSessionRequest {
     GetSessionRequest { namespace: NAMESPACE.into(), key, min_revision: Some(0), ..Default::default() }
 }
 

@@ -11,18 +11,18 @@ use harness::{
     proxy::{Proxy, Purpose},
 };
 use sessiond::store::scripts;
-use sessiond_client::v1::{AttributeValue, CreateSessionRequest, GetSessionRequest, Session};
+use sessiond_client::v1::{AttributeValue, CreateSessionRequest, Session};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
+
+use crate::near_cache::{any_revision, get};
 
 /// Maximum time from the end of a value to a read from memory that returns it.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// Reads any revision, from memory if possible. None: the read failed.
 async fn read(client: &Client, id: &str) -> Option<Session> {
-    let request =
-        GetSessionRequest { namespace: NAMESPACE.into(), key: by_id(id), min_revision: Some(0), ..Default::default() };
-    client.grpc.clone().get_session(request).await.ok()?.into_inner().session
+    get(client, any_revision(by_id(id))).await.ok()?.session
 }
 
 /// Reads attribute `a` of any revision, from memory if possible. None: the read failed, or the session has no such attribute.
