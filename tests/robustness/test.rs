@@ -14,8 +14,14 @@ use robustness::{
 
 #[test]
 fn validators_valid_history_report_no_violation() {
-    let with_faults = [fixtures::valid(), fixtures::rolled_back(), fixtures::restarted(), fixtures::outcomes_unknown()];
-    for history in with_faults.into_iter().chain([3_600, -3_600].map(fixtures::clock_set)) {
+    let constructed = [
+        fixtures::valid(),
+        fixtures::rolled_back(),
+        fixtures::restarted(),
+        fixtures::outcomes_unknown(),
+        fixtures::shortened(),
+    ];
+    for history in constructed.into_iter().chain([3_600, -3_600].map(fixtures::clock_set)) {
         let violations = violations(&history);
         assert!(violations.is_empty(), "{violations:#?}\n{history:?}");
     }

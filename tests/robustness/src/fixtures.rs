@@ -197,6 +197,35 @@ pub fn clock_set(seconds: i64) -> History {
     builder.finish("constructed, clock set", vec![fault])
 }
 
+/// Returns a history in which replies have deadlines that were shortened: by a call that was executed after its client gave up,
+/// and by a call before a read from memory.
+pub fn shortened() -> History {
+    let mut builder = HistoryBuilder::new();
+    let [late, cached] = [0; 2].map(|_| new_token());
+    builder.create(&late, "", "red", IDLE);
+    builder.create(&cached, "", "red", IDLE);
+    let request = UpdateSessionRequest { key: by_id(&id_of(&late)), idle_timeout: seconds(2), ..Default::default() };
+    let (called, returned) = (builder.tick(), builder.tick());
+    let (call, outcome) = (Call::Update(request), Outcome::Unknown("Unknown OUTCOME_UNKNOWN".to_owned()));
+    builder.operations.push(Operation { client: 0, instance: 0, called, returned, call, outcome });
+    builder.get(&late);
+    builder.shorten(&late, 2);
+    let copy = builder.session(&id_of(&cached));
+    let called = builder.tick();
+    builder.shorten(&cached, 2);
+    let request = UpdateSessionRequest { key: by_id(&id_of(&cached)), idle_timeout: seconds(2), ..Default::default() };
+    builder.record_call(called, Call::Update(request), builder.session(&id_of(&cached)));
+    let request = GetSessionRequest { key: by_id(&id_of(&cached)), min_revision: Some(0), ..Default::default() };
+    let called = builder.tick();
+    builder.record_call(called, Call::Get(request), copy);
+    builder.now += 3 * SECOND;
+    builder.end(&id_of(&late), Cause::IdleTimeout);
+    builder.end(&id_of(&cached), Cause::IdleTimeout);
+    let (at, trace) = (BEGIN, Trace::default());
+    let fault = FaultRecord { at, healed: builder.now, effects: Vec::new(), failures: &FAILURES, trace };
+    builder.finish("constructed, deadlines shortened", vec![fault])
+}
+
 /// Returns the state that the log entry of a change stores for this session.
 pub fn after_of(session: &Session) -> SessionState {
     let expires = session.expire_time.map(|expires| (expires.seconds, expires.nanos));
@@ -345,6 +374,14 @@ impl HistoryBuilder {
         self.set(token, name, value);
         let last = self.operations.last_mut().expect("it exists");
         last.outcome = Outcome::Unknown("Unknown OUTCOME_UNKNOWN".to_owned());
+    }
+
+    /// Gives a session this idle timeout, which starts now.
+    fn shorten(&mut self, token: &str, idle: u64) {
+        let (id, deadline) = (id_of(token), self.deadline(idle));
+        let session = &mut self.live.get_mut(&id).expect("the session is live").0;
+        (session.idle_timeout, session.expire_time) = (seconds(idle as i64), deadline);
+        self.append(&id, EventType::Updated, Cause::Unspecified, &[], None);
     }
 
     /// Records an update that was not applied and whose outcome is unknown.

@@ -105,6 +105,19 @@ pub fn linearizable(history: &History) -> Verdict {
     Ok(())
 }
 
+/// Returns the first instant whose state the answer of a call may have.
+pub(super) fn earliest_state(operation: &Operation) -> Micros {
+    // From memory: an instant before the call. Errors never come from memory.
+    let is_from_memory =
+        operation.call.accepts_memory() && matches!(operation.outcome, Outcome::Answered(Reply::Session(..)));
+    if is_from_memory { operation.called.saturating_sub(MAX_AGE_IN_MEMORY) } else { operation.called }
+}
+
+/// Returns the last instant at which a call may be applied. A read that records the first use of a token counts as a write.
+pub(super) fn not_after(operation: &Operation) -> Micros {
+    operation.called + CALL_TIMEOUT.as_micros() as Micros + NOT_AFTER_TOLERANCE
+}
+
 /// Returns the occurrences for a session. A call that Redis may have lost is indeterminate or omitted.
 fn occurrences<'a>(
     history: &'a History,
@@ -117,15 +130,10 @@ fn occurrences<'a>(
     let loss = loss.filter(|loss| first < loss.until);
     let is_kept = |at: Micros| loss.is_none_or(|loss| at < loss.from);
     let mut all = Vec::new();
-    for Operation { called: sent, returned, call, outcome, .. } in
-        operations.iter().filter(|operation| is_kept(operation.called))
-    {
-        // A read that records the first use of a token counts as a write.
-        let not_after = sent + CALL_TIMEOUT.as_micros() as Micros + NOT_AFTER_TOLERANCE;
+    for operation in operations.iter().filter(|operation| is_kept(operation.called)) {
+        let Operation { called: sent, returned, call, outcome, .. } = operation;
+        let (called, not_after) = (earliest_state(operation), not_after(operation));
         let is_read = matches!(call, Call::Get(_));
-        // From memory: the state of an instant before the call. Errors never come from memory.
-        let is_from_memory = call.accepts_memory() && matches!(outcome, Outcome::Answered(Reply::Session(..)));
-        let called = if is_from_memory { sent.saturating_sub(MAX_AGE_IN_MEMORY) } else { *sent };
         let is_touch_delayed = is_touch(call) && returned - sent >= HELD_BACK_AFTER;
         let (returned, kind) = match outcome {
             Outcome::Answered(reply) if is_kept(*returned) => {

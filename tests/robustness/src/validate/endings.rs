@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 
 use sessiond_client::v1::{Cause, EventType};
 
-use super::{Verdict, ensure};
+use super::{
+    Verdict,
+    calls::{earliest_state, not_after},
+    ensure,
+};
 use crate::ground_truth::Entry;
 use crate::history::{History, Micros, Operation, Outcome};
 use crate::redis_time::WriteTimes;
@@ -91,7 +95,7 @@ fn is_overdue(history: &History, last: &Entry, calls: &[&Operation]) -> bool {
 }
 
 /// W7: a session does not expire before its stored deadline, nor before a deadline in a reply that no later call
-/// shortened.
+/// shortened. Calls overlap a reply that comes from memory from the instant of its state on.
 pub fn not_ended_early(history: &History) -> Verdict {
     let (operations, times) = (operations(history), WriteTimes::of(history));
     let entries = history.truth.stores.iter().flat_map(|store| store.entries());
@@ -106,7 +110,7 @@ pub fn not_ended_early(history: &History) -> Verdict {
             calls.iter().filter(|operation| operation.returned < times.of_entry(ended)[0] && history.is_durable())
         {
             let deadline = replied_deadline(operation).unwrap_or(0);
-            let is_shortened = calls.iter().any(|other| other.returned > operation.called && may_shorten(&other.call));
+            let is_shortened = calls.iter().any(|other| may_shorten_after(other, earliest_state(operation)));
             ensure(is_shortened || at >= deadline, || {
                 format!("{} ended at {at}, before {deadline} in {operation:?}", ended.id)
             })?;
@@ -115,9 +119,18 @@ pub fn not_ended_early(history: &History) -> Verdict {
     Ok(())
 }
 
-/// Returns whether the call may shorten the deadline.
-fn may_shorten(call: &Call) -> bool {
-    matches!(call, Call::Update(request) if request.idle_timeout.is_some() || request.absolute_timeout.is_some())
+/// Returns whether the call may shorten the deadline after this time.
+fn may_shorten_after(operation: &Operation, time: Micros) -> bool {
+    let applied_by = match operation.outcome {
+        Outcome::Answered(_) => operation.returned,
+        // The server may execute it after the client has given up.
+        Outcome::Unknown(_) => not_after(operation),
+        Outcome::NotApplied(_) => return false,
+    };
+    let sets_timeout = |call: &Call| {
+        matches!(call, Call::Update(request) if request.idle_timeout.is_some() || request.absolute_timeout.is_some())
+    };
+    applied_by > time && sets_timeout(&operation.call)
 }
 
 /// S4: no reply contains a session whose deadline passed before the call, by a clock whose step ahead is noticed after a second.
