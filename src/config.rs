@@ -64,12 +64,7 @@ impl Config {
 fn read(mut top: Reader<'_>) -> Config {
     let mut config = Config::default();
     top.read(&mut config);
-    if !config.listen.ip().is_loopback() && !config.insecure {
-        top.problem("listen", "is not a loopback address; without TLS that needs --insecure");
-    }
-    if !config.grpc_web_origins.is_empty() {
-        top.problem("grpc_web_origins", "gRPC-Web is not available in this version");
-    }
+    check_network(&config, &mut top);
     if !config.partitions.is_power_of_two() {
         top.problem("partitions", "must be a power of two");
     }
@@ -91,6 +86,27 @@ fn read(mut top: Reader<'_>) -> Config {
     }
     top.finish();
     config
+}
+
+/// Checks that options which need another one have it, and that a server which others can reach knows its callers.
+fn check_network(config: &Config, top: &mut Reader<'_>) {
+    let (has_certificate, has_key) = (config.tls_cert.is_some(), config.tls_key.is_some());
+    let (has_tls, has_callers) = (has_certificate && has_key, config.callers.is_some());
+    let mut needs = |key: &str, is_given: bool, other: &str, has_other: bool| {
+        if is_given && !has_other {
+            top.problem(key, &format!("needs {other}"));
+        }
+    };
+    needs("tls_cert", has_certificate, "tls_key", has_key);
+    needs("tls_key", has_key, "tls_cert", has_certificate);
+    needs("client_ca", config.client_ca.is_some(), "tls_cert and tls_key", has_tls);
+    needs("client_ca", config.client_ca.is_some(), "callers", has_callers);
+    needs("client_crl", config.client_crl.is_some(), "client_ca", config.client_ca.is_some());
+    if !config.listen.ip().is_loopback() && !config.insecure {
+        const OTHERWISE: &str = ", because it is not a loopback address (insecure permits it without)";
+        needs("listen", true, &format!("tls_cert and tls_key{OTHERWISE}"), has_tls);
+        needs("listen", true, &format!("callers{OTHERWISE}"), has_callers);
+    }
 }
 
 /// Reads a section over the values of its preset, or over `default` if it names none.

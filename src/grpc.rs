@@ -3,6 +3,7 @@
 //! [`layers`] reads the message and sets the deadline before. [`status`] makes every error status. [`stream`] resets
 //! streams whose clients do not read.
 
+mod access;
 mod layers;
 mod parse;
 mod render;
@@ -21,9 +22,10 @@ use crate::{
 
 use layers::CallContext;
 pub use layers::{
-    CallLimits, CallService, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES, ReflectionService,
-    ResponseBody, Suspensions, largest_response, largest_session, unknown_service,
+    CallLimits, CallService, Gate, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
+    ReflectionService, ResponseBody, Suspensions, largest_response, largest_session, unknown_service,
 };
+pub use status::panicked_anywhere as panicked;
 pub use stream::{StreamEnd, run_stream};
 use watch_stream::WatchStream;
 
@@ -52,8 +54,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::CreateSessionRequest>,
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::create(request.into_inner(), &self.service)?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::create(request.into_inner(), &requester.caller, &self.service)?;
         let (session, token) = self.service.create(call, deadline).await.map_err(status::from_error)?;
         let token = token.map_or_else(String::new, |token| token.reveal());
         Ok(Response::new(pb::CreateSessionResponse { session: Some(render::session(session)?), token }))
@@ -63,8 +65,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::get(request.into_inner())?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::get(request.into_inner(), &requester.caller)?;
         let (session, token_state) = self.service.get(call, deadline).await.map_err(status::from_error)?;
         let token_state = pb::TokenState::from(token_state);
         let session = Some(render::session(session)?);
@@ -75,8 +77,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::UpdateSessionRequest>,
     ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::update(request.into_inner(), &self.service)?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::update(request.into_inner(), &requester.caller, &self.service)?;
         let session = self.service.update(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::UpdateSessionResponse { session: Some(render::session(session)?) }))
     }
@@ -85,8 +87,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::TouchSessionRequest>,
     ) -> Result<Response<pb::TouchSessionResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::touch(request.into_inner())?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::touch(request.into_inner(), &requester.caller)?;
         let (session, _) = self.service.get(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::TouchSessionResponse { expire_time: session.expires().map(render::timestamp) }))
     }
@@ -95,8 +97,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::RotateSessionRequest>,
     ) -> Result<Response<pb::RotateSessionResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::rotate(request.into_inner(), &self.service)?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::rotate(request.into_inner(), &requester.caller, &self.service)?;
         let (session, token) = self.service.rotate(call, deadline).await.map_err(status::from_error)?;
         let token = token.map_or_else(String::new, |token| token.reveal());
         Ok(Response::new(pb::RotateSessionResponse { session: Some(render::session(session)?), token }))
@@ -106,8 +108,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::DeleteSessionRequest>,
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::delete(request.into_inner())?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::delete(request.into_inner(), &requester.caller)?;
         let deleted = self.service.delete(call, deadline).await.map_err(status::from_error)?;
         Ok(Response::new(pb::DeleteSessionResponse { deleted }))
     }
@@ -116,8 +118,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::DeleteSubjectSessionsRequest>,
     ) -> Result<Response<pb::DeleteSubjectSessionsResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::delete_subject_sessions(request.into_inner())?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::delete_subject_sessions(request.into_inner(), &requester.caller)?;
         let deleted = self.service.delete_subject_sessions(call, deadline).await.map_err(status::from_error)?;
         let deleted_count = i32::try_from(deleted).unwrap_or(i32::MAX);
         Ok(Response::new(pb::DeleteSubjectSessionsResponse { deleted_count }))
@@ -127,8 +129,8 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let deadline = context(&request).deadline;
-        let call = parse::list(request.into_inner(), &self.service)?;
+        let CallContext { deadline, requester, .. } = context(&request);
+        let call = parse::list(request.into_inner(), &requester.caller, &self.service)?;
         let page = read_within(deadline, self.service.list(&call, deadline)).await?;
         let sessions = page.sessions.into_iter().map(render::session).collect::<Result<_, _>>()?;
         let next_page_token = page.next.map_or_else(String::new, |next| next.encode(&call.scope));
@@ -138,9 +140,10 @@ impl SessionService for Grpc {
     type WatchStream = WatchStream;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        let CallContext { deadline, metrics } = context(&request);
-        let (call, view) = parse::watch(request.into_inner())?;
-        let stream = service::WatchStream { reset: stream::reset_handle(), budget: stream::connection_budget() };
+        let CallContext { deadline, metrics, requester } = context(&request);
+        let (call, view) = parse::watch(request.into_inner(), &requester.caller)?;
+        let stream =
+            service::WatchStream { reset: stream::reset_handle(), requester, budget: stream::connection_budget() };
         let subscription = read_within(deadline, self.service.watch(call, stream)).await?;
         Ok(Response::new(watch_stream::stream(subscription, view, self.service.store.clone(), metrics)))
     }

@@ -43,6 +43,7 @@
     )
 )]
 
+pub mod auth;
 pub mod cache;
 pub mod cli;
 pub mod config;

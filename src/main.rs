@@ -3,7 +3,7 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 #![expect(clippy::disallowed_macros, reason = "each line is logged once per process")]
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use sessiond::{
@@ -14,6 +14,7 @@ use sessiond::{
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
+    sync::Notify,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -86,10 +87,10 @@ async fn serve(config: Config) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let shutdown = CancellationToken::new();
+    let (shutdown, reload) = (CancellationToken::new(), Arc::new(Notify::new()));
     let mut running = std::pin::pin!(async {
         let listeners = server::Listeners::bind(&config).await?;
-        server::run(config, listeners, shutdown.clone()).await
+        server::run(config, listeners, shutdown.clone(), reload.clone()).await
     });
     let install =
         || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?));
@@ -112,7 +113,8 @@ async fn serve(config: Config) -> ExitCode {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {
-                tracing::info!("SIGHUP ignored; restart the server to change its configuration");
+                tracing::info!("SIGHUP received; reloading changed files with credentials; other settings need a restart");
+                reload.notify_one();
                 continue;
             }
         }

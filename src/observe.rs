@@ -2,6 +2,7 @@
 
 mod log_limit;
 mod log_writer;
+mod network;
 
 use std::{
     backtrace::Backtrace,
@@ -20,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) use log_limit::{LogLimit, error, limited, warning};
 pub use log_writer::LogGuard;
 use log_writer::LogWriter;
+pub use network::NetworkMetrics;
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,8 @@ pub struct Metrics {
     cache_reads: Family<ResultLabel, Counter>,
     cache_bytes: Gauge,
     cache_copies: Gauge,
+    /// Connections, credentials and callers.
+    pub network: NetworkMetrics,
     /// 1 if every Redis node answered its last heartbeat, else 0.
     pub redis_up: Gauge,
     /// Problems of the store that `/readyz` lists.
@@ -169,6 +173,7 @@ impl Default for Metrics {
             cache_reads: Family::default(),
             cache_bytes: Gauge::default(),
             cache_copies: Gauge::default(),
+            network: NetworkMetrics::default(),
             redis_up: Gauge::default(),
             store_problems: Gauge::default(),
             grpc_connections: Gauge::default(),
@@ -251,6 +256,7 @@ impl Metrics {
         let help = "Keyspace notifications: 1 if every node publishes them, 0 if one does not, -1 if unknown";
         r.register("keyspace_notifications", help, self.keyspace_notifications.clone());
         self.register_cache(r);
+        self.network.register(r);
         let help = "Sessions ended by this instance at their deadline";
         r.register("sessions_expired", help, self.sessions_expired.clone());
         let help = "Time from the deadline of a session to its end; a rise means that expiry is behind";

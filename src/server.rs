@@ -4,33 +4,32 @@ mod accept;
 mod admin;
 mod backend;
 mod connections;
+mod credentials;
 mod descriptors;
+mod file;
 mod health;
+mod reload;
 mod services;
+mod socket;
 mod streams;
+mod tls;
 mod write_buffer;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::{Semaphore, watch as channel},
+    sync::{Notify, watch as channel},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::{
-    config::{Config, Limits},
+    config::Config,
     embedded::Embedded,
     feed::Feed,
-    grpc::{
-        self, CallLimits, CallService, Grpc, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
-        ReflectionService, Suspensions,
-    },
+    grpc::{self, Suspensions},
     observe::Metrics,
-    pb::{self, service::session_service_server::SessionServiceServer},
-    service::Service,
     session::Policies,
     store::{Health, LogBounds, StartError, Store},
     tasks::Tasks,
@@ -39,17 +38,17 @@ use crate::{
 use accept::Acceptor;
 use backend::Backend;
 use connections::Connections;
+use credentials::Credentials;
 use descriptors::FileDescriptors;
 pub use descriptors::TooFewDescriptors;
+pub use file::UnusableFile;
 use health::{HealthReport, not_ready};
-use services::Services;
+use services::{MAX_SMALL_MESSAGE_BYTES, services};
 
 /// Maximum number of entries in the log of a partition, of any age and size.
 const LOG_ENTRIES: u64 = 1_000_000;
 /// Maximum number of entries that one trim removes from a log.
 const TRIM_BATCH: u64 = 1_000;
-/// Maximum size of a request for health or reflection, in bytes: it holds one name.
-const MAX_SMALL_MESSAGE_BYTES: usize = 4 * 1024;
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
 
@@ -70,6 +69,9 @@ pub enum Error {
     /// The process may open too few file descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
+    /// A file with credentials cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] UnusableFile),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StartError),
@@ -104,8 +106,14 @@ fn bind_socket(address: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Runs the server until `shutdown` is cancelled, then drains it. Fails if a part of it fails.
-pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationToken) -> Result<(), Error> {
+/// Runs the server until `shutdown` is cancelled, then drains it. Checks its files with credentials at once when `reload` is
+/// notified. Fails if a part of it fails.
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+    reload: Arc<Notify>,
+) -> Result<(), Error> {
     let descriptors = FileDescriptors::raise_limit()?;
     let metrics = Arc::new(Metrics::default());
     let address = listeners.grpc.local_addr().unwrap_or(config.listen);
@@ -115,6 +123,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), readiness.subscribe()));
 
     let policies = Arc::new(config.policies());
+    let Credentials { authenticator, tls, files } = Credentials::load(&config, &metrics)?;
+    tasks.spawn("reload of credentials", reload::run(files, reload, metrics.clone()));
 
     // Start: the embedded Redis, the store, the feed with its consumers, the workers.
     let (mut embedded, backend) = tokio::select! {
@@ -122,17 +132,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
         started = Box::pin(start(&config, &policies, &metrics, &readiness)) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let consumers = backend.consumers();
-    let Backend { store, feed, followers, hub, watch_source, cache } = backend;
+    let (store, feed, hub) = (backend.store.clone(), backend.feed.clone(), backend.hub.clone());
     spawn_workers(&mut tasks, &config, &store, &feed, &policies, &metrics);
-    let service = Service { store: store.clone(), cache, watch_source, hub: hub.clone(), policies: policies.clone() };
-    let kept_alive = store.clone();
-    tasks.spawn("keep-alive", async move { kept_alive.keep_alive().await });
-    let checked = store.clone();
-    tasks.spawn("preconditions", async move { checked.check_preconditions().await });
-    let evicting = hub.clone();
-    tasks.spawn("slow consumer eviction", async move { evicting.evict_slow_consumers().await });
-    tasks.spawn("feed", followers.run(consumers));
+    let service = backend.start(&mut tasks, &authenticator, &policies);
     tasks.spawn("session counter", admin::count_sessions(store.clone(), policies, metrics.clone()));
 
     // Serve.
@@ -142,13 +144,14 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: CancellationTok
     let suspensions = Arc::new(Suspensions::new());
     let watching = suspensions.clone();
     tasks.spawn("suspension watch", async move { watching.watch().await });
-    let services = services(service.clone(), health_service, &config.limits, metrics.clone(), suspensions);
+    let services = services(service.clone(), health_service, &config, metrics.clone(), suspensions);
     let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
     let acceptor = Acceptor { port: "gRPC", listener, max_connections };
     let (limits, max_age) = (config.limits.clone(), config.max_connection_age);
     let largest_response = grpc::largest_response(&service.policies);
-    let connections = Connections { acceptor, services, limits, largest_response, max_age, metrics };
+    let connections =
+        Connections { acceptor, services, authenticator, tls, limits, largest_response, max_age, metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
     let stop_accepting = CancellationToken::new();
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
@@ -271,58 +274,4 @@ fn bounds(config: &Config) -> LogBounds {
         bytes: config.log_max_bytes,
         batch: TRIM_BATCH,
     }
-}
-
-#[expect(clippy::expect_used, reason = "the descriptors are generated by the build script")]
-fn services<H>(
-    service: Service,
-    health: H,
-    limits: &Limits,
-    metrics: Arc<Metrics>,
-    suspensions: Arc<Suspensions>,
-) -> Services
-where
-    H: tower::Service<
-            http::Request<tonic::body::Body>,
-            Response = http::Response<tonic::body::Body>,
-            Error = Infallible,
-        > + tonic::server::NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    H::Future: Send,
-{
-    let call_limits = CallLimits {
-        call_timeout: limits.call_timeout,
-        response_timeout: limits.response_timeout,
-        largest_session: grpc::largest_session(&service.policies),
-    };
-    // `CallService` checks the size of the message first: tonic would answer OUT_OF_RANGE.
-    let inner = SessionServiceServer::new(Grpc { service }).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let description = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    const VALID: &str = "generated descriptors are valid";
-    let v1 = description().build_v1().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-    let v1alpha = description().build_v1alpha().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-    let (places, timeout) = (Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)), limits.response_timeout);
-    let sessions = CallService {
-        inner,
-        metrics: metrics.clone(),
-        limits: call_limits,
-        message_budget: Arc::new(Semaphore::new(MAX_TOTAL_MESSAGE_BYTES)),
-        response_budget: Arc::new(Semaphore::new(usize::try_from(limits.response_bytes).unwrap_or(usize::MAX))),
-        suspensions,
-    };
-    let mut routes = Routes::builder();
-    routes
-        .add_service(health)
-        .add_service(ReflectionService { inner: v1, places: places.clone(), timeout })
-        .add_service(ReflectionService { inner: v1alpha, places, timeout });
-    let fallback = move || std::future::ready(grpc::unknown_service(metrics.clone()));
-    Services { sessions, others: Routes::from(routes.routes().into_axum_router().fallback(fallback)).prepare() }
 }

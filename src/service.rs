@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    auth::{Authenticator, Authorized},
     cache::Cache,
     session::{
         Cause, Credential, Namespace, Policies, Policy, Revision, Session, SessionId, SessionRef, TimeoutViolation,
@@ -38,6 +39,8 @@ pub struct Service {
     pub watch_source: Arc<RedisSource>,
     /// Hub that delivers events to watches.
     pub hub: Arc<Hub>,
+    /// Finds the callers of watches again.
+    pub authenticator: Arc<Authenticator>,
     /// Policies of all namespaces.
     pub policies: Arc<Policies>,
 }

@@ -92,6 +92,14 @@ pub async fn run_to_end<T: Send + 'static>(steps: impl Future<Output = T> + Send
     }
 }
 
+/// Runs what waits for the file system, on a thread for such work.
+pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
 /// Starts the task of one stream of a connection. It ends with its connection, because h2 then fails its stream.
 #[expect(clippy::disallowed_methods, reason = "this module owns all tasks")]
 pub fn spawn_stream(stream: impl Future<Output = ()> + Send + 'static) {

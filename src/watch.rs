@@ -31,8 +31,10 @@ pub use hub::Hub;
 pub use lifetime::{IdsLifetime, Lifetime, TokenLifetime};
 pub use live::LiveReader;
 pub use page_cache::PageCache;
-pub use registry::NotRegistered;
-pub use response::{Batch, CloseReason, Control, MatchedEvent, ResyncReason, SharedEvent, Visibility, WatchLimits};
+pub use registry::{ClientStream, NotRegistered};
+pub use response::{
+    Batch, CloseReason, Closing, Control, MatchedEvent, ResyncReason, SharedEvent, Visibility, WatchLimits,
+};
 pub use resume_token::{MalformedResumeToken, ResumeToken};
 pub use snapshot::InitialState;
 pub use source::RedisSource;

@@ -18,7 +18,7 @@ async fn hangup_is_logged_and_does_not_end_the_server() {
     let mut process = start(&world, &[]);
     let mut watch = process.client().await.watch_all().await;
     process.signal(Signal::HUP);
-    eventually("the signal is logged", async || process.log.lock().unwrap().contains("SIGHUP ignored").then_some(()))
+    eventually("the signal is logged", async || process.log.lock().unwrap().contains("SIGHUP received").then_some(()))
         .await;
     process.client().await.create(&[]).await;
     assert_eq!(watch.event().await.r#type(), EventType::Created);

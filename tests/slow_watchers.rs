@@ -111,7 +111,7 @@ async fn lagging_watch(
     let (session, _) = client.create(&[]).await;
     let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
     let endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
-    let grpc = SessionServiceClient::new(endpoint.connect().await.unwrap());
+    let grpc = SessionServiceClient::with_interceptor(endpoint.connect().await.unwrap(), Bearer::default());
     let mut watching = Client { grpc, ..client.clone() }.watch(request).await.unwrap();
     let (written, read, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let writing = async {

@@ -26,10 +26,25 @@ settings! {
     #[derive(Clone, Debug)]
     pub struct Config {
         /// IP address and port of the gRPC server. Port 0 lets the system choose one, which the log line `listening`
-        /// names. An address other than loopback needs `insecure`, because this version has no TLS.
+        /// names. An address other than loopback needs `tls_cert`, `tls_key` and `callers`, or `insecure`.
         Flag listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)), address();
         /// IP address and port of `/metrics` (Prometheus), `/healthz` and `/readyz`.
         Flag metrics_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9464)), address();
+        /// Path of the certificate of the gRPC server with its chain, in PEM. With it the server accepts TLS only.
+        Flag tls_cert: Option<PathBuf> = None, optional(path(), "no TLS");
+        /// Path of the private key of `tls_cert`, in PEM.
+        Flag tls_key: Option<PathBuf> = None, optional(path(), "no TLS");
+        /// Path of the authorities of client certificates, in PEM. With it the server requests a client certificate, and
+        /// accepts an API key instead.
+        Flag client_ca: Option<PathBuf> = None, optional(path(), "no client certificates");
+        /// Path of the revocation lists of the issuers of client certificates, in PEM. With it a certificate whose issuer has
+        /// none is refused.
+        Flag client_crl: Option<PathBuf> = None, optional(path(), "revocation is not checked");
+        /// Path of the file with the callers, their credentials and their grants ([callers](callers.md)). With it every call
+        /// needs a credential.
+        Flag callers: Option<PathBuf> = None, optional(path(), "every caller may do everything");
+        /// Whether the server offers reflection, with which grpcurl needs no proto files.
+        Flag reflection: Option<bool> = None, optional(boolean(), "true on a loopback address, false on others");
         /// URL of Redis: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, `redis+unix:///path`,
         /// `redis-cluster://host:port` or `redis-sentinel://host:port?sentinelServiceName=NAME`. Set a password in
         /// SESSIOND_REDIS_PASSWORD instead, because other processes can read the command line.
@@ -46,9 +61,6 @@ settings! {
         /// Log level: error, warn, info, debug, trace, or filter directives such as `sessiond=debug`. The Redis client logs
         /// errors only, unless a directive such as `fred=debug` names it.
         Flag log_level: String = "info".into(), text();
-        /// Origins that may use gRPC-Web, exact, separated by commas. Not available in this version: a server with such
-        /// an origin does not start.
-        Flag grpc_web_origins: String = String::new(), text();
         /// Time that the start waits for a Redis that cannot be reached, loads its data, or has no memory left for a new
         /// store. Then the server exits with code 1. 0s: one attempt.
         Flag start_timeout: Duration = MINUTE, any_duration();
@@ -60,7 +72,7 @@ settings! {
         /// Age, plus or minus 10 %, at which a gRPC connection is closed to new calls (GOAWAY). Clients then open a new one,
         /// so that they spread over all instances. Open calls and watches continue until they end.
         Flag max_connection_age: Option<Duration> = Some(HOUR), timeout();
-        /// Permission to serve addresses other than loopback without TLS.
+        /// Permission to serve addresses other than loopback without TLS or without callers.
         Flag insecure: bool = false, boolean();
         /// Permission to use a Redis that may evict keys. Sessions then end early (OUT_OF_BAND), or silently if their
         /// entries in the sorted sets of deadlines are evicted.

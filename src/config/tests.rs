@@ -58,21 +58,22 @@ fn problems_are_all_reported_with_their_paths() {
                 reconcile_interval = '1ms'\n[default_policy]\ntombstone = '1s'\nidle_timeout = '500d'\n\
                 token_reuse = 'ignore'\n[namespace.Web]\n[namespace.b]\nidle_timeout = '1h'\nretry_window = '1h'\nkey = 1\n\
                 [limits]\nwatches = 0\nkeepalive_timeout = '99ms'\ncall_timeout = '0s'";
-    let flags = ["--redis", "http://x", "--key-prefix", "{x}", "--grpc-web-origins", "https://example.com"];
+    let flags = ["--redis", "http://x", "--key-prefix", "{x}", "--tls-cert", "cert.pem", "--client-crl", "crl.pem"];
     let mut problems = load(file, &flags).unwrap_err().0;
     problems.sort();
     let expected = [
+        "client_crl: needs client_ca",
         "default_policy.idle_timeout: must be at most max_idle_timeout",
         "default_policy.token_reuse: must be \"end\" or \"report\"",
         "default_policy.tombstone: must be a duration, 1m to 30d",
         "drain_timeout: must be a duration, such as \"30m\"",
-        "grpc_web_origins: gRPC-Web is not available in this version",
         "key_prefix: must be a text of at most 64 bytes without braces",
         "limits.call_timeout: must be a duration, 100ms to 10s",
         "limits.keepalive_timeout: must be a duration, 100ms to 1h",
         "limits.watches: must be a whole number from 1 to 1000000",
         "lisen: is not known",
-        "listen: is not a loopback address; without TLS that needs --insecure",
+        "listen: needs callers, because it is not a loopback address (insecure permits it without)",
+        "listen: needs tls_cert and tls_key, because it is not a loopback address (insecure permits it without)",
         "namespace.Web: a namespace must match [a-z0-9]([-a-z0-9]{0,62})",
         "namespace.b.key: is not known",
         "namespace.b.retry_window: must be at most tombstone",
@@ -81,8 +82,47 @@ fn problems_are_all_reported_with_their_paths() {
         "redis: must be a URL that begins with one of redis://, rediss://, redis+unix://, redis-cluster://, \
          rediss-cluster://, redis-sentinel://, rediss-sentinel://",
         "redis_password: is not read from the file; set SESSIOND_REDIS_PASSWORD",
+        "tls_cert: needs tls_key",
     ];
     assert_eq!(problems, expected);
+}
+
+#[test]
+fn address_that_others_can_reach_needs_tls_and_callers() {
+    let tls = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
+    let callers = ["--callers", "callers.toml"];
+    for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+        for (has_tls, has_callers, is_insecure) in (0..8).map(|n| (n & 1 == 1, n & 2 == 2, n & 4 == 4)) {
+            let mut flags = vec!["--listen", address];
+            flags.extend(tls.iter().filter(|_| has_tls));
+            flags.extend(callers.iter().filter(|_| has_callers));
+            flags.extend(is_insecure.then_some("--insecure"));
+            let problems = load("", &flags).map_or_else(|invalid| invalid.0, |_| Vec::new());
+            let names =
+                |part: &str| problems.iter().any(|problem| problem.starts_with(&format!("listen: needs {part}")));
+            assert_eq!(names("tls_cert and tls_key"), !has_tls && !is_insecure, "{flags:?}: {problems:?}");
+            assert_eq!(names("callers"), !has_callers && !is_insecure, "{flags:?}: {problems:?}");
+        }
+    }
+    for address in ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1"] {
+        assert!(load("", &["--listen", address]).is_ok(), "{address}");
+    }
+}
+
+#[test]
+fn option_without_the_one_that_it_needs_is_refused() {
+    let rows: [(&[&str], &[&str]); 6] = [
+        (&["--tls-cert", "a"], &["tls_cert: needs tls_key"]),
+        (&["--tls-key", "a"], &["tls_key: needs tls_cert"]),
+        (&["--client-ca", "a"], &["client_ca: needs tls_cert and tls_key", "client_ca: needs callers"]),
+        (&["--client-ca", "a", "--tls-cert", "a", "--tls-key", "a"], &["client_ca: needs callers"]),
+        (&["--client-crl", "a", "--tls-cert", "a", "--tls-key", "a"], &["client_crl: needs client_ca"]),
+        (&["--callers", "a", "--tls-cert", "a", "--tls-key", "a", "--client-ca", "a", "--client-crl", "a"], &[]),
+    ];
+    for (flags, expected) in rows {
+        let problems = load("", flags).map_or_else(|invalid| invalid.0, |_| Vec::new());
+        assert_eq!(problems, expected, "{flags:?}");
+    }
 }
 
 #[test]

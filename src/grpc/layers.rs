@@ -5,6 +5,7 @@
 
 mod deadline;
 mod frame;
+mod gate;
 mod headers;
 mod metrics;
 mod reflection;
@@ -25,9 +26,10 @@ use tokio::{
 use tonic::{Code, Status, body::Body};
 
 use super::{status, stream};
-use crate::observe::Metrics;
+use crate::{auth::Requester, observe::Metrics};
 
 pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
+pub use gate::Gate;
 pub(super) use metrics::CallMetrics;
 pub use reflection::{MAX_REFLECTION_STREAMS, ReflectionService};
 use response::{Content, Reservation};
@@ -57,7 +59,7 @@ const METHODS: [Method; 9] = [
 
 impl Method {
     /// Returns the method with this path. None: there is no such method.
-    fn of_path(path: &str) -> Option<Self> {
+    pub(super) fn of_path(path: &str) -> Option<Self> {
         let (_, name) = path.strip_prefix('/')?.split_once('/')?;
         METHODS.into_iter().find(|method| method.name == name)
     }
@@ -70,6 +72,8 @@ pub(super) struct CallContext {
     pub deadline: Instant,
     /// Counts the call once it has ended.
     pub metrics: CallMetrics,
+    /// Caller that the gate found.
+    pub requester: Requester,
 }
 
 /// Limits of every call.
@@ -134,6 +138,11 @@ where
         metrics: &CallMetrics,
     ) -> Result<Response<ResponseBody>, Status> {
         let (mut parts, body) = request.into_parts();
+        // The gate adds it. A request that did not pass the gate has no caller.
+        let requester = parts.extensions.remove::<Requester>().ok_or_else(status::credentials_invalid)?;
+        if requester.credential.is_some() {
+            metrics.set_caller(&requester.caller.name);
+        }
         headers::check(&parts.headers)?;
         let response_time = deadline::response_time(&parts.headers, self.limits.call_timeout);
         let waited = self.suspensions.longest_wait();
@@ -149,7 +158,7 @@ where
             }
             None => None,
         };
-        parts.extensions.insert(CallContext { deadline, metrics: metrics.clone() });
+        parts.extensions.insert(CallContext { deadline, metrics: metrics.clone(), requester });
         let call = self.inner.call(Request::from_parts(parts, Full::new(message)));
         let response = AssertUnwindSafe(call).catch_unwind().await.map_err(|_| status::panicked())?;
         let Ok(response) = response;
@@ -196,7 +205,10 @@ mod tests {
             suspensions: Arc::new(Suspensions::new()),
         };
         let body = Full::new(Bytes::from_static(&[0; 5]));
-        let request = Request::post("/sessiond.v1.SessionService/CreateSession").body(body).unwrap();
+        let mut request = Request::post("/sessiond.v1.SessionService/CreateSession").body(body).unwrap();
+        let authenticator = crate::auth::Authenticator::new(None, None);
+        let requester = authenticator.authenticate(request.headers(), None, std::time::SystemTime::now()).unwrap();
+        request.extensions_mut().insert(requester);
         let call = async {
             let response = Service::call(&service, request).await.unwrap();
             let status = Status::from_header_map(response.headers()).unwrap();

@@ -10,15 +10,18 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
+use super::{
+    access::{self, Access, NotAuthorized},
+    status,
+};
 use crate::{
+    auth::{Authorized, Caller},
     pb,
     service::{
         Create, Delete, DeleteSubjectSessions, Get, Key, List, ListScope, PageToken, PresentedToken, Service, Update,
         Violation,
     },
-    session::{
-        Cause, Content, Namespace, Patch, RequestId, Revision, SessionId, Subject, Timeouts, Token, Touch, View,
-    },
+    session::{Cause, Content, Namespace, Patch, RequestId, Revision, SessionId, Timeouts, Token, Touch, View},
 };
 use fields::Violations;
 
@@ -26,9 +29,9 @@ pub(super) use rotate::rotate;
 pub(super) use watch::watch;
 
 /// Parses the request of CreateSession.
-pub(super) fn create(request: pb::CreateSessionRequest, service: &Service) -> Result<Create, Status> {
+pub(super) fn create(request: pb::CreateSessionRequest, caller: &Caller, service: &Service) -> Result<Create, Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let fingerprint = violations.request_id(&request.request_id, "CreateSession", &request);
     if fingerprint.is_some() && request.token.is_empty() {
         violations.add("request_id", "requires token: the server returns a generated token only once");
@@ -48,9 +51,9 @@ pub(super) fn create(request: pb::CreateSessionRequest, service: &Service) -> Re
 }
 
 /// Parses the request of GetSession.
-pub(super) fn get(request: pb::GetSessionRequest) -> Result<Get, Status> {
+pub(super) fn get(request: pb::GetSessionRequest, caller: &Caller) -> Result<Get, Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let key = violations.key("key", request.key);
     let view = violations.view(request.view, View::Full);
     let min_revision = request.min_revision.map(|revision| u64::try_from(revision).map(Revision));
@@ -62,18 +65,18 @@ pub(super) fn get(request: pb::GetSessionRequest) -> Result<Get, Status> {
 }
 
 /// Parses the request of TouchSession: a get that touches.
-pub(super) fn touch(request: pb::TouchSessionRequest) -> Result<Get, Status> {
+pub(super) fn touch(request: pb::TouchSessionRequest, caller: &Caller) -> Result<Get, Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let key = violations.key("key", request.key);
     let (touch, view, min_revision) = (Touch::Yes, View::Basic, None);
     violations.finish(|| Some(Get { namespace: namespace?, key: key?, touch, view, min_revision }))
 }
 
 /// Parses the request of UpdateSession.
-pub(super) fn update(request: pb::UpdateSessionRequest, service: &Service) -> Result<Update, Status> {
+pub(super) fn update(request: pb::UpdateSessionRequest, caller: &Caller, service: &Service) -> Result<Update, Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let fingerprint = violations.request_id(&request.request_id, "UpdateSession", &request);
     let key = violations.key("key", request.key);
     let view = violations.view(request.view, View::Basic);
@@ -109,9 +112,9 @@ pub(super) fn update(request: pb::UpdateSessionRequest, service: &Service) -> Re
 }
 
 /// Parses the request of DeleteSession.
-pub(super) fn delete(request: pb::DeleteSessionRequest) -> Result<Delete, Status> {
+pub(super) fn delete(request: pb::DeleteSessionRequest, caller: &Caller) -> Result<Delete, Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let fingerprint = violations.request_id(&request.request_id, "DeleteSession", &request);
     let key = violations.key("key", request.key);
     let cause = match pb::Cause::try_from(request.cause) {
@@ -126,9 +129,10 @@ pub(super) fn delete(request: pb::DeleteSessionRequest) -> Result<Delete, Status
 /// Parses the request of DeleteSubjectSessions.
 pub(super) fn delete_subject_sessions(
     request: pb::DeleteSubjectSessionsRequest,
+    caller: &Caller,
 ) -> Result<DeleteSubjectSessions, Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     violations.present_subject("subject", &request.subject);
     let except = match &request.except_id[..] {
         "" => None,
@@ -141,17 +145,17 @@ pub(super) fn delete_subject_sessions(
     };
     let created_before = request.created_before.and_then(|at| violations.millis_rounded_up("created_before", at));
     violations.finish(|| {
-        let subject = Subject { namespace: namespace?, name: request.subject };
+        let subject = namespace?.subject(request.subject);
         Some(DeleteSubjectSessions { subject, except, cause: cause?, created_before })
     })
 }
 
 /// Parses the request of ListSessions.
-pub(super) fn list(request: pb::ListSessionsRequest, service: &Service) -> Result<List, Status> {
+pub(super) fn list(request: pb::ListSessionsRequest, caller: &Caller, service: &Service) -> Result<List, Status> {
     const DEFAULT: usize = 100;
     const MAX: usize = 1_000;
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let labels = violations.labels("labels", request.labels);
     let view = violations.view(request.view, View::Basic);
     if let Some(subject) = &request.subject {
@@ -182,12 +186,15 @@ fn hash<const N: usize>(parts: [&[u8]; 2]) -> [u8; N] {
 }
 
 impl Violations {
-    /// Parses a required namespace.
-    fn namespace(&mut self, text: &str) -> Option<Namespace> {
-        match text.parse() {
-            Ok(namespace) => Some(namespace),
-            Err(_) if text.is_empty() => self.invalid("namespace", "is required"),
-            Err(_) => self.invalid("namespace", "must match [a-z0-9]([-a-z0-9]{0,62})"),
+    /// Checks that the caller may make this call in the namespace of the request, which is required.
+    fn authorize(&mut self, caller: &Caller, request: &impl Access) -> Result<Option<Authorized<Namespace>>, Status> {
+        match access::authorize(caller, request) {
+            Ok(namespace) => Ok(Some(namespace)),
+            Err(NotAuthorized::GrantMissing(missing)) => Err(status::grant_missing(&missing)),
+            Err(NotAuthorized::Malformed(_)) if request.namespace().is_empty() => {
+                Ok(self.invalid("namespace", "is required"))
+            }
+            Err(NotAuthorized::Malformed(_)) => Ok(self.invalid("namespace", "must match [a-z0-9]([-a-z0-9]{0,62})")),
         }
     }
 
@@ -287,7 +294,7 @@ mod tests {
                 created_before: Some(Timestamp { seconds, nanos }),
                 ..Default::default()
             };
-            delete_subject_sessions(request).map(|call| call.created_before)
+            delete_subject_sessions(request, &Caller::anyone()).map(|call| call.created_before)
         };
         // Before 1970 there is no session, whatever the nanoseconds are.
         let rows =

@@ -6,11 +6,12 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
+    auth::{GrantMissing, RightLost},
     pb::{self, ErrorReason},
     service::{Error, Violation},
     session::{Cause, SessionId, size_text},
     store,
-    watch::CloseReason,
+    watch::{CloseReason, Closing},
 };
 
 /// Domain of every ErrorInfo.
@@ -166,6 +167,11 @@ pub(super) fn panicked() -> Status {
     StatusBuilder::new(Code::Unknown, ErrorReason::OutcomeUnknown, text).retry_after(SHORT_DELAY).build()
 }
 
+/// Returns the response to a request whose handling panicked outside of the session service.
+pub fn panicked_anywhere() -> http::Response<tonic::body::Body> {
+    Status::internal("the server failed while it handled the request").into_http()
+}
+
 /// Returns the status for a call that found no place in the budget of responses before its deadline.
 pub(super) fn responses_unread() -> Status {
     overloaded_with("too many responses are being made, or wait for clients that do not read; nothing was applied")
@@ -232,6 +238,22 @@ fn ended(cause: Cause) -> Status {
 fn superseded() -> Status {
     let text = "this token was superseded by a rotation; use its successor, or log in again";
     StatusBuilder::new(Code::NotFound, ErrorReason::TokenRotated, text).build()
+}
+
+/// Returns the status for a caller without a grant for a call.
+pub(super) fn grant_missing(missing: &GrantMissing) -> Status {
+    let (grant, namespace) = (missing.needed.name(), &missing.namespace);
+    let text = format!("the caller has no grant for this call: it needs {grant} in namespace {namespace}");
+    StatusBuilder::new(Code::PermissionDenied, ErrorReason::GrantMissing, text)
+        .metadata("grant", grant)
+        .metadata("namespace", namespace)
+        .build()
+}
+
+/// Returns the status for a call without a valid credential: the same one whatever is wrong with it.
+pub(super) fn credentials_invalid() -> Status {
+    let text = "this server requires a valid API key (authorization: Bearer sdk_...) or client certificate";
+    StatusBuilder::new(Code::Unauthenticated, ErrorReason::CredentialsInvalid, text).build()
 }
 
 /// Returns the status for an error of the service.
@@ -344,7 +366,9 @@ pub(super) fn from_close_reason(reason: CloseReason) -> Option<Status> {
         CloseReason::TokenEnded(cause) => Some(ended(cause)),
         CloseReason::TokenRotated => Some(superseded()),
         CloseReason::TokenUnknown => Some(not_found()),
-        CloseReason::Draining => Some(draining()),
+        CloseReason::Closing(Closing::Draining) => Some(draining()),
+        CloseReason::Closing(Closing::RightLost(RightLost::Credential)) => Some(credentials_invalid()),
+        CloseReason::Closing(Closing::RightLost(RightLost::Grant(missing))) => Some(grant_missing(&missing)),
         CloseReason::Store(error) => Some(from_store(&error)),
     }
 }

@@ -1,6 +1,6 @@
 //! Accepts the connections of one listener, within a limit.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -25,7 +25,7 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     /// Accepts the next connection within the limit; `open` has the tasks of the open connections.
-    pub(super) async fn accept(&self, open: &mut ConnectionTasks) -> TcpStream {
+    pub(super) async fn accept(&self, open: &mut ConnectionTasks) -> (TcpStream, SocketAddr) {
         let (port, limit) = (self.port, self.max_connections);
         loop {
             let accepted = tokio::select! {
@@ -37,7 +37,7 @@ impl Acceptor {
                 Ok(_) if open.count() >= limit => {
                     observe::warning!(port, limit, "connection limit reached; closing a new connection");
                 }
-                Ok((stream, _)) => return stream,
+                Ok(accepted) => return accepted,
                 Err(error) => {
                     observe::warning!(port, %error, "accept failed");
                     sleep(ACCEPT_PAUSE).await;

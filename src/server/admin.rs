@@ -57,7 +57,7 @@ pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
     let acceptor = Acceptor { port: "admin", listener, max_connections: MAX_CONNECTIONS };
     let mut open = ConnectionTasks::default();
     loop {
-        let stream = acceptor.accept(&mut open).await;
+        let (stream, _) = acceptor.accept(&mut open).await;
         let connection =
             http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service.clone());
         open.spawn(async move {

@@ -9,13 +9,16 @@ use tokio::{
 
 use super::health::not_ready;
 use crate::{
+    auth::Authenticator,
     cache::Cache,
     config::Config,
     feed::{Consumer, Feed, Followers},
     grpc,
     observe::Metrics,
+    service::Service,
     session::{Durability, Policies},
     store::{Eviction, Health, Position, ReplicatedWrites, StartError, Store, StoreOptions},
+    tasks::Tasks,
     watch::{self, Hub, PageCache, RedisSource},
 };
 
@@ -70,9 +73,29 @@ impl Backend {
         Ok(Backend { store, feed, followers, hub, watch_source, cache })
     }
 
+    /// Starts the tasks of the components, and returns the use cases on them.
+    pub(super) fn start(
+        self,
+        tasks: &mut Tasks,
+        authenticator: &Arc<Authenticator>,
+        policies: &Arc<Policies>,
+    ) -> Service {
+        let consumers = self.consumers();
+        let Backend { store, followers, hub, watch_source, cache, .. } = self;
+        let kept_alive = store.clone();
+        tasks.spawn("keep-alive", async move { kept_alive.keep_alive().await });
+        let checked = store.clone();
+        tasks.spawn("preconditions", async move { checked.check_preconditions().await });
+        let checked = hub.clone();
+        tasks.spawn("check of watches", async move { checked.check_watches().await });
+        tasks.spawn("feed", followers.run(consumers));
+        let (authenticator, policies) = (authenticator.clone(), policies.clone());
+        Service { store, cache, watch_source, hub, authenticator, policies }
+    }
+
     /// Returns the consumers of the feed. The hub is the last: a read after an event must not return an older copy, and a
     /// catch-up after a rollback no page of the lost branch.
-    pub(super) fn consumers(&self) -> Vec<Arc<dyn Consumer>> {
+    fn consumers(&self) -> Vec<Arc<dyn Consumer>> {
         let cache = self.cache.clone().map(|cache| cache as Arc<dyn Consumer>);
         let watches = [self.watch_source.pages.clone() as Arc<dyn Consumer>, self.hub.clone()];
         cache.into_iter().chain(watches).collect()

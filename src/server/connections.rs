@@ -1,6 +1,11 @@
 //! Accepts gRPC connections, applies the limits of each, and drains them at shutdown.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -10,15 +15,20 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{accept::Acceptor, services::Services, streams::Streams, write_buffer::WriteBuffer};
-use crate::{config::Limits, observe::Metrics, tasks::ConnectionTasks, workers::jitter};
+use super::{
+    accept::Acceptor,
+    services::{GatedServices, Services},
+    socket::{self, Opened},
+    streams::Streams,
+    tls::{CurrentTls, HandshakeFailure},
+    write_buffer::WriteBuffer,
+};
+use crate::{
+    auth::Authenticator, config::Limits, grpc::Gate, observe::Metrics, tasks::ConnectionTasks, workers::jitter,
+};
 
-/// First bytes that an HTTP/2 client sends.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Time after which a connection that has not sent the whole preface is closed.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between two checks of an incomplete preface.
-const PREFACE_POLL: Duration = Duration::from_millis(10);
+/// Time after which a connection is closed whose handshake and whole preface have not arrived.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Size of the headers of a request above which h2 answers with HTTP status 431. Above 16 KiB the call fails with an error
 /// status.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
@@ -38,6 +48,10 @@ pub(super) struct Connections {
     pub acceptor: Acceptor,
     /// Services that every connection offers.
     pub services: Services,
+    /// Finds the callers.
+    pub authenticator: Arc<Authenticator>,
+    /// TLS of the last reload. None: connections have no TLS.
+    pub tls: Option<Arc<CurrentTls>>,
     /// Limits of the process.
     pub limits: Limits,
     /// Size of the largest response to a unary call, in bytes.
@@ -54,11 +68,11 @@ impl Connections {
     pub(super) async fn serve(self, stop: CancellationToken, drain_timeout: Duration) {
         let mut tasks = ConnectionTasks::default();
         loop {
-            let stream = tokio::select! {
+            let (stream, address) = tokio::select! {
                 () = stop.cancelled() => break,
-                stream = self.acceptor.accept(&mut tasks) => stream,
+                accepted = self.acceptor.accept(&mut tasks) => accepted,
             };
-            tasks.spawn(self.connection(stream, stop.clone()));
+            tasks.spawn(self.connection(stream, address, stop.clone()));
         }
         drop(self.acceptor);
         if !tasks.drain(Instant::now() + drain_timeout).await {
@@ -66,9 +80,14 @@ impl Connections {
         }
     }
 
-    /// Serves one connection. At its maximum age or after `stop` is cancelled, it sends GOAWAY, accepts no new calls, and
+    /// Serves one connection. At its maximum age, at the end of its client certificate, or after `stop` is cancelled, it sends GOAWAY, accepts no new calls, and
     /// ends with the last open call.
-    fn connection(&self, stream: TcpStream, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let limit = usize::try_from(self.limits.response_bytes).unwrap_or(usize::MAX);
         let response_bytes = (limit / RESPONSE_SHARE).max(self.largest_response);
         let streams = Streams::new(self.limits.streams_per_connection, response_bytes, self.metrics.clone());
@@ -85,20 +104,28 @@ impl Connections {
             .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
             .max_local_error_reset_streams(MAX_RESET_STREAMS);
         let services = self.services.clone();
+        let authenticator = self.authenticator.clone();
         let metrics = self.metrics.clone();
         let write_timeout = self.limits.keepalive_interval.saturating_add(self.limits.keepalive_timeout);
         // Connections that were opened at the same time close at different times.
         let age = self.max_age.map(|age| age.mul_f64(0.9).saturating_add(jitter(age.mul_f64(0.2))));
+        let tls = self.tls.as_ref().map(|tls| tls.current());
         async move {
-            let _gauge = ConnectionGauge::new(metrics);
+            let _gauge = ConnectionGauge::new(metrics.clone());
             let _ = stream.set_nodelay(true);
-            if timeout(PREFACE_TIMEOUT, preface(&stream)).await.is_err() {
-                return;
+            let opening = timeout(OPENING_TIMEOUT, socket::open(stream, address, tls.as_deref()));
+            let Some(opened) = stop.run_until_cancelled(opening).await else { return };
+            let opened = opened.unwrap_or(Err(HandshakeFailure("timeout")));
+            if tls.is_some() {
+                metrics.network.count_handshake(opened.as_ref().err().map_or("ok", |failure| failure.0));
             }
+            let Ok(Opened { socket, peer, first_bytes }) = opened else { return };
+            let age = [age, peer.remaining_validity(SystemTime::now())].into_iter().flatten().min();
             // hyper cannot close a connection whose peer reads nothing of its socket: it would first write a GOAWAY.
-            let mut stream = TimeoutStream::new(stream);
+            let mut stream = TimeoutStream::new(socket);
             stream.set_write_timeout(Some(write_timeout));
-            let (mut buffer, socket) = WriteBuffer::new(Box::pin(stream));
+            let (mut buffer, socket) = WriteBuffer::new(Box::pin(stream), first_bytes);
+            let services = GatedServices { gate: Gate { authenticator, peer, metrics }, services };
             let connection = builder.serve_connection(TokioIo::new(socket), services);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
@@ -122,18 +149,6 @@ async fn pass(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Returns when the whole preface has arrived, when other bytes have arrived, or when the peer has closed.
-async fn preface(stream: &TcpStream) {
-    let mut buffer = [0; PREFACE.len()];
-    loop {
-        match stream.peek(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) if count >= PREFACE.len() || !PREFACE.starts_with(&buffer[..count]) => return,
-            Ok(_) => sleep(PREFACE_POLL).await,
-        }
     }
 }
 

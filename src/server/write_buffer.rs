@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -23,7 +23,11 @@ const MAX_IDLE_BYTES: usize = 4 * 1024;
 /// Socket of a connection with its unwritten bytes.
 struct Buffered<S> {
     socket: S,
+    /// Bytes that were read from the socket before hyper reads it.
+    unread: Bytes,
     unwritten: BytesMut,
+    /// Whether the socket itself holds nothing that was written to it. TLS holds what the network does not accept.
+    is_flushed: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Buffered<S> {
@@ -35,6 +39,11 @@ impl<S: AsyncWrite + Unpin> Buffered<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unwritten.advance(written);
+            self.is_flushed = false;
+        }
+        if !self.is_flushed {
+            ready!(Pin::new(&mut self.socket).poll_flush(context))?;
+            self.is_flushed = true;
         }
         if self.unwritten.capacity() > MAX_IDLE_BYTES {
             self.unwritten = BytesMut::new();
@@ -53,7 +62,13 @@ pub(super) struct BufferedSocket<S>(Arc<Mutex<Buffered<S>>>);
 
 impl<S: AsyncRead + Unpin> AsyncRead for BufferedSocket<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.lock().socket).poll_read(context, into)
+        let mut buffered = self.0.lock();
+        if !buffered.unread.is_empty() {
+            let count = buffered.unread.len().min(into.remaining());
+            into.put_slice(&buffered.unread.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut buffered.socket).poll_read(context, into)
     }
 }
 
@@ -97,9 +112,10 @@ pub(super) struct WriteBuffer<S> {
 }
 
 impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
-    /// Returns a buffer in front of this socket, and the socket for hyper.
-    pub(super) fn new(socket: S) -> (Self, BufferedSocket<S>) {
-        let buffered = Arc::new(Mutex::new(Buffered { socket, unwritten: BytesMut::new() }));
+    /// Returns a buffer in front of this socket, and the socket for hyper, which first reads the bytes that were read before.
+    pub(super) fn new(socket: S, unread: Bytes) -> (Self, BufferedSocket<S>) {
+        let unwritten = BytesMut::new();
+        let buffered = Arc::new(Mutex::new(Buffered { socket, unread, unwritten, is_flushed: true }));
         (WriteBuffer { buffered: buffered.clone(), has_yielded: false }, BufferedSocket(buffered))
     }
 
@@ -119,7 +135,7 @@ impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
             let _ = buffered.poll_drain(context);
             return Poll::Ready(Ok(result));
         }
-        if buffered.unwritten.is_empty() {
+        if buffered.unwritten.is_empty() && buffered.is_flushed {
             return Poll::Pending;
         }
         self.has_yielded = !self.has_yielded;
@@ -143,8 +159,8 @@ mod tests {
     use super::*;
 
     /// Runs a connection that uses the socket, until it ends.
-    async fn run<T>(
-        buffer: &mut WriteBuffer<tokio::io::DuplexStream>,
+    async fn run<T, S: AsyncWrite + Unpin>(
+        buffer: &mut WriteBuffer<S>,
         connection: impl Future<Output = T>,
     ) -> io::Result<T> {
         let mut connection = std::pin::pin!(connection);
@@ -154,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn write_buffer_writes_what_pending_connection_has_written() {
         let (socket, mut peer) = duplex(1 << 20);
-        let (mut buffer, mut socket) = WriteBuffer::new(socket);
+        let (mut buffer, mut socket) = WriteBuffer::new(socket, Bytes::new());
         let connection = async {
             socket.write_all(b"one").await.unwrap();
             socket.flush().await.unwrap();
@@ -170,9 +186,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bytes_that_were_read_before_are_read_first() {
+        let (socket, mut peer) = duplex(100);
+        let (_buffer, mut socket) = WriteBuffer::new(socket, Bytes::from_static(b"be"));
+        peer.write_all(b"fore").await.unwrap();
+        let mut read = [0; 6];
+        socket.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"before");
+    }
+
+    #[tokio::test]
+    async fn socket_that_holds_written_bytes_is_flushed() {
+        let (socket, mut peer) = duplex(100);
+        let (mut buffer, mut socket) = WriteBuffer::new(tokio::io::BufWriter::new(socket), Bytes::new());
+        let connection = async {
+            socket.write_all(b"held").await.unwrap();
+            std::future::pending::<()>().await
+        };
+        let mut received = [0; 4];
+        tokio::select! {
+            _ = run(&mut buffer, connection) => unreachable!(),
+            read = peer.read_exact(&mut received) => drop(read.unwrap()),
+        }
+        assert_eq!(&received, b"held");
+    }
+
+    #[tokio::test]
     async fn write_buffer_full_waits_for_the_peer_and_keeps_order() {
         let (socket, mut peer) = duplex(1_000);
-        let (mut buffer, mut socket) = WriteBuffer::new(socket);
+        let (mut buffer, mut socket) = WriteBuffer::new(socket, Bytes::new());
         let sent: Vec<u8> = (0..1_000_000u32).map(|n| n as u8 ^ (n >> 8) as u8).collect();
         let connection = async {
             for part in sent.chunks(3_000) {
@@ -190,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn write_buffer_holds_at_most_its_size_and_one_write() {
         let (socket, _peer) = duplex(1_000);
-        let (mut buffer, mut socket) = WriteBuffer::new(socket);
+        let (mut buffer, mut socket) = WriteBuffer::new(socket, Bytes::new());
         let connection = async { while socket.write_all(&[7; 16 * 1024]).await.is_ok() {} };
         let waits = tokio::time::timeout(std::time::Duration::from_millis(50), run(&mut buffer, connection)).await;
         assert!(waits.is_err());
@@ -201,7 +243,7 @@ mod tests {
     async fn write_buffer_failed_socket_ends_the_connection() {
         let (socket, peer) = duplex(10);
         drop(peer);
-        let (mut buffer, mut socket) = WriteBuffer::new(socket);
+        let (mut buffer, mut socket) = WriteBuffer::new(socket, Bytes::new());
         let connection = async {
             socket.write_all(b"lost").await.unwrap();
             std::future::pending::<()>().await

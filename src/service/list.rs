@@ -6,7 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 
 use super::*;
 use crate::{
-    session::{ID_BYTES, Subject},
+    session::ID_BYTES,
     store::{Found, ListPosition, Live, Partition, PrimaryReads, StoreId},
 };
 
@@ -22,7 +22,7 @@ pub struct ListScope {
     /// Number of partitions of the store.
     pub partitions: usize,
     /// Namespace of the sessions.
-    pub namespace: Namespace,
+    pub namespace: Authorized<Namespace>,
     /// Name of the subject, not empty. None: the sessions of all subjects and the anonymous ones.
     pub subject: Option<String>,
     /// Labels that a session must have, all of them.
@@ -216,7 +216,7 @@ impl Service {
                 (pending, next) = (ids.into(), after);
             }
             let reads = pending.iter().take(limit).map(async |id| {
-                let name = SessionRef { namespace: call.scope.namespace.clone(), id: *id };
+                let name = call.scope.namespace.session(*id);
                 self.store.peek(Some(reads), &name, Credential::Id, call.view, deadline).await
             });
             for found in futures_util::future::join_all(reads).await {
@@ -257,7 +257,7 @@ impl Service {
                 Ok((ids, next.map(Position::Namespace)))
             }
             (Some(name), Position::Subject { added_before }) => {
-                let subject = Subject { namespace: scope.namespace.clone(), name: name.clone() };
+                let subject = scope.namespace.clone().subject(name.clone());
                 let entries = self.store.entries_before(Some(reads), &subject, added_before, limit, deadline).await?;
                 let next = entries.last().map(|last| Position::Subject { added_before: Some(last.added) });
                 Ok((entries.into_iter().map(|entry| entry.id).collect(), next))
@@ -272,12 +272,17 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Caller, Grant};
+
+    fn authorized(namespace: &str) -> Authorized<Namespace> {
+        Caller::anyone().authorize(Grant::Full, namespace.parse().unwrap()).unwrap()
+    }
 
     fn scope(subject: Option<&str>) -> ListScope {
         ListScope {
             store: StoreId([7; 16]),
             partitions: 16,
-            namespace: "web".parse().unwrap(),
+            namespace: authorized("web"),
             subject: subject.map(str::to_owned),
             labels: BTreeMap::from([("app".to_owned(), "x".to_owned())]),
         }
@@ -320,7 +325,7 @@ mod tests {
             ListScope { store: StoreId([8; 16]), ..scope(None) },
             ListScope { partitions: 8, ..scope(None) },
             ListScope { partitions: 32, ..scope(None) },
-            ListScope { namespace: "other".parse().unwrap(), ..scope(None) },
+            ListScope { namespace: authorized("other"), ..scope(None) },
             ListScope { labels: BTreeMap::new(), ..scope(None) },
             scope(Some("alice")),
         ];

@@ -15,7 +15,7 @@ use subjects::Admission;
 /// Request of CreateSession.
 pub struct Create {
     /// Namespace of the new session.
-    pub namespace: Namespace,
+    pub namespace: Authorized<Namespace>,
     /// Content of the new session.
     pub content: Content,
     /// Requested timeouts.
@@ -29,7 +29,7 @@ pub struct Create {
 /// Request of GetSession and TouchSession.
 pub struct Get {
     /// Namespace of the session.
-    pub namespace: Namespace,
+    pub namespace: Authorized<Namespace>,
     /// Key of the session.
     pub key: Key,
     /// Whether the call extends the idle deadline.
@@ -43,7 +43,7 @@ pub struct Get {
 /// Request of UpdateSession.
 pub struct Update {
     /// Namespace of the session.
-    pub namespace: Namespace,
+    pub namespace: Authorized<Namespace>,
     /// Key of the session.
     pub key: Key,
     /// Changes of the content.
@@ -63,7 +63,7 @@ pub struct Update {
 /// Request of RotateSession.
 pub struct Rotate {
     /// Namespace of the session.
-    pub namespace: Namespace,
+    pub namespace: Authorized<Namespace>,
     /// Current token of the session.
     pub token: PresentedToken,
     /// New token that the caller made, with the id of `token`. None: the server generates one.
@@ -81,7 +81,7 @@ pub struct Rotate {
 /// Request of DeleteSession.
 pub struct Delete {
     /// Namespace of the session.
-    pub namespace: Namespace,
+    pub namespace: Authorized<Namespace>,
     /// Key of the session.
     pub key: Key,
     /// Cause of the end.
@@ -138,7 +138,7 @@ impl Service {
         }
         let new = NewToken::new(call.token.as_ref(), || Token::generate(random));
         let (id, verifier) = (new.token().id(), new.token().verifier());
-        let (name, content) = (SessionRef { namespace: call.namespace, id }, &call.content);
+        let (name, content) = (call.namespace.session(id), &call.content);
         let subject = Subject { namespace: name.namespace.clone(), name: content.subject.clone() };
         let _forget = self.forget_after_write(&name);
         // No session has an id that the server just generated, so it is reserved at once. With an id from the caller the
@@ -192,7 +192,7 @@ impl Service {
     pub async fn get(&self, call: Get, deadline: Instant) -> Result<(Session, TokenState), Error> {
         let policy = self.policy(&call.namespace)?;
         let (id, credential) = call.key.credential()?;
-        let name = SessionRef { namespace: call.namespace, id };
+        let name = call.namespace.session(id);
         let get = store::Get { credential, view: call.view, touch: call.touch };
         let fill = match call.min_revision.zip(self.cache.as_ref()) {
             None => None,
@@ -236,7 +236,7 @@ impl Service {
             return Err(Error::Violations(violations));
         };
         let (id, credential) = call.key.credential()?;
-        let name = SessionRef { namespace: call.namespace, id };
+        let name = call.namespace.session(id);
         let update = store::Update {
             patch: &call.patch,
             timeouts,
@@ -270,7 +270,7 @@ impl Service {
         let derived = call.successor.is_none().then(|| presented.successor(&salt));
         let verifier = call.successor.as_ref().or(derived.as_ref()).map(Token::verifier).ok_or(Error::NotFound)?;
         let default_grace = if call.patch.is_login() { Duration::ZERO } else { policy.rotation_grace };
-        let name = SessionRef { namespace: call.namespace, id };
+        let name = call.namespace.session(id);
         let update = store::Update {
             patch: &call.patch,
             timeouts: TimeoutsMs { idle: None, absolute: None },
@@ -347,7 +347,7 @@ impl Service {
     pub async fn delete(&self, call: Delete, deadline: Instant) -> Result<bool, Error> {
         let policy = self.policy(&call.namespace)?;
         let Ok((id, credential)) = call.key.credential() else { return Ok(false) };
-        let name = SessionRef { namespace: call.namespace, id };
+        let name = call.namespace.session(id);
         let _forget = self.forget_after_write(&name);
         match self.store.end(&name, credential, call.cause, call.request, policy, deadline).await? {
             Ended::Now => Ok(true),

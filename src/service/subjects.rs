@@ -19,7 +19,7 @@ const MAX_AHEAD: u64 = 10_000;
 /// Request of DeleteSubjectSessions.
 pub struct DeleteSubjectSessions {
     /// Subject whose sessions end.
-    pub subject: Subject,
+    pub subject: Authorized<Subject>,
     /// Id of a session that lives on. None: all end.
     pub except: Option<SessionId>,
     /// Cause of the end.

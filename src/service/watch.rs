@@ -10,10 +10,11 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
+    auth::{LastingRight, Requester},
     store::Found,
     watch::{
-        CloseReason, Filter, IdsLifetime, InitialState, Kind, Lifetime, LiveReader, NotRegistered, ResumeToken, Scope,
-        Subscription, SubscriptionOptions, TokenLifetime,
+        ClientStream, CloseReason, Filter, IdsLifetime, InitialState, Kind, Lifetime, LiveReader, NotRegistered,
+        ResumeToken, Scope, Subscription, SubscriptionOptions, TokenLifetime,
     },
 };
 
@@ -35,7 +36,7 @@ pub enum WatchKeys {
 /// Request of Watch.
 pub struct Watch {
     /// Namespace of the watched sessions.
-    pub namespace: Namespace,
+    pub namespace: Authorized<Namespace>,
     /// Sessions that the watch covers.
     pub keys: WatchKeys,
     /// Labels that a session must have, all of them, before or after the change.
@@ -52,8 +53,10 @@ pub struct Watch {
 
 /// HTTP/2 stream that delivers a watch.
 pub struct WatchStream {
-    /// Resets the stream. The registry aborts it if the client does not read after an eviction.
+    /// Resets the stream. The registry aborts it if the client does not read the final response.
     pub reset: AbortHandle,
+    /// Caller of the watch.
+    pub requester: Requester,
     /// Number of bytes that responses of the connection may still hold.
     pub budget: Arc<Semaphore>,
 }
@@ -80,7 +83,7 @@ impl Service {
             return Err(Error::Draining);
         }
         if let Some((id, credential)) = presented {
-            let name = SessionRef { namespace: call.namespace.clone(), id };
+            let name = call.namespace.session(id);
             let get = store::Get { credential, view: View::Basic, touch: Touch::No };
             if let Found::Rotated = self.store.get(&name, get, policy, Instant::now() + PRESENT_TIMEOUT).await? {
                 return Err(Error::Rotated);
@@ -88,9 +91,11 @@ impl Service {
         }
         // The ring of this server may be behind the server that issued the resume token: read the tails from the primary.
         let read = self.watch_source.pass_barrier().await?;
-        let filter = Filter { namespace: call.namespace.clone(), scope, labels: call.labels, kinds: call.kinds };
+        let right = LastingRight::new(self.authenticator.clone(), stream.requester, call.namespace.clone());
+        let client = ClientStream { reset: stream.reset, right: right.map(Box::new) };
+        let filter = Filter { namespace: (*call.namespace).clone(), scope, labels: call.labels, kinds: call.kinds };
         let filter = Arc::new(filter);
-        let registered = LiveReader::register(self.hub.clone(), filter.clone(), call.bookmark_interval, stream.reset);
+        let registered = LiveReader::register(self.hub.clone(), filter.clone(), call.bookmark_interval, client);
         let registered = registered.map_err(|reason| match reason {
             NotRegistered::LimitReached => Error::WatchLimit,
             NotRegistered::Draining => Error::Draining,

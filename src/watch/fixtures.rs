@@ -10,6 +10,7 @@ use super::{
     item::{Item, LogEntry, Read, Slot},
     live::LiveReader,
     page_cache::PageAfter,
+    registry::ClientStream,
     response::WatchLimits,
     resume_token::ResumeToken,
     source::{Listing, Source},
@@ -80,7 +81,7 @@ pub(super) fn filter(scope: Scope) -> Arc<Filter> {
 
 /// The live reader of a new watcher.
 pub(super) fn live_reader(hub: &Arc<Hub>, scope: Scope) -> LiveReader {
-    let registered = LiveReader::register(hub.clone(), filter(scope), Duration::ZERO, AbortHandle::new_pair().0);
+    let registered = LiveReader::register(hub.clone(), filter(scope), Duration::ZERO, client_stream());
     registered.unwrap().0
 }
 
@@ -148,4 +149,9 @@ impl Source for FakeSource {
         let unread = if pages.is_empty() { Vec::new() } else { vec![id(9)] };
         Ok((page, Listing::Ids(unread)))
     }
+}
+
+/// A stream whose caller cannot lose its right.
+pub(super) fn client_stream() -> ClientStream {
+    ClientStream { reset: AbortHandle::new_pair().0, right: None }
 }

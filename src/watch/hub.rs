@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream::AbortHandle;
 use parking_lot::{MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
 use super::{
     filter::Filter,
     item::{Item, LogEntry, Resync, RolledBack, Slot},
-    registry::{NotRegistered, Registered, Registry, Watches},
+    registry::{ClientStream, NotRegistered, Registered, Registry, Watches},
     response::WatchLimits,
     resume_token::ResumeToken,
     ring::Ring,
@@ -51,8 +50,8 @@ impl Hub {
     }
 
     /// Evicts slow consumers. Never returns.
-    pub async fn evict_slow_consumers(&self) {
-        self.registry.evict_slow_consumers().await;
+    pub async fn check_watches(&self) {
+        self.registry.check_watches().await;
     }
 
     /// Ends all watches with their resume tokens, and refuses new ones.
@@ -76,10 +75,10 @@ impl Hub {
         &self,
         filter: Arc<Filter>,
         interval: Duration,
-        reset: AbortHandle,
+        client: ClientStream,
     ) -> Result<(Registered, u64, ResumeToken), NotRegistered> {
         let mut watches = self.registry.lock();
-        let registered = self.registry.add(&mut watches, filter, interval, reset)?;
+        let registered = self.registry.add(&mut watches, filter, interval, client)?;
         let recent = self.recent();
         Ok((registered, recent.ring.end(), recent.end.clone()))
     }

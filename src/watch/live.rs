@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::stream::AbortHandle;
 use tokio::time::Instant;
 
 use crate::{
@@ -14,7 +13,7 @@ use super::{
     filter::Filter,
     hub::Hub,
     item::{Item, Read, Resync},
-    registry::{NotRegistered, Registered},
+    registry::{ClientStream, NotRegistered, Registered},
     response::WatchLimits,
     resume_token::ResumeToken,
     watcher::Watcher,
@@ -35,14 +34,14 @@ pub struct LiveReader {
 
 impl LiveReader {
     /// Registers a watcher that makes progress at least once per `interval` while its client reads. It receives the
-    /// items after the returned position. `reset` resets its stream.
+    /// items after the returned position.
     pub fn register(
         hub: Arc<Hub>,
         filter: Arc<Filter>,
         interval: Duration,
-        reset: AbortHandle,
+        client: ClientStream,
     ) -> Result<(Self, ResumeToken), NotRegistered> {
-        let (registered, next, end) = hub.register(filter, interval, reset)?;
+        let (registered, next, end) = hub.register(filter, interval, client)?;
         Ok((LiveReader { hub, registered, next }, end))
     }
 

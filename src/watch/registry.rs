@@ -1,17 +1,27 @@
-//! Registry of the open watches: their limit, the eviction of slow consumers, and the drain.
+//! Registry of the open watches: their limit, and how the server ends them: slow consumers, callers without their right,
+//! the drain.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::stream::AbortHandle;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
-use crate::{observe::Metrics, session::millis};
+use crate::{auth::LastingRight, observe::Metrics, session::millis};
 
-use super::{filter::Filter, response::WatchLimits, watcher::Watcher, watcher_index::WatcherIndex};
+use super::{
+    filter::Filter,
+    response::{Closing, WatchLimits},
+    watcher::Watcher,
+    watcher_index::WatcherIndex,
+};
 
-/// Time between two checks for slow consumers.
-const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two checks of all watches.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a watch cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +49,8 @@ pub(super) struct Watches {
     open: HashMap<u64, OpenWatch>,
     /// Number of the next watcher.
     next: u64,
-    /// Time of the last check for slow consumers, in ms since the registry was created.
-    last_eviction_ms: u64,
+    /// Time of the last check of all watches, in ms since the registry was created.
+    last_check_ms: u64,
     is_draining: bool,
 }
 
@@ -48,11 +58,18 @@ struct OpenWatch {
     watcher: Arc<Watcher>,
     /// Filter that the index has it under.
     filter: Arc<Filter>,
-    /// Resets the stream.
-    reset: AbortHandle,
-    /// Time in ms since the registry was created, at which the stream of an evicted watcher is reset. None: it was not
-    /// evicted.
+    client: ClientStream,
+    /// Time in ms since the registry was created, at which the stream of an evicted watcher is reset, or of one whose caller
+    /// has lost its right. None: it is neither.
     reset_at: Option<u64>,
+}
+
+/// Stream of a watch, as the server ends it.
+pub struct ClientStream {
+    /// Resets the stream.
+    pub reset: AbortHandle,
+    /// Right of the caller to the watch. None: it cannot lose it.
+    pub right: Option<Box<LastingRight>>,
 }
 
 /// A watcher, and its number in the registry. The owner removes it.
@@ -77,14 +94,13 @@ impl Registry {
         millis(time.saturating_duration_since(self.created))
     }
 
-    /// Registers a watcher that makes progress at least once per `interval` while its client reads. `reset` resets its
-    /// stream.
+    /// Registers a watcher that makes progress at least once per `interval` while its client reads.
     pub(super) fn add(
         &self,
         watches: &mut Watches,
         filter: Arc<Filter>,
         interval: Duration,
-        reset: AbortHandle,
+        client: ClientStream,
     ) -> Result<Registered, NotRegistered> {
         if watches.is_draining {
             return Err(NotRegistered::Draining);
@@ -96,7 +112,7 @@ impl Registry {
         let number = watches.next;
         watches.next += 1;
         watches.index.add(&filter, number, &watcher);
-        watches.open.insert(number, OpenWatch { watcher: watcher.clone(), filter, reset, reset_at: None });
+        watches.open.insert(number, OpenWatch { watcher: watcher.clone(), filter, client, reset_at: None });
         self.metrics.watches.inc();
         Ok(Registered { number, watcher })
     }
@@ -110,27 +126,28 @@ impl Registry {
         }
     }
 
-    /// Evicts slow consumers once per [`EVICTION_INTERVAL`]. Never returns.
-    pub(super) async fn evict_slow_consumers(&self) {
+    /// Checks all watches once per [`CHECK_INTERVAL`]. Never returns.
+    pub(super) async fn check_watches(&self) {
         loop {
-            sleep(EVICTION_INTERVAL).await;
-            self.evict_slow();
+            sleep(CHECK_INTERVAL).await;
+            self.check_all(SystemTime::now());
         }
     }
 
-    /// Evicts slow consumers, and resets the streams of evicted ones that have not read their final response in time.
-    fn evict_slow(&self) {
+    /// Evicts slow consumers, ends watches whose callers have lost their right, and resets the streams of both that have not
+    /// read their final response in time.
+    fn check_all(&self, wall_clock: SystemTime) {
         let now = self.ms_at(Instant::now());
         let mut guard = self.lock();
         let watches = &mut *guard;
         // If the process was paused, no watcher could make progress: the timeouts of all start again.
-        if now.saturating_sub(watches.last_eviction_ms) > 2 * millis(EVICTION_INTERVAL) {
+        if now.saturating_sub(watches.last_check_ms) > 2 * millis(CHECK_INTERVAL) {
             watches.open.values().for_each(|watch| watch.watcher.mark_progress(now));
         }
-        watches.last_eviction_ms = now;
+        watches.last_check_ms = now;
         for (number, watch) in &mut watches.open {
             match watch.reset_at {
-                Some(reset_at) if reset_at <= now => watch.reset.abort(),
+                Some(reset_at) if reset_at <= now => watch.client.reset.abort(),
                 Some(_) => {}
                 None if watch.watcher.is_slow(now) => {
                     self.metrics.watches_evicted.inc();
@@ -138,7 +155,14 @@ impl Registry {
                     watches.index.remove(&watch.filter, *number);
                     watch.watcher.evict();
                 }
-                None => {}
+                None => {
+                    let right = watch.client.right.as_ref().map_or(Ok(()), |right| right.check(wall_clock));
+                    if let Err(lost) = right {
+                        watch.reset_at = Some(now.saturating_add(millis(self.limits.response_timeout)));
+                        watches.index.remove(&watch.filter, *number);
+                        watch.watcher.close(Closing::RightLost(lost));
+                    }
+                }
             }
         }
     }
@@ -152,7 +176,7 @@ impl Registry {
     pub(super) fn drain(&self) {
         let mut watches = self.lock();
         watches.is_draining = true;
-        watches.open.values().for_each(|watch| watch.watcher.drain());
+        watches.open.values().for_each(|watch| watch.watcher.close(Closing::Draining));
     }
 }
 

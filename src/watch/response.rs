@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    auth::RightLost,
     feed::GapReason,
     session::{Cause, Change, Event, SessionId, View},
     store,
@@ -136,6 +137,15 @@ impl Batch {
     }
 }
 
+/// Why the server ends a watch, between any two responses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// It is draining.
+    Draining,
+    /// The caller has lost its right to the watch.
+    RightLost(RightLost),
+}
+
 /// Why a watch is closed.
 #[derive(Debug)]
 pub enum CloseReason {
@@ -147,8 +157,8 @@ pub enum CloseReason {
     TokenRotated,
     /// The session of its token does not exist any more.
     TokenUnknown,
-    /// The server is draining.
-    Draining,
+    /// The server ends it.
+    Closing(Closing),
     /// Its client is a slow consumer: it read nothing for too long, or the log was compacted past its position.
     SlowConsumer,
     /// The store failed.

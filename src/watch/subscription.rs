@@ -19,7 +19,8 @@ use super::{
     lifetime::Lifetime,
     live::LiveReader,
     response::{
-        BATCH_BYTES, Batch, CloseReason, Control, MatchedEvent, RETRY_PAUSE, ResyncReason, SharedEvent, Visibility,
+        BATCH_BYTES, Batch, CloseReason, Closing, Control, MatchedEvent, RETRY_PAUSE, ResyncReason, SharedEvent,
+        Visibility,
     },
     response_reservation::{Fit, ResponseReservation},
     resume_token::ResumeToken,
@@ -110,18 +111,18 @@ impl Subscription {
         let watcher = self.live.watcher().clone();
         let batch = tokio::select! {
             biased;
-            () = watcher.drained() => self.final_batch()?,
+            closing = watcher.closed() => self.final_batch(closing)?,
             batch = self.advance() => batch?,
         };
         self.sent_token = batch.token.clone();
         Ok(batch)
     }
 
-    /// Returns the final response of a drain, which repeats the last resume token, then fails. Entries that were taken and
-    /// not sent are after that token.
-    fn final_batch(&mut self) -> Result<Batch, CloseReason> {
-        match self.close_reason.replace(CloseReason::Draining) {
-            Some(CloseReason::Draining) => Err(CloseReason::Draining),
+    /// Returns the final response of a watch that the server ends, which repeats the last resume token, then fails. Entries
+    /// that were taken and not sent are after that token.
+    fn final_batch(&mut self, closing: Closing) -> Result<Batch, CloseReason> {
+        match self.close_reason.replace(CloseReason::Closing(closing)) {
+            Some(CloseReason::Closing(closing)) => Err(CloseReason::Closing(closing)),
             _ => Ok(Batch { events: Vec::new(), control: None, token: self.sent_token.clone() }),
         }
     }

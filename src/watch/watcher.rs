@@ -2,7 +2,10 @@
 
 use std::{
     future::poll_fn,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -10,6 +13,8 @@ use std::{
 use futures_util::task::AtomicWaker;
 
 use crate::session::millis;
+
+use super::response::Closing;
 
 /// Time in ms that is added to a watcher's timeout while it reads from Redis: enough for several reads in sequence.
 const REDIS_ALLOWANCE_MS: u64 = 10_000;
@@ -30,7 +35,8 @@ pub(super) struct Watcher {
     /// Maximum time without progress in ms. After it the watcher is a slow consumer.
     timeout_ms: u64,
     is_evicted: AtomicBool,
-    is_draining: AtomicBool,
+    /// Why the server ends the watch. Not set: it does not.
+    closing: OnceLock<Box<Closing>>,
 }
 
 impl Watcher {
@@ -42,7 +48,7 @@ impl Watcher {
             progress_at: AtomicU64::new(now_ms),
             timeout_ms: millis(timeout),
             is_evicted: AtomicBool::new(false),
-            is_draining: AtomicBool::new(false),
+            closing: OnceLock::new(),
         }
     }
 
@@ -69,9 +75,10 @@ impl Watcher {
         poll_fn(|context| self.poll(context, is_woken)).await;
     }
 
-    /// Returns when the server drains.
-    pub(super) async fn drained(&self) {
-        poll_fn(|context| self.poll(context, || self.is_draining.load(Ordering::Acquire))).await;
+    /// Returns the reason when the server ends the watch.
+    pub(super) async fn closed(&self) -> Closing {
+        poll_fn(|context| self.poll(context, || self.closing.get().is_some())).await;
+        self.closing.get().map_or(Closing::Draining, |closing| (**closing).clone())
     }
 
     /// Registers the task before it checks the condition, so that no wake-up is lost.
@@ -109,9 +116,9 @@ impl Watcher {
         self.is_evicted.load(Ordering::Acquire)
     }
 
-    /// Ends the watch, because the server drains.
-    pub(super) fn drain(&self) {
-        self.is_draining.store(true, Ordering::Release);
+    /// Ends the watch. The first reason counts.
+    pub(super) fn close(&self, reason: Closing) {
+        let _ = self.closing.set(Box::new(reason));
         self.wake();
     }
 }

@@ -18,12 +18,25 @@ struct Call {
     started: Instant,
     /// Code of the response. Not set: the caller cancelled the call.
     code: OnceLock<Code>,
+    /// Name of the caller. Not set: it is unknown, or the server needs no credentials.
+    caller: OnceLock<Arc<str>>,
 }
 
 impl CallMetrics {
     /// Starts the time of a call.
     pub(crate) fn new(metrics: Arc<Metrics>, method: &'static str) -> Self {
-        CallMetrics(Arc::new(Call { metrics, method, started: Instant::now(), code: OnceLock::new() }))
+        CallMetrics(Arc::new(Call {
+            metrics,
+            method,
+            started: Instant::now(),
+            code: OnceLock::new(),
+            caller: OnceLock::new(),
+        }))
+    }
+
+    /// Counts the call for this caller as well.
+    pub(crate) fn set_caller(&self, name: &Arc<str>) {
+        let _ = self.0.caller.set(name.clone());
     }
 
     /// Sets the code of the response. The first code counts.
@@ -42,6 +55,9 @@ impl Drop for Call {
     fn drop(&mut self) {
         let code = self.code.get().copied().unwrap_or(Code::Cancelled);
         self.metrics.count_request(self.method, code_name(code), self.started.elapsed());
+        if let Some(caller) = self.caller.get() {
+            self.metrics.network.count_caller_request(caller, code_name(code));
+        }
     }
 }
 

@@ -6,15 +6,16 @@ use tonic::Status;
 
 use super::Violations;
 use crate::{
+    auth::Caller,
     pb,
     service::{PresentedToken, Rotate, Service},
     session::{MalformedToken, Patch, Token},
 };
 
 /// Parses the request of RotateSession.
-pub(crate) fn rotate(request: pb::RotateSessionRequest, service: &Service) -> Result<Rotate, Status> {
+pub(crate) fn rotate(request: pb::RotateSessionRequest, caller: &Caller, service: &Service) -> Result<Rotate, Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let fingerprint = violations.request_id(&request.request_id, "RotateSession", &request);
     if request.token.is_empty() {
         violations.add("token", "is required");

@@ -6,6 +6,7 @@ use tonic::Status;
 
 use super::Violations;
 use crate::{
+    auth::Caller,
     pb,
     service::{Key, Watch, WatchKeys},
     session::View,
@@ -22,9 +23,9 @@ const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(10);
 const BOOKMARK_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 
 /// Parses the request of Watch. Returns the view of the sessions in its events with it.
-pub(crate) fn watch(request: pb::WatchRequest) -> Result<(Watch, View), Status> {
+pub(crate) fn watch(request: pb::WatchRequest, caller: &Caller) -> Result<(Watch, View), Status> {
     let mut violations = Violations::default();
-    let namespace = violations.namespace(&request.namespace);
+    let namespace = violations.authorize(caller, &request)?;
     let selectors = [!request.keys.is_empty(), request.subject.is_some(), request.whole_namespace];
     if selectors.iter().filter(|is_set| **is_set).count() != 1 {
         violations.add("keys", "set exactly one of keys, subject and whole_namespace");

@@ -10,7 +10,8 @@ use crate::{
     session::SessionId,
     watch::{
         filter::Scope,
-        fixtures::{STORE, append, entry_of, filter, hub, id, items, live_reader, token},
+        fixtures::{STORE, append, client_stream, entry_of, filter, hub, id, items, live_reader, token},
+        response::Closing,
     },
 };
 
@@ -73,13 +74,13 @@ async fn live_reader_beyond_the_limit_of_watches_is_refused() {
     let hub = hub(16);
     let register = || {
         let filter = filter(Scope::Namespace);
-        LiveReader::register(hub.clone(), filter, Duration::ZERO, AbortHandle::new_pair().0).map(|(live, _)| live)
+        LiveReader::register(hub.clone(), filter, Duration::ZERO, client_stream()).map(|(live, _)| live)
     };
     let open = [(); 2].map(|()| register().unwrap());
     assert_eq!(register().err(), Some(NotRegistered::LimitReached));
     drop(open);
     let live = register().unwrap();
     hub.drain();
-    assert!(live.watcher().drained().now_or_never().is_some());
+    assert_eq!(live.watcher().closed().now_or_never(), Some(Closing::Draining));
     assert_eq!(register().err(), Some(NotRegistered::Draining));
 }

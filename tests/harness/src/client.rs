@@ -7,7 +7,12 @@ use sessiond_client::v1::{
     ListSessionsRequest, RotateSessionRequest, Session, SessionKey, SessionView, TokenState, UpdateSessionRequest,
     WatchRequest, attribute_value::Kind, session_key::Key, session_service_client::SessionServiceClient,
 };
-use tonic::{Code, transport::Channel};
+use tonic::{
+    Code,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, ClientTlsConfig, Endpoint},
+};
 use tonic_types::StatusExt;
 
 use super::WatchReader;
@@ -87,11 +92,58 @@ impl Status for tonic::Status {
     }
 }
 
+/// The generated client, which sends an API key if it has one.
+pub type Stub = SessionServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds an API key to every request. None: adds nothing.
+#[derive(Clone, Default)]
+pub struct Bearer(Option<AsciiMetadataValue>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// How a client connects and who it is.
+#[derive(Clone, Default)]
+pub struct ClientOptions {
+    /// Options of TLS. None: no TLS.
+    pub tls: Option<ClientTlsConfig>,
+    /// API key. None: it sends none.
+    pub key: Option<String>,
+}
+
+impl ClientOptions {
+    /// A client with this key, without TLS.
+    pub fn with_key(key: &str) -> Self {
+        ClientOptions { tls: None, key: Some(key.to_owned()) }
+    }
+
+    /// Returns the endpoint of the server at this address.
+    pub fn endpoint(&self, address: &str) -> Endpoint {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let endpoint = Channel::from_shared(format!("{scheme}://{address}")).unwrap().timeout(Duration::from_secs(30));
+        match &self.tls {
+            Some(tls) => endpoint.tls_config(tls.clone()).unwrap(),
+            None => endpoint,
+        }
+    }
+
+    /// Returns what adds the key to requests.
+    pub fn bearer(&self) -> Bearer {
+        Bearer(self.key.as_ref().map(|key| format!("Bearer {key}").parse().unwrap()))
+    }
+}
+
 /// A gRPC client that sends all its requests to one namespace.
 #[derive(Clone)]
 pub struct Client {
     /// The generated client, for calls that have no method here.
-    pub grpc: SessionServiceClient<Channel>,
+    pub grpc: Stub,
     /// Namespace of all requests.
     pub namespace: String,
 }
@@ -119,8 +171,18 @@ impl Client {
 
     /// Connects to the server at this address; returns an error if the connection fails.
     pub async fn try_connect(address: &str) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Channel::from_shared(format!("http://{address}")).unwrap().timeout(Duration::from_secs(30));
-        let grpc = SessionServiceClient::new(endpoint.connect().await?);
+        Client::try_connect_with(address, &ClientOptions::default()).await
+    }
+
+    /// Connects to the server at this address with these options.
+    pub async fn connect_with(address: &str, options: &ClientOptions) -> Self {
+        Client::try_connect_with(address, options).await.unwrap()
+    }
+
+    /// Connects with these options; returns an error if the connection fails.
+    pub async fn try_connect_with(address: &str, options: &ClientOptions) -> Result<Self, tonic::transport::Error> {
+        let channel = options.endpoint(address).connect().await?;
+        let grpc = SessionServiceClient::with_interceptor(channel, options.bearer());
         Ok(Client { grpc, namespace: NAMESPACE.to_owned() })
     }
 

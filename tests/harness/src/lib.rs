@@ -3,6 +3,7 @@
 //! The tests of one binary share one Redis, and each test has its own key prefix in it. A test that stops, pauses or
 //! reconfigures Redis starts its own. [`setup`] starts a server with a client in one line.
 
+pub mod callers;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod index;
 pub mod leaks;
 pub mod linearizability;
 pub mod listing;
+pub mod pki;
 pub mod process;
 pub mod proxy;
 pub mod raw;
@@ -29,7 +31,10 @@ pub mod tokens;
 pub mod watch_reader;
 pub mod writers;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -37,7 +42,10 @@ use sessiond::{
     config::{Config, Flags},
     server::{self, Listeners},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
 use tokio_util::sync::CancellationToken;
 
 use proxy::Proxy;
@@ -178,6 +186,7 @@ pub struct Server {
     /// Address of the HTTP port with metrics and health checks.
     pub metrics_address: String,
     shutdown: CancellationToken,
+    reload: Arc<Notify>,
     /// Task of the server. None: [`Server::stop`] was called.
     running: Option<tokio::task::JoinHandle<Result<(), server::Error>>>,
 }
@@ -198,10 +207,10 @@ impl Server {
         let listeners = Listeners::bind(&config).await.unwrap();
         let address = listeners.grpc.local_addr().unwrap().to_string();
         let metrics_address = listeners.metrics.local_addr().unwrap().to_string();
-        let shutdown = CancellationToken::new();
+        let (shutdown, reload) = (CancellationToken::new(), Arc::new(Notify::new()));
         #[expect(clippy::disallowed_methods, reason = "the test owns it")]
-        let running = tokio::spawn(server::run(config, listeners, shutdown.clone()));
-        let server = Server { address, metrics_address, shutdown, running: Some(running) };
+        let running = tokio::spawn(server::run(config, listeners, shutdown.clone(), reload.clone()));
+        let server = Server { address, metrics_address, shutdown, reload, running: Some(running) };
         eventually("the server is ready", async || {
             let ready = server.http("/readyz").await;
             ready.is_some_and(|response| response.starts_with("HTTP/1.1 200")).then_some(())
@@ -213,6 +222,11 @@ impl Server {
     /// Connects a client to this server.
     pub async fn client(&self) -> Client {
         Client::connect(&self.address).await
+    }
+
+    /// Makes the server check its files with credentials now, as SIGHUP does.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Starts the shutdown and returns when the server has drained and stopped.

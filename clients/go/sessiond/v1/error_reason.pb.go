@@ -83,11 +83,13 @@ const (
 	// DATA_LOSS: the stored record of the session cannot be read. Metadata "id" holds the session id. Delete the session
 	// by its id.
 	ErrorReason_ERROR_REASON_RECORD_CORRUPT ErrorReason = 19
-	// UNAUTHENTICATED: the caller's credentials are missing or wrong. This version never sends it: it does not
-	// authenticate callers.
+	// UNAUTHENTICATED: the server needs a credential, an API key or a client certificate, and the call has none that is
+	// valid. The answer is the same whatever is wrong with it. A watch ends with it when its credential expires or is
+	// removed; its last response has the resume token.
 	ErrorReason_ERROR_REASON_CREDENTIALS_INVALID ErrorReason = 20
-	// PERMISSION_DENIED: the caller lacks the grant (permission) for this call in this namespace. This version never
-	// sends it: every caller may make every call.
+	// PERMISSION_DENIED: the caller has no grant for this call in this namespace. Metadata "grant" and "namespace" name
+	// what it needs. Sent before NAMESPACE_UNKNOWN. A watch ends with it when its grant is removed; its last response
+	// has the resume token.
 	ErrorReason_ERROR_REASON_GRANT_MISSING ErrorReason = 21
 	// UNAVAILABLE: the store was emptied or replaced during the call. The request was not applied.
 	ErrorReason_ERROR_REASON_STORE_CHANGED ErrorReason = 22

@@ -902,8 +902,8 @@ type isSessionKey_Key interface {
 }
 
 type SessionKey_Id struct {
-	// Public id: selects the session without its secret. In this version every caller may use it; a version that
-	// authenticates callers will require the grant "full" for it. A malformed id is INVALID_ARGUMENT and is not
+	// Public id: selects the session without its secret. On a server with callers it needs the grant "full", or for
+	// some calls "manage" (see the head of session_service.proto). A malformed id is INVALID_ARGUMENT and is not
 	// repeated in the error, because it may be a token in the wrong field.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3,oneof"`
 }

@@ -23,6 +23,13 @@
 //   them.
 // - position: a place in the log of all changes of the store. A resume token is the encoding of a position.
 //
+// Callers: a server with callers needs an API key ("authorization: Bearer sdk_...") or a client certificate in every
+// call, and every caller has grants in namespaces. The grant "token" allows GetSession, UpdateSession, TouchSession,
+// RotateSession, DeleteSession and Watch with a token as the key, unless they set subject or authentication. "manage"
+// allows ListSessions, Watch, and GetSession without touch, all in the BASIC view and without a token; DeleteSession by
+// id; DeleteSubjectSessions. "full" allows every call. All grants that match a namespace apply together. Any call can
+// fail with UNAUTHENTICATED CREDENTIALS_INVALID and PERMISSION_DENIED GRANT_MISSING; nothing was applied then.
+//
 // Limits: a request message has at most 4 MiB, a response message at most 4 MiB (ListSessions: 2 MiB), the metadata of
 // a call at most 16 KiB. Messages are not compressed. Namespaces and label names match [a-z0-9]([-a-z0-9]{0,62});
 // attribute names have 1 to 128 bytes.

@@ -60,11 +60,13 @@ pub enum ErrorReason {
     /// DATA_LOSS: the stored record of the session cannot be read. Metadata "id" holds the session id. Delete the session
     /// by its id.
     RecordCorrupt = 19,
-    /// UNAUTHENTICATED: the caller's credentials are missing or wrong. This version never sends it: it does not
-    /// authenticate callers.
+    /// UNAUTHENTICATED: the server needs a credential, an API key or a client certificate, and the call has none that is
+    /// valid. The answer is the same whatever is wrong with it. A watch ends with it when its credential expires or is
+    /// removed; its last response has the resume token.
     CredentialsInvalid = 20,
-    /// PERMISSION_DENIED: the caller lacks the grant (permission) for this call in this namespace. This version never
-    /// sends it: every caller may make every call.
+    /// PERMISSION_DENIED: the caller has no grant for this call in this namespace. Metadata "grant" and "namespace" name
+    /// what it needs. Sent before NAMESPACE_UNKNOWN. A watch ends with it when its grant is removed; its last response
+    /// has the resume token.
     GrantMissing = 21,
     /// UNAVAILABLE: the store was emptied or replaced during the call. The request was not applied.
     StoreChanged = 22,
@@ -290,8 +292,8 @@ pub mod session_key {
     /// Either the id or a token. Field number 3 is reserved for a further kind of key.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Key {
-        /// Public id: selects the session without its secret. In this version every caller may use it; a version that
-        /// authenticates callers will require the grant "full" for it. A malformed id is INVALID_ARGUMENT and is not
+        /// Public id: selects the session without its secret. On a server with callers it needs the grant "full", or for
+        /// some calls "manage" (see the head of session_service.proto). A malformed id is INVALID_ARGUMENT and is not
         /// repeated in the error, because it may be a token in the wrong field.
         #[prost(string, tag = "1")]
         Id(::prost::alloc::string::String),

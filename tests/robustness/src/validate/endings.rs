@@ -127,10 +127,9 @@ fn may_shorten_after(operation: &Operation, time: Micros) -> bool {
         Outcome::Unknown(_) => not_after(operation),
         Outcome::NotApplied(_) => return false,
     };
-    let sets_timeout = |call: &Call| {
-        matches!(call, Call::Update(request) if request.idle_timeout.is_some() || request.absolute_timeout.is_some())
-    };
-    applied_by > time && sets_timeout(&operation.call)
+    let Call::Update(request) = &operation.call else { return false };
+    let sets_timeout = request.idle_timeout.is_some() || request.absolute_timeout.is_some();
+    applied_by > time && sets_timeout
 }
 
 /// S4: no reply contains a session whose deadline passed before the call, by a clock whose step ahead is noticed after a second.

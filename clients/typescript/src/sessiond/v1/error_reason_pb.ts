@@ -176,16 +176,18 @@ export enum ErrorReason {
   RECORD_CORRUPT = 19,
 
   /**
-   * UNAUTHENTICATED: the caller's credentials are missing or wrong. This version never sends it: it does not
-   * authenticate callers.
+   * UNAUTHENTICATED: the server needs a credential, an API key or a client certificate, and the call has none that is
+   * valid. The answer is the same whatever is wrong with it. A watch ends with it when its credential expires or is
+   * removed; its last response has the resume token.
    *
    * @generated from enum value: ERROR_REASON_CREDENTIALS_INVALID = 20;
    */
   CREDENTIALS_INVALID = 20,
 
   /**
-   * PERMISSION_DENIED: the caller lacks the grant (permission) for this call in this namespace. This version never
-   * sends it: every caller may make every call.
+   * PERMISSION_DENIED: the caller has no grant for this call in this namespace. Metadata "grant" and "namespace" name
+   * what it needs. Sent before NAMESPACE_UNKNOWN. A watch ends with it when its grant is removed; its last response
+   * has the resume token.
    *
    * @generated from enum value: ERROR_REASON_GRANT_MISSING = 21;
    */
