@@ -1,8 +1,9 @@
-//! Command-line client: `sessiond create`, `get`, `list`, `watch`, `update`, `touch`, `rotate`, `delete`.
+//! Command-line client: `sessiond create`, `get`, `list`, `watch`, `update`, `touch`, `rotate`, `delete`; and `api-key`.
 //!
 //! It calls any server over gRPC, with the generated stubs that every Rust client uses. Tokens are read from a file or from
 //! standard input, never from the command line, because every process of the machine can read command lines.
 
+mod api_key;
 mod arguments;
 mod connection;
 mod create;
@@ -46,6 +47,9 @@ pub enum Command {
     Rotate(rotate::Rotate),
     /// Ends sessions and prints their number.
     Delete(delete::Delete),
+    /// Generates keys for the callers of a server.
+    #[command(subcommand)]
+    ApiKey(api_key::Command),
 }
 
 /// Runs the command. Exit codes: 0 = success, 1 = the call failed, 2 = wrong usage and nothing was sent.
@@ -59,6 +63,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Touch(touch) => touch.run().await,
         Command::Rotate(rotate) => rotate.run().await,
         Command::Delete(delete) => delete.run().await,
+        Command::ApiKey(command) => command.run(),
     };
     report(result)
 }

@@ -26,7 +26,7 @@
 //!
 //! [`session`] and [`redis`] → [`store`] → [`feed`] → [`cache`], [`watch`] → [`service`] → [`grpc`] → [`server`]. Each module
 //! imports only modules to its left; the [`workers`] import [`feed`], not [`watch`]. [`config`], [`observe`], [`embedded`],
-//! [`moment`], [`tasks`] and [`pb`] are leaves: the process around the service. [`cli`] is a client; it depends on the proto files
+//! [`moment`], [`tasks`] and [`pb`] are leaves: the process around the service. [`cli`] is a client; it depends on the proto files,
 //! and the Rust client only.
 
 #![warn(unreachable_pub)]

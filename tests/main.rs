@@ -5,6 +5,7 @@ mod bad_keys;
 mod broken_keys;
 mod browser_requests;
 mod cli;
+mod cli_credentials;
 mod clock_steps;
 mod cluster;
 mod cluster_failover;

@@ -49,6 +49,10 @@ impl KeyHash {
     /// Hash that no key has: that of an unknown id, so that its comparison takes as long as that of a known one.
     pub(super) const DUMMY: KeyHash = KeyHash([0; HASH_BYTES]);
 
+    fn of(key: &str) -> Self {
+        KeyHash(Sha256::digest(key.as_bytes()).into())
+    }
+
     /// Whether both are the same.
     pub(super) fn equals(&self, other: &KeyHash) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -71,35 +75,36 @@ impl fmt::Display for KeyHash {
     }
 }
 
-/// A key, which is secret: it has no `Debug` and no `Display`, and its memory is wiped.
-pub struct ApiKey(Zeroizing<String>);
+/// A new key. Its text is secret: it has no `Debug` and no `Display`, and its memory is wiped.
+pub struct ApiKey {
+    text: Zeroizing<String>,
+    id: KeyId,
+}
 
 impl ApiKey {
-    /// Generates a key with bytes of `fill`, which must be random.
-    pub fn generate(fill: impl FnOnce(&mut [u8])) -> Self {
-        let mut random = Zeroizing::new([0; ID_CHARS + SECRET_CHARS]);
-        fill(&mut random[..]);
-        let symbols = random.iter().map(|byte| char::from(SYMBOLS[usize::from(byte % 32)]));
+    /// Generates a key with bytes of `fill`, which must be random. Fails if `fill` does.
+    pub fn generate<E>(fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut symbols = Zeroizing::new([0; ID_CHARS + SECRET_CHARS]);
+        fill(&mut symbols[..])?;
+        symbols.iter_mut().for_each(|byte| *byte = SYMBOLS[usize::from(*byte) % SYMBOLS.len()]);
+        let (id, secret) = symbols.split_at(ID_CHARS);
         // With its final capacity: growing would leave copies of the key in freed memory.
         let mut text = Zeroizing::new(String::with_capacity(KEY_BYTES));
         text.push_str(PREFIX);
-        for (at, symbol) in symbols.enumerate() {
-            if at == ID_CHARS {
-                text.push('_');
-            }
-            text.push(symbol);
-        }
-        ApiKey(text)
+        text.extend(id.iter().copied().map(char::from));
+        text.push('_');
+        text.extend(secret.iter().copied().map(char::from));
+        Ok(ApiKey { text, id: KeyId(std::array::from_fn(|at| symbols[at])) })
     }
 
     /// Returns the key, for the one who asked for it.
     pub fn reveal(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Returns the public id and the hash, for `callers.toml`.
-    pub fn id_and_hash(&self) -> Option<(KeyId, KeyHash)> {
-        read(&self.0)
+    pub fn id_and_hash(&self) -> (KeyId, KeyHash) {
+        (self.id, KeyHash::of(&self.text))
     }
 }
 
@@ -108,7 +113,7 @@ pub(super) fn read(text: &str) -> Option<(KeyId, KeyHash)> {
     let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
     let id = id.parse().ok()?;
     let is_key = secret.len() == SECRET_CHARS && is_base32(secret);
-    is_key.then(|| (id, KeyHash(Sha256::digest(text.as_bytes()).into())))
+    is_key.then(|| (id, KeyHash::of(text)))
 }
 
 fn is_base32(text: &str) -> bool {
@@ -120,13 +125,14 @@ mod tests {
     use super::*;
 
     fn key() -> ApiKey {
-        ApiKey::generate(|bytes| bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at as u8).wrapping_mul(7)))
+        ApiKey::generate(getrandom::fill).unwrap()
     }
 
     #[test]
     fn generated_key_is_read_back() {
         let key = key();
-        let (id, hash) = key.id_and_hash().unwrap();
+        let (id, hash) = key.id_and_hash();
+        assert!(read(key.reveal()).is_some_and(|(read, same)| read == id && same.equals(&hash)));
         assert_eq!(key.reveal().len(), KEY_BYTES);
         assert_eq!(id.to_string(), key.reveal()[PREFIX.len()..][..ID_CHARS]);
         assert_eq!(id.to_string().parse(), Ok(id));
@@ -157,7 +163,7 @@ mod tests {
 
     #[test]
     fn malformed_hash_is_refused() {
-        let good = key().id_and_hash().unwrap().1.to_string();
+        let good = key().id_and_hash().1.to_string();
         for text in ["", "sha256:", &good[..70], &good.to_uppercase(), &good[7..], &format!("{good}00")] {
             assert!(text.parse::<KeyHash>().is_err(), "{text}");
         }

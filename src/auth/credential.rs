@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn header_is_read_only_in_its_one_form() {
-        let key = ApiKey::generate(|bytes| bytes.fill(3));
+        let key = ApiKey::generate(getrandom::fill).unwrap();
         let key = key.reveal();
         let read = |values: &[&[u8]]| Credential::read(&headers(values), None).err();
         assert_eq!(read(&[format!("Bearer {key}").as_bytes()]), None);

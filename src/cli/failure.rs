@@ -44,6 +44,11 @@ impl Failure {
         Failure::Unreachable { endpoint: endpoint.to_owned(), cause: root_cause(error).to_string() }
     }
 
+    /// Returns the failure of a URL, or of the files with its certificates.
+    pub fn unusable_endpoint(endpoint: &str, error: &(dyn Error + 'static)) -> Self {
+        Failure::Usage(format!("--endpoint: {endpoint}: {}", root_cause(error)))
+    }
+
     /// Returns the text to print. None: the reader of the output has closed it, and no message is needed.
     pub fn text(&self) -> Option<String> {
         match self {

@@ -91,7 +91,9 @@ impl Watch {
     /// Watches until all watched ids have ended or a call fails. A lost stream fails only before the first response.
     pub async fn run(self) -> Result<(), Failure> {
         let (request, endpoint, url) = (self.request()?, self.common.endpoint()?, self.common.url()?);
-        let mut watch = watch::Watch::new(request, move || endpoint.clone()).with_open_timeout(self.common.timeout);
+        let mut watch = watch::Watch::new(request, move || endpoint.clone())
+            .with_open_timeout(self.common.timeout)
+            .with_metadata(self.common.credential()?.metadata());
         let mut printer = Printer { format: self.common.output, table: Table::new(COLUMNS, MIN_WIDTHS) };
         let mut has_response = false;
         while let Some(update) = watch.next().await? {

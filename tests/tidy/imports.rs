@@ -68,8 +68,8 @@ fn imports_go_in_one_direction() {
         ("tasks", &[]),
         ("embedded", &["observe"]),
         ("pb", &[]),
-        // A client: it uses the proto files only.
-        ("cli", &["pb"]),
+        // A client: it uses the proto files only, and the form of API keys.
+        ("cli", &["auth", "pb", "session"]),
         ("config", &["observe", "session"]),
         ("redis", &["observe"]),
         ("store", &["observe", "session", "redis", "tasks"]),

@@ -24,7 +24,7 @@ mod tracker;
 use std::{error::Error, fmt, pin::Pin, time::Duration};
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tonic::{Code, Extensions, Request, Status, Streaming, metadata::MetadataMap, transport::Endpoint};
 use tonic_types::StatusExt;
 
 pub use self::tracker::{State, Tracker};
@@ -138,6 +138,8 @@ pub struct Watch {
     /// Time without a response after which the stream counts as lost.
     silence: Duration,
     open_timeout: Duration,
+    /// Headers of every request.
+    metadata: MetadataMap,
     /// Instant at which `next` reports silence. None: no `next` has waited for the next response yet.
     deadline: Option<Instant>,
 }
@@ -166,8 +168,15 @@ impl Watch {
             phase: Phase::Waiting(Instant::now()),
             silence,
             open_timeout: silence,
+            metadata: MetadataMap::new(),
             deadline: None,
         }
+    }
+
+    /// Sets the headers of every request, such as `authorization` with an API key; default: none.
+    pub fn with_metadata(mut self, metadata: MetadataMap) -> Self {
+        self.metadata = metadata;
+        self
     }
 
     /// Sets the time limit for connecting, and again for opening the stream; default: two bookmark intervals.
@@ -219,7 +228,8 @@ impl Watch {
         let resume_token = self.tracker.resume_token();
         let is_resumed = resume_token.is_some();
         self.request.resume_token = resume_token.unwrap_or_default().to_vec();
-        self.phase = Phase::Opening(Box::pin(open((self.endpoint)(), self.request.clone(), self.open_timeout)));
+        let request = Request::from_parts(self.metadata.clone(), Extensions::default(), self.request.clone());
+        self.phase = Phase::Opening(Box::pin(open((self.endpoint)(), request, self.open_timeout)));
         Update::Opening { is_resumed }
     }
 
@@ -258,7 +268,11 @@ impl Watch {
     }
 }
 
-async fn open(endpoint: Endpoint, request: WatchRequest, limit: Duration) -> Result<Streaming<WatchResponse>, Lost> {
+async fn open(
+    endpoint: Endpoint,
+    request: Request<WatchRequest>,
+    limit: Duration,
+) -> Result<Streaming<WatchResponse>, Lost> {
     let connected = timeout(limit, endpoint.connect()).await.map_err(|elapsed| Lost::Unreachable(elapsed.into()))?;
     let channel = connected.map_err(|error| Lost::Unreachable(error.into()))?;
     let mut client = SessionServiceClient::new(channel);

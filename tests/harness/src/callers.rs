@@ -19,8 +19,8 @@ pub struct Key {
 impl Key {
     /// Generates a key.
     pub fn generate() -> Self {
-        let key = ApiKey::generate(|bytes| getrandom::fill(bytes).unwrap());
-        let (id, hash) = key.id_and_hash().unwrap();
+        let key = ApiKey::generate(getrandom::fill).unwrap();
+        let (id, hash) = key.id_and_hash();
         Key { text: key.reveal().to_owned(), id: id.to_string(), hash: hash.to_string() }
     }
 
