@@ -12,7 +12,9 @@ mod certificate;
 mod credential;
 mod file;
 mod grant;
+mod load;
 mod peer;
+mod unauthenticated;
 
 pub use api_key::{ApiKey, KeyId};
 pub use authenticator::{Authenticator, LastingRight, Requester, RightLost};
@@ -22,4 +24,6 @@ pub use certificate::{CertificateNames, ClientCertificate, ClientVerifier, Ident
 pub use credential::{Credential, Refusal};
 pub use file::InvalidCallers;
 pub use grant::{Grant, Grants, Pattern};
+pub use load::{InUse, Load};
 pub use peer::Peer;
+pub use unauthenticated::{Unauthenticated, UnauthenticatedPlace};

@@ -22,8 +22,9 @@ use crate::{
 
 use layers::CallContext;
 pub use layers::{
-    CallLimits, CallService, Gate, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
-    ReflectionService, ResponseBody, Suspensions, largest_response, largest_session, unknown_service,
+    Admission, CallLimits, CallService, Gate, HealthService, MAX_HEALTH_WATCHES, MAX_MESSAGE_BYTES,
+    MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES, ReflectionService, ResponseBody, Suspensions, largest_response,
+    largest_session, unknown_service,
 };
 pub use status::panicked_anywhere as panicked;
 pub use stream::{StreamEnd, run_stream};

@@ -7,6 +7,7 @@ mod connections;
 mod credentials;
 mod descriptors;
 mod file;
+mod frame_meter;
 mod health;
 mod reload;
 mod services;
@@ -19,7 +20,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::{Notify, watch as channel},
+    sync::{Notify, Semaphore, watch as channel},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,7 @@ use crate::{
     config::Config,
     embedded::Embedded,
     feed::Feed,
-    grpc::{self, Suspensions},
+    grpc::{self, Admission, HealthService, MAX_HEALTH_WATCHES, Suspensions},
     observe::Metrics,
     session::Policies,
     store::{Health, LogBounds, StartError, Store},
@@ -144,16 +145,18 @@ pub async fn run(
     let suspensions = Arc::new(Suspensions::new());
     let watching = suspensions.clone();
     tasks.spawn("suspension watch", async move { watching.watch().await });
+    let stop_accepting = CancellationToken::new();
+    let places = Arc::new(Semaphore::new(MAX_HEALTH_WATCHES));
+    let health_service = HealthService { inner: health_service, places, drain: stop_accepting.clone() };
     let services = services(service.clone(), health_service, &config, metrics.clone(), suspensions);
     let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
     let acceptor = Acceptor { port: "gRPC", listener, max_connections };
     let (limits, max_age) = (config.limits.clone(), config.max_connection_age);
     let largest_response = grpc::largest_response(&service.policies);
-    let connections =
-        Connections { acceptor, services, authenticator, tls, limits, largest_response, max_age, metrics };
+    let admission = Arc::new(Admission::new(authenticator, limits.calls, limits.unauthenticated_connections));
+    let connections = Connections { acceptor, services, admission, tls, limits, largest_response, max_age, metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
-    let stop_accepting = CancellationToken::new();
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
     let failed = {
         let mut failure = std::pin::pin!(first_failure(&mut tasks, serving.as_mut(), &mut embedded));

@@ -176,6 +176,8 @@ pub enum Error {
     },
     /// The server has as many watches as its limit allows.
     WatchLimit,
+    /// The caller has half of the watches that the server's limit allows.
+    CallerWatchLimit,
     /// The server is shutting down.
     Draining,
     /// The store failed.

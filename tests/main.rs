@@ -46,6 +46,7 @@ mod names;
 mod near_cache;
 mod near_cache_delays;
 mod out_of_band;
+mod overload;
 mod partitions;
 mod peers;
 mod quickstarts;

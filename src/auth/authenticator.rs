@@ -17,6 +17,7 @@ use super::{
     callers::{Caller, Callers, Found},
     certificate::{ClientCertificate, ClientVerifier},
     credential::{Credential, Refusal},
+    load::InUse,
 };
 use crate::session::Namespace;
 
@@ -49,6 +50,11 @@ impl Authenticator {
     /// Whether calls need a credential.
     pub fn requires_credentials(&self) -> bool {
         self.accepted.read().callers.is_some()
+    }
+
+    /// Returns the callers. None: everyone may do everything.
+    pub fn callers(&self) -> Option<Arc<Callers>> {
+        self.accepted.read().callers.clone()
     }
 
     /// Replaces all callers. Returns the keys that no caller has any more.
@@ -140,6 +146,8 @@ pub struct LastingRight {
     authenticator: Arc<Authenticator>,
     credential: Credential,
     granted: Authorized<Namespace>,
+    /// The watch counts for its caller.
+    _in_use: InUse,
     checked: Mutex<Checked>,
 }
 
@@ -158,6 +166,7 @@ impl LastingRight {
         authenticator: Arc<Authenticator>,
         requester: Requester,
         granted: Authorized<Namespace>,
+        in_use: InUse,
     ) -> Option<Self> {
         let Requester { credential, valid_until, generation, .. } = requester;
         let credential = credential?;
@@ -165,6 +174,7 @@ impl LastingRight {
             authenticator,
             credential,
             granted,
+            _in_use: in_use,
             checked: Mutex::new(Checked { generation, valid_until }),
         })
     }

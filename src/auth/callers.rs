@@ -11,6 +11,7 @@ use super::{
     certificate::{CertificateNames, ClientCertificate, Identity},
     credential::Refusal,
     grant::Grants,
+    load::Load,
 };
 
 /// A caller: one application or operator.
@@ -20,12 +21,14 @@ pub struct Caller {
     pub name: Arc<str>,
     /// What the caller may do.
     pub(super) grants: Grants,
+    /// What the caller uses of the server.
+    pub load: Arc<Load>,
 }
 
 impl Caller {
     /// The caller of a server without `callers.toml`: it may do everything.
     pub fn anyone() -> Self {
-        Caller { name: "anyone".into(), grants: Grants::full() }
+        Caller { name: "anyone".into(), grants: Grants::full(), load: Arc::default() }
     }
 }
 
@@ -57,6 +60,8 @@ pub(super) struct Key {
 pub struct Callers {
     pub(super) keys: HashMap<KeyId, Key>,
     pub(super) certificates: HashMap<Identity, Arc<Caller>>,
+    /// What each caller uses, by its name.
+    pub(super) loads: HashMap<Arc<str>, Arc<Load>>,
 }
 
 impl Callers {

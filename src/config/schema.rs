@@ -113,9 +113,15 @@ settings! {
         /// Maximum number of gRPC connections. Further ones are closed at once. The maximum is lower if the process may
         /// open too few [file descriptors](README.md#file-descriptors).
         Key connections: usize = 10_000, integer(1..=1_000_000);
+        /// Maximum number of gRPC connections that have not presented a valid credential, on a server with callers. A further
+        /// one closes the oldest of them.
+        Key unauthenticated_connections: usize = 1_000, integer(1..=1_000_000);
+        /// Maximum number of calls in flight, of all connections; a watch counts until it is open. Further ones fail with
+        /// OVERLOADED. One caller gets at most half.
+        Key calls: usize = 10_000, integer(2..=1_000_000);
         /// Maximum number of concurrent calls on one connection. Further ones wait in the client, by HTTP/2.
         Key streams_per_connection: u32 = 1_000, integer(1..=100_000);
-        /// Maximum number of open watches. Further ones fail with RESOURCE_EXHAUSTED WATCH_LIMIT.
+        /// Maximum number of open watches. Further ones fail with RESOURCE_EXHAUSTED WATCH_LIMIT. One caller gets at most half.
         Key watches: usize = 10_000, integer(1..=1_000_000);
         /// Maximum duration of a unary call and of the opening of a watch. It replaces a later deadline, or none, of the
         /// client. After it the call fails with DEADLINE_EXCEEDED.

@@ -7,6 +7,7 @@ mod deadline;
 mod frame;
 mod gate;
 mod headers;
+mod health;
 mod metrics;
 mod reflection;
 mod response;
@@ -29,7 +30,8 @@ use super::{status, stream};
 use crate::{auth::Requester, observe::Metrics};
 
 pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
-pub use gate::Gate;
+pub use gate::{Admission, Gate};
+pub use health::{HealthService, MAX_HEALTH_WATCHES};
 pub(super) use metrics::CallMetrics;
 pub use reflection::{MAX_REFLECTION_STREAMS, ReflectionService};
 use response::{Content, Reservation};

@@ -177,9 +177,19 @@ pub(super) fn responses_unread() -> Status {
     overloaded_with("too many responses are being made, or wait for clients that do not read; nothing was applied")
 }
 
-/// Returns the status for a reflection stream above the limit.
-pub(super) fn too_many_reflections() -> Status {
-    overloaded_with("too many reflection streams are open; retry later")
+/// Returns the status for a stream of this kind above its limit.
+pub(super) fn too_many_streams(kind: &str) -> Status {
+    overloaded_with(&format!("too many {kind} streams are open; retry later"))
+}
+
+/// Returns the status for a call above the limit of calls in flight. `whose`: of the server, or of this caller.
+pub(super) fn too_many_calls(whose: &str) -> Status {
+    overloaded_with(&format!("too many calls of {whose} are in flight; nothing was applied; retry later"))
+}
+
+/// Returns the status of a health watch at the drain.
+pub(super) fn health_watch_drained() -> Status {
+    StatusBuilder::new(Code::Unavailable, ErrorReason::Draining, "the server is shutting down").build()
 }
 
 fn overloaded_with(text: &str) -> Status {
@@ -305,6 +315,10 @@ pub(super) fn from_error(error: Error) -> Status {
         }
         Error::WatchLimit => {
             let text = "this server has reached its limit of watches; try another instance, or raise limits.watches";
+            StatusBuilder::new(Code::ResourceExhausted, ErrorReason::WatchLimit, text).retry_after(LONG_DELAY).build()
+        }
+        Error::CallerWatchLimit => {
+            let text = "this caller has reached its limit of watches, half of limits.watches; close some, or try another instance";
             StatusBuilder::new(Code::ResourceExhausted, ErrorReason::WatchLimit, text).retry_after(LONG_DELAY).build()
         }
         Error::Draining => draining(),

@@ -38,6 +38,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallerLabels {
     caller: Arc<str>,
     code: &'static str,
@@ -58,6 +63,8 @@ pub struct NetworkMetrics {
     reload_times: Family<FileLabel, Gauge>,
     authentications: Family<AuthenticationLabels, Counter>,
     refusals: Family<ReasonLabel, Counter>,
+    shed: Family<LimitLabel, Counter>,
+    closed: Family<ReasonLabel, Counter>,
     caller_requests: Family<CallerLabels, Counter>,
     key_uses: Family<KeyLabels, Gauge>,
 }
@@ -78,6 +85,10 @@ impl NetworkMetrics {
         r.register("authentications", help, self.authentications.clone());
         let help = "Requests refused before their body was read, and calls refused for lack of a grant, by reason";
         r.register("refusals", help, self.refusals.clone());
+        let help = "Calls and streams refused because of a limit, by limit; a rise means that the server, or one caller, is at it";
+        r.register("shed", help, self.shed.clone());
+        let help = "Connections closed by this server for a reason of its client";
+        r.register("connections_closed", help, self.closed.clone());
         let help = "Requests answered, by caller and status code";
         r.register("caller_requests", help, self.caller_requests.clone());
         let help = "Time of the last call with an API key; a key whose time no longer moves can be removed";
@@ -113,6 +124,16 @@ impl NetworkMetrics {
     /// Counts a refused request.
     pub fn count_refusal(&self, reason: &'static str) {
         self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts what was refused because of a limit.
+    pub fn count_shed(&self, limit: &'static str) {
+        self.shed.get_or_create(&LimitLabel { limit }).inc();
+    }
+
+    /// Counts a connection that the server closed.
+    pub fn count_closed_connection(&self, reason: &'static str) {
+        self.closed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts an answered request of a caller.

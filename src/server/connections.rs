@@ -21,10 +21,15 @@ use super::{
     socket::{self, Opened},
     streams::Streams,
     tls::{CurrentTls, HandshakeFailure},
-    write_buffer::WriteBuffer,
+    write_buffer::{SocketFailure, WriteBuffer},
 };
 use crate::{
-    auth::Authenticator, config::Limits, grpc::Gate, observe::Metrics, tasks::ConnectionTasks, workers::jitter,
+    auth::Peer,
+    config::Limits,
+    grpc::{Admission, Gate},
+    observe::Metrics,
+    tasks::ConnectionTasks,
+    workers::jitter,
 };
 
 /// Time after which a connection is closed whose handshake and whole preface have not arrived.
@@ -48,8 +53,8 @@ pub(super) struct Connections {
     pub acceptor: Acceptor,
     /// Services that every connection offers.
     pub services: Services,
-    /// Finds the callers.
-    pub authenticator: Arc<Authenticator>,
+    /// What decides which connections and calls are admitted.
+    pub admission: Arc<Admission>,
     /// TLS of the last reload. None: connections have no TLS.
     pub tls: Option<Arc<CurrentTls>>,
     /// Limits of the process.
@@ -104,31 +109,44 @@ impl Connections {
             .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
             .max_local_error_reset_streams(MAX_RESET_STREAMS);
         let services = self.services.clone();
-        let authenticator = self.authenticator.clone();
-        let metrics = self.metrics.clone();
+        let (admission, metrics) = (self.admission.clone(), self.metrics.clone());
         let write_timeout = self.limits.keepalive_interval.saturating_add(self.limits.keepalive_timeout);
         // Connections that were opened at the same time close at different times.
         let age = self.max_age.map(|age| age.mul_f64(0.9).saturating_add(jitter(age.mul_f64(0.2))));
         let tls = self.tls.as_ref().map(|tls| tls.current());
+        let (place, close) = match admission.authenticator.requires_credentials() {
+            true => {
+                let (place, close) = admission.unauthenticated.add();
+                (Some(place), close)
+            }
+            false => (None, CancellationToken::new()),
+        };
         async move {
             let _gauge = ConnectionGauge::new(metrics.clone());
             let _ = stream.set_nodelay(true);
-            let opening = timeout(OPENING_TIMEOUT, socket::open(stream, address, tls.as_deref()));
-            let Some(opened) = stop.run_until_cancelled(opening).await else { return };
+            let opening = timeout(OPENING_TIMEOUT, socket::open(stream, tls.as_deref()));
+            let opened = stop.run_until_cancelled(close.run_until_cancelled(opening)).await;
+            let Some(Some(opened)) = opened else { return };
             let opened = opened.unwrap_or(Err(HandshakeFailure("timeout")));
             if tls.is_some() {
                 metrics.network.count_handshake(opened.as_ref().err().map_or("ok", |failure| failure.0));
             }
-            let Ok(Opened { socket, peer, first_bytes }) = opened else { return };
+            let Ok(Opened { socket, certificate, first_bytes }) = opened else { return };
+            let peer = Arc::new(Peer::new(address, certificate, place));
             let age = [age, peer.remaining_validity(SystemTime::now())].into_iter().flatten().min();
             // hyper cannot close a connection whose peer reads nothing of its socket: it would first write a GOAWAY.
             let mut stream = TimeoutStream::new(socket);
             stream.set_write_timeout(Some(write_timeout));
             let (mut buffer, socket) = WriteBuffer::new(Box::pin(stream), first_bytes);
-            let services = GatedServices { gate: Gate { authenticator, peer, metrics }, services };
+            let gate = Gate { admission, peer, metrics: metrics.clone() };
+            let services = GatedServices { gate, services };
             let connection = builder.serve_connection(TokioIo::new(socket), services);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
+                () = close.cancelled() => {
+                    metrics.network.count_closed_connection("no_credential");
+                    return;
+                }
                 ended = poll_fn(|context| buffer.poll(connection.as_mut(), context)) => ended,
                 _ = stop.run_until_cancelled(pass(age)) => {
                     connection.as_mut().graceful_shutdown();
@@ -138,7 +156,10 @@ impl Connections {
             match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "connection failed"),
-                Err(error) => tracing::debug!(%error, "socket of a connection failed"),
+                Err(SocketFailure::TooManyControlFrames) => {
+                    metrics.network.count_closed_connection("control_frames");
+                }
+                Err(SocketFailure::Io(error)) => tracing::debug!(%error, "socket of a connection failed"),
             }
         }
     }

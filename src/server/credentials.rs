@@ -26,7 +26,7 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Reads all files of the configuration. Fails if one cannot be used.
     pub(super) fn load(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, UnusableFile> {
-        let callers = config.callers.as_deref().map(read_callers).transpose()?;
+        let callers = config.callers.as_deref().map(|path| read_callers(path, None)).transpose()?;
         let tls_files = tls_files(config);
         let tls = tls_files.as_ref().map(|files| files.load(0)).transpose()?;
         let verifier = tls.as_ref().and_then(|tls| tls.verifier.clone());
@@ -39,7 +39,9 @@ impl Credentials {
         if let Some(path) = config.callers.clone() {
             let (authenticator, metrics) = (authenticator.clone(), metrics.clone());
             files.push(FileSet::load(vec![("callers", path.clone())], move || {
-                for (caller, key) in authenticator.replace_callers(read_callers(&path)?) {
+                for (caller, key) in
+                    authenticator.replace_callers(read_callers(&path, authenticator.callers().as_deref())?)
+                {
                     metrics.network.forget_key(&caller, key.to_string());
                 }
                 Ok(())
@@ -78,7 +80,7 @@ fn tls_files(config: &Config) -> Option<TlsFiles> {
     Some(TlsFiles { certificate, key, client_authorities, client_revocations })
 }
 
-fn read_callers(path: &Path) -> Result<Callers, UnusableFile> {
+fn read_callers(path: &Path, before: Option<&Callers>) -> Result<Callers, UnusableFile> {
     let text = String::from_utf8(file::read(path)?).map_err(|_| UnusableFile::new(path, "is not UTF-8"))?;
-    Callers::parse(&text).map_err(|InvalidCallers(problems)| UnusableFile::new(path, problems.join("; ")))
+    Callers::parse(&text, before).map_err(|InvalidCallers(problems)| UnusableFile::new(path, problems.join("; ")))
 }

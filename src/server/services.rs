@@ -56,12 +56,16 @@ impl Service<Request<Incoming>> for GatedServices {
     type Future = Either<Ready<Result<Response<AnyBody>, Infallible>>, Call>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if let Err(refusal) = self.gate.admit(&mut request) {
-            return Either::Left(ready(Ok(refusal.map(EitherBody::Right))));
-        }
+        let place = match self.gate.admit(&mut request) {
+            Ok(place) => place,
+            Err(refusal) => return Either::Left(ready(Ok(refusal.map(EitherBody::Right)))),
+        };
         let call = AssertUnwindSafe(self.services.call(request)).catch_unwind();
         // Only this stream fails: its connection, and all others, continue.
-        Either::Right(Box::pin(async { call.await.unwrap_or_else(|_| Ok(grpc::panicked().map(EitherBody::Right))) }))
+        Either::Right(Box::pin(async move {
+            let _until_the_response = place;
+            call.await.unwrap_or_else(|_| Ok(grpc::panicked().map(EitherBody::Right)))
+        }))
     }
 }
 

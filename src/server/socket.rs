@@ -1,6 +1,6 @@
-//! The socket of a new connection: its TLS handshake, its client, and the first bytes of HTTP/2.
+//! The socket of a new connection: its TLS handshake, and the first bytes of HTTP/2.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -11,7 +11,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
 use super::tls::{HandshakeFailure, Tls};
-use crate::auth::Peer;
+use crate::auth::ClientCertificate;
 
 /// First bytes that an HTTP/2 client sends.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -23,18 +23,14 @@ pub(super) type Socket = Either<TcpStream, TlsStream<TcpStream>>;
 pub(super) struct Opened {
     /// Socket after the first bytes.
     pub socket: Socket,
-    /// The client.
-    pub peer: Arc<Peer>,
+    /// Certificate of the client. None: it has shown none.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// First bytes that it sent.
     pub first_bytes: Bytes,
 }
 
 /// Performs the handshake and reads the first bytes: the whole preface of HTTP/2, or what differs from it.
-pub(super) async fn open(
-    stream: TcpStream,
-    address: SocketAddr,
-    tls: Option<&Tls>,
-) -> Result<Opened, HandshakeFailure> {
+pub(super) async fn open(stream: TcpStream, tls: Option<&Tls>) -> Result<Opened, HandshakeFailure> {
     let (mut socket, certificate) = match tls {
         None => (Either::Left(stream), None),
         Some(tls) => {
@@ -43,7 +39,7 @@ pub(super) async fn open(
         }
     };
     let first_bytes = preface(&mut socket).await;
-    Ok(Opened { socket, peer: Arc::new(Peer { address, certificate }), first_bytes })
+    Ok(Opened { socket, certificate, first_bytes })
 }
 
 /// Reads until the whole preface has arrived, other bytes have arrived, or the client has closed.

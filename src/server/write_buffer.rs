@@ -13,12 +13,26 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::frame_meter::ControlFrames;
 
 /// Number of bytes from which on they are written at once.
 const MAX_BYTES: usize = 32 * 1024;
 /// Maximum capacity of an empty buffer in bytes: idle connections keep no more.
 const MAX_IDLE_BYTES: usize = 4 * 1024;
+
+/// Why a socket can no longer be used.
+#[derive(Debug)]
+pub(super) enum SocketFailure {
+    /// A write failed.
+    Io(io::Error),
+    /// The client has sent too many control frames.
+    TooManyControlFrames,
+}
 
 /// Socket of a connection with its unwritten bytes.
 struct Buffered<S> {
@@ -26,6 +40,8 @@ struct Buffered<S> {
     /// Bytes that were read from the socket before hyper reads it.
     unread: Bytes,
     unwritten: BytesMut,
+    frames: ControlFrames,
+    has_too_many_control_frames: bool,
     /// Whether the socket itself holds nothing that was written to it. TLS holds what the network does not accept.
     is_flushed: bool,
 }
@@ -68,7 +84,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for BufferedSocket<S> {
             into.put_slice(&buffered.unread.split_to(count));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut buffered.socket).poll_read(context, into)
+        let before = into.filled().len();
+        ready!(Pin::new(&mut buffered.socket).poll_read(context, into))?;
+        buffered.has_too_many_control_frames |= buffered.frames.add_read(&into.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -85,7 +104,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BufferedSocket<S> {
         let mut buffered = self.0.lock();
         ready!(buffered.poll_room(context))?;
         let before = buffered.unwritten.len();
-        parts.iter().for_each(|part| buffered.unwritten.extend_from_slice(part));
+        for part in parts {
+            buffered.frames.add_written(part);
+            buffered.unwritten.extend_from_slice(part);
+        }
         Poll::Ready(Ok(buffered.unwritten.len() - before))
     }
 
@@ -114,12 +136,20 @@ pub(super) struct WriteBuffer<S> {
 impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
     /// Returns a buffer in front of this socket, and the socket for hyper, which first reads the bytes that were read before.
     pub(super) fn new(socket: S, unread: Bytes) -> (Self, BufferedSocket<S>) {
-        let unwritten = BytesMut::new();
-        let buffered = Arc::new(Mutex::new(Buffered { socket, unread, unwritten, is_flushed: true }));
+        let frames = ControlFrames::new(Instant::now());
+        let buffered = Buffered {
+            socket,
+            unread,
+            unwritten: BytesMut::new(),
+            frames,
+            has_too_many_control_frames: false,
+            is_flushed: true,
+        };
+        let buffered = Arc::new(Mutex::new(buffered));
         (WriteBuffer { buffered: buffered.clone(), has_yielded: false }, BufferedSocket(buffered))
     }
 
-    /// Polls the connection that uses the socket, then writes what it has written. Fails if the socket fails.
+    /// Polls the connection that uses the socket, then writes what it has written. Fails if the socket can no longer be used.
     ///
     /// Before it writes, the task gives way once to the tasks that are ready, such as those of other streams of the connection:
     /// their frames go with the same system call.
@@ -127,13 +157,16 @@ impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
         &mut self,
         connection: Pin<&mut impl Future<Output = T>>,
         context: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
+    ) -> Poll<Result<T, SocketFailure>> {
         let ended = connection.poll(context);
         let mut buffered = self.buffered.lock();
         if let Poll::Ready(result) = ended {
             // hyper has shut the socket down, unless it failed.
             let _ = buffered.poll_drain(context);
             return Poll::Ready(Ok(result));
+        }
+        if buffered.has_too_many_control_frames {
+            return Poll::Ready(Err(SocketFailure::TooManyControlFrames));
         }
         if buffered.unwritten.is_empty() && buffered.is_flushed {
             return Poll::Pending;
@@ -144,7 +177,7 @@ impl<S: AsyncWrite + Unpin> WriteBuffer<S> {
             return Poll::Pending;
         }
         match buffered.poll_drain(context) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(SocketFailure::Io(error))),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
@@ -162,7 +195,7 @@ mod tests {
     async fn run<T, S: AsyncWrite + Unpin>(
         buffer: &mut WriteBuffer<S>,
         connection: impl Future<Output = T>,
-    ) -> io::Result<T> {
+    ) -> Result<T, SocketFailure> {
         let mut connection = std::pin::pin!(connection);
         poll_fn(|context| buffer.poll(connection.as_mut(), context)).await
     }
@@ -248,6 +281,7 @@ mod tests {
             socket.write_all(b"lost").await.unwrap();
             std::future::pending::<()>().await
         };
-        assert_eq!(run(&mut buffer, connection).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let failure = run(&mut buffer, connection).await.unwrap_err();
+        assert!(matches!(failure, SocketFailure::Io(error) if error.kind() == io::ErrorKind::BrokenPipe));
     }
 }

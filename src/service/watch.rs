@@ -91,7 +91,11 @@ impl Service {
         }
         // The ring of this server may be behind the server that issued the resume token: read the tails from the primary.
         let read = self.watch_source.pass_barrier().await?;
-        let right = LastingRight::new(self.authenticator.clone(), stream.requester, call.namespace.clone());
+        // One caller gets at most half of the watches, so that the others can open theirs.
+        let load = stream.requester.caller.load.clone();
+        let limit = if stream.requester.credential.is_some() { self.hub.max_watches() / 2 } else { usize::MAX };
+        let in_use = load.open_watch(limit.max(1)).ok_or(Error::CallerWatchLimit)?;
+        let right = LastingRight::new(self.authenticator.clone(), stream.requester, call.namespace.clone(), in_use);
         let client = ClientStream { reset: stream.reset, right: right.map(Box::new) };
         let filter = Filter { namespace: (*call.namespace).clone(), scope, labels: call.labels, kinds: call.kinds };
         let filter = Arc::new(filter);

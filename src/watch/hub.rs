@@ -59,6 +59,11 @@ impl Hub {
         self.registry.drain();
     }
 
+    /// Maximum number of open watches.
+    pub fn max_watches(&self) -> usize {
+        self.registry.limits.watches
+    }
+
     /// Whether the server drains.
     pub fn is_draining(&self) -> bool {
         self.registry.is_draining()

@@ -7,11 +7,11 @@ use http::{
     Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, ORIGIN},
 };
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 
 use super::{CallMetrics, Method};
 use crate::{
-    auth::{Authenticator, Peer, Requester},
+    auth::{Authenticator, InUse, Load, Peer, Requester, Unauthenticated},
     grpc::status,
     observe::Metrics,
 };
@@ -27,33 +27,57 @@ const BY_CERTIFICATE: &str = "certificate";
 /// Content type of gRPC. A suffix or parameters may follow.
 const GRPC: &[u8] = b"application/grpc";
 
+/// What decides which connections and calls are admitted.
+pub struct Admission {
+    /// Finds the callers.
+    pub authenticator: Arc<Authenticator>,
+    /// Connections without a valid credential.
+    pub unauthenticated: Arc<Unauthenticated>,
+    /// Calls in flight of all callers.
+    load: Arc<Load>,
+    /// Maximum number of calls in flight. One caller gets at most half.
+    max_calls: usize,
+}
+
+impl Admission {
+    /// Admits this many calls in flight, and this many connections without a valid credential.
+    pub fn new(authenticator: Arc<Authenticator>, max_calls: usize, max_unauthenticated: usize) -> Self {
+        let unauthenticated = Arc::new(Unauthenticated::new(max_unauthenticated));
+        Admission { authenticator, unauthenticated, load: Arc::default(), max_calls }
+    }
+}
+
 /// Gate of one connection.
 #[derive(Clone)]
 pub struct Gate {
-    /// Finds the callers.
-    pub authenticator: Arc<Authenticator>,
+    /// What decides, for all connections.
+    pub admission: Arc<Admission>,
     /// Client of the connection.
     pub peer: Arc<Peer>,
     /// Metrics of the server.
     pub metrics: Arc<Metrics>,
 }
 
+/// Place of an admitted call, until its response is ready.
+type CallPlace = [Option<InUse>; 2];
+
 impl Gate {
-    /// Adds the caller to the extensions of a request, or returns the response that refuses the request.
-    pub fn admit<B>(&self, request: &mut Request<B>) -> Result<(), Box<Response<Body>>> {
+    /// Adds the caller to the extensions of a request and returns its place, or returns the response that refuses the request.
+    pub fn admit<B>(&self, request: &mut Request<B>) -> Result<CallPlace, Box<Response<Body>>> {
         if let Some((code, reason)) = refused_as_http(request.headers()) {
             self.metrics.network.count_refusal(reason);
             return Err(Box::new(refusal(code)));
         }
         if request.uri().path() == HEALTH_CHECK {
-            return Ok(());
+            return Ok([None, None]);
         }
         let (certificate, now) = (self.peer.certificate.as_ref(), SystemTime::now());
-        match self.authenticator.authenticate(request.headers(), certificate, now) {
+        match self.admission.authenticator.authenticate(request.headers(), certificate, now) {
             Ok(requester) => {
                 self.note_authentication(&requester, now);
+                let place = self.place_for(&requester).map_err(|status| Box::new(self.refuse(request, status)))?;
                 request.extensions_mut().insert(requester);
-                Ok(())
+                Ok(place)
             }
             Err(refusal) => {
                 let by = match certificate {
@@ -63,17 +87,39 @@ impl Gate {
                 };
                 self.metrics.network.count_authentication(by, refusal.name());
                 self.metrics.network.count_refusal("credentials_invalid");
-                let method = Method::of_path(request.uri().path()).map_or("unknown", |method| method.name);
-                let metrics = CallMetrics::new(self.metrics.clone(), method);
-                Err(Box::new(metrics.respond(status::credentials_invalid())))
+                Err(Box::new(self.refuse(request, status::credentials_invalid())))
             }
         }
     }
 }
 
 impl Gate {
+    /// Takes the place of a call, of the server and of its caller.
+    fn place_for(&self, requester: &Requester) -> Result<CallPlace, Status> {
+        let Admission { load, max_calls, .. } = &*self.admission;
+        let Some(of_server) = load.begin_call(*max_calls) else {
+            self.metrics.network.count_shed("calls");
+            return Err(status::too_many_calls("all callers"));
+        };
+        if requester.credential.is_none() {
+            return Ok([Some(of_server), None]);
+        }
+        let Some(of_caller) = requester.caller.load.begin_call((max_calls / 2).max(1)) else {
+            self.metrics.network.count_shed("caller_calls");
+            return Err(status::too_many_calls("this caller"));
+        };
+        Ok([Some(of_server), Some(of_caller)])
+    }
+
+    /// Returns the response with this status, and counts it.
+    fn refuse<B>(&self, request: &Request<B>, status: Status) -> Response<Body> {
+        let method = Method::of_path(request.uri().path()).map_or("unknown", |method| method.name);
+        CallMetrics::new(self.metrics.clone(), method).respond(status)
+    }
+
     fn note_authentication(&self, requester: &Requester, now: SystemTime) {
         let Some(credential) = &requester.credential else { return };
+        self.peer.note_authentication();
         let by = if credential.key_id().is_some() { BY_KEY } else { BY_CERTIFICATE };
         self.metrics.network.count_authentication(by, "ok");
         if let Some(key) = requester.newly_used_key(now) {

@@ -51,7 +51,9 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let ReflectionService { mut inner, places, timeout } = self.clone();
         Box::pin(async move {
-            let Ok(place) = places.try_acquire_owned() else { return Ok(status::too_many_reflections().into_http()) };
+            let Ok(place) = places.try_acquire_owned() else {
+                return Ok(status::too_many_streams("reflection").into_http());
+            };
             stream::reset_after(timeout);
             let response = inner.call(request).await?;
             Ok(response.map(|body| {
