@@ -35,7 +35,6 @@ async fn call_that_no_method_receives_has_a_reason() {
             (Code::ResourceExhausted, "METADATA_TOO_LARGE"),
         ),
         ("GET", grpc(Request::get(format!("http://test/{service}/GetSession"))), malformed),
-        ("JSON", post(format!("{service}/GetSession")).header("content-type", "application/json"), malformed),
     ];
     for (name, request, (code, reason)) in rows {
         let body = if name == "GET" { Vec::new() } else { b"{\"id\":1}".to_vec() };
