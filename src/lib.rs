@@ -2,9 +2,11 @@
 //!
 //! # Path of a request
 //!
-//! 1. [`server`] accepts the connection and applies its limits.
+//! 1. [`server`] accepts the connection, performs the TLS handshake and applies the limits. The gate of [`grpc`] finds the
+//!    caller in [`auth`].
 //! 2. The layers of [`grpc`] read the one message of the call, set its deadline and count its result.
-//! 3. `grpc::parse` converts the message to the types of [`session`], or rejects it with every invalid field.
+//! 3. `grpc::parse` checks the grant of the caller, and converts the message to the types of [`session`], or rejects it with every
+//!    invalid field.
 //! 4. [`service`] applies the policy of the namespace, and converts tokens to verifiers.
 //! 5. [`store`] runs one Lua script for a mutation; [`redis`] routes it to the server of the partition. The script checks,
 //!    appends to the log of the partition, publishes the entry on the channel of the partition, and writes the session.
@@ -25,9 +27,9 @@
 //! # Reading order
 //!
 //! [`session`] and [`redis`] → [`store`] → [`feed`] → [`cache`], [`watch`] → [`service`] → [`grpc`] → [`server`]. Each module
-//! imports only modules to its left; the [`workers`] import [`feed`], not [`watch`]. [`config`], [`observe`], [`embedded`],
-//! [`moment`], [`tasks`] and [`pb`] are leaves: the process around the service. [`cli`] is a client; it depends on the proto files,
-//! and the Rust client only.
+//! imports only modules to its left, and [`auth`], which imports [`session`] only; the [`workers`] import [`feed`], not
+//! [`watch`]. [`config`], [`observe`], [`embedded`], [`moment`], [`tasks`] and [`pb`] are leaves: the process around the service.
+//! [`cli`] is a client; it depends on the proto files, the Rust client and the form of API keys only.
 
 #![warn(unreachable_pub)]
 #![cfg_attr(
