@@ -1,7 +1,5 @@
 //! TLS of the gRPC port: what a TLS port and a plain port refuse, stalled handshakes, and that calls work over it.
 
-use std::time::Duration;
-
 use harness::{
     Server, World,
     callers::{Caller, CallersFile, Key},
@@ -154,19 +152,6 @@ async fn client_that_reads_nothing_is_closed_over_tls() {
         (server.metric("sessiond_grpc_connections").await == 0.0).then_some(())
     })
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drain_does_not_wait_for_handshakes() {
-    let (_world, mut server, pki) = tls_server().await;
-    let client = tls_client(&server, &pki).await;
-    client.create(&[]).await;
-    let _stalled = TcpStream::connect(&server.address).await.unwrap();
-    drop(client);
-    let stopping = server.stop();
-    tokio::time::timeout(Duration::from_secs(4), stopping)
-        .await
-        .expect("the drain ends before the handshake times out");
 }
 
 #[tokio::test]
