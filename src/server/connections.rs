@@ -85,8 +85,8 @@ impl Connections {
         }
     }
 
-    /// Serves one connection. At its maximum age, at the end of its client certificate, or after `stop` is cancelled, it sends GOAWAY, accepts no new calls, and
-    /// ends with the last open call.
+    /// Serves one connection. At its maximum age, at the end of its client certificate, or after `stop` is cancelled, it sends
+    /// GOAWAY, accepts no new calls, and ends with the last open call.
     fn connection(
         &self,
         stream: TcpStream,

@@ -48,7 +48,6 @@ impl Admission {
 }
 
 /// Gate of one connection.
-#[derive(Clone)]
 pub struct Gate {
     /// What decides, for all connections.
     pub admission: Arc<Admission>,
@@ -91,9 +90,7 @@ impl Gate {
             }
         }
     }
-}
 
-impl Gate {
     /// Takes the place of a call, of the server and of its caller.
     fn place_for(&self, requester: &Requester) -> Result<CallPlace, Status> {
         let Admission { load, max_calls, .. } = &*self.admission;
@@ -128,8 +125,8 @@ impl Gate {
     }
 }
 
-/// Returns the HTTP status, and the reason for the metrics, of a request that is no gRPC call, or that a browser may have sent for any page: it would come with the
-/// client certificate of its user. None: the request is neither.
+/// Returns the HTTP status, and the reason for the metrics, of a request that is no gRPC call, or that a browser may have sent
+/// for any page: it would come with the client certificate of its user. None: the request is neither.
 fn refused_as_http(headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
     if headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE) {
         return Some((StatusCode::FORBIDDEN, "browser"));
