@@ -1,10 +1,11 @@
 //! Generates certificates and starts a Redis that accepts TLS only.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::CertificateParams;
 use tempfile::TempDir;
 
 use super::{
     Redis,
+    pki::Authority,
     redis::{CREDENTIALS, server_arguments},
 };
 
@@ -16,13 +17,13 @@ impl Certificates {
     pub fn generate() -> Self {
         let directory = tempfile::Builder::new().prefix("sessiond-tls-").tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
-        let authority = authority();
-        let key = KeyPair::generate().unwrap();
-        let parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        write("server.pem", &parameters.signed_by(&key, &authority).unwrap().pem());
-        write("server.key", &key.serialize_pem());
+        // With the subject of the server certificate, Redis would treat that certificate as self-signed.
+        let [authority, other] = [(); 2].map(|()| Authority::generate("authority of the tests"));
+        let server = authority.issue(CertificateParams::new(["localhost".to_owned()]).unwrap());
+        write("server.pem", &server.certificate);
+        write("server.key", &server.key);
         write("ca.pem", &authority.pem());
-        write("other-ca.pem", &self::authority().pem());
+        write("other-ca.pem", &other.pem());
         Certificates(directory)
     }
 
@@ -83,12 +84,4 @@ impl Tls {
 /// Returns the arguments that disable the port without TLS.
 pub fn no_plain_port() -> Vec<String> {
     ["--port", "0"].map(str::to_owned).into()
-}
-
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut parameters = CertificateParams::new([]).unwrap();
-    // With the subject of the server certificate, Redis would treat that certificate as self-signed.
-    parameters.distinguished_name.push(DnType::CommonName, "authority of the tests");
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
 }
