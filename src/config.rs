@@ -65,6 +65,7 @@ fn read(mut top: Reader<'_>) -> Config {
     let mut config = Config::default();
     top.read(&mut config);
     check_network(&config, &mut top);
+    check_redis(&config, &mut top);
     if !config.partitions.is_power_of_two() {
         top.problem("partitions", "must be a power of two");
     }
@@ -106,6 +107,28 @@ fn check_network(config: &Config, top: &mut Reader<'_>) {
         const OTHERWISE: &str = ", because it is not a loopback address (insecure permits it without)";
         needs("listen", true, &format!("tls_cert and tls_key{OTHERWISE}"), has_tls);
         needs("listen", true, &format!("callers{OTHERWISE}"), has_callers);
+    }
+}
+
+/// Checks that options about the connection to Redis have the ones that they need.
+fn check_redis(config: &Config, top: &mut Reader<'_>) {
+    let uses_tls = config.redis.as_deref().is_some_and(|url| url.starts_with("rediss"));
+    let (certificate, key) = (config.redis_cert.is_some(), config.redis_key.is_some());
+    let tls_files = [("redis_ca", config.redis_ca.is_some()), ("redis_cert", certificate), ("redis_key", key)];
+    for (setting, _) in tls_files.into_iter().filter(|(_, is_given)| *is_given && !uses_tls) {
+        top.problem(setting, "needs redis with a URL for TLS (rediss://)");
+    }
+    if certificate && !key {
+        top.problem("redis_cert", "needs redis_key");
+    }
+    if key && !certificate {
+        top.problem("redis_key", "needs redis_cert");
+    }
+    if config.redis_password_file.is_some() && config.redis.is_none() {
+        top.problem("redis_password_file", "needs redis");
+    }
+    if config.redis_password_file.is_some() && config.redis_password.is_some() {
+        top.problem("redis_password_file", "is given together with SESSIOND_REDIS_PASSWORD: set one of them");
     }
 }
 

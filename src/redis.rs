@@ -11,6 +11,7 @@
 mod clock;
 mod cluster_nodes;
 mod connection;
+mod credentials;
 mod endpoint;
 mod error;
 mod event_queue;
@@ -28,7 +29,8 @@ mod slot;
 mod subscriber;
 mod topology;
 
-pub use endpoint::Endpoint;
+pub use credentials::{Credentials, CurrentCredentials};
+pub use endpoint::{Endpoint, uses_tls};
 pub use error::{Effect, Error, lacks_replicas};
 pub use event_queue::SubscriberEvent;
 pub use heartbeat::{Condition, Probe};

@@ -9,6 +9,8 @@ mod descriptors;
 mod file;
 mod frame_meter;
 mod health;
+mod pem;
+mod redis_files;
 mod reload;
 mod services;
 mod socket;
@@ -32,7 +34,7 @@ use crate::{
     grpc::{self, Admission, HealthService, MAX_HEALTH_WATCHES, Suspensions},
     observe::Metrics,
     session::Policies,
-    store::{Health, LogBounds, StartError, Store},
+    store::{CurrentRedisCredentials, Health, LogBounds, StartError, Store},
     tasks::Tasks,
     workers::{DueSets, ExpiryWorker, IndexReconciler, KeyRepairer, KeyspaceReconciler, LogTrimmer, MissingKeyFinder},
 };
@@ -124,13 +126,13 @@ pub async fn run(
     tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), readiness.subscribe()));
 
     let policies = Arc::new(config.policies());
-    let Credentials { authenticator, tls, files } = Credentials::load(&config, &metrics)?;
+    let Credentials { authenticator, tls, redis, files } = Credentials::load(&config, &metrics)?;
     tasks.spawn("reload of credentials", reload::run(files, reload, metrics.clone()));
 
     // Start: the embedded Redis, the store, the feed with its consumers, the workers.
     let (mut embedded, backend) = tokio::select! {
         // Boxed: dropped when the server runs.
-        started = Box::pin(start(&config, &policies, &metrics, &readiness)) => started?,
+        started = Box::pin(start(&config, &redis, &policies, &metrics, &readiness)) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let (store, feed, hub) = (backend.store.clone(), backend.feed.clone(), backend.hub.clone());
@@ -193,6 +195,7 @@ pub async fn run(
 /// Starts the embedded Redis, if no other one is configured, and opens the store.
 async fn start(
     config: &Config,
+    credentials: &Arc<CurrentRedisCredentials>,
     policies: &Policies,
     metrics: &Arc<Metrics>,
     readiness: &channel::Sender<Health>,
@@ -202,7 +205,7 @@ async fn start(
         None => Some(Embedded::start(&config.data_dir).await?),
     };
     let url = embedded.as_ref().map_or_else(|| config.redis.clone().unwrap_or_default(), Embedded::url);
-    let backend = Backend::open(&url, config, policies, metrics, readiness).await?;
+    let backend = Backend::open(&url, config, credentials, policies, metrics, readiness).await?;
     Ok((embedded, backend))
 }
 

@@ -73,7 +73,10 @@ pub use trim::{LogBounds, Memory};
 pub use trim_requests::History;
 pub use update::{MAX_LABELS, Successor, Update, Updated};
 
-pub use crate::redis::{PrimaryReads, ReplicatedWrites};
+pub use crate::redis::{
+    Credentials as RedisCredentials, CurrentCredentials as CurrentRedisCredentials, PrimaryReads, ReplicatedWrites,
+    uses_tls as uses_redis_tls,
+};
 use crate::{observe::Metrics, redis::Router, session::SessionId};
 use broken_keys::BrokenKeys;
 use keys::Keys;

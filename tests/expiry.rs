@@ -64,7 +64,7 @@ async fn full_page_of_due_namespaces_is_followed_by_another_at_once() {
     fill(&server.client().await, 100, None).await;
     let open = StoreOptions {
         url: &world.redis.url(),
-        password: None,
+        credentials: &Arc::default(),
         prefix: &world.prefix,
         partitions: 1,
         eviction: Eviction::Refused,

@@ -53,7 +53,7 @@ impl Consumer for Recorder {
 async fn open(world: &World, feed_buffer: usize) -> Arc<Store> {
     let open = StoreOptions {
         url: &world.redis.url(),
-        password: None,
+        credentials: &Arc::default(),
         prefix: &world.prefix,
         partitions: PARTITIONS,
         eviction: Eviction::Refused,

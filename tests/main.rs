@@ -50,6 +50,7 @@ mod overload;
 mod partitions;
 mod peers;
 mod quickstarts;
+mod redis_credentials;
 mod redis_tls;
 mod reload;
 mod repair;

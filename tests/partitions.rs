@@ -14,7 +14,7 @@ const NUMBERS: [u16; 7] = [1, 2, 4, 8, 16, 32, 64];
 async fn open(redis: &Redis, prefix: &str, partitions: u16) -> Result<Store, StartError> {
     let open = StoreOptions {
         url: &redis.url(),
-        password: None,
+        credentials: &Arc::default(),
         prefix,
         partitions,
         eviction: Eviction::Refused,

@@ -85,7 +85,8 @@ async fn tls_sentinels_and_primaries_are_reached_by_name() {
 
 /// Returns the only error line of a server that does not start, in lower case.
 fn refusal(environment: &[(&str, String)], url: &str) -> String {
-    let (log, code) = Process::expect_start_failure_with_env(environment, &serve(url));
+    let arguments = [&serve(url)[..], &["--start-timeout=2s".to_owned()]].concat();
+    let (log, code) = Process::expect_start_failure_with_env(environment, &arguments);
     assert_eq!(code, Some(1), "{log}");
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("\"ERROR\"")).collect();
     assert_eq!(errors.len(), 1, "{log}");

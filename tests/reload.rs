@@ -21,6 +21,7 @@ use harness::{
 };
 use rustix::process::Signal;
 use rustls::HandshakeKind;
+use sessiond_client::v1::CreateSessionRequest;
 use tonic::Code;
 
 const SHOP: &str = "spiffe://test/shop";
@@ -125,6 +126,35 @@ async fn lost_key_or_grant_ends_calls_and_watches_only_of_its_caller() {
         |key: &Key| format!("sessiond_caller_key_last_used_timestamp_seconds{{caller=\"shop\",key=\"{}\"}}", key.id);
     assert!(server.metric(&used(&kept)).await > 0.0);
     assert_eq!(server.metric(&used(&lost)).await, 0.0, "a removed key has no metric");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn key_is_exchanged_as_the_manual_says() {
+    let (world, [old, new]) = (World::shared(), [(); 2].map(|()| Key::generate()));
+    let file = CallersFile::new(&[shop().key(&old)]);
+    let server = world.server_with(&file.toml()).await;
+    let [old_options, new_options] = [&old, &new].map(|key| ClientOptions::with_key(&key.text));
+    let old_load = Load::start(&server.address, old_options.clone());
+    let used = async |key: &Key| {
+        let labels = format!("{{caller=\"shop\",key=\"{}\"}}", key.id);
+        server.metric(&format!("sessiond_caller_key_last_used_timestamp_seconds{labels}")).await
+    };
+    file.write(&[shop().key(&old).key(&new)]);
+    eventually("the new key is valid", async || {
+        let client = Client::connect_with(&server.address, &new_options).await;
+        client.create_with(CreateSessionRequest::default()).await.ok()
+    })
+    .await;
+    let new_load = Load::start(&server.address, new_options.clone());
+    old_load.stop().await;
+    let last = used(&old).await;
+    eventually("only the new key is used", async || (used(&new).await > last + 1.0).then_some(())).await;
+    assert_eq!(used(&old).await, last);
+    file.write(&[shop().key(&new)]);
+    let old_client = Client::connect_with(&server.address, &old_options).await;
+    eventually("the old key is refused", async || old_client.create_with(CreateSessionRequest::default()).await.err())
+        .await;
+    new_load.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use super::{
     certificate::{CertificateNames, ClientCertificate, Identity},
     credential::Refusal,
     grant::Grants,
-    load::Load,
+    load::{Load, Loads},
 };
 
 /// A caller: one application or operator.
@@ -60,8 +60,8 @@ pub(super) struct Key {
 pub struct Callers {
     pub(super) keys: HashMap<KeyId, Key>,
     pub(super) certificates: HashMap<Identity, Arc<Caller>>,
-    /// What each caller uses, by its name.
-    pub(super) loads: HashMap<Arc<str>, Arc<Load>>,
+    /// What each caller uses.
+    pub loads: Loads,
 }
 
 impl Callers {

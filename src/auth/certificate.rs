@@ -105,6 +105,17 @@ impl CertificateNames {
     }
 }
 
+/// Returns the time from which on a certificate has expired. None: it is malformed.
+pub fn expiry_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    X509Certificate::from_der(certificate).ok().map(|(_, certificate)| end_of(&certificate))
+}
+
+/// The last second of a certificate is valid.
+fn end_of(certificate: &X509Certificate<'_>) -> SystemTime {
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    UNIX_EPOCH + Duration::from_secs(seconds.saturating_add(1))
+}
+
 /// Verifier of client certificates with its authorities and revocation lists. Each reload makes a new one.
 #[derive(Clone)]
 pub struct ClientVerifier {
@@ -127,12 +138,10 @@ impl ClientCertificate {
     /// Reads the chain of a handshake that the verifier of this generation accepted. None: it is no certificate.
     pub fn read(chain: &[CertificateDer<'_>], generation: u64) -> Option<Self> {
         let (_, end_entity) = X509Certificate::from_der(chain.first()?).ok()?;
-        let seconds = u64::try_from(end_entity.validity().not_after.timestamp()).unwrap_or(0);
         Some(ClientCertificate {
             chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
             names: CertificateNames::read(&end_entity),
-            // The last second is valid.
-            not_after: UNIX_EPOCH + Duration::from_secs(seconds.saturating_add(1)),
+            not_after: end_of(&end_entity),
             verified: Mutex::new((generation, true)),
         })
     }

@@ -1,6 +1,6 @@
 //! Reads `callers.toml`. Problems name the path of their setting and never its value, which may be a key in the wrong place.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use toml::{Table, Value};
 
@@ -9,7 +9,7 @@ use super::{
     callers::{Caller, Callers, Key},
     certificate::Identity,
     grant::{Grant, Grants, Pattern},
-    load::Load,
+    load::Loads,
 };
 use crate::session::is_label_name;
 
@@ -20,14 +20,13 @@ pub struct InvalidCallers(pub Vec<String>);
 
 impl Callers {
     /// Parses the text of `callers.toml`. Callers with the name of one of `before` continue its load.
-    pub fn parse(text: &str, before: Option<&Callers>) -> Result<Self, InvalidCallers> {
+    pub fn parse(text: &str, before: &Loads) -> Result<Self, InvalidCallers> {
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             // The message without the line that it is about, which may contain a key.
             let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
             InvalidCallers(vec![format!("line {line}: {}", error.message())])
         })?;
-        let loads = before.map_or_else(HashMap::new, |before| before.loads.clone());
-        let mut file = CallersFile { loads, ..CallersFile::default() };
+        let mut file = CallersFile { loads: before.clone(), ..CallersFile::default() };
         file.read(table);
         if file.problems.is_empty() { Ok(file.callers) } else { Err(InvalidCallers(file.problems)) }
     }
@@ -38,7 +37,7 @@ impl Callers {
 struct CallersFile {
     callers: Callers,
     /// Loads of the callers before, by their names.
-    loads: HashMap<Arc<str>, Arc<Load>>,
+    loads: Loads,
     problems: Vec<String>,
 }
 
@@ -198,7 +197,7 @@ mod tests {
     const HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000001";
 
     fn problems(text: &str) -> Vec<String> {
-        Callers::parse(text, None).err().map_or_else(Vec::new, |invalid| invalid.0)
+        Callers::parse(text, &Loads::new()).err().map_or_else(Vec::new, |invalid| invalid.0)
     }
 
     #[test]
@@ -210,7 +209,7 @@ mod tests {
              [[caller.shop.key]]\nid = \"{id}\"\nhash = \"{hash}\"\n\
              not_before = 2027-01-01T00:00:00Z\nexpires = 2027-02-01T00:00:00Z\n"
         );
-        let callers = Callers::parse(&text, None).unwrap();
+        let callers = Callers::parse(&text, &Loads::new()).unwrap();
         let at = |time: &str| callers.by_key(id, &hash, humantime::parse_rfc3339(time).unwrap());
         let found = at("2027-01-01T00:00:00Z").unwrap();
         assert_eq!(&*found.caller.name, "shop");
@@ -269,7 +268,7 @@ mod tests {
     fn file_without_a_caller_is_refused() {
         assert_eq!(problems(""), ["has no caller"]);
         // A caller without credentials is not refused: its last key was removed.
-        assert!(Callers::parse("[caller.a]\ngrants = { a = \"full\" }\n", None).is_ok());
+        assert!(Callers::parse("[caller.a]\ngrants = { a = \"full\" }\n", &Loads::new()).is_ok());
         assert_eq!(problems("caller = 1"), ["caller: must be a table"]);
         let broken = problems("[caller.a]\nhash = sdk_secret\n");
         assert!(

@@ -1,9 +1,15 @@
 //! What a caller uses of the server at this moment. It outlives a reload of the callers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
+
+/// What each caller uses, by its name.
+pub type Loads = HashMap<Arc<str>, Arc<Load>>;
 
 /// Use of the server by one caller, or by all of them.
 #[derive(Debug, Default)]

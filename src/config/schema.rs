@@ -51,6 +51,14 @@ settings! {
         Flag redis: Option<String> = None, optional(redis_url(), "an embedded Redis is started");
         /// Password of Redis. It replaces a password in the URL.
         Environment redis_password: Option<Secret> = None, optional(password(), "none");
+        /// Path of the file with the password of Redis, in one line. It replaces a password in the URL.
+        Flag redis_password_file: Option<PathBuf> = None, optional(path(), "none");
+        /// Path of the authorities of Redis and its Sentinels, in PEM, instead of those that the system trusts.
+        Flag redis_ca: Option<PathBuf> = None, optional(path(), "the authorities of the system");
+        /// Path of the certificate that sessiond shows to Redis and its Sentinels, with its chain, in PEM.
+        Flag redis_cert: Option<PathBuf> = None, optional(path(), "none");
+        /// Path of the private key of `redis_cert`, in PEM.
+        Flag redis_key: Option<PathBuf> = None, optional(path(), "none");
         /// Prefix of all keys, so that several applications can share one Redis.
         Flag key_prefix: String = "ses:".into(), key_prefix();
         /// Data directory of the embedded Redis.

@@ -11,7 +11,7 @@ use fred::{
     interfaces::{ClientLike, MetricsInterface},
     types::{
         Builder, ConnectHandle, Value,
-        config::{Config, ConnectionConfig, TcpConfig, UnresponsiveConfig},
+        config::{ConnectionConfig, TcpConfig, UnresponsiveConfig},
     },
 };
 use parking_lot::Mutex as SyncMutex;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clock::Clock,
+    endpoint::{Address, Endpoint},
     heartbeat::{Condition, Heartbeat, Pulse},
     reply::Reply,
     request::custom,
@@ -51,8 +52,10 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Options of a connection.
 #[derive(Clone)]
 pub(super) struct ConnectOptions {
-    /// Address, credentials, TLS and protocol version.
-    pub config: Config,
+    /// Credentials, TLS and protocol version.
+    pub endpoint: Endpoint,
+    /// Address of the server.
+    pub address: Address,
     /// Maximum number of messages that wait for the subscriber. If there are more, messages are lost and it gets an error.
     pub messages: usize,
     /// Proof that the connection can be used.
@@ -273,7 +276,7 @@ impl Drop for Connection {
 }
 
 fn client(options: &ConnectOptions) -> Result<Client, FredError> {
-    Builder::from_config(options.config.clone())
+    Builder::from_config(options.endpoint.config_for(&options.address)?)
         .with_connection_config(|connection: &mut ConnectionConfig| {
             connection.connection_timeout = CONNECT_TIMEOUT;
             connection.internal_command_timeout = CONNECT_TIMEOUT;

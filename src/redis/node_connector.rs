@@ -53,7 +53,8 @@ impl NodeConnector {
     /// Connects to a server. [`Node::keep_alive`] reconnects afterwards.
     pub(super) async fn open(&self, address: &Address) -> Result<Node, FredError> {
         let options = ConnectOptions {
-            config: self.endpoint.config_for(address),
+            endpoint: self.endpoint.clone(),
+            address: address.clone(),
             messages: MESSAGES_WITHOUT_SUBSCRIPTION,
             heartbeat: Heartbeat::Role,
             unresponsive_after: UNRESPONSIVE_AFTER,

@@ -104,7 +104,7 @@ impl Router {
     /// Connects to every server that owns one of these slots. Requests can be routed to these slots only.
     pub async fn open(connector: NodeConnector, slots: Vec<Slot>) -> Result<Self, Error> {
         let topology = Topology::of(&connector.endpoint);
-        let owners = topology.lookup(&connector.endpoint, &slots, []).await?;
+        let owners = topology.lookup(&slots, []).await?;
         let unowned = |slot: &Slot| Error::Unavailable(format!("no node of the Cluster serves slot {}", slot.0));
         let address = |slot: &Slot| Ok((*slot, owners.get(slot).ok_or_else(|| unowned(slot))?.address.clone()));
         let addresses = slots.iter().map(address).collect::<Result<BTreeMap<Slot, Address>, Error>>()?;
@@ -247,7 +247,7 @@ impl Router {
 
     async fn lookup(&self) -> Result<Owners, Error> {
         let known = self.nodes().into_iter().map(|node| node.address.clone());
-        self.topology.lookup(&self.connector.endpoint, &self.slots, known).await
+        self.topology.lookup(&self.slots, known).await
     }
 
     /// Whether the last lookups named the owner of this slot. False for a fixed address: there is nothing to look up.

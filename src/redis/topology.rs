@@ -14,7 +14,7 @@ use fred::{
     interfaces::ClientLike,
     types::{
         Value,
-        config::{Config, Server, ServerConfig},
+        config::{Server, ServerConfig},
     },
 };
 use futures_util::future::{join_all, try_join_all};
@@ -57,8 +57,8 @@ pub(super) enum Topology {
 /// Connections to the Sentinels or nodes that are asked, opened on first use.
 pub(super) struct TopologyProbes {
     seeds: Vec<Server>,
-    /// User and password for Sentinels. None: those of the servers.
-    credentials: Option<(Option<String>, Option<String>)>,
+    /// Credentials of the Sentinels or nodes.
+    endpoint: Endpoint,
     connections: Mutex<HashMap<Server, Arc<Connection>>>,
     /// Newest epoch of each slot, and the time it was last returned.
     newest: Mutex<HashMap<Slot, (u64, Instant)>>,
@@ -90,11 +90,13 @@ impl Owner {
 impl Topology {
     /// Creates the topology that the URL describes.
     pub(super) fn of(endpoint: &Endpoint) -> Self {
-        match &endpoint.config.server {
-            ServerConfig::Clustered { hosts, .. } => Topology::Cluster { probes: TopologyProbes::new(hosts, None) },
+        match endpoint.servers() {
+            ServerConfig::Clustered { hosts, .. } => {
+                Topology::Cluster { probes: TopologyProbes::new(hosts, endpoint.clone()) }
+            }
             ServerConfig::Sentinel { hosts, service_name, username, password } => {
-                let credentials = Some((username.clone(), password.clone()));
-                Topology::Sentinels { probes: TopologyProbes::new(hosts, credentials), service: service_name.clone() }
+                let sentinels = endpoint.of_sentinels(username.clone(), password.clone());
+                Topology::Sentinels { probes: TopologyProbes::new(hosts, sentinels), service: service_name.clone() }
             }
             server => Topology::Fixed(Address::of(server.clone())),
         }
@@ -118,7 +120,6 @@ impl Topology {
     /// epoch. Nodes of a Cluster with a `known` address are asked too.
     pub(super) async fn lookup(
         &self,
-        endpoint: &Endpoint,
         slots: &[Slot],
         known: impl IntoIterator<Item = Address>,
     ) -> Result<Owners, Error> {
@@ -126,14 +127,14 @@ impl Topology {
             Topology::Fixed(address) => Ok(all_owned_by(slots, &Owner::of(address.clone(), 0))),
             Topology::Sentinels { probes, service } => {
                 let questions = ["MASTER", "GET-MASTER-ADDR-BY-NAME"].map(|word| vec![word.into(), service.into()]);
-                let answers = probes.ask(endpoint, "SENTINEL", &questions, &[]).await;
+                let answers = probes.ask("SENTINEL", &questions, &[]).await;
                 let primary = newest_primary(answers, service)?;
                 Ok(probes.not_superseded(all_owned_by(slots, &primary)))
             }
             Topology::Cluster { probes } => {
                 let known: Vec<Server> = known.into_iter().filter_map(|address| address.server()).collect();
-                let answers = probes.ask(endpoint, "CLUSTER", &[vec!["NODES".into()]], &known).await;
-                Ok(probes.not_superseded(newest_owners(answers, slots, endpoint.config.tls.is_some())?))
+                let answers = probes.ask("CLUSTER", &[vec!["NODES".into()]], &known).await;
+                Ok(probes.not_superseded(newest_owners(answers, slots, probes.endpoint.uses_tls())?))
             }
         }
     }
@@ -144,22 +145,16 @@ fn all_owned_by(slots: &[Slot], owner: &Owner) -> Owners {
 }
 
 impl TopologyProbes {
-    fn new(seeds: &[Server], credentials: Option<(Option<String>, Option<String>)>) -> Self {
-        TopologyProbes { seeds: seeds.to_vec(), credentials, connections: Mutex::default(), newest: Mutex::default() }
+    fn new(seeds: &[Server], endpoint: Endpoint) -> Self {
+        TopologyProbes { seeds: seeds.to_vec(), endpoint, connections: Mutex::default(), newest: Mutex::default() }
     }
 
     /// Asks all seeds and all known nodes.
-    async fn ask(
-        &self,
-        endpoint: &Endpoint,
-        command: &'static str,
-        questions: &[Vec<Value>],
-        known: &[Server],
-    ) -> Answers {
+    async fn ask(&self, command: &'static str, questions: &[Vec<Value>], known: &[Server]) -> Answers {
         let others = known.iter().filter(|server| !self.seeds.contains(server));
         let asked = self.seeds.iter().chain(others).map(|server| async move {
             let answer = async {
-                let connection = self.connection(endpoint, server).await?;
+                let connection = self.connection(server).await?;
                 let asks = questions.iter().map(|question| connection.custom(custom(command), question.clone()));
                 try_join_all(asks).await
             };
@@ -193,16 +188,17 @@ impl TopologyProbes {
         owners
     }
 
-    async fn connection(&self, endpoint: &Endpoint, server: &Server) -> Result<Arc<Connection>, FredError> {
+    async fn connection(&self, server: &Server) -> Result<Arc<Connection>, FredError> {
         if let Some(connection) = self.connections.lock().get(server).filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
-        let mut config = Config { database: None, ..endpoint.config_for(&Address::from(server.clone())) };
-        if let Some((username, password)) = &self.credentials {
-            (config.username, config.password) = (username.clone(), password.clone());
-        }
-        let (heartbeat, unresponsive_after) = (Heartbeat::Role, UNRESPONSIVE_AFTER);
-        let options = ConnectOptions { config, messages: MESSAGES_WITHOUT_SUBSCRIPTION, heartbeat, unresponsive_after };
+        let options = ConnectOptions {
+            endpoint: self.endpoint.clone(),
+            address: Address::from(server.clone()),
+            messages: MESSAGES_WITHOUT_SUBSCRIPTION,
+            heartbeat: Heartbeat::Role,
+            unresponsive_after: UNRESPONSIVE_AFTER,
+        };
         let connection = Arc::new(Connection::open(&options).await?);
         self.connections.lock().insert(server.clone(), connection.clone());
         Ok(connection)
@@ -335,7 +331,8 @@ dd 10.0.0.4:6379@16379,four.example master - 0 1 0 connected\n";
 
     #[test]
     fn not_superseded_older_epoch_is_ignored() {
-        let probes = TopologyProbes::new(&[], None);
+        let endpoint = Endpoint::parse("redis-cluster://localhost", Arc::default()).unwrap();
+        let probes = TopologyProbes::new(&[], endpoint);
         let accepted = |epochs: [Option<u64>; 2]| {
             let slots = [Slot(3), Slot(4)];
             let owner =

@@ -17,7 +17,7 @@ use crate::{
     observe::Metrics,
     service::Service,
     session::{Durability, Policies},
-    store::{Eviction, Health, Position, ReplicatedWrites, StartError, Store, StoreOptions},
+    store::{CurrentRedisCredentials, Eviction, Health, Position, ReplicatedWrites, StartError, Store, StoreOptions},
     tasks::Tasks,
     watch::{self, Hub, PageCache, RedisSource},
 };
@@ -43,6 +43,7 @@ impl Backend {
     pub(super) async fn open(
         url: &str,
         config: &Config,
+        credentials: &Arc<CurrentRedisCredentials>,
         policies: &Policies,
         metrics: &Arc<Metrics>,
         readiness: &channel::Sender<Health>,
@@ -50,7 +51,7 @@ impl Backend {
         let replicated = policies.all().any(|policy| policy.durability == Durability::Replicated);
         let options = StoreOptions {
             url,
-            password: config.redis_password.as_deref(),
+            credentials,
             prefix: &config.key_prefix,
             partitions: config.partitions,
             eviction: if config.allow_eviction { Eviction::Allowed } else { Eviction::Refused },

@@ -33,7 +33,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, UnusableFile> {
         if !metadata.is_file() {
             return Err(io::Error::other("is not a regular file"));
         }
-        let mut content = Vec::new();
+        // Large enough from the start: a growing one would leave copies of a secret in memory.
+        let capacity = usize::try_from(metadata.len().min(MAX_FILE_BYTES)).unwrap_or(0) + 1;
+        let mut content = Vec::with_capacity(capacity);
         File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
         if content.len() as u64 > MAX_FILE_BYTES {
             return Err(io::Error::other(format!("is larger than {} MiB", MAX_FILE_BYTES >> 20)));

@@ -32,6 +32,13 @@ pub(super) struct FileSet {
     problem: Option<String>,
 }
 
+/// A set of files that was read once.
+pub(super) struct Loaded<L> {
+    files: Vec<NamedFile>,
+    load: L,
+    state: Vec<FileState>,
+}
+
 /// What identifies the content of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum FileState {
@@ -53,32 +60,41 @@ impl FileState {
     }
 }
 
-impl FileSet {
-    /// Reads the files and puts their content into force.
-    pub(super) fn load(
-        files: Vec<NamedFile>,
-        apply: impl FnMut() -> Result<(), UnusableFile> + Send + 'static,
-    ) -> Result<Self, UnusableFile> {
-        let mut set = FileSet { files, apply: Box::new(apply), state: Vec::new(), problem: None };
-        set.read()?;
-        Ok(set)
-    }
+/// State of all files. It is taken before they are read: a change during the reading is found by the next check.
+fn states(files: &[NamedFile]) -> Vec<FileState> {
+    files.iter().map(FileState::of).collect()
+}
 
-    /// Reads the files again.
-    fn read(&mut self) -> Result<(), UnusableFile> {
-        // The state from before: a change during the reading is found by the next check.
-        self.state = self.files.iter().map(FileState::of).collect();
-        (self.apply)()
+impl<L> Loaded<L> {
+    /// Returns the set, which passes what it reads later to `apply`.
+    pub(super) fn on_change<T>(self, mut apply: impl FnMut(T) + Send + 'static) -> FileSet
+    where
+        L: FnMut() -> Result<T, UnusableFile> + Send + 'static,
+    {
+        let Loaded { files, mut load, state } = self;
+        FileSet { files, apply: Box::new(move || load().map(&mut apply)), state, problem: None }
+    }
+}
+
+impl FileSet {
+    /// Reads the files for the first time.
+    pub(super) fn load<T, L: FnMut() -> Result<T, UnusableFile>>(
+        files: Vec<NamedFile>,
+        mut load: L,
+    ) -> Result<(T, Loaded<L>), UnusableFile> {
+        let state = states(&files);
+        Ok((load()?, Loaded { files, load, state }))
     }
 
     /// Reads the files again if one has changed, or if the last reading failed.
     fn check(&mut self, metrics: &Metrics) {
-        let state = self.files.iter().map(FileState::of);
-        if self.problem.is_none() && state.eq(self.state.iter().cloned()) {
+        let state = states(&self.files);
+        if self.problem.is_none() && state == self.state {
             return;
         }
+        self.state = state;
         let files = self.files.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        match self.read() {
+        match (self.apply)() {
             Ok(()) => {
                 self.problem = None;
                 tracing::info!(files, "credentials reloaded");

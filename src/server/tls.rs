@@ -3,25 +3,21 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use parking_lot::RwLock;
 use rustls::{
     CertificateError, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
-    pki_types::{
-        CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
     server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
-    file::{self, UnusableFile},
+    file::UnusableFile,
+    pem::{authorities, certificates, earliest_end, pair_problem, private_key, revocation_lists},
     reload::NamedFile,
 };
 use crate::auth::{ClientCertificate, ClientVerifier};
@@ -67,15 +63,14 @@ impl TlsFiles {
     pub(super) fn load(&self, generation: u64) -> Result<Tls, UnusableFile> {
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(&self.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&file::read(&self.key)?);
-        let key = key.map_err(|error| UnusableFile::new(&self.key, pem_problem(&error, "private key")))?;
+        let key = private_key(&self.key)?;
         let mut not_after = vec![("server", earliest_end(&self.certificate, &chain[..1])?)];
         let verifier = match &self.client_authorities {
             None => None,
             Some(path) => {
-                let authorities = certificates(path)?;
-                not_after.push(("client_ca", earliest_end(path, &authorities)?));
-                Some(self.client_verifier(path, authorities, &provider)?)
+                let found = certificates(path)?;
+                not_after.push(("client_ca", earliest_end(path, &found)?));
+                Some(self.client_verifier(path, authorities(path, &found)?, &provider)?)
             }
         };
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -84,10 +79,8 @@ impl TlsFiles {
             Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => UnusableFile::new(&self.key, "is not the key of the certificate"),
-            error => UnusableFile::new(&self.certificate, error),
-        })?;
+        let config = builder.with_single_cert(chain, key);
+        let mut config = config.map_err(|error| pair_problem(&error, &self.certificate, &self.key))?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
         if verifier.is_some() {
             // A resumed session would carry the identity of its first handshake past a change of the authorities.
@@ -101,13 +94,9 @@ impl TlsFiles {
     fn client_verifier(
         &self,
         path: &Path,
-        authorities: Vec<CertificateDer<'static>>,
+        roots: RootCertStore,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Arc<dyn ClientCertVerifier>, UnusableFile> {
-        let mut roots = RootCertStore::empty();
-        for authority in authorities {
-            roots.add(authority).map_err(|error| UnusableFile::new(path, error))?;
-        }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
         // Requested, not required: an API key is accepted instead.
         let mut builder = builder.allow_unauthenticated();
@@ -119,46 +108,6 @@ impl TlsFiles {
             _ => UnusableFile::new(path, error),
         })
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnusableFile> {
-    pem_sections(path, "certificate")
-}
-
-fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, UnusableFile> {
-    pem_sections(path, "revocation list")
-}
-
-/// Reads all sections of one kind, at least one.
-fn pem_sections<T: PemObject>(path: &Path, kind: &str) -> Result<Vec<T>, UnusableFile> {
-    let content = file::read(path)?;
-    let sections: Result<Vec<T>, _> = T::pem_slice_iter(&content).collect();
-    let sections = sections.map_err(|error| UnusableFile::new(path, pem_problem(&error, kind)))?;
-    if sections.is_empty() {
-        return Err(UnusableFile::new(path, format!("has no {kind} in PEM")));
-    }
-    Ok(sections)
-}
-
-/// Returns the problem without any content of the file.
-fn pem_problem(error: &pem::Error, kind: &str) -> String {
-    match error {
-        pem::Error::NoItemsFound => format!("has no {kind} in PEM"),
-        pem::Error::MissingSectionEnd { .. } => "is truncated: a PEM section has no end".to_owned(),
-        _ => "is malformed PEM".to_owned(),
-    }
-}
-
-/// Returns the time from which on the first of these certificates has expired.
-fn earliest_end(path: &Path, certificates: &[CertificateDer<'_>]) -> Result<SystemTime, UnusableFile> {
-    let mut earliest: Option<SystemTime> = None;
-    for certificate in certificates {
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| UnusableFile::new(path, error))?;
-        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-        let end = UNIX_EPOCH + Duration::from_secs(seconds);
-        earliest = Some(earliest.map_or(end, |earliest| earliest.min(end)));
-    }
-    earliest.ok_or_else(|| UnusableFile::new(path, "has no certificate in PEM"))
 }
 
 /// Why a handshake failed, by its name in the metrics.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     observe::Metrics,
-    redis::{self, Endpoint, NodeConnector, Probe, ReplicatedWrites, Router},
+    redis::{self, CurrentCredentials, Endpoint, NodeConnector, Probe, ReplicatedWrites, Router},
 };
 
 /// Storage format that this version reads and writes.
@@ -90,8 +90,8 @@ impl StartError {
 pub struct StoreOptions<'a> {
     /// URL of the server, Cluster or Sentinels.
     pub url: &'a str,
-    /// Password; overrides the one in the URL. None: that of the URL.
-    pub password: Option<&'a str>,
+    /// Password and TLS.
+    pub credentials: &'a Arc<CurrentCredentials>,
     /// Prefix of all keys.
     pub prefix: &'a str,
     /// Number of partitions, a power of two of at most 64.
@@ -107,7 +107,7 @@ pub struct StoreOptions<'a> {
 impl Store {
     /// Connects, checks servers and store, and creates the store if there is none. Of an existing store it only reads.
     pub async fn open(open: StoreOptions<'_>, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let endpoint = Endpoint::parse(open.url, open.password).map_err(StartError::Connect)?;
+        let endpoint = Endpoint::parse(open.url, open.credentials.clone()).map_err(StartError::Connect)?;
         let database = endpoint.database();
         let preconditions = Preconditions { eviction: open.eviction, is_cluster: endpoint.is_cluster() };
         let keys = Keys::new(open.prefix, database, open.partitions);
@@ -228,7 +228,7 @@ impl Store {
     pub(super) async fn of_one_partition(redis: &harness::Redis) -> Self {
         let open = StoreOptions {
             url: &redis.unrestricted_url(),
-            password: None,
+            credentials: &Arc::default(),
             prefix: "ses:",
             partitions: 1,
             eviction: Eviction::Refused,

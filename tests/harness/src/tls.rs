@@ -1,15 +1,17 @@
 //! Generates certificates and starts a Redis that accepts TLS only.
 
+use std::path::PathBuf;
+
 use rcgen::CertificateParams;
 use tempfile::TempDir;
 
 use super::{
     Redis,
-    pki::Authority,
+    pki::{Authority, dns},
     redis::{CREDENTIALS, server_arguments},
 };
 
-/// Key and certificate of a server named `localhost`, and two certificate authorities, in a temporary directory.
+/// Key and certificate of a server named `localhost`, two certificate authorities, and a client of each, in a temporary directory.
 pub struct Certificates(TempDir);
 
 impl Certificates {
@@ -24,12 +26,20 @@ impl Certificates {
         write("server.key", &server.key);
         write("ca.pem", &authority.pem());
         write("other-ca.pem", &other.pem());
+        for (name, authority) in [("client", &authority), ("other-client", &other)] {
+            authority.client(&[dns("sessiond.internal")]).write(directory.path(), name);
+        }
         Certificates(directory)
+    }
+
+    /// Returns the path of a file: `server.pem`, `ca.pem`, `other-ca.pem`, `client.pem`, `other-client.pem`, or a key.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 
     /// Returns the arguments of a Redis that uses these certificates on this TLS port and for replication.
     pub fn arguments(&self, port: u16) -> Vec<String> {
-        let file = |name: &str| self.0.path().join(name).display().to_string();
+        let file = |name: &str| self.path(name).display().to_string();
         let [certificate, key, authority] = ["server.pem", "server.key", "ca.pem"].map(file);
         let files = [("--tls-cert-file", certificate), ("--tls-key-file", key), ("--tls-ca-cert-file", authority)];
         let own = [("--tls-port", port.to_string())];
@@ -49,7 +59,7 @@ impl Certificates {
     }
 
     fn env_with_authority(&self, file: &str) -> [(&'static str, String); 1] {
-        [("SSL_CERT_FILE", self.0.path().join(file).display().to_string())]
+        [("SSL_CERT_FILE", self.path(file).display().to_string())]
     }
 }
 
@@ -64,9 +74,20 @@ pub struct Tls {
 impl Tls {
     /// Starts a Redis with new certificates.
     pub fn start() -> Self {
+        Tls::start_with(&[])
+    }
+
+    /// Starts a Redis that accepts clients with a certificate of its authority only.
+    pub fn start_mutual() -> Self {
+        Tls::start_with(&["--tls-auth-clients", "yes"])
+    }
+
+    fn start_with(extra: &[&str]) -> Self {
         let certificates = Certificates::generate();
-        let redis =
-            Redis::on_ports(|[port, ..]| server_arguments([certificates.arguments(port), no_plain_port()].concat()));
+        let redis = Redis::on_ports(|[port, ..]| {
+            let extra = extra.iter().map(|&word| word.to_owned()).collect();
+            server_arguments([certificates.arguments(port), no_plain_port(), extra].concat())
+        });
         Tls { redis, certificates }
     }
 

@@ -48,7 +48,7 @@ struct LogBranches {
 async fn open(url: &str, prefix: &str) -> Arc<Store> {
     let open = StoreOptions {
         url,
-        password: None,
+        credentials: &Arc::default(),
         prefix,
         partitions: 16,
         eviction: Eviction::Refused,
