@@ -102,6 +102,7 @@ fn check_network(config: &Config, top: &mut Reader<'_>) {
     needs("tls_key", has_key, "tls_cert", has_certificate);
     needs("client_ca", config.client_ca.is_some(), "tls_cert and tls_key", has_tls);
     needs("client_ca", config.client_ca.is_some(), "callers", has_callers);
+    needs("audit_required", config.audit_required, "audit_file", config.audit_file.is_some());
     needs("client_crl", config.client_crl.is_some(), "client_ca", config.client_ca.is_some());
     if !config.listen.ip().is_loopback() && !config.insecure {
         const OTHERWISE: &str = ", because it is not a loopback address (insecure permits it without)";

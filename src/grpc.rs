@@ -4,6 +4,7 @@
 //! streams whose clients do not read.
 
 mod access;
+mod audit;
 mod layers;
 mod parse;
 mod render;
@@ -17,9 +18,11 @@ use tonic::{Request, Response, Status};
 use crate::{
     pb::{self, service::session_service_server::SessionService},
     service::{self, Error, Service},
+    session::Session,
     store,
 };
 
+use audit::Found;
 use layers::CallContext;
 pub use layers::{
     Admission, CallLimits, CallService, Gate, HealthService, MAX_HEALTH_WATCHES, MAX_MESSAGE_BYTES,
@@ -37,16 +40,21 @@ pub struct Grpc {
     pub service: Service,
 }
 
-/// Returns the context that [`CallService`] adds to every request.
-fn context<T>(request: &Request<T>) -> CallContext {
+/// Returns the context that [`CallService`] adds to every request, and the message.
+fn open<T>(mut request: Request<T>) -> (CallContext, T) {
     #[expect(clippy::expect_used, reason = "the server adds this service only inside of CallService")]
-    request.extensions().get::<CallContext>().expect("CallService adds the context").clone()
+    let context = request.extensions_mut().remove::<CallContext>().expect("CallService adds the context");
+    (context, request.into_inner())
 }
 
 /// Returns the result of a read, or STORE_TIMEOUT at the deadline: a read applies nothing.
-async fn read_within<T>(deadline: Instant, read: impl Future<Output = Result<T, Error>>) -> Result<T, Status> {
-    let result = timeout_at(deadline, read).await.unwrap_or(Err(store::Error::Timeout.into()));
-    result.map_err(status::from_error)
+async fn read_within<T>(deadline: Instant, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout_at(deadline, read).await.unwrap_or(Err(store::Error::Timeout.into()))
+}
+
+/// Describes a call that returned this session.
+fn one(session: &Session) -> Found {
+    Found { id: Some(session.name.id), ..Found::default() }
 }
 
 #[tonic::async_trait]
@@ -55,9 +63,10 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::CreateSessionRequest>,
     ) -> Result<Response<pb::CreateSessionResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::create(request.into_inner(), &requester.caller, &self.service)?;
-        let (session, token) = self.service.create(call, deadline).await.map_err(status::from_error)?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::create(request, &audit.requester.caller, &self.service)?;
+        let line = audit.begin(&call)?;
+        let (session, token) = line.end(self.service.create(call, deadline).await, |(session, _)| one(session))?;
         let token = token.map_or_else(String::new, |token| token.reveal());
         Ok(Response::new(pb::CreateSessionResponse { session: Some(render::session(session)?), token }))
     }
@@ -66,9 +75,10 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::GetSessionRequest>,
     ) -> Result<Response<pb::GetSessionResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::get(request.into_inner(), &requester.caller)?;
-        let (session, token_state) = self.service.get(call, deadline).await.map_err(status::from_error)?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::get(request, &audit.requester.caller)?;
+        let line = audit.begin(&call)?;
+        let (session, token_state) = line.end(self.service.get(call, deadline).await, |(session, _)| one(session))?;
         let token_state = pb::TokenState::from(token_state);
         let session = Some(render::session(session)?);
         Ok(Response::new(pb::GetSessionResponse { session, token_state: token_state.into() }))
@@ -78,9 +88,10 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::UpdateSessionRequest>,
     ) -> Result<Response<pb::UpdateSessionResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::update(request.into_inner(), &requester.caller, &self.service)?;
-        let session = self.service.update(call, deadline).await.map_err(status::from_error)?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::update(request, &audit.requester.caller, &self.service)?;
+        let line = audit.begin(&call)?;
+        let session = line.end(self.service.update(call, deadline).await, one)?;
         Ok(Response::new(pb::UpdateSessionResponse { session: Some(render::session(session)?) }))
     }
 
@@ -88,9 +99,10 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::TouchSessionRequest>,
     ) -> Result<Response<pb::TouchSessionResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::touch(request.into_inner(), &requester.caller)?;
-        let (session, _) = self.service.get(call, deadline).await.map_err(status::from_error)?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::touch(request, &audit.requester.caller)?;
+        let line = audit.begin(&call)?;
+        let (session, _) = line.end(self.service.get(call, deadline).await, |(session, _)| one(session))?;
         Ok(Response::new(pb::TouchSessionResponse { expire_time: session.expires().map(render::timestamp) }))
     }
 
@@ -98,9 +110,10 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::RotateSessionRequest>,
     ) -> Result<Response<pb::RotateSessionResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::rotate(request.into_inner(), &requester.caller, &self.service)?;
-        let (session, token) = self.service.rotate(call, deadline).await.map_err(status::from_error)?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::rotate(request, &audit.requester.caller, &self.service)?;
+        let line = audit.begin(&call)?;
+        let (session, token) = line.end(self.service.rotate(call, deadline).await, |(session, _)| one(session))?;
         let token = token.map_or_else(String::new, |token| token.reveal());
         Ok(Response::new(pb::RotateSessionResponse { session: Some(render::session(session)?), token }))
     }
@@ -109,9 +122,10 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::DeleteSessionRequest>,
     ) -> Result<Response<pb::DeleteSessionResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::delete(request.into_inner(), &requester.caller)?;
-        let deleted = self.service.delete(call, deadline).await.map_err(status::from_error)?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::delete(request, &audit.requester.caller)?;
+        let line = audit.begin(&call)?;
+        let deleted = line.end(self.service.delete(call, deadline).await, |deleted| Found::sessions(*deleted))?;
         Ok(Response::new(pb::DeleteSessionResponse { deleted }))
     }
 
@@ -119,9 +133,11 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::DeleteSubjectSessionsRequest>,
     ) -> Result<Response<pb::DeleteSubjectSessionsResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::delete_subject_sessions(request.into_inner(), &requester.caller)?;
-        let deleted = self.service.delete_subject_sessions(call, deadline).await.map_err(status::from_error)?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::delete_subject_sessions(request, &audit.requester.caller)?;
+        let line = audit.begin(&call)?;
+        let deleted = self.service.delete_subject_sessions(call, deadline).await;
+        let deleted = line.end(deleted, |deleted| Found::sessions(*deleted))?;
         let deleted_count = i32::try_from(deleted).unwrap_or(i32::MAX);
         Ok(Response::new(pb::DeleteSubjectSessionsResponse { deleted_count }))
     }
@@ -130,9 +146,11 @@ impl SessionService for Grpc {
         &self,
         request: Request<pb::ListSessionsRequest>,
     ) -> Result<Response<pb::ListSessionsResponse>, Status> {
-        let CallContext { deadline, requester, .. } = context(&request);
-        let call = parse::list(request.into_inner(), &requester.caller, &self.service)?;
-        let page = read_within(deadline, self.service.list(&call, deadline)).await?;
+        let (CallContext { deadline, audit, .. }, request) = open(request);
+        let call = parse::list(request, &audit.requester.caller, &self.service)?;
+        let line = audit.begin(&call)?;
+        let page = read_within(deadline, self.service.list(&call, deadline)).await;
+        let page = line.end(page, |page| Found::sessions(page.sessions.len() as u64))?;
         let sessions = page.sessions.into_iter().map(render::session).collect::<Result<_, _>>()?;
         let next_page_token = page.next.map_or_else(String::new, |next| next.encode(&call.scope));
         Ok(Response::new(pb::ListSessionsResponse { sessions, next_page_token }))
@@ -141,11 +159,13 @@ impl SessionService for Grpc {
     type WatchStream = WatchStream;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        let CallContext { deadline, metrics, requester } = context(&request);
-        let (call, view) = parse::watch(request.into_inner(), &requester.caller)?;
-        let stream =
-            service::WatchStream { reset: stream::reset_handle(), requester, budget: stream::connection_budget() };
-        let subscription = read_within(deadline, self.service.watch(call, stream)).await?;
+        let (CallContext { deadline, metrics, audit }, request) = open(request);
+        let (call, view) = parse::watch(request, &audit.requester.caller)?;
+        let line = audit.begin(&call)?;
+        let (reset, budget) = (stream::reset_handle(), stream::connection_budget());
+        let stream = service::WatchStream { reset, requester: audit.requester, budget };
+        let subscription = read_within(deadline, self.service.watch(call, stream)).await;
+        let subscription = line.end(subscription, |_| Found::default())?;
         Ok(Response::new(watch_stream::stream(subscription, view, self.service.store.clone(), metrics)))
     }
 }

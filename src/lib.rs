@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`session`] and [`redis`] → [`store`] → [`feed`] → [`cache`], [`watch`] → [`service`] → [`grpc`] → [`server`]. Each module
-//! imports only modules to its left, and [`auth`], which imports [`session`] only; the [`workers`] import [`feed`], not
+//! imports only modules to its left, and [`auth`], which imports [`session`] only; [`grpc`] and [`server`] write to the [`audit_log`]; the [`workers`] import [`feed`], not
 //! [`watch`]. [`config`], [`observe`], [`embedded`], [`moment`], [`tasks`] and [`pb`] are leaves: the process around the service.
 //! [`cli`] is a client; it depends on the proto files, the Rust client and the form of API keys only.
 
@@ -45,6 +45,7 @@
     )
 )]
 
+pub mod audit_log;
 pub mod auth;
 pub mod cache;
 pub mod cli;

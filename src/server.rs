@@ -28,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit_log::{AuditLog, Event, Outcome, Requirement, Target},
     config::Config,
     embedded::Embedded,
     feed::Feed,
@@ -72,6 +73,9 @@ pub enum Error {
     /// The process may open too few file descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    AuditLog(#[from] crate::audit_log::Unusable),
     /// A file with credentials cannot be used.
     #[error(transparent)]
     Credentials(#[from] UnusableFile),
@@ -126,8 +130,9 @@ pub async fn run(
     tasks.spawn("admin port", admin::serve(listeners.metrics, metrics.clone(), readiness.subscribe()));
 
     let policies = Arc::new(config.policies());
+    let audit_log = Arc::new(start_audit_log(&config, &metrics)?);
     let Credentials { authenticator, tls, redis, files } = Credentials::load(&config, &metrics)?;
-    tasks.spawn("reload of credentials", reload::run(files, reload, metrics.clone()));
+    tasks.spawn("reload of credentials", reload::run(files, reload, metrics.clone(), audit_log.clone()));
 
     // Start: the embedded Redis, the store, the feed with its consumers, the workers.
     let (mut embedded, backend) = tokio::select! {
@@ -150,15 +155,17 @@ pub async fn run(
     let stop_accepting = CancellationToken::new();
     let places = Arc::new(Semaphore::new(MAX_HEALTH_WATCHES));
     let health_service = HealthService { inner: health_service, places, drain: stop_accepting.clone() };
-    let services = services(service.clone(), health_service, &config, metrics.clone(), suspensions);
+    let services = services(service.clone(), health_service, &config, metrics.clone(), suspensions, audit_log.clone());
     let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
     let acceptor = Acceptor { port: "gRPC", listener, max_connections };
     let (limits, max_age) = (config.limits.clone(), config.max_connection_age);
     let largest_response = grpc::largest_response(&service.policies);
-    let admission = Arc::new(Admission::new(authenticator, limits.calls, limits.unauthenticated_connections));
+    let admission =
+        Arc::new(Admission::new(authenticator, audit_log.clone(), limits.calls, limits.unauthenticated_connections));
     let connections = Connections { acceptor, services, admission, tls, limits, largest_response, max_age, metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
+    audit_log.note(Event::SysStartup, Target::default(), Outcome::Ok, None);
     let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
     let failed = {
         let mut failure = std::pin::pin!(first_failure(&mut tasks, serving.as_mut(), &mut embedded));
@@ -183,6 +190,7 @@ pub async fn run(
     if failed.is_none() {
         serving.await;
     }
+    audit_log.close().await;
     tasks.stop().await;
     store.close().await;
     if let Some(embedded) = embedded {
@@ -190,6 +198,15 @@ pub async fn run(
     }
     tracing::info!("stopped");
     failed.map_or(Ok(()), |name| Err(Error::Task(name)))
+}
+
+/// Starts the audit log that the configuration names.
+fn start_audit_log(config: &Config, metrics: &Arc<Metrics>) -> Result<AuditLog, Error> {
+    let requirement = if config.audit_required { Requirement::Required } else { Requirement::Optional };
+    match &config.audit_file {
+        Some(path) => Ok(AuditLog::start(path, requirement, metrics.clone())?),
+        None => Ok(AuditLog::default()),
+    }
 }
 
 /// Starts the embedded Redis, if no other one is configured, and opens the store.

@@ -1,5 +1,6 @@
 //! All integration tests of the service except the model, linearizability and robustness tests, as one binary.
 
+mod audit;
 mod bad_input;
 mod bad_keys;
 mod broken_keys;

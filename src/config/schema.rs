@@ -43,6 +43,10 @@ settings! {
         /// Path of the file with the callers, their credentials and their grants ([callers](callers.md)). With it every call
         /// needs a credential.
         Flag callers: Option<PathBuf> = None, optional(path(), "every caller may do everything");
+        /// Path of the [audit log](audit.md), or `stderr`.
+        Flag audit_file: Option<PathBuf> = None, optional(path(), "no audit log");
+        /// Whether calls that need a line in the audit log are refused while it cannot be written.
+        Flag audit_required: bool = false, boolean();
         /// Whether the server offers reflection, with which grpcurl needs no proto files.
         Flag reflection: Option<bool> = None, optional(boolean(), "true on a loopback address, false on others");
         /// URL of Redis: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, `redis+unix:///path`,

@@ -17,7 +17,7 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, tim
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Request, Response, header::USER_AGENT};
 use http_body::Body as HttpBody;
 use http_body_util::Full;
 use tokio::{
@@ -26,8 +26,12 @@ use tokio::{
 };
 use tonic::{Code, Status, body::Body};
 
-use super::{status, stream};
-use crate::{auth::Requester, observe::Metrics};
+use super::{audit::CallAudit, status, stream};
+use crate::{
+    audit_log::AuditLog,
+    auth::{Peer, Requester},
+    observe::Metrics,
+};
 
 pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
 pub use gate::{Admission, Gate};
@@ -74,8 +78,17 @@ pub(super) struct CallContext {
     pub deadline: Instant,
     /// Counts the call once it has ended.
     pub metrics: CallMetrics,
-    /// Caller that the gate found.
+    /// Caller that the gate found, and the audit log.
+    pub audit: CallAudit,
+}
+
+/// Caller and client of a request that the gate admitted. It adds them to the extensions of the request.
+#[derive(Clone)]
+pub(super) struct Admitted {
+    /// Caller.
     pub requester: Requester,
+    /// Client of the connection.
+    pub peer: Arc<Peer>,
 }
 
 /// Limits of every call.
@@ -106,6 +119,8 @@ pub struct CallService<S> {
     pub response_budget: Arc<Semaphore>,
     /// Suspensions of the process.
     pub suspensions: Arc<Suspensions>,
+    /// Audit log of the server.
+    pub audit_log: Arc<AuditLog>,
 }
 
 impl<S, B> hyper::service::Service<Request<B>> for CallService<S>
@@ -141,7 +156,8 @@ where
     ) -> Result<Response<ResponseBody>, Status> {
         let (mut parts, body) = request.into_parts();
         // The gate adds it. A request that did not pass the gate has no caller.
-        let requester = parts.extensions.remove::<Requester>().ok_or_else(status::credentials_invalid)?;
+        let admitted = parts.extensions.remove::<Admitted>().ok_or_else(status::credentials_invalid)?;
+        let Admitted { requester, peer } = admitted;
         if requester.credential.is_some() {
             metrics.set_caller(&requester.caller.name);
         }
@@ -160,14 +176,22 @@ where
             }
             None => None,
         };
-        parts.extensions.insert(CallContext { deadline, metrics: metrics.clone(), requester });
+        let user_agent = parts.headers.get(USER_AGENT).cloned();
+        let audit = CallAudit { log: self.audit_log.clone(), peer, requester, user_agent, method: method.name };
+        parts.extensions.insert(CallContext { deadline, metrics: metrics.clone(), audit: audit.clone() });
         let call = self.inner.call(Request::from_parts(parts, Full::new(message)));
         let response = AssertUnwindSafe(call).catch_unwind().await.map_err(|_| status::panicked())?;
         let Ok(response) = response;
         match Status::from_header_map(response.headers()) {
             // tonic returns INTERNAL for a message that it cannot decode. The service itself never returns INTERNAL.
             Some(status) if status.code() == Code::Internal => return Err(status::malformed_message(status.message())),
-            Some(status) => metrics.finish(status.code()),
+            Some(status) => {
+                if status.code() == Code::PermissionDenied {
+                    self.metrics.network.count_refusal("grant_missing");
+                    audit.refuse(&status);
+                }
+                metrics.finish(status.code());
+            }
             // The stream finishes the metrics at its end.
             None if method.content == Content::Stream => {}
             None => {
@@ -205,12 +229,14 @@ mod tests {
             message_budget: Arc::new(Semaphore::new(100)),
             response_budget: Arc::new(Semaphore::new(100)),
             suspensions: Arc::new(Suspensions::new()),
+            audit_log: Arc::default(),
         };
         let body = Full::new(Bytes::from_static(&[0; 5]));
         let mut request = Request::post("/sessiond.v1.SessionService/CreateSession").body(body).unwrap();
         let authenticator = crate::auth::Authenticator::new(None, None);
         let requester = authenticator.authenticate(request.headers(), None, std::time::SystemTime::now()).unwrap();
-        request.extensions_mut().insert(requester);
+        let peer = Arc::new(Peer::new(([127, 0, 0, 1], 1).into(), None, None));
+        request.extensions_mut().insert(Admitted { requester, peer });
         let call = async {
             let response = Service::call(&service, request).await.unwrap();
             let status = Status::from_header_map(response.headers()).unwrap();

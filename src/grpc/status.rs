@@ -177,6 +177,12 @@ pub(super) fn responses_unread() -> Status {
     overloaded_with("too many responses are being made, or wait for clients that do not read; nothing was applied")
 }
 
+/// Returns the status for a call whose line in the audit log is required and cannot be written.
+pub(super) fn audit_unavailable() -> Status {
+    let text = "the audit log, which this call requires, cannot be written; nothing was applied; check its disk";
+    StatusBuilder::new(Code::Unavailable, ErrorReason::AuditUnavailable, text).retry_after(LONG_DELAY).build()
+}
+
 /// Returns the status for a stream of this kind above its limit.
 pub(super) fn too_many_streams(kind: &str) -> Status {
     overloaded_with(&format!("too many {kind} streams are open; retry later"))

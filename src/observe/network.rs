@@ -43,6 +43,11 @@ struct LimitLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallerLabels {
     caller: Arc<str>,
     code: &'static str,
@@ -67,6 +72,9 @@ pub struct NetworkMetrics {
     closed: Family<ReasonLabel, Counter>,
     caller_requests: Family<CallerLabels, Counter>,
     key_uses: Family<KeyLabels, Gauge>,
+    audit_healthy: Gauge,
+    audit_lines: Family<ClassLabel, Counter>,
+    audit_lines_lost: Counter,
 }
 
 impl NetworkMetrics {
@@ -93,6 +101,13 @@ impl NetworkMetrics {
         r.register("caller_requests", help, self.caller_requests.clone());
         let help = "Time of the last call with an API key; a key whose time no longer moves can be removed";
         r.register_with_unit("caller_key_last_used_timestamp", help, Unit::Seconds, self.key_uses.clone());
+        let help = "0 if the audit log cannot be written and its lines wait, else 1, also without an audit log";
+        self.audit_healthy.set(1);
+        r.register("audit_healthy", help, self.audit_healthy.clone());
+        let help = "Lines of the audit log by class";
+        r.register("audit_lines", help, self.audit_lines.clone());
+        let help = "Lines of the audit log that were lost, because too many waited to be written";
+        r.register("audit_lines_lost", help, self.audit_lines_lost.clone());
     }
 
     /// Counts a TLS handshake.
@@ -144,6 +159,21 @@ impl NetworkMetrics {
     /// Notes that a key was used at this time.
     pub fn note_key_use(&self, caller: &Arc<str>, key: String, now: SystemTime) {
         self.key_uses.get_or_create(&KeyLabels { caller: caller.clone(), key }).set(seconds(now));
+    }
+
+    /// Sets whether the audit log can be written.
+    pub fn set_audit_healthy(&self, is_healthy: bool) {
+        self.audit_healthy.set(is_healthy.into());
+    }
+
+    /// Counts a line of the audit log.
+    pub fn count_audit_line(&self, class: &'static str) {
+        self.audit_lines.get_or_create(&ClassLabel { class }).inc();
+    }
+
+    /// Counts a line of the audit log that is lost.
+    pub fn count_lost_audit_line(&self) {
+        self.audit_lines_lost.inc();
     }
 
     /// Removes a key, which no caller has any more.

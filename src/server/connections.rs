@@ -24,6 +24,7 @@ use super::{
     write_buffer::{SocketFailure, WriteBuffer},
 };
 use crate::{
+    audit_log::{Actor, AuditLog, Class, Event, Line, Outcome, Source},
     auth::Peer,
     config::Limits,
     grpc::{Admission, Gate},
@@ -129,7 +130,7 @@ impl Connections {
             let Some(Some(opened)) = opened else { return };
             let opened = opened.unwrap_or(Err(HandshakeFailure("timeout")));
             if tls.is_some() {
-                metrics.network.count_handshake(opened.as_ref().err().map_or("ok", |failure| failure.0));
+                note_handshake(&metrics, &admission.audit_log, address, opened.as_ref().err());
             }
             let Ok(Opened { socket, certificate, first_bytes }) = opened else { return };
             let peer = Arc::new(Peer::new(address, certificate, place));
@@ -170,6 +171,19 @@ async fn pass(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Counts a handshake; one with a client certificate that is not accepted in the audit log, too.
+fn note_handshake(metrics: &Metrics, audit_log: &AuditLog, address: SocketAddr, failure: Option<&HandshakeFailure>) {
+    let result = failure.map_or("ok", |failure| failure.0);
+    metrics.network.count_handshake(result);
+    if result.starts_with("certificate_") || result == "crl_unknown" {
+        audit_log.refuse(Source::network_of(address.ip()), || {
+            let actor = Actor { peer: Some(address.to_string()), ..Actor::default() };
+            let line = Line::new(Class::Refusal, Event::AuthnFail, Outcome::Failed, SystemTime::now());
+            Line { actor, reason: Some(result.to_owned()), ..line }
+        });
     }
 }
 

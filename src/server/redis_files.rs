@@ -1,6 +1,10 @@
 //! Password and TLS of the connections to Redis, from their files.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use zeroize::Zeroizing;
@@ -92,7 +96,7 @@ impl RedisFiles {
 }
 
 /// Reads a password: the content of the file without the end of its only line.
-fn password(path: &PathBuf) -> Result<Zeroizing<String>, UnusableFile> {
+fn password(path: &Path) -> Result<Zeroizing<String>, UnusableFile> {
     let content = Zeroizing::new(file::read(path)?);
     let text = std::str::from_utf8(&content).map_err(|_| UnusableFile::new(path, "is not UTF-8"))?;
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));

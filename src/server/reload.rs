@@ -13,7 +13,11 @@ use std::{
 use tokio::{sync::Notify, time::sleep};
 
 use super::file::UnusableFile;
-use crate::{observe::Metrics, tasks::run_blocking};
+use crate::{
+    audit_log::{AuditLog, Event, Outcome, Target},
+    observe::Metrics,
+    tasks::run_blocking,
+};
 
 /// Time between two checks of all files.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -87,7 +91,7 @@ impl FileSet {
     }
 
     /// Reads the files again if one has changed, or if the last reading failed.
-    fn check(&mut self, metrics: &Metrics) {
+    fn check(&mut self, metrics: &Metrics, audit_log: &AuditLog) {
         let state = states(&self.files);
         if self.problem.is_none() && state == self.state {
             return;
@@ -98,6 +102,7 @@ impl FileSet {
             Ok(()) => {
                 self.problem = None;
                 tracing::info!(files, "credentials reloaded");
+                note(audit_log, files, Outcome::Ok, None);
                 self.note_success(metrics);
             }
             Err(error) => {
@@ -110,6 +115,7 @@ impl FileSet {
                         problem,
                         "cannot reload credentials; the ones from before stay in force"
                     );
+                    note(audit_log, files, Outcome::Failed, Some(problem.clone()));
                     self.problem = Some(problem);
                 }
             }
@@ -123,17 +129,23 @@ impl FileSet {
     }
 }
 
+/// Writes a line about a reload of these files into the audit log.
+fn note(audit_log: &AuditLog, files: String, outcome: Outcome, reason: Option<String>) {
+    let target = Target { method: Some("reload"), files: Some(files), ..Target::default() };
+    audit_log.note(Event::PrivilegePermissionsChanged, target, outcome, reason);
+}
+
 /// Checks all files every [`POLL_INTERVAL`], and at once when `now` is notified. Never returns.
-pub(super) async fn run(mut sets: Vec<FileSet>, now: Arc<Notify>, metrics: Arc<Metrics>) {
+pub(super) async fn run(mut sets: Vec<FileSet>, now: Arc<Notify>, metrics: Arc<Metrics>, audit_log: Arc<AuditLog>) {
     sets.iter().for_each(|set| set.note_success(&metrics));
     loop {
         tokio::select! {
             () = sleep(POLL_INTERVAL) => {}
             () = now.notified() => {}
         }
-        let metrics = metrics.clone();
+        let (metrics, audit_log) = (metrics.clone(), audit_log.clone());
         sets = run_blocking(move || {
-            sets.iter_mut().for_each(|set| set.check(&metrics));
+            sets.iter_mut().for_each(|set| set.check(&metrics, &audit_log));
             sets
         })
         .await;

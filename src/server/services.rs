@@ -14,6 +14,7 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tower::Service as _;
 
 use crate::{
+    audit_log::AuditLog,
     config::Config,
     grpc::{
         self, CallLimits, CallService, Gate, Grpc, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
@@ -98,6 +99,7 @@ pub(super) fn services<H>(
     config: &Config,
     metrics: Arc<Metrics>,
     suspensions: Arc<Suspensions>,
+    audit_log: Arc<AuditLog>,
 ) -> Services
 where
     H: tower::Service<
@@ -136,6 +138,7 @@ where
         message_budget: Arc::new(Semaphore::new(MAX_TOTAL_MESSAGE_BYTES)),
         response_budget: Arc::new(Semaphore::new(usize::try_from(limits.response_bytes).unwrap_or(usize::MAX))),
         suspensions,
+        audit_log,
     };
     let mut routes = Routes::builder();
     routes.add_service(health);

@@ -5,14 +5,15 @@ use std::{sync::Arc, time::SystemTime};
 
 use http::{
     Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, ORIGIN},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
 };
 use tonic::{Status, body::Body};
 
-use super::{CallMetrics, Method};
+use super::{Admitted, CallMetrics, Method};
 use crate::{
+    audit_log::{AuditLog, Class, Event, Line, Outcome, Source, Target},
     auth::{Authenticator, InUse, Load, Peer, Requester, Unauthenticated},
-    grpc::status,
+    grpc::{audit::actor_of, status},
     observe::Metrics,
 };
 
@@ -33,6 +34,8 @@ pub struct Admission {
     pub authenticator: Arc<Authenticator>,
     /// Connections without a valid credential.
     pub unauthenticated: Arc<Unauthenticated>,
+    /// Log of refusals.
+    pub audit_log: Arc<AuditLog>,
     /// Calls in flight of all callers.
     load: Arc<Load>,
     /// Maximum number of calls in flight. One caller gets at most half.
@@ -41,9 +44,14 @@ pub struct Admission {
 
 impl Admission {
     /// Admits this many calls in flight, and this many connections without a valid credential.
-    pub fn new(authenticator: Arc<Authenticator>, max_calls: usize, max_unauthenticated: usize) -> Self {
+    pub fn new(
+        authenticator: Arc<Authenticator>,
+        audit_log: Arc<AuditLog>,
+        max_calls: usize,
+        max_unauthenticated: usize,
+    ) -> Self {
         let unauthenticated = Arc::new(Unauthenticated::new(max_unauthenticated));
-        Admission { authenticator, unauthenticated, load: Arc::default(), max_calls }
+        Admission { authenticator, unauthenticated, audit_log, load: Arc::default(), max_calls }
     }
 }
 
@@ -65,6 +73,7 @@ impl Gate {
     pub fn admit<B>(&self, request: &mut Request<B>) -> Result<CallPlace, Box<Response<Body>>> {
         if let Some((code, reason)) = refused_as_http(request.headers()) {
             self.metrics.network.count_refusal(reason);
+            self.note_refusal(request, Event::AuthzFail, reason);
             return Err(Box::new(refusal(code)));
         }
         if request.uri().path() == HEALTH_CHECK {
@@ -75,7 +84,7 @@ impl Gate {
             Ok(requester) => {
                 self.note_authentication(&requester, now);
                 let place = self.place_for(&requester).map_err(|status| Box::new(self.refuse(request, status)))?;
-                request.extensions_mut().insert(requester);
+                request.extensions_mut().insert(Admitted { requester, peer: self.peer.clone() });
                 Ok(place)
             }
             Err(refusal) => {
@@ -86,6 +95,7 @@ impl Gate {
                 };
                 self.metrics.network.count_authentication(by, refusal.name());
                 self.metrics.network.count_refusal("credentials_invalid");
+                self.note_refusal(request, Event::AuthnFail, refusal.name());
                 Err(Box::new(self.refuse(request, status::credentials_invalid())))
             }
         }
@@ -106,6 +116,17 @@ impl Gate {
             return Err(status::too_many_calls("this caller"));
         };
         Ok([Some(of_server), Some(of_caller)])
+    }
+
+    /// Counts a refusal in the audit log.
+    fn note_refusal<B>(&self, request: &Request<B>, event: Event, reason: &str) {
+        self.admission.audit_log.refuse(Source::network_of(self.peer.address.ip()), || {
+            let line = Line::new(Class::Refusal, event, Outcome::Failed, SystemTime::now());
+            let method = Method::of_path(request.uri().path()).map(|method| method.name);
+            let target = Target { method, ..Target::default() };
+            let actor = actor_of(&self.peer, request.headers().get(USER_AGENT));
+            Line { actor, target, reason: Some(reason.to_owned()), ..line }
+        });
     }
 
     /// Returns the response with this status, and counts it.

@@ -105,6 +105,9 @@ const (
 	// is shorter, and forgets none of them in that time. The request was not applied. Retry after the delay in RetryInfo,
 	// with the same request_id, or use fewer request ids per session.
 	ErrorReason_ERROR_REASON_REQUEST_ID_LIMIT ErrorReason = 27
+	// UNAVAILABLE: the server must write a line about this call into its audit log, and cannot. The request was not applied.
+	// Calls that only read, touch or change a session by its token have no line. Retry after the delay in RetryInfo.
+	ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE ErrorReason = 28
 )
 
 // Enum value maps for ErrorReason.
@@ -138,6 +141,7 @@ var (
 		25: "ERROR_REASON_COMPRESSION_UNSUPPORTED",
 		26: "ERROR_REASON_METADATA_TOO_LARGE",
 		27: "ERROR_REASON_REQUEST_ID_LIMIT",
+		28: "ERROR_REASON_AUDIT_UNAVAILABLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":             0,
@@ -168,6 +172,7 @@ var (
 		"ERROR_REASON_COMPRESSION_UNSUPPORTED": 25,
 		"ERROR_REASON_METADATA_TOO_LARGE":      26,
 		"ERROR_REASON_REQUEST_ID_LIMIT":        27,
+		"ERROR_REASON_AUDIT_UNAVAILABLE":       28,
 	}
 )
 
@@ -202,7 +207,7 @@ var File_sessiond_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_sessiond_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1esessiond/v1/error_reason.proto\x12\vsessiond.v1*\xc6\a\n" +
+	"\x1esessiond/v1/error_reason.proto\x12\vsessiond.v1*\xea\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_FIELD_INVALID\x10\x01\x12\"\n" +
@@ -232,7 +237,8 @@ const file_sessiond_v1_error_reason_proto_rawDesc = "" +
 	"\x1bERROR_REASON_METHOD_UNKNOWN\x10\x18\x12(\n" +
 	"$ERROR_REASON_COMPRESSION_UNSUPPORTED\x10\x19\x12#\n" +
 	"\x1fERROR_REASON_METADATA_TOO_LARGE\x10\x1a\x12!\n" +
-	"\x1dERROR_REASON_REQUEST_ID_LIMIT\x10\x1bBS\n" +
+	"\x1dERROR_REASON_REQUEST_ID_LIMIT\x10\x1b\x12\"\n" +
+	"\x1eERROR_REASON_AUDIT_UNAVAILABLE\x10\x1cBS\n" +
 	"\x0fdev.sessiond.v1P\x01Z>github.com/sessiond/sessiond/clients/go/sessiond/v1;sessiondv1b\x06proto3"
 
 var (

@@ -82,6 +82,9 @@ pub enum ErrorReason {
     /// is shorter, and forgets none of them in that time. The request was not applied. Retry after the delay in RetryInfo,
     /// with the same request_id, or use fewer request ids per session.
     RequestIdLimit = 27,
+    /// UNAVAILABLE: the server must write a line about this call into its audit log, and cannot. The request was not applied.
+    /// Calls that only read, touch or change a session by its token have no line. Retry after the delay in RetryInfo.
+    AuditUnavailable = 28,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -118,6 +121,7 @@ impl ErrorReason {
             Self::CompressionUnsupported => "ERROR_REASON_COMPRESSION_UNSUPPORTED",
             Self::MetadataTooLarge => "ERROR_REASON_METADATA_TOO_LARGE",
             Self::RequestIdLimit => "ERROR_REASON_REQUEST_ID_LIMIT",
+            Self::AuditUnavailable => "ERROR_REASON_AUDIT_UNAVAILABLE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -151,6 +155,7 @@ impl ErrorReason {
             "ERROR_REASON_COMPRESSION_UNSUPPORTED" => Some(Self::CompressionUnsupported),
             "ERROR_REASON_METADATA_TOO_LARGE" => Some(Self::MetadataTooLarge),
             "ERROR_REASON_REQUEST_ID_LIMIT" => Some(Self::RequestIdLimit),
+            "ERROR_REASON_AUDIT_UNAVAILABLE" => Some(Self::AuditUnavailable),
             _ => None,
         }
     }

@@ -1,0 +1,306 @@
+//! Lines of the audit log about calls: what each call is, who makes it, and its outcome.
+
+use std::{sync::Arc, time::SystemTime};
+
+use data_encoding::HEXLOWER;
+use http::HeaderValue;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::status;
+use crate::{
+    audit_log::{Actor, AuditLog, Class, Event, Line, Outcome, Place, Source, Target, user_agent},
+    auth::{CertificateNames, Peer, Requester},
+    pb,
+    service::{
+        Create, Delete, DeleteSubjectSessions, Error, Get, Key, List, PresentedToken, Rotate, Update, Watch, WatchKeys,
+    },
+    session::{Cause, Namespace, RequestId, SessionId},
+};
+
+/// Maximum number of ids in a line.
+const MAX_IDS: usize = 64;
+
+/// What the audit log says about a call.
+pub(super) struct Action {
+    /// Class and event. None: the call uses a token; only a refused use has a line.
+    kind: Option<(Class, Event)>,
+    namespace: Namespace,
+    /// Whether the key is a token.
+    has_token: bool,
+    /// Ids in the key. Empty: the call names none.
+    ids: Vec<SessionId>,
+    subject: Option<String>,
+    cause: Option<Cause>,
+    request: Option<RequestId>,
+}
+
+impl Action {
+    fn new(kind: Option<(Class, Event)>, namespace: &Namespace, ids: Vec<SessionId>) -> Self {
+        let namespace = namespace.clone();
+        Action { kind, namespace, has_token: false, ids, subject: None, cause: None, request: None }
+    }
+
+    /// A call with this key, which has a line of this kind if it acts by id.
+    fn keyed(by_id: (Class, Event), namespace: &Namespace, key: &Key) -> Self {
+        let has_token = matches!(key, Key::Token(_));
+        let kind = if has_token { None } else { Some(by_id) };
+        Action { has_token, ..Action::new(kind, namespace, id_of(key).into_iter().collect()) }
+    }
+
+    fn target(&self, method: &'static str) -> Target {
+        let ids: Vec<_> = self.ids.iter().take(MAX_IDS).map(ToString::to_string).collect();
+        let cause = self.cause.map(|cause| pb::Cause::from(cause).as_str_name().trim_start_matches("CAUSE_"));
+        Target {
+            method: Some(method),
+            namespace: Some(self.namespace.to_string()),
+            id: (!ids.is_empty()).then(|| ids.join(",")),
+            subject: self.subject.clone(),
+            cause,
+            request_id_hash: self.request.as_ref().map(|request| HEXLOWER.encode(&request.id)),
+            files: None,
+        }
+    }
+}
+
+fn id_of(key: &Key) -> Option<SessionId> {
+    match key {
+        Key::Id(id) => Some(*id),
+        Key::Token(token) => id_of_token(token),
+    }
+}
+
+fn id_of_token(token: &PresentedToken) -> Option<SessionId> {
+    token.well_formed().map(crate::session::Token::id)
+}
+
+impl From<&Create> for Action {
+    fn from(call: &Create) -> Self {
+        let ids = call.token.iter().map(crate::session::Token::id).collect();
+        let subject = Some(call.content.subject.clone()).filter(|subject| !subject.is_empty());
+        let action = Action::new(Some((Class::Login, Event::SessionCreated)), &call.namespace, ids);
+        Action { subject, request: call.request, ..action }
+    }
+}
+
+impl From<&Get> for Action {
+    fn from(call: &Get) -> Self {
+        Action::keyed((Class::Admin, Event::SensitiveRead), &call.namespace, &call.key)
+    }
+}
+
+impl From<&Update> for Action {
+    fn from(call: &Update) -> Self {
+        let by_id = (Class::Admin, Event::SensitiveUpdate);
+        let mut action = Action::keyed(by_id, &call.namespace, &call.key);
+        if call.patch.subject.is_some() || call.patch.authentication.is_some() {
+            action.kind = Some((Class::Login, Event::PrivilegePermissionsChanged));
+        }
+        Action { subject: call.patch.subject.clone(), request: call.request, ..action }
+    }
+}
+
+impl From<&Rotate> for Action {
+    fn from(call: &Rotate) -> Self {
+        let ids = id_of_token(&call.token).into_iter().collect();
+        let action = Action::new(Some((Class::Login, Event::SessionRenewed)), &call.namespace, ids);
+        Action { has_token: true, subject: call.patch.subject.clone(), request: call.request, ..action }
+    }
+}
+
+impl From<&Delete> for Action {
+    fn from(call: &Delete) -> Self {
+        let action = Action::keyed((Class::Admin, Event::SessionExpired), &call.namespace, &call.key);
+        let kind = action.kind.or(Some((Class::Login, Event::SessionExpired)));
+        Action { kind, cause: Some(call.cause), request: call.request, ..action }
+    }
+}
+
+impl From<&DeleteSubjectSessions> for Action {
+    fn from(call: &DeleteSubjectSessions) -> Self {
+        let kind = Some((Class::Admin, Event::SessionExpired));
+        let action = Action::new(kind, &call.subject.namespace, Vec::new());
+        Action { subject: Some(call.subject.name.clone()), cause: Some(call.cause), ..action }
+    }
+}
+
+impl From<&List> for Action {
+    fn from(call: &List) -> Self {
+        let kind = Some((Class::Admin, Event::SensitiveRead));
+        let action = Action::new(kind, &call.scope.namespace, Vec::new());
+        Action { subject: call.scope.subject.clone(), ..action }
+    }
+}
+
+impl From<&Watch> for Action {
+    fn from(call: &Watch) -> Self {
+        let read = Some((Class::Admin, Event::SensitiveRead));
+        let new = |kind, ids| Action::new(kind, &call.namespace, ids);
+        match &call.keys {
+            WatchKeys::WholeNamespace => new(read, Vec::new()),
+            WatchKeys::Ids(ids) => new(read, ids.iter().copied().collect()),
+            WatchKeys::Subject(subject) => Action { subject: Some(subject.clone()), ..new(read, Vec::new()) },
+            WatchKeys::Token(token) => {
+                Action { has_token: true, ..new(None, id_of_token(token).into_iter().collect()) }
+            }
+        }
+    }
+}
+
+/// Who makes a call, for the audit log.
+#[derive(Clone)]
+pub(super) struct CallAudit {
+    pub log: Arc<AuditLog>,
+    pub peer: Arc<Peer>,
+    pub requester: Requester,
+    pub user_agent: Option<HeaderValue>,
+    pub method: &'static str,
+}
+
+impl CallAudit {
+    /// Takes the place of the line about this call, before the call. Fails if the line is required and cannot be written.
+    pub(super) fn begin<T>(&self, call: &T) -> Result<PendingLine, Status>
+    where
+        Action: for<'a> From<&'a T>,
+    {
+        if !self.log.is_on() {
+            return Ok(PendingLine(None));
+        }
+        let action = Action::from(call);
+        let place = match action.kind {
+            Some(_) => self.log.take_place().map_err(|_| status::audit_unavailable())?,
+            None => None,
+        };
+        Ok(PendingLine(Some(Box::new(Pending { audit: self.clone(), action, place, is_over: false }))))
+    }
+
+    /// Counts a call for which the caller has no grant.
+    pub(super) fn refuse(&self, status: &Status) {
+        let namespace = status.get_details_error_info().and_then(|info| info.metadata.get("namespace").cloned());
+        self.log.refuse(self.source(), || {
+            let target = Target { method: Some(self.method), namespace, ..Target::default() };
+            self.refusal(Event::AuthzFail, target, reason_of(status))
+        });
+    }
+
+    fn source(&self) -> Source {
+        match self.requester.credential {
+            Some(_) => Source::Caller(self.requester.caller.name.clone()),
+            None => Source::network_of(self.peer.address.ip()),
+        }
+    }
+
+    fn actor(&self) -> Actor {
+        let Requester { caller, credential, .. } = &self.requester;
+        let key = credential.as_ref().and_then(|credential| credential.key_id());
+        Actor {
+            caller: credential.as_ref().map(|_| caller.name.clone()),
+            key: key.map(|key| key.to_string()),
+            ..actor_of(&self.peer, self.user_agent.as_ref())
+        }
+    }
+
+    fn refusal(&self, event: Event, target: Target, reason: Option<String>) -> Line {
+        let line = Line::new(Class::Refusal, event, Outcome::Failed, SystemTime::now());
+        Line { actor: self.actor(), target, reason, ..line }
+    }
+}
+
+/// Returns what is known of a client without a valid credential.
+pub(super) fn actor_of(peer: &Peer, agent: Option<&HeaderValue>) -> Actor {
+    let certificate = peer.certificate.as_ref().map(|certificate| match certificate.names() {
+        CertificateNames::Uri(uri) => uri.to_string(),
+        CertificateNames::Dns(names) => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        CertificateNames::Unusable => "unusable".to_owned(),
+    });
+    Actor {
+        certificate,
+        peer: Some(peer.address.to_string()),
+        user_agent: agent.map(|agent| user_agent(agent.as_bytes())),
+        ..Actor::default()
+    }
+}
+
+/// Line about a call in progress. If it is dropped, the client gave up, and the outcome is unknown. None: the log is off.
+pub(super) struct PendingLine(Option<Box<Pending>>);
+
+struct Pending {
+    audit: CallAudit,
+    action: Action,
+    place: Option<Place>,
+    is_over: bool,
+}
+
+/// What a successful call adds to its line.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Id of the session. None: that of the key.
+    pub id: Option<SessionId>,
+    /// Number of sessions. None: the call is about one.
+    pub count: Option<u64>,
+}
+
+impl Found {
+    /// A call that read or ended this number of sessions.
+    pub(super) fn sessions(count: impl Into<u64>) -> Self {
+        Found { id: None, count: Some(count.into()) }
+    }
+}
+
+impl PendingLine {
+    /// Ends the call: returns its result with the error as a status. `found` describes what a successful one adds to its line.
+    pub(super) fn end<T>(mut self, result: Result<T, Error>, found: impl FnOnce(&T) -> Found) -> Result<T, Status> {
+        let is_stale = matches!(&result, Err(Error::Ended(_) | Error::Rotated));
+        let result = result.map_err(status::from_error);
+        if let Some(pending) = &mut self.0 {
+            pending.is_over = true;
+            match &result {
+                Ok(value) => {
+                    let Found { id, count } = found(value);
+                    pending.action.ids.extend(id.filter(|_| pending.action.ids.is_empty()));
+                    pending.write(Outcome::Ok, None, count);
+                }
+                Err(status) => pending.fail(status, is_stale),
+            }
+        }
+        result
+    }
+}
+
+impl Pending {
+    /// Writes the line of a call that failed. `is_stale`: the session has ended, or the token is superseded.
+    fn fail(&mut self, status: &Status, is_stale: bool) {
+        let reason = reason_of(status);
+        let is_unknown = reason.as_deref() == Some("OUTCOME_UNKNOWN");
+        if is_stale && self.action.has_token {
+            let target = self.action.target(self.audit.method);
+            let line = || self.audit.refusal(Event::SessionUseAfterExpire, target, reason.clone());
+            self.audit.log.refuse(self.audit.source(), line);
+        }
+        self.write(if is_unknown { Outcome::Unknown } else { Outcome::Failed }, reason, None);
+    }
+
+    fn write(&mut self, outcome: Outcome, reason: Option<String>, count: Option<u64>) {
+        let Some((class, event)) = self.action.kind else { return };
+        let actor = self.audit.actor();
+        let target = self.action.target(self.audit.method);
+        let line = Line::new(class, event, outcome, SystemTime::now());
+        self.audit.log.write(self.place.take(), Line { actor, target, reason, count, ..line });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.write(Outcome::Unknown, Some("CANCELLED".to_owned()), None);
+        }
+    }
+}
+
+/// Returns the reason in the ErrorInfo of a status.
+fn reason_of(status: &Status) -> Option<String> {
+    match status.code() {
+        Code::Ok => None,
+        _ => status.get_details_error_info().map(|info| info.reason),
+    }
+}
