@@ -60,10 +60,17 @@ async fn run() -> ExitCode {
         Err(error) => return cli::report_usage(&error, std::env::args_os()),
     };
     match command_line.command {
-        Command::Serve(flags) => match load(&flags) {
-            Ok(config) => serve(config).await,
-            Err(code) => code,
-        },
+        Command::Serve(flags) => {
+            // Before the first secret is read.
+            if let Err(error) = server::forbid_memory_dumps() {
+                cli::print_error(&format!("cannot forbid dumps of the memory: {error}"));
+                return ExitCode::FAILURE;
+            }
+            match load(&flags) {
+                Ok(config) => serve(config).await,
+                Err(code) => code,
+            }
+        }
         Command::Config(flags) => match load(&flags) {
             Ok(config) => cli::print(config.to_toml().trim_end()),
             Err(code) => code,

@@ -9,6 +9,7 @@ mod descriptors;
 mod file;
 mod frame_meter;
 mod health;
+mod memory_dumps;
 mod pem;
 mod redis_files;
 mod reload;
@@ -47,6 +48,7 @@ use descriptors::FileDescriptors;
 pub use descriptors::TooFewDescriptors;
 pub use file::UnusableFile;
 use health::{HealthReport, not_ready};
+pub use memory_dumps::forbid_memory_dumps;
 use services::{MAX_SMALL_MESSAGE_BYTES, services};
 
 /// Maximum number of entries in the log of a partition, of any age and size.

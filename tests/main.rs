@@ -25,6 +25,7 @@ mod feed_reads;
 mod file_descriptors;
 mod golden_records;
 mod grants;
+mod hardening;
 mod index_leaks;
 mod large_events;
 mod library_defaults;

@@ -65,18 +65,20 @@ impl Credential {
     /// Headers of every request.
     pub(super) fn metadata(&self) -> MetadataMap {
         let mut metadata = MetadataMap::new();
+        self.add_to(&mut metadata);
+        metadata
+    }
+
+    fn add_to(&self, metadata: &mut MetadataMap) {
         if let Some(value) = &self.0 {
             metadata.insert("authorization", value.clone());
         }
-        metadata
     }
 }
 
 impl Interceptor for Credential {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
+        self.add_to(request.metadata_mut());
         Ok(request)
     }
 }

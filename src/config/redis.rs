@@ -1,6 +1,7 @@
 //! Kinds of the settings of the connection to Redis, two of which contain secrets.
 
 use toml::Value;
+use zeroize::Zeroizing;
 
 use super::kind::Kind;
 
@@ -9,9 +10,9 @@ const MASK: &str = "****";
 const SCHEMES: [&str; 7] =
     ["redis", "rediss", "redis+unix", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
 
-/// A text that is never printed.
+/// A text that is never printed, and wiped when dropped.
 #[derive(Clone)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl std::ops::Deref for Secret {
     type Target = str;
@@ -29,7 +30,7 @@ impl std::fmt::Debug for Secret {
 
 /// A password. It is never printed.
 pub(super) fn password() -> Kind<Secret> {
-    Kind::new("text", "a text", |value| value.as_str().map(|text| Secret(text.to_owned())), |_| None).secret()
+    Kind::new("text", "a text", |value| value.as_str().map(|text| Secret(text.to_owned().into())), |_| None).secret()
 }
 
 /// Prefix of all keys in Redis. A brace would change the hash tag that assigns a key to its slot.
