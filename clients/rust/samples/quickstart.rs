@@ -1,6 +1,6 @@
 //! One session, two servers: server A writes it, server B reads it and streams its events.
 
-use std::{collections::BTreeMap, env, error::Error, time::Duration};
+use std::{collections::BTreeMap, env, error::Error, fs, time::Duration};
 
 use sessiond_client::v1::{
     AttributeValue, Cause, CreateSessionRequest, DeleteSessionRequest, EventType, GetSessionRequest, Session,
@@ -9,8 +9,10 @@ use sessiond_client::v1::{
 };
 use tokio::time::timeout;
 use tonic::{
-    Code, Streaming,
-    transport::{Channel, Endpoint},
+    Code, Request, Streaming,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 const CONTENT: &str = r#"user_id=1 cart=["item1","item2"]"#;
@@ -74,10 +76,42 @@ async fn quickstart() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn connect(variable: &str) -> Result<SessionServiceClient<Channel>, Box<dyn Error>> {
+/// Connects to a server: with TLS and the API key, if SESSIOND_CA is set.
+async fn connect(
+    variable: &str,
+) -> Result<SessionServiceClient<InterceptedService<Channel, impl Interceptor>>, Box<dyn Error>> {
     let address = env::var(variable).map_err(|_| format!("set {variable} to host:port"))?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.timeout(Duration::from_secs(10));
-    Ok(SessionServiceClient::new(endpoint.connect().await?))
+    let (ca, key) = (file("SESSIOND_CA")?, file("SESSIOND_API_KEY_FILE")?);
+    let endpoint = match ca {
+        Some(pem) => {
+            let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+            Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?
+        }
+        None if key.is_some() => return Err("SESSIOND_API_KEY_FILE needs SESSIOND_CA".into()),
+        None => Endpoint::from_shared(format!("http://{address}"))?,
+    };
+    let channel = endpoint.timeout(Duration::from_secs(10)).connect().await?;
+    let authorization = key.map(|key| bearer(key.trim())).transpose()?;
+    Ok(SessionServiceClient::with_interceptor(channel, move |mut request: Request<()>| {
+        if let Some(value) = &authorization {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }))
+}
+
+/// Header value of an API key. It is sensitive: its `Debug` does not print it.
+fn bearer(key: &str) -> Result<AsciiMetadataValue, Box<dyn Error>> {
+    let mut value = AsciiMetadataValue::try_from(format!("Bearer {key}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Content of the file that the variable names. None: the variable is not set.
+fn file(variable: &str) -> Result<Option<String>, Box<dyn Error>> {
+    let path = env::var_os(variable).filter(|path| !path.is_empty());
+    let read = path.map(|path| fs::read_to_string(&path).map_err(|error| format!("{variable}: {error}")));
+    Ok(read.transpose()?)
 }
 
 async fn wait_for(

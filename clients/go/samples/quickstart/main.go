@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log"
 	"os"
@@ -13,6 +15,7 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -68,8 +71,43 @@ func connect(variable string) pb.SessionServiceClient {
 	if address == "" {
 		log.Fatalf("%s is not set: host:port of a server", variable)
 	}
-	return pb.NewSessionServiceClient(must(grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))))
+	return pb.NewSessionServiceClient(must(grpc.NewClient(address, security()...)))
 }
+
+// security returns the options of a connection: TLS with the API key and the client certificate, if SESSIOND_CA is set.
+func security() []grpc.DialOption {
+	ca, keyFile, certificate := os.Getenv("SESSIOND_CA"), os.Getenv("SESSIOND_API_KEY_FILE"), os.Getenv("SESSIOND_CERT")
+	switch {
+	case ca == "" && keyFile != "":
+		log.Fatal("SESSIOND_API_KEY_FILE needs SESSIOND_CA")
+	case ca == "" && certificate != "":
+		log.Fatal("SESSIOND_CERT needs SESSIOND_CA")
+	case ca == "":
+		return []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	if !config.RootCAs.AppendCertsFromPEM(must(os.ReadFile(ca))) {
+		log.Fatalf("%s contains no certificate", ca)
+	}
+	if certificate != "" {
+		config.Certificates = []tls.Certificate{must(tls.LoadX509KeyPair(certificate, os.Getenv("SESSIOND_KEY")))}
+	}
+	options := []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(config))}
+	if keyFile != "" {
+		key := apiKey(strings.TrimSpace(string(must(os.ReadFile(keyFile)))))
+		options = append(options, grpc.WithPerRPCCredentials(key))
+	}
+	return options
+}
+
+// apiKey is a key that every call sends, over TLS only.
+type apiKey string
+
+func (key apiKey) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(key)}, nil
+}
+
+func (apiKey) RequireTransportSecurity() bool { return true }
 
 func waitFor(watch pb.SessionService_WatchClient, eventType pb.EventType, id string) *pb.SessionEvent {
 	for {

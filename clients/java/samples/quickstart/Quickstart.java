@@ -2,13 +2,23 @@ package quickstart;
 
 import dev.sessiond.v1.*;
 import dev.sessiond.v1.SessionServiceGrpc.SessionServiceBlockingStub;
+import io.grpc.CallCredentials;
+import io.grpc.ChannelCredentials;
+import io.grpc.CompositeChannelCredentials;
 import io.grpc.Deadline;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
+import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
+import io.grpc.TlsChannelCredentials;
+import java.io.File;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Iterator;
 import java.util.UUID;
+import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 
 /** One session, two servers: server A writes it, server B reads it and receives its events. */
@@ -21,13 +31,13 @@ public final class Quickstart {
         try {
             quickstart();
             System.exit(0);
-        } catch (RuntimeException e) {
+        } catch (IOException | RuntimeException e) {
             System.err.println("quickstart: " + e.getMessage());
             System.exit(1);
         }
     }
 
-    private static void quickstart() {
+    private static void quickstart() throws IOException {
         var a = connect("SESSIOND_A");
         var b = connect("SESSIOND_B");
         var watcher = connect("SESSIOND_B"); // A separate channel: an unread watch blocks other calls on its channel.
@@ -67,13 +77,48 @@ public final class Quickstart {
         System.out.println("done");
     }
 
-    private static SessionServiceBlockingStub connect(String variable) {
-        var address = System.getenv(variable);
-        if (address == null || address.isEmpty()) {
+    private static SessionServiceBlockingStub connect(String variable) throws IOException {
+        var address = environment(variable);
+        if (address.isEmpty()) {
             throw new IllegalStateException(variable + " is not set: host:port of a server");
         }
-        var channel = Grpc.newChannelBuilder(address, InsecureChannelCredentials.create()).build();
+        var channel = Grpc.newChannelBuilder(address, credentials()).build();
         return SessionServiceGrpc.newBlockingStub(channel).withDeadline(END);
+    }
+
+    /** Returns the credentials of a channel: TLS with the API key, if SESSIOND_CA is set. */
+    private static ChannelCredentials credentials() throws IOException {
+        var ca = environment("SESSIOND_CA");
+        var keyFile = environment("SESSIOND_API_KEY_FILE");
+        if (ca.isEmpty()) {
+            if (!keyFile.isEmpty()) {
+                throw new IllegalStateException("SESSIOND_API_KEY_FILE needs SESSIOND_CA");
+            }
+            return InsecureChannelCredentials.create();
+        }
+        var tls = TlsChannelCredentials.newBuilder().trustManager(new File(ca)).build();
+        return keyFile.isEmpty()
+                ? tls
+                : CompositeChannelCredentials.create(tls, bearer(Files.readString(Path.of(keyFile)).strip()));
+    }
+
+    /** Returns credentials that add the API key to every call. */
+    private static CallCredentials bearer(String key) {
+        if (!key.matches("[!-~]+")) { // gRPC would print such a key in a warning.
+            throw new IllegalStateException("the file of SESSIOND_API_KEY_FILE is not one line with a key");
+        }
+        var headers = new Metadata();
+        headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + key);
+        return new CallCredentials() {
+            @Override
+            public void applyRequestMetadata(RequestInfo call, Executor executor, MetadataApplier applier) {
+                applier.apply(headers);
+            }
+        };
+    }
+
+    private static String environment(String variable) {
+        return System.getenv().getOrDefault(variable, "");
     }
 
     private static SessionEvent waitFor(Iterator<WatchResponse> watch, EventType type, String id) {

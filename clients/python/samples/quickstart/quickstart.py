@@ -5,6 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 
@@ -19,9 +20,8 @@ END = time.monotonic() + 10
 
 
 def main() -> None:
-    a, b = address("SESSIOND_A"), address("SESSIOND_B")
     # The watch has a separate channel: an unread watch blocks other calls on its channel.
-    with grpc.insecure_channel(a) as to_a, grpc.insecure_channel(b) as to_b, grpc.insecure_channel(b) as to_watch:
+    with connect("SESSIOND_A") as to_a, connect("SESSIOND_B") as to_b, connect("SESSIOND_B") as to_watch:
         run(SessionServiceStub(to_a), SessionServiceStub(to_b), SessionServiceStub(to_watch))
 
 
@@ -57,10 +57,24 @@ def run(a: SessionServiceStub, b: SessionServiceStub, watcher: SessionServiceStu
     print("done")
 
 
-def address(variable: str) -> str:
-    if not os.environ.get(variable):
+def connect(variable: str) -> grpc.Channel:
+    """Returns a channel to a server: with TLS and the API key, if SESSIOND_CA is set."""
+    address = os.environ.get(variable)
+    if not address:
         raise RuntimeError(f"{variable} is not set: host:port of a server")
-    return os.environ[variable]
+    ca, key_file = os.environ.get("SESSIOND_CA"), os.environ.get("SESSIOND_API_KEY_FILE")
+    if not ca:
+        if key_file:
+            raise RuntimeError("SESSIOND_API_KEY_FILE needs SESSIOND_CA")
+        return grpc.insecure_channel(address)
+    authorities = Path(ca).read_bytes()
+    if not authorities:  # grpc would trust its default authorities.
+        raise RuntimeError(f"{ca} contains no certificate")
+    credentials = grpc.ssl_channel_credentials(authorities)
+    if key_file:
+        key = grpc.access_token_call_credentials(Path(key_file).read_text().strip())
+        credentials = grpc.composite_channel_credentials(credentials, key)
+    return grpc.secure_channel(address, credentials)
 
 
 def remaining() -> float:

@@ -1,7 +1,8 @@
 // One session, two servers: server A writes it, server B reads it and receives its events.
 
 import { randomUUID } from "node:crypto";
-import { Code, ConnectError, createClient, type Client } from "@connectrpc/connect";
+import { readFileSync } from "node:fs";
+import { Code, ConnectError, createClient, type Client, type Interceptor } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { Cause, EventType, SessionService, SessionView } from "@sessiond/client";
 import type { Session, SessionEvent, WatchResponse } from "@sessiond/client";
@@ -47,7 +48,24 @@ async function quickstart(): Promise<void> {
 function connect(variable: string): Client<typeof SessionService> {
   const address = process.env[variable];
   if (!address) throw new Error(`${variable} is not set: host:port of a server`);
-  return createClient(SessionService, createGrpcTransport({ baseUrl: `http://${address}` }));
+  const { SESSIOND_CA: ca, SESSIOND_API_KEY_FILE: keyFile } = process.env;
+  if (keyFile && !ca) throw new Error("SESSIOND_API_KEY_FILE needs SESSIOND_CA");
+  const transport = createGrpcTransport({
+    baseUrl: `${ca ? "https" : "http"}://${address}`,
+    nodeOptions: ca ? { ca: readFileSync(ca) } : {},
+    interceptors: keyFile ? [bearer(readFileSync(keyFile, "utf8").trim())] : [],
+  });
+  return createClient(SessionService, transport);
+}
+
+// Adds the API key to every call.
+function bearer(key: string): Interceptor {
+  // Headers.set would print such a key in its error.
+  if (!/^[!-~]+$/.test(key)) throw new Error("the file of SESSIOND_API_KEY_FILE is not one line with a key");
+  return (next) => (request) => {
+    request.header.set("authorization", `Bearer ${key}`);
+    return next(request);
+  };
 }
 
 function withTimeout(): { timeoutMs: number } {
