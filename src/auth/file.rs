@@ -13,6 +13,11 @@ use super::{
 };
 use crate::session::is_label_name;
 
+/// Longest name of a caller and longest pattern of namespaces in bytes, with one byte more for `*`.
+const LONGEST_NAME: usize = 64;
+/// Length of the public part of an API key: `sdk_`, its id, and `_`.
+const PUBLIC_PART: usize = 15;
+
 /// Every problem of the file, one per line.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -183,7 +188,10 @@ impl CallersFile {
     }
 }
 
+/// Returns the path of a key below `path`. A name that is too long for any setting may be an API key or a token: of it, the path
+/// has the public part only.
 fn join(path: &str, key: &str) -> String {
+    let key = if key.len() > LONGEST_NAME { &key[..key.floor_char_boundary(PUBLIC_PART)] } else { key };
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 

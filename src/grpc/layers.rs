@@ -17,7 +17,7 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, tim
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response, header::USER_AGENT};
+use http::{Request, Response, header::USER_AGENT, request::Parts};
 use http_body::Body as HttpBody;
 use http_body_util::Full;
 use tokio::{
@@ -33,7 +33,7 @@ use crate::{
     observe::Metrics,
 };
 
-pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES};
+pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES, discard};
 pub use gate::{Admission, Gate};
 pub use health::{HealthService, MAX_HEALTH_WATCHES};
 pub(super) use metrics::CallMetrics;
@@ -138,8 +138,18 @@ where
         let method = Method::of_path(request.uri().path());
         let metrics = CallMetrics::new(self.metrics.clone(), method.map_or("unknown", |method| method.name));
         Box::pin(async move {
-            let Some(method) = method else { return Ok(metrics.respond(status::method_unknown())) };
-            Ok(service.respond(method, request, &metrics).await.unwrap_or_else(|status| metrics.respond(status)))
+            let (parts, mut body) = request.into_parts();
+            let response = match method {
+                Some(method) => service.respond(method, parts, &mut body, &metrics).await,
+                None => Err(status::method_unknown()),
+            };
+            match response {
+                Ok(response) => Ok(response),
+                Err(status) => {
+                    frame::discard(&mut body).await;
+                    Ok(metrics.respond(status))
+                }
+            }
         })
     }
 }
@@ -151,10 +161,10 @@ where
     async fn respond(
         mut self,
         method: Method,
-        request: Request<impl HttpBody<Data = Bytes> + Unpin>,
+        mut parts: Parts,
+        body: &mut (impl HttpBody<Data = Bytes> + Unpin),
         metrics: &CallMetrics,
     ) -> Result<Response<ResponseBody>, Status> {
-        let (mut parts, body) = request.into_parts();
         // The gate adds it. A request that did not pass the gate has no caller.
         let admitted = parts.extensions.remove::<Admitted>().ok_or_else(status::credentials_invalid)?;
         let Admitted { requester, peer } = admitted;

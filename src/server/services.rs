@@ -2,10 +2,7 @@
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
-use futures_util::{
-    FutureExt,
-    future::{Either, Ready, ready},
-};
+use futures_util::{FutureExt, future::Either};
 use http::{Request, Response};
 use http_body_util::Either as EitherBody;
 use hyper::{body::Incoming, service::Service};
@@ -54,19 +51,24 @@ type Call = Pin<Box<dyn Future<Output = Result<Response<AnyBody>, Infallible>> +
 impl Service<Request<Incoming>> for GatedServices {
     type Response = Response<AnyBody>;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response<AnyBody>, Infallible>>, Call>;
+    type Future = Call;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let place = match self.gate.admit(&mut request) {
             Ok(place) => place,
-            Err(refusal) => return Either::Left(ready(Ok(refusal.map(EitherBody::Right)))),
+            Err(refusal) => {
+                return Box::pin(async move {
+                    grpc::discard(request.body_mut()).await;
+                    Ok(refusal.map(EitherBody::Right))
+                });
+            }
         };
         let call = AssertUnwindSafe(self.services.call(request)).catch_unwind();
         // Only this stream fails: its connection, and all others, continue.
-        Either::Right(Box::pin(async move {
+        Box::pin(async move {
             let _until_the_response = place;
             call.await.unwrap_or_else(|_| Ok(grpc::panicked().map(EitherBody::Right)))
-        }))
+        })
     }
 }
 
@@ -147,6 +149,9 @@ where
             .add_service(ReflectionService { inner: v1, places: places.clone(), timeout })
             .add_service(ReflectionService { inner: v1alpha, places, timeout });
     }
-    let fallback = move || std::future::ready(grpc::unknown_service(metrics.clone()));
+    let fallback = move |mut request: Request<axum::body::Body>| async move {
+        grpc::discard(request.body_mut()).await;
+        grpc::unknown_service(metrics)
+    };
     Services { sessions, others: Routes::from(routes.routes().into_axum_router().fallback(fallback)).prepare() }
 }

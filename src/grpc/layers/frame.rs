@@ -1,11 +1,14 @@
 //! The frame of a request: reads exactly one message within its size limit and the server's message budget.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tonic::Status;
 
 use crate::grpc::status;
@@ -17,9 +20,29 @@ pub const MAX_TOTAL_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 /// Size of the header of a frame: one byte for compression, four for the length of the message.
 const FRAME_HEADER: usize = 5;
 
+/// Maximum size of the rest of a refused request that is read and dropped.
+const MAX_DISCARDED_BYTES: usize = 64 * 1024;
+/// Maximum time that it is waited for.
+const DISCARD_TIME: Duration = Duration::from_millis(250);
+
+/// Reads the rest of a refused request and drops it. Without this, the response would reset the stream; h2 closes a connection,
+/// with its other calls, after 100 streams whose data arrives later.
+pub async fn discard(body: &mut (impl Body<Data = Bytes> + Unpin)) {
+    let reading = async {
+        let mut left = MAX_DISCARDED_BYTES;
+        while let Some(Ok(part)) = body.frame().await {
+            let bytes = part.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(bytes) else { return };
+            left = rest;
+        }
+    };
+    // A client that sends on is reset.
+    let _ = timeout(DISCARD_TIME, reading).await;
+}
+
 /// Reads the body, which must be one frame. Returns the frame, and the permit that it holds of the budget.
 pub(super) async fn read_message(
-    mut body: impl Body<Data = Bytes> + Unpin,
+    body: &mut (impl Body<Data = Bytes> + Unpin),
     budget: &Arc<Semaphore>,
 ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Status> {
     let mut message = BytesMut::new();
@@ -61,10 +84,10 @@ mod tests {
     async fn message_beyond_the_budget_is_rejected_until_permits_return() {
         let budget = Arc::new(Semaphore::new(FRAME_HEADER + 3));
         let body = || Full::new(Bytes::from("\0\0\0\0\x03abc"));
-        let (message, permit) = read_message(body(), &budget).await.unwrap();
+        let (message, permit) = read_message(&mut body(), &budget).await.unwrap();
         assert_eq!((message.len(), budget.available_permits()), (FRAME_HEADER + 3, 0));
-        assert_eq!(read_message(body(), &budget).await.unwrap_err().code(), Code::Unavailable);
+        assert_eq!(read_message(&mut body(), &budget).await.unwrap_err().code(), Code::Unavailable);
         drop(permit);
-        read_message(body(), &budget).await.unwrap();
+        read_message(&mut body(), &budget).await.unwrap();
     }
 }
