@@ -25,9 +25,8 @@ use crate::{
 use audit::Found;
 use layers::CallContext;
 pub use layers::{
-    Admission, CallLimits, CallService, Gate, HealthService, MAX_HEALTH_WATCHES, MAX_MESSAGE_BYTES,
-    MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES, ReflectionService, ResponseBody, Suspensions, discard,
-    largest_response, largest_session, unknown_service,
+    Admission, BoundedStreams, CallLimits, CallService, Gate, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES, ResponseBody,
+    StreamBound, Suspensions, discard, largest_response, largest_session, unknown_service,
 };
 pub use status::panicked_anywhere as panicked;
 pub use stream::{StreamEnd, run_stream};

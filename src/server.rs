@@ -23,7 +23,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::{Notify, Semaphore, watch as channel},
+    sync::{Notify, watch as channel},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ use crate::{
     config::Config,
     embedded::Embedded,
     feed::Feed,
-    grpc::{self, Admission, HealthService, MAX_HEALTH_WATCHES, Suspensions},
+    grpc::{self, Admission, BoundedStreams, StreamBound, Suspensions},
     observe::Metrics,
     session::Policies,
     store::{CurrentRedisCredentials, Health, LogBounds, StartError, Store},
@@ -155,8 +155,8 @@ pub async fn run(
     let watching = suspensions.clone();
     tasks.spawn("suspension watch", async move { watching.watch().await });
     let stop_accepting = CancellationToken::new();
-    let places = Arc::new(Semaphore::new(MAX_HEALTH_WATCHES));
-    let health_service = HealthService { inner: health_service, places, drain: stop_accepting.clone() };
+    let health_service =
+        BoundedStreams { inner: health_service, bound: StreamBound::of_health(stop_accepting.clone()) };
     let services = services(service.clone(), health_service, &config, metrics.clone(), suspensions, audit_log.clone());
     let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;

@@ -30,6 +30,7 @@ pub struct Authenticator {
     anyone: Arc<Caller>,
 }
 
+#[derive(Clone)]
 struct Accepted {
     /// None: everyone may do everything.
     callers: Option<Arc<Callers>>,
@@ -80,26 +81,25 @@ impl Authenticator {
     ) -> Result<Requester, Refusal> {
         // Before the check: a change during it makes the next check of a right read everything again.
         let generation = self.generation.load(Ordering::Acquire);
-        if !self.requires_credentials() {
+        let accepted = self.accepted.read().clone();
+        if accepted.callers.is_none() {
             let caller = self.anyone.clone();
             return Ok(Requester { caller, credential: None, valid_until: None, last_used: None, generation });
         }
         let credential = Credential::read(headers, certificate)?;
-        let Found { caller, valid_until, last_used } = self.find(&credential, now)?;
+        let Found { caller, valid_until, last_used } = accepted.find(&credential, now)?;
         Ok(Requester { caller, credential: Some(credential), valid_until, last_used, generation })
     }
+}
 
+impl Accepted {
     fn find(&self, credential: &Credential, now: SystemTime) -> Result<Found, Refusal> {
-        let (callers, verifier) = {
-            let accepted = self.accepted.read();
-            (accepted.callers.clone(), accepted.verifier.clone())
-        };
-        let callers = callers.ok_or(Refusal::Missing)?;
+        let callers = self.callers.as_ref().ok_or(Refusal::Missing)?;
         match credential {
             Credential::Key(id, hash) => callers.by_key(*id, hash, now),
             Credential::Certificate(certificate) => {
-                let verifier = verifier.ok_or(Refusal::InvalidCertificate)?;
-                if !certificate.is_valid(&verifier, now) {
+                let verifier = self.verifier.as_ref().ok_or(Refusal::InvalidCertificate)?;
+                if !certificate.is_valid(verifier, now) {
                     return Err(Refusal::InvalidCertificate);
                 }
                 callers.by_certificate(certificate)
@@ -186,7 +186,13 @@ impl LastingRight {
         if checked.generation == generation && checked.valid_until.is_none_or(|until| now < until) {
             return Ok(());
         }
-        let found = self.authenticator.find(&self.credential, now).map_err(|_| RightLost::Credential)?;
+        let found = self
+            .authenticator
+            .accepted
+            .read()
+            .clone()
+            .find(&self.credential, now)
+            .map_err(|_| RightLost::Credential)?;
         self.granted.check_again(&found.caller).map_err(RightLost::Grant)?;
         *checked = Checked { generation, valid_until: found.valid_until };
         Ok(())

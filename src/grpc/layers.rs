@@ -3,13 +3,12 @@
 //! tonic returns OUT_OF_RANGE for a message that is too large, accepts two messages in a unary call, waits without limit
 //! for a message that never arrives, and holds unread responses without limit. The contract requires other results.
 
+mod bounded_streams;
 mod deadline;
 mod frame;
 mod gate;
 mod headers;
-mod health;
 mod metrics;
-mod reflection;
 mod response;
 mod suspension;
 
@@ -33,11 +32,10 @@ use crate::{
     observe::Metrics,
 };
 
+pub use bounded_streams::{BoundedStreams, StreamBound};
 pub use frame::{MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES, discard};
 pub use gate::{Admission, Gate};
-pub use health::{HealthService, MAX_HEALTH_WATCHES};
 pub(super) use metrics::CallMetrics;
-pub use reflection::{MAX_REFLECTION_STREAMS, ReflectionService};
 use response::{Content, Reservation};
 pub use response::{ResponseBody, largest_response, largest_session};
 pub use suspension::Suspensions;

@@ -5,16 +5,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use super::ResultLabel;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FileLabel {
@@ -59,7 +55,7 @@ struct KeyLabels {
     key: String,
 }
 
-/// Metrics of connections, credentials and callers.
+/// Metrics of connections, credentials, callers and the audit log.
 #[derive(Default)]
 pub struct NetworkMetrics {
     handshakes: Family<ResultLabel, Counter>,

@@ -14,8 +14,8 @@ use crate::{
     audit_log::AuditLog,
     config::Config,
     grpc::{
-        self, CallLimits, CallService, Gate, Grpc, MAX_MESSAGE_BYTES, MAX_REFLECTION_STREAMS, MAX_TOTAL_MESSAGE_BYTES,
-        ReflectionService, ResponseBody, Suspensions,
+        self, BoundedStreams, CallLimits, CallService, Gate, Grpc, MAX_MESSAGE_BYTES, MAX_TOTAL_MESSAGE_BYTES,
+        ResponseBody, StreamBound, Suspensions,
     },
     observe::Metrics,
     pb::{self, service::session_service_server::SessionServiceServer},
@@ -132,7 +132,7 @@ where
     const VALID: &str = "generated descriptors are valid";
     let v1 = description().build_v1().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
     let v1alpha = description().build_v1alpha().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-    let (places, timeout) = (Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS)), limits.response_timeout);
+    let bound = StreamBound::of_reflection(limits.response_timeout);
     let sessions = CallService {
         inner,
         metrics: metrics.clone(),
@@ -146,8 +146,8 @@ where
     routes.add_service(health);
     if config.reflection.unwrap_or(config.listen.ip().is_loopback()) {
         routes
-            .add_service(ReflectionService { inner: v1, places: places.clone(), timeout })
-            .add_service(ReflectionService { inner: v1alpha, places, timeout });
+            .add_service(BoundedStreams { inner: v1, bound: bound.clone() })
+            .add_service(BoundedStreams { inner: v1alpha, bound });
     }
     let fallback = move |mut request: Request<axum::body::Body>| async move {
         grpc::discard(request.body_mut()).await;
