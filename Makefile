@@ -104,6 +104,7 @@ bench: install
 	cargo bench --bench watch
 	cargo bench --bench hang
 	cargo bench --bench wrong_tokens
+	cargo bench --bench network
 
 # Prints the memory tables of docs/benchmarks.md.
 bench-memory: install

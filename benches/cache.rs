@@ -75,7 +75,7 @@ fn get(form: Get, sessions: &Sessions) -> Calls {
 fn print_costs(target: &Target, hot: &Sessions, rounds: usize, length: Duration) {
     let bytes = mean_response(target, 1, hot);
     let constant = baseline::Process::start(&Baseline::Constant { bytes });
-    let bare = Target { pid: constant.pid(), address: constant.address.clone(), redis: None };
+    let bare = Target::new(constant.pid(), constant.address.clone(), None);
     let constant_calls = requests::get(Get::Token, QUIET, hot, bytes..=bytes);
     let row = |title, target, calls| Row { title, target, calls, slices: Vec::new() };
     let mut rows = [

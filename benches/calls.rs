@@ -108,8 +108,7 @@ impl Baselines {
         }
         let constant = baseline::Process::start(&Baseline::Constant { bytes: bytes[0] });
         let one_get = baseline::Process::start(&Baseline::Get { redis: redis.url() });
-        let target =
-            |process: &baseline::Process, redis| Target { pid: process.pid(), address: process.address.clone(), redis };
+        let target = |process: &baseline::Process, redis| Target::new(process.pid(), process.address.clone(), redis);
         Baselines {
             constant: target(&constant, None),
             one_get: target(&one_get, Some(redis)),

@@ -28,9 +28,9 @@ pub const END_HEADERS: u8 = 4;
 
 const INITIAL_WINDOW_SETTING: u16 = 4;
 
-/// Header block of every request after the first one: `:method POST`, `:scheme http`, and the five entries that the
-/// first one added to the dynamic table, the oldest first.
-const NEXT_HEADER_BLOCK: [u8; 7] = [0x83, 0x86, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe];
+/// Header block of every request after the first one: `:method POST`, `:scheme http`, and the entries that the first one
+/// added to the dynamic table, the oldest first: six with a key.
+const NEXT_HEADER_BLOCK: [u8; 8] = [0x83, 0x86, 0xc3, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe];
 
 /// A received frame.
 pub struct Frame<'a> {
@@ -87,13 +87,19 @@ pub struct Output {
     header_block: Vec<u8>,
     /// Bytes received since the server got its last window.
     received: usize,
+    /// Header block of the requests after it.
+    next_header_block: Vec<u8>,
 }
 
 impl Output {
-    /// The beginning of a connection for calls of this method of the session service.
-    pub fn new(method: &str) -> Self {
-        let header_block = first_header_block(method);
-        let mut output = Output { bytes: PREFACE.to_vec(), header_block, received: 0 };
+    /// The beginning of a connection for calls of this method of the session service, with this API key.
+    pub fn new(method: &str, key: Option<&str>) -> Self {
+        let header_block = first_header_block(method, key);
+        let mut next_header_block = NEXT_HEADER_BLOCK.to_vec();
+        if key.is_none() {
+            next_header_block.remove(2);
+        }
+        let mut output = Output { bytes: PREFACE.to_vec(), header_block, received: 0, next_header_block };
         let setting = [&INITIAL_WINDOW_SETTING.to_be_bytes()[..], &(MAX_WINDOW as u32).to_be_bytes()].concat();
         output.frame(SETTINGS, 0, 0, &setting);
         output.window(MAX_WINDOW - INITIAL_WINDOW);
@@ -126,7 +132,7 @@ impl Output {
 
     /// Adds a request with this message, on a new stream.
     pub fn request(&mut self, stream: usize, message: &[u8]) {
-        let block = std::mem::replace(&mut self.header_block, NEXT_HEADER_BLOCK.to_vec());
+        let block = std::mem::replace(&mut self.header_block, self.next_header_block.clone());
         self.frame(HEADERS, END_HEADERS, stream, &block);
         let (first, mut rest) = message.split_at(message.len().min(MAX_PAYLOAD - MESSAGE_PREFIX));
         let end_stream = |rest: &[u8]| if rest.is_empty() { END_STREAM } else { 0 };
@@ -143,7 +149,7 @@ impl Output {
 }
 
 /// Returns the header block of the first request. Its fields with text become entries of the dynamic table.
-fn first_header_block(method: &str) -> Vec<u8> {
+fn first_header_block(method: &str, key: Option<&str>) -> Vec<u8> {
     let path = format!("/sessiond.v1.SessionService/{method}");
     let mut block = vec![0x83, 0x86];
     let mut add = |name: &[u8], value: &str| {
@@ -157,5 +163,8 @@ fn first_header_block(method: &str) -> Vec<u8> {
     add(b"\x40\x02te", "trailers");
     add(&[0x40 | 31], "application/grpc");
     add(&[0x40 | 58], "benchmark");
+    if let Some(key) = key {
+        add(&[0x40 | 23], &format!("Bearer {key}"));
+    }
     block
 }

@@ -6,11 +6,14 @@ mod connection;
 mod fields;
 
 use std::{
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use self::connection::Connection;
+use rustls::ClientConfig;
+
+pub use self::connection::Connection;
 use super::cpu;
 
 /// Calls in flight on all connections together.
@@ -47,9 +50,22 @@ pub struct Run {
 /// Open connections to one server for one method.
 pub struct Generator(Vec<Connection>);
 
+/// How a connection reaches a server.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Options of TLS. None: no TLS.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// API key. None: none is sent.
+    pub key: Option<String>,
+}
+
 impl Generator {
     pub fn open(address: &str, connections: usize, method: &str) -> Self {
-        Generator((0..connections).map(|_| Connection::open(address, method)).collect())
+        Generator::open_with(address, &Access::default(), connections, method)
+    }
+
+    pub fn open_with(address: &str, access: &Access, connections: usize, method: &str) -> Self {
+        Generator((0..connections).map(|_| Connection::open(address, access, method)).collect())
     }
 
     /// Makes calls, with this number in flight, until `limit` has passed or there are no more requests, and waits for all

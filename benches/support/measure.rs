@@ -9,7 +9,7 @@ use harness::{
 
 use super::{
     SETTINGS, cpu,
-    generator::{Calls, Generator, IN_FLIGHT},
+    generator::{Access, Calls, Generator, IN_FLIGHT},
 };
 
 /// A server process and its Redis.
@@ -18,6 +18,14 @@ pub struct Target {
     pub pid: u32,
     pub address: String,
     pub redis: Option<Redis>,
+    pub access: Access,
+}
+
+impl Target {
+    /// A server without TLS and callers.
+    pub fn new(pid: u32, address: String, redis: Option<Redis>) -> Self {
+        Target { pid, address, redis, access: Access::default() }
+    }
 }
 
 /// Starts a Redis for a target, whose append-only file is not rewritten during a slice, and which allows DEBUG for
@@ -58,7 +66,7 @@ pub struct Slice {
 impl Slice {
     /// Makes calls for this time, or until there are no more requests.
     pub fn run(target: &Target, connections: usize, calls: &Calls, length: Duration) -> Self {
-        let generator = Generator::open(&target.address, connections, calls.method);
+        let generator = Generator::open_with(&target.address, &target.access, connections, calls.method);
         let (work_before, cpu_before) = (work(target), cpu(target));
         let run = generator.run(calls, IN_FLIGHT, length);
         let (cpu_after, work_after) = (cpu(target), work(target));

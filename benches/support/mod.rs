@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each benchmark uses only a part")]
 
+pub mod attack;
 pub mod baseline;
 pub mod content;
 pub mod cpu;

@@ -82,7 +82,7 @@ impl Sessiond {
 pub fn start(program: &Path) -> (Process, Target) {
     let (redis, config) = (start_redis(), ConfigFile::new(CONFIGURATION));
     let process = Process::start_program(program, &[format!("--redis={}", redis.url()), config.flag()]);
-    let target = Target { pid: process.pid(), address: process.address.clone(), redis: Some(redis) };
+    let target = Target::new(process.pid(), process.address.clone(), Some(redis));
     (process, target)
 }
 
@@ -93,7 +93,7 @@ pub fn run(target: &Target, calls: Calls) -> Run {
 
 /// Makes all calls, with this number in flight.
 pub fn run_in_flight(target: &Target, calls: Calls, in_flight: usize) -> Run {
-    Generator::open(&target.address, CONNECTIONS, calls.method).run(&calls, in_flight, UNLIMITED)
+    Generator::open_with(&target.address, &target.access, CONNECTIONS, calls.method).run(&calls, in_flight, UNLIMITED)
 }
 
 /// Creates sessions with this payload.

@@ -5,20 +5,25 @@
 
 use std::{
     collections::VecDeque,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 
 use harness::WAIT_LIMIT;
+use rustls::{ClientConnection, StreamOwned};
 
-use super::fields::Fields;
+use super::{Access, fields::Fields};
 use crate::support::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, INITIAL_WINDOW, Input, MESSAGE_PREFIX, Output, PING, SETTINGS,
     WINDOW_UPDATE, number,
 };
 
+/// Maximum time that the server may read nothing.
+const WRITE_LIMIT: Duration = Duration::from_secs(2);
+
 pub struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     input: Input,
     streams: Streams,
 }
@@ -40,17 +45,53 @@ struct Streams {
     /// Requests for which the window is too small.
     waiting: VecDeque<Vec<u8>>,
     fields: Fields,
+    /// Whether calls may fail.
+    may_fail: bool,
+}
+
+/// Stream of bytes to a server.
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Socket {
+    fn open(address: &str, access: &Access) -> Self {
+        let socket = TcpStream::connect(address).expect("the server listens");
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
+        socket.set_write_timeout(Some(WRITE_LIMIT)).unwrap();
+        match &access.tls {
+            None => Socket::Plain(socket),
+            Some(config) => {
+                let session = ClientConnection::new(config.clone(), "localhost".try_into().unwrap());
+                Socket::Tls(Box::new(StreamOwned::new(session.expect("a TLS client"), socket)))
+            }
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Plain(socket) => socket.read(buffer),
+            Socket::Tls(socket) => socket.read(buffer),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Socket::Plain(socket) => socket.write_all(bytes),
+            Socket::Tls(socket) => socket.write_all(bytes),
+        }
+    }
 }
 
 impl Connection {
     /// Opens a connection for calls of this method of the session service; returns after the settings of the server
     /// have arrived.
-    pub fn open(address: &str, method: &str) -> Self {
-        let socket = TcpStream::connect(address).expect("the server listens");
-        socket.set_nodelay(true).unwrap();
-        socket.set_read_timeout(Some(WAIT_LIMIT)).unwrap();
+    pub fn open(address: &str, access: &Access, method: &str) -> Self {
+        let socket = Socket::open(address, access);
         let streams = Streams {
-            output: Output::new(method),
+            output: Output::new(method, access.key.as_deref()),
             next_stream: 1,
             calls: VecDeque::new(),
             open_calls: 0,
@@ -59,6 +100,7 @@ impl Connection {
             window: INITIAL_WINDOW,
             waiting: VecDeque::new(),
             fields: Fields::default(),
+            may_fail: false,
         };
         let mut connection = Connection { socket, input: Input::new(), streams };
         while !connection.streams.is_ready {
@@ -71,6 +113,23 @@ impl Connection {
     /// Returns the number of calls without a response.
     pub fn open_calls(&self) -> usize {
         self.streams.open_calls
+    }
+
+    /// Accepts calls that fail.
+    pub fn drop_responses(&mut self) {
+        self.streams.may_fail = true;
+    }
+
+    /// Sends 100,000 of these frames, or as many as the server reads before it closes the connection.
+    pub fn flood(&mut self, kind: u8, flags: u8, payload: &[u8]) {
+        for _ in 0..100 {
+            (0..1_000).for_each(|_| self.streams.output.frame(kind, flags, 0, payload));
+            let is_closed = self.socket.write_all(&self.streams.output.bytes).is_err();
+            self.streams.output.bytes.clear();
+            if is_closed {
+                return;
+            }
+        }
     }
 
     /// Starts a call. [`Connection::send`] sends it.
@@ -130,7 +189,7 @@ impl Streams {
                 assert_eq!(flags & !END_STREAM, END_HEADERS, "a header block is one frame");
                 let is_ok = self.fields.have_status_ok(payload);
                 if flags & END_STREAM != 0 {
-                    assert!(is_ok, "a call failed; header block {payload:02x?}");
+                    assert!(is_ok || self.may_fail, "a call failed; header block {payload:02x?}");
                     self.complete(stream, on_response);
                     return true;
                 }
@@ -162,10 +221,12 @@ impl Streams {
 
     fn complete(&mut self, stream: usize, on_response: &mut impl FnMut(&[u8])) {
         let body = self.body(stream).take().expect("the call is open");
-        let (prefix, message) = body.split_at(MESSAGE_PREFIX);
-        let length = (message.len() as u32).to_be_bytes();
-        assert_eq!(prefix, [&[0][..], &length].concat(), "the response is one message");
-        on_response(message);
+        if !(body.is_empty() && self.may_fail) {
+            let (prefix, message) = body.split_at(MESSAGE_PREFIX);
+            let length = (message.len() as u32).to_be_bytes();
+            assert_eq!(prefix, [&[0][..], &length].concat(), "the response is one message");
+            on_response(message);
+        }
         self.spare.push(body);
         self.open_calls -= 1;
         while self.calls.front().is_some_and(Option::is_none) {

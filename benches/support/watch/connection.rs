@@ -43,7 +43,7 @@ struct Streams {
 impl Connection {
     /// Opens a connection and one watch per request. The first watch is that of the watcher with number `first`.
     pub async fn open(address: &str, requests: &[WatchRequest], first: usize, reception: Arc<Reception>) -> Self {
-        let mut output = Output::new("Watch");
+        let mut output = Output::new("Watch", None);
         for (index, request) in requests.iter().enumerate() {
             output.request(1 + 2 * index, &request.encode_to_vec());
         }

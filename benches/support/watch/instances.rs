@@ -38,7 +38,7 @@ impl Instances {
 
     /// Returns the writing instance as a target of calls.
     pub fn target(&self) -> Target {
-        Target { pid: self.writing.pid(), address: self.writing.address.clone(), redis: None }
+        Target::new(self.writing.pid(), self.writing.address.clone(), None)
     }
 
     /// Creates so many sessions, with ten attributes of 1 KiB together.
