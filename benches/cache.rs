@@ -22,6 +22,7 @@ use support::{
     generator::{Calls, Generator},
     load::CONNECTIONS,
     measure::{Slice, Target, in_rounds},
+    memory::resident,
     requests::{self, Get, QUIET, Sessions, response_size},
     sessiond::{create, mean_response, run, start},
 };
@@ -194,13 +195,6 @@ fn print_with_writes(process: &Process, target: &Target, hot: &Sessions, rounds:
             vec!["misses by reason, % of all reads".into(), misses],
         ],
     );
-}
-
-/// Resident memory of a process, in bytes.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 /// Turns of a zipf distribution with exponent 1: rank r is read in proportion to 1/r. The approximation of the inverse

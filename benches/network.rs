@@ -22,6 +22,7 @@ use support::{
     generator::{Access, Calls},
     load::CONNECTIONS,
     measure::{Slice, Target, in_rounds, start_redis},
+    memory::resident,
     requests::{self, CONFIGURATION, Get, QUIET, Sessions, response_size},
     sessiond::create,
 };
@@ -49,6 +50,7 @@ struct Arguments {
     bench: bool,
 }
 
+const MIB: f64 = 1024.0 * 1024.0;
 /// Number of sessions.
 const SESSIONS: usize = 1_000;
 
@@ -149,7 +151,7 @@ fn print_attacks(servers: &Servers, sessions: &Sessions, rounds: usize, length: 
     let target = servers.target(&server, servers.tls_and_key(&servers.key));
     let attacks = Attack::all(&server.address, servers.tls(), servers.tls_and_key(&servers.other_key), sessions);
     let victim = Victim::new(target, requests::get(Get::Token, QUIET, sessions, response_size(1)));
-    let mut ratios: Vec<[Vec<f64>; 3]> = attacks.iter().map(|_| Default::default()).collect();
+    let mut ratios: Vec<[Vec<f64>; 4]> = attacks.iter().map(|_| Default::default()).collect();
     for round in 0..=rounds {
         for (attack, ratios) in attacks.iter().zip(&mut ratios) {
             let calm = victim.measure(length);
@@ -158,6 +160,7 @@ fn print_attacks(servers: &Servers, sessions: &Sessions, rounds: usize, length: 
                 ratios[0].push(attacked[0] / calm[0]);
                 ratios[1].push(attacked[1] / calm[1]);
                 ratios[2].push(attacked[1]);
+                ratios[3].push(resident(server.pid()) as f64 / MIB);
             }
         }
     }
@@ -165,7 +168,8 @@ fn print_attacks(servers: &Servers, sessions: &Sessions, rounds: usize, length: 
         let cells = figures.map(|values| format!("{:.3}", Quartiles::of(values.into_iter())));
         [vec![attack.title.to_owned()], cells.into()].concat()
     });
-    let head = ["attack", "median latency to that before", "p99 to that before", "p99, ms"];
+    let head =
+        ["attack", "median latency to that before", "p99 to that before", "p99, ms", "resident memory after, MiB"];
     print_table(&head, &lines.collect::<Vec<_>>());
 }
 

@@ -29,11 +29,11 @@ use output::Output;
 use writer::{Batch, Message, Shared, Writer};
 
 pub use line::{Actor, Class, Event, Line, Outcome, Target, user_agent};
-pub use refusals::Source;
+pub use refusals::{Refusal, Source};
 
-/// Maximum number of lines that wait to be written, those of actions in progress included.
+/// Maximum number of lines that wait to be written, in addition to those of actions in progress.
 const QUEUE: usize = 10_000;
-/// Maximum time that the end of the process waits for the log.
+/// Maximum time that the end of the process waits for actions in progress, and again for the log.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether actions are refused whose line cannot be written.
@@ -68,16 +68,29 @@ struct Queue {
     messages: Sender<Message>,
     /// Places of lines that are not written yet.
     places: Arc<Semaphore>,
+    /// Number of places.
+    capacity: usize,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+}
+
+impl Queue {
+    fn free_place(&self) -> Option<Place> {
+        self.places.clone().try_acquire_owned().ok().map(Place)
+    }
 }
 
 /// Place of one line in the queue.
 pub struct Place(OwnedSemaphorePermit);
 
 impl AuditLog {
-    /// Opens the output and starts the thread. The path `stderr` is standard error.
-    pub fn start(path: &Path, requirement: Requirement, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
+    /// Opens the output and starts the thread, for at most `max_actions` at the same time. The path `stderr` is standard error.
+    pub fn start(
+        path: &Path,
+        requirement: Requirement,
+        max_actions: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Unusable> {
         let unusable = |cause| Unusable { path: path.to_owned(), cause };
         let output = Output::open(path).map_err(unusable)?;
         let (sender, messages) = channel();
@@ -86,8 +99,9 @@ impl AuditLog {
         let writer =
             Writer { output, messages, shared: shared.clone(), metrics: metrics.clone(), batch: Batch::default() };
         thread::Builder::new().name("audit log".into()).spawn(move || writer.run()).map_err(unusable)?;
-        let places = Arc::new(Semaphore::new(QUEUE));
-        Ok(AuditLog(Some(Queue { requirement, messages: sender, places, shared, metrics })))
+        let capacity = QUEUE + max_actions;
+        let places = Arc::new(Semaphore::new(capacity));
+        Ok(AuditLog(Some(Queue { requirement, messages: sender, places, capacity, shared, metrics })))
     }
 
     /// Whether lines are written.
@@ -99,43 +113,50 @@ impl AuditLog {
     pub fn take_place(&self) -> Result<Option<Place>, Unavailable> {
         let Some(queue) = &self.0 else { return Ok(None) };
         let is_required = queue.requirement == Requirement::Required;
-        if is_required && queue.shared.is_broken.load(Ordering::Relaxed) {
-            return Err(Unavailable);
+        if queue.shared.is_broken() {
+            queue.metrics.network.set_audit_healthy(false);
+            if is_required {
+                return Err(Unavailable);
+            }
         }
-        match queue.places.clone().try_acquire_owned() {
-            Ok(place) => Ok(Some(Place(place))),
-            Err(_) if is_required => Err(Unavailable),
-            Err(_) => Ok(None),
+        match queue.free_place() {
+            None if is_required => Err(Unavailable),
+            place => Ok(place),
         }
     }
 
-    /// Writes a line soon, in this place. None: it is counted as lost.
+    /// Writes a line soon, in this place. None: in a free one; if there is none, it is counted as lost.
     pub fn write(&self, place: Option<Place>, line: Line) {
         let Some(queue) = &self.0 else { return };
+        let place = place.or_else(|| queue.free_place());
         let sent = place.map(|Place(place)| queue.messages.send(Message::Line(Box::new(line), place)));
         if !matches!(sent, Some(Ok(()))) {
             queue.shared.lost.fetch_add(1, Ordering::Relaxed);
-            queue.metrics.network.count_lost_audit_line();
+            queue.metrics.network.count_lost_audit_lines(1);
         }
     }
 
     /// Writes a line of the server itself, which needs no place before its action.
     pub fn note(&self, event: Event, target: Target, outcome: Outcome, reason: Option<String>) {
         let line = Line::new(Class::Admin, event, outcome, SystemTime::now());
-        self.write(self.take_place().ok().flatten(), Line { target, reason, ..line });
+        self.write(None, Line { target, reason, ..line });
     }
 
-    /// Counts a refusal; at most one line per second is written for this source and the reason of the line.
-    pub fn refuse(&self, source: Source, line: impl FnOnce() -> Line) {
+    /// Counts a refusal; at most one line per second is written for equal ones. `describe` is called for the first of them.
+    pub fn refuse(&self, refusal: Refusal, describe: impl FnOnce() -> (Actor, Target)) {
         if let Some(queue) = &self.0 {
-            queue.shared.refusals.add(source, line());
+            queue.shared.refusals.add(refusal, describe);
         }
     }
 
-    /// Writes all lines, the last one about the shutdown, and ends the thread.
+    /// Waits for the actions in progress, writes all lines, the last one about the shutdown, and ends the thread. After that,
+    /// required lines have no place.
     pub async fn close(&self) {
         let Some(queue) = &self.0 else { return };
+        let all = u32::try_from(queue.capacity).unwrap_or(u32::MAX);
+        let _ = timeout(CLOSE_TIMEOUT, queue.places.acquire_many(all)).await;
         self.note(Event::SysShutdown, Target::default(), Outcome::Ok, None);
+        queue.places.close();
         let (sender, closed) = oneshot::channel();
         if queue.messages.send(Message::Close(sender)).is_err() || timeout(CLOSE_TIMEOUT, closed).await.is_err() {
             crate::observe::error!("audit log is not written to its end");
@@ -150,7 +171,7 @@ mod tests {
     /// A log whose file cannot be opened again, so that its lines stay in the queue.
     fn broken(requirement: Requirement, metrics: &Arc<Metrics>) -> AuditLog {
         let directory = tempfile::tempdir().unwrap();
-        AuditLog::start(&directory.path().join("audit"), requirement, metrics.clone()).unwrap()
+        AuditLog::start(&directory.path().join("audit"), requirement, 5, metrics.clone()).unwrap()
     }
 
     fn line() -> Line {
@@ -161,8 +182,8 @@ mod tests {
     fn full_queue_refuses_required_lines() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit");
-        let log = AuditLog::start(&path, Requirement::Required, Arc::default()).unwrap();
-        let places: Vec<_> = (0..QUEUE).map(|_| log.take_place().unwrap()).collect();
+        let log = AuditLog::start(&path, Requirement::Required, 5, Arc::default()).unwrap();
+        let places: Vec<_> = (0..QUEUE + 5).map(|_| log.take_place().unwrap()).collect();
         assert_eq!(log.take_place().err(), Some(Unavailable));
         drop(places);
         assert!(log.take_place().is_ok_and(|place| place.is_some()));
@@ -172,7 +193,7 @@ mod tests {
     async fn full_queue_loses_optional_lines_and_counts_them() {
         let metrics = Arc::new(Metrics::default());
         let log = broken(Requirement::Optional, &metrics);
-        for _ in 0..QUEUE + 7 {
+        for _ in 0..QUEUE + 5 + 7 {
             log.write(log.take_place().unwrap(), line());
         }
         assert!(metrics.render().contains("sessiond_audit_lines_lost_total 7"));

@@ -162,7 +162,7 @@ impl SessionService for Grpc {
         let (call, view) = parse::watch(request, &audit.requester.caller)?;
         let line = audit.begin(&call)?;
         let (reset, budget) = (stream::reset_handle(), stream::connection_budget());
-        let stream = service::WatchStream { reset, requester: audit.requester, budget };
+        let stream = service::WatchStream { reset, requester: audit.requester.clone(), budget };
         let subscription = read_within(deadline, self.service.watch(call, stream)).await;
         let subscription = line.end(subscription, |_| Found::default())?;
         Ok(Response::new(watch_stream::stream(subscription, view, self.service.store.clone(), metrics)))

@@ -1,5 +1,6 @@
 //! Logs and metrics. No metric has a label with an id, a subject, or a namespace that the configuration does not list.
 
+mod labels;
 mod log_limit;
 mod log_writer;
 mod network;
@@ -18,6 +19,7 @@ use prometheus_client::{
 };
 use tracing_subscriber::EnvFilter;
 
+use labels::ResultLabel;
 pub(crate) use log_limit::{LogLimit, error, limited, warning};
 pub use log_writer::LogGuard;
 use log_writer::LogWriter;
@@ -79,11 +81,6 @@ struct CommandLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NamespaceLabel {
     namespace: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -151,24 +151,23 @@ pub async fn run(
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
     let mut health = HealthReport::new(reporter, readiness);
-    let suspensions = Arc::new(Suspensions::new());
+    let (suspensions, stop_accepting) = (Arc::new(Suspensions::new()), CancellationToken::new());
     let watching = suspensions.clone();
     tasks.spawn("suspension watch", async move { watching.watch().await });
-    let stop_accepting = CancellationToken::new();
-    let health_service =
-        BoundedStreams { inner: health_service, bound: StreamBound::of_health(stop_accepting.clone()) };
+    let bound = StreamBound::of_health(config.limits.call_timeout, stop_accepting.clone());
+    let health_service = BoundedStreams { inner: health_service, bound };
     let services = services(service.clone(), health_service, &config, metrics.clone(), suspensions, audit_log.clone());
     let max_connections = descriptors.max_connections(config.limits.connections, store.max_connections())?;
     let listener = listeners.grpc.listen(BACKLOG).map_err(|cause| Error::Bind { address, cause })?;
     let acceptor = Acceptor { port: "gRPC", listener, max_connections };
     let (limits, max_age) = (config.limits.clone(), config.max_connection_age);
     let largest_response = grpc::largest_response(&service.policies);
-    let admission =
-        Arc::new(Admission::new(authenticator, audit_log.clone(), limits.calls, limits.unauthenticated_connections));
+    let (calls, unknown) = (limits.calls, limits.unauthenticated_connections);
+    let admission = Arc::new(Admission::new(authenticator, audit_log.clone(), calls, unknown));
     let connections = Connections { acceptor, services, admission, tls, limits, largest_response, max_age, metrics };
     tracing::info!(%address, metrics = %metrics_address, "listening");
     audit_log.note(Event::SysStartup, Target::default(), Outcome::Ok, None);
-    let mut serving = std::pin::pin!(connections.serve(stop_accepting.clone(), config.drain_timeout));
+    let mut serving = Box::pin(connections.serve(stop_accepting.clone(), config.drain_timeout));
     let failed = {
         let mut failure = std::pin::pin!(first_failure(&mut tasks, serving.as_mut(), &mut embedded));
         let failed = tokio::select! {
@@ -185,12 +184,13 @@ pub async fn run(
         }
     };
 
-    // Drain: stop accepting, end the watches with their resume tokens, wait for open calls. Then stop in reverse order.
+    // Drain: stop accepting, end the watches with their resume tokens, wait for open calls or end them. Stop in reverse order.
     tracing::info!("draining");
     hub.drain();
     stop_accepting.cancel();
-    if failed.is_none() {
-        serving.await;
+    match failed {
+        None => serving.await,
+        Some(_) => drop(serving),
     }
     audit_log.close().await;
     tasks.stop().await;
@@ -206,7 +206,7 @@ pub async fn run(
 fn start_audit_log(config: &Config, metrics: &Arc<Metrics>) -> Result<AuditLog, Error> {
     let requirement = if config.audit_required { Requirement::Required } else { Requirement::Optional };
     match &config.audit_file {
-        Some(path) => Ok(AuditLog::start(path, requirement, metrics.clone())?),
+        Some(path) => Ok(AuditLog::start(path, requirement, config.limits.calls, metrics.clone())?),
         None => Ok(AuditLog::default()),
     }
 }

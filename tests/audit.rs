@@ -297,19 +297,28 @@ async fn full_disk_delays_lines_and_loses_none() {
     }
     let mut lines = Vec::new();
     let mut rest = String::new();
-    // An operator moves the full file away, as often as it is full.
-    while lines.len() < 61 {
+    // An operator moves the full file away, or truncates it, as often as it is full.
+    for round in 0.. {
         eventually("the file is full, or all is written", async || {
             (healthy().await == 0.0 || lines.len() + lines_of(&path).len() >= 61).then_some(())
         })
         .await;
         let moved = path.with_extension("1");
-        std::fs::rename(&path, &moved).unwrap();
-        let text = std::fs::read_to_string(&moved).unwrap();
+        let full = if round % 2 == 0 { &moved } else { &path };
+        if round % 2 == 0 {
+            std::fs::rename(&path, &moved).unwrap();
+        }
+        let text = std::fs::read_to_string(full).unwrap();
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         lines.extend(text[..whole].lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
         rest.push_str(&text[whole..]);
-        eventually("a new file is written", async || (healthy().await == 1.0 || path.exists()).then_some(())).await;
+        if lines.len() >= 61 {
+            break;
+        }
+        if round % 2 == 1 {
+            std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        }
+        eventually("lines are written again", async || (!lines_of(&path).is_empty()).then_some(())).await;
     }
     // A line of which the full file has the start is whole in the next one.
     assert_numbered(&lines);
@@ -392,4 +401,82 @@ async fn audit_log_on_standard_error_is_json() {
         lines.any(|line| line["event"] == "session_created").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invalid_tokens_are_counted_and_end_nothing() {
+    let (world, audit) = (World::shared(), Audit::new());
+    let mut server = world.server_with(&audit.toml()).await;
+    let client = server.client().await;
+    let (session, token) = client.create(&[]).await;
+    // The id is public: anyone can make such a token.
+    let forged = successor_of(&token);
+    for wrong in [&forged[..], "garbage", &new_token()] {
+        for _ in 0..50 {
+            assert!(!client.delete(by_token(wrong)).await.unwrap());
+            client.rotate(wrong).await.unwrap_err();
+            client.login(by_token(wrong), "alice").await.unwrap_err();
+        }
+    }
+    assert!(client.lives(&session.id).await);
+    server.stop().await;
+    let lines = audit.lines();
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == *event).collect::<Vec<_>>();
+    for event in ["session_expired", "session_renewed", "privilege_permissions_changed"] {
+        assert!(of(event).is_empty(), "{:?}", of(event));
+    }
+    let counted = of("session_use_after_expire");
+    assert!(counted.len() < 20, "{} lines", counted.len());
+    assert_eq!(counted.iter().map(|line| line["count"].as_u64().unwrap()).sum::<u64>(), 450);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_session_that_token_reuse_ended_has_its_line() {
+    let (world, audit) = (World::shared(), Audit::new());
+    let policy = "[default_policy]\nrotation_grace = '0s'\ntoken_reuse = 'end'\n";
+    let server = world.server_with(&format!("{}{policy}", audit.toml())).await;
+    let client = server.client().await;
+    let mut stolen = Vec::new();
+    for _ in 0..5 {
+        let (session, old) = client.create(&[]).await;
+        let new = client.rotate(&old).await.unwrap();
+        client.get(by_token(&new)).await.unwrap();
+        stolen.push((session.id, old));
+    }
+    let (_, ended) = client.create(&[]).await;
+    client.delete(by_token(&ended)).await.unwrap();
+    for (_, old) in &stolen {
+        client.get(by_token(&ended)).await.unwrap_err();
+        client.get(by_token(old)).await.unwrap_err();
+    }
+    let lines = eventually("all lines are written", async || {
+        let lines = audit.wait_for("session_use_after_expire", 1).await;
+        let reuse: Vec<_> = lines.into_iter().filter(|line| line["cause"] == "TOKEN_REUSE").collect();
+        (reuse.len() >= stolen.len()).then_some(reuse)
+    })
+    .await;
+    for (id, _) in &stolen {
+        assert!(lines.iter().any(|line| line["id"] == id[..]), "{id} in {lines:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn call_that_the_drain_ends_has_its_line() {
+    let (world, audit) = (World::dedicated(), Audit::new());
+    let mut server = world.server_with(&format!("{}drain_timeout = '300ms'\n", audit.toml())).await;
+    let client = server.client().await;
+    client.create(&[]).await;
+    world.redis.pause();
+    let call = client.create_with(CreateSessionRequest::default());
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.stop().await;
+    };
+    let (result, ()) = tokio::join!(call, stop);
+    world.redis.resume();
+    result.unwrap_err();
+    let lines = audit.lines();
+    let created: Vec<_> = lines.iter().filter(|line| line["event"] == "session_created").collect();
+    assert_eq!((created.len(), &created[1]["outcome"]), (2, &"unknown".into()), "{lines:?}");
+    assert_numbered(&lines);
 }

@@ -286,3 +286,21 @@ async fn flood_after_a_valid_call_closes_the_connection() {
     let closed = server.metric("sessiond_connections_closed_total{reason=\"control_frames\"}").await;
     assert_eq!(closed, 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_call_without_a_message_ends_by_itself() {
+    let world = World::shared();
+    let (server, _file, client, key) = server_of_shop(&world, "[limits]\ncall_timeout = '300ms'\n").await;
+    let raw = Raw::connect(&server.address).await;
+    for (method, key) in [("Check", None), ("Watch", Some(&key.text))] {
+        let mut request = http::Request::post(format!("http://test/grpc.health.v1.Health/{method}"))
+            .header("content-type", "application/grpc");
+        if let Some(key) = key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let (response, _stays_open) = raw.send(request.body(()).unwrap(), None).await;
+        let (_, status) = timeout(harness::WAIT_LIMIT, answer(response)).await.unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{method}");
+    }
+    client.create(&[]).await;
+}

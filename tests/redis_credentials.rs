@@ -79,6 +79,7 @@ async fn redis_password_is_rotated_as_the_manual_says() {
         (server.metric(name).await > time).then_some(())
     })
     .await;
+    reconnect(&redis, &client).await;
     redis.must(&["ACL", "SETUSER", user, &format!("<{old}")]);
     reconnect(&redis, &client).await;
     let (session, _) = client.create(&[]).await;

@@ -5,6 +5,8 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use rustix::fs::OFlags;
@@ -13,6 +15,9 @@ use rustix::fs::OFlags;
 const STDERR: &str = "stderr";
 /// Permissions of a new file: its owner reads and writes it.
 const MODE: u32 = 0o600;
+
+/// Time between two attempts to write to a standard error that accepts nothing.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Output of the log.
 pub(super) enum Output {
@@ -26,6 +31,8 @@ pub(super) enum Output {
         file: File,
         /// Device and inode of the open file.
         identity: (u64, u64),
+        /// Size of the file after the last write.
+        size: u64,
     },
 }
 
@@ -43,24 +50,52 @@ impl Output {
         if !metadata.is_file() {
             return Err(io::Error::other("is not a regular file; stderr is standard error"));
         }
-        Ok(Output::File { path: path.to_owned(), file, identity: (metadata.dev(), metadata.ino()) })
+        let identity = (metadata.dev(), metadata.ino());
+        Ok(Output::File { path: path.to_owned(), file, identity, size: metadata.len() })
     }
 
-    /// Opens the file again if its path names another one, or none. Returns whether it did.
-    pub(super) fn reopen_if_moved(&mut self) -> io::Result<bool> {
-        let Output::File { path, identity, .. } = self else { return Ok(false) };
-        if std::fs::metadata(&*path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == *identity) {
-            return Ok(false);
+    /// Opens the file again if its path names another one, or none. Returns whether the end of the file is no longer what was
+    /// written last: it was opened again, or truncated.
+    pub(super) fn is_new(&mut self) -> io::Result<bool> {
+        let Output::File { path, identity, size, .. } = self else { return Ok(false) };
+        match std::fs::metadata(&*path) {
+            Ok(metadata) if (metadata.dev(), metadata.ino()) == *identity => {
+                let is_truncated = metadata.len() < *size;
+                *size = metadata.len();
+                Ok(is_truncated)
+            }
+            Ok(_) | Err(_) => {
+                *self = Output::open(&path.clone())?;
+                Ok(true)
+            }
         }
-        *self = Output::open(&path.clone())?;
-        Ok(true)
     }
 
-    /// Writes some of the bytes; returns how many.
+    /// Writes some of the bytes, to standard error all of them; returns how many.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Output::Stderr => io::stderr().write(bytes),
-            Output::File { file, .. } => file.write(bytes),
+            Output::Stderr => write_to_stderr(bytes),
+            Output::File { file, size, .. } => {
+                let written = file.write(bytes)?;
+                *size += written as u64;
+                Ok(written)
+            }
         }
     }
+}
+
+/// Writes all bytes, so that the lines of the log are not between them. Waits while standard error accepts nothing: another process
+/// may have made it non-blocking.
+fn write_to_stderr(bytes: &[u8]) -> io::Result<usize> {
+    let (mut stderr, mut rest) = (io::stderr().lock(), bytes);
+    while !rest.is_empty() {
+        match stderr.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(POLL),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes.len())
 }

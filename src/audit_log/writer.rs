@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
@@ -21,8 +22,10 @@ use crate::observe::Metrics;
 
 /// Maximum time that a line waits for others before all are written.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
-/// Time between two checks of the path of the file, and between two lines of the same refusal.
+/// Time between two lines of the same refusal.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which a write that has not ended counts as failed.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// Size of the lines above which they are written at once.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -40,9 +43,19 @@ pub(super) struct Shared {
     /// Refusals since the last line about them.
     pub refusals: Refusals,
     /// Whether the last attempt to write failed.
-    pub is_broken: AtomicBool,
+    is_broken: AtomicBool,
     /// Number of lines without a place in the queue since the last line about them.
     pub lost: AtomicU64,
+    /// Start of the write in progress. None: the thread waits for lines.
+    writing_since: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    /// Whether lines cannot be written now: the last attempt failed, or one takes too long.
+    pub(super) fn is_broken(&self) -> bool {
+        let is_stuck = |since: Instant| since.elapsed() >= STUCK_AFTER;
+        self.is_broken.load(Ordering::Relaxed) || self.writing_since.lock().is_some_and(is_stuck)
+    }
 }
 
 /// What the thread has received in one interval.
@@ -112,11 +125,16 @@ impl Writer {
         let mut checked = Instant::now();
         loop {
             let collected = self.collect();
-            if checked.elapsed() >= CHECK_INTERVAL || !matches!(collected, Collected::Lines) {
+            let is_last = !matches!(collected, Collected::Lines);
+            // While the output is broken, refusals are only counted.
+            if is_last || checked.elapsed() >= CHECK_INTERVAL && !self.shared.is_broken() {
                 checked = Instant::now();
                 self.add_counts();
             }
             self.flush();
+            if is_last {
+                self.note_unwritten();
+            }
             match collected {
                 Collected::Lines => {}
                 Collected::Close(closed) => {
@@ -148,10 +166,6 @@ impl Writer {
 
     /// Adds the lines about refusals and about lost lines.
     fn add_counts(&mut self) {
-        // The refusals continue to be counted until the output works again.
-        if self.shared.is_broken.load(Ordering::Relaxed) {
-            return;
-        }
         for line in self.shared.refusals.take() {
             self.batch.add(&line, &self.metrics);
         }
@@ -162,14 +176,25 @@ impl Writer {
         }
     }
 
+    /// Counts the lines that cannot be written at the end.
+    fn note_unwritten(&self) {
+        let lines = self.batch.text[self.batch.written..].iter().filter(|byte| **byte == b'\n').count();
+        if lines > 0 {
+            self.metrics.network.count_lost_audit_lines(lines as u64);
+            crate::observe::error!(lines, "audit log is closed; its last lines could not be written");
+        }
+    }
+
     /// Writes the batch, to the file that has the path now.
     fn flush(&mut self) {
-        let written = self.output.reopen_if_moved().and_then(|is_new| {
+        *self.shared.writing_since.lock() = Some(Instant::now());
+        let written = self.output.is_new().and_then(|is_new| {
             if is_new {
                 self.batch.repeat_line();
             }
             self.batch.write_to(&mut self.output)
         });
+        *self.shared.writing_since.lock() = None;
         let was_broken = self.shared.is_broken.swap(written.is_err(), Ordering::Relaxed);
         self.metrics.network.set_audit_healthy(written.is_ok());
         match written {

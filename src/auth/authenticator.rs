@@ -48,6 +48,10 @@ impl Authenticator {
         }
     }
 
+    fn accepted(&self) -> Accepted {
+        self.accepted.read().clone()
+    }
+
     /// Whether calls need a credential.
     pub fn requires_credentials(&self) -> bool {
         self.accepted.read().callers.is_some()
@@ -81,7 +85,7 @@ impl Authenticator {
     ) -> Result<Requester, Refusal> {
         // Before the check: a change during it makes the next check of a right read everything again.
         let generation = self.generation.load(Ordering::Acquire);
-        let accepted = self.accepted.read().clone();
+        let accepted = self.accepted();
         if accepted.callers.is_none() {
             let caller = self.anyone.clone();
             return Ok(Requester { caller, credential: None, valid_until: None, last_used: None, generation });
@@ -186,13 +190,7 @@ impl LastingRight {
         if checked.generation == generation && checked.valid_until.is_none_or(|until| now < until) {
             return Ok(());
         }
-        let found = self
-            .authenticator
-            .accepted
-            .read()
-            .clone()
-            .find(&self.credential, now)
-            .map_err(|_| RightLost::Credential)?;
+        let found = self.authenticator.accepted().find(&self.credential, now).map_err(|_| RightLost::Credential)?;
         self.granted.check_again(&found.caller).map_err(RightLost::Grant)?;
         *checked = Checked { generation, valid_until: found.valid_until };
         Ok(())

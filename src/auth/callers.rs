@@ -79,10 +79,10 @@ impl Callers {
         let is_equal = key.map_or(&KeyHash::DUMMY, |key| &key.hash).equals(hash);
         let key = key.filter(|_| is_equal).ok_or(Refusal::UnknownKey)?;
         if key.not_before.is_some_and(|not_before| now < not_before) {
-            return Err(Refusal::EarlyKey);
+            return Err(Refusal::EarlyKey(id));
         }
         if key.expires.is_some_and(|expires| now >= expires) {
-            return Err(Refusal::ExpiredKey);
+            return Err(Refusal::ExpiredKey(id));
         }
         Ok(Found { caller: key.caller.clone(), valid_until: key.expires, last_used: Some(key.last_used.clone()) })
     }

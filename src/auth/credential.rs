@@ -55,10 +55,10 @@ pub enum Refusal {
     Malformed,
     /// No caller has the key, or its secret is another one.
     UnknownKey,
-    /// The key has expired.
-    ExpiredKey,
-    /// The key is not valid yet.
-    EarlyKey,
+    /// The key with this id has expired.
+    ExpiredKey(KeyId),
+    /// The key with this id is not valid yet.
+    EarlyKey(KeyId),
     /// No caller has the identity of the certificate, or it has none or several.
     UnknownCertificate,
     /// The certificate has expired, was revoked, or its issuer is no longer trusted.
@@ -66,6 +66,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Returns the id of a key whose secret was right. None: there is none; an id that was guessed is not recorded.
+    pub fn key(self) -> Option<KeyId> {
+        match self {
+            Refusal::ExpiredKey(id) | Refusal::EarlyKey(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Returns the name in metrics and in the audit log.
     pub fn name(self) -> &'static str {
         match self {
@@ -73,8 +81,8 @@ impl Refusal {
             Refusal::Ambiguous => "ambiguous",
             Refusal::Malformed => "malformed",
             Refusal::UnknownKey => "unknown_key",
-            Refusal::ExpiredKey => "expired_key",
-            Refusal::EarlyKey => "early_key",
+            Refusal::ExpiredKey(_) => "expired_key",
+            Refusal::EarlyKey(_) => "early_key",
             Refusal::UnknownCertificate => "unknown_certificate",
             Refusal::InvalidCertificate => "invalid_certificate",
         }

@@ -222,9 +222,9 @@ mod tests {
         let found = at("2027-01-01T00:00:00Z").unwrap();
         assert_eq!(&*found.caller.name, "shop");
         assert_eq!(found.valid_until, Some(UNIX_EPOCH + Duration::from_secs(1_801_440_000)));
-        assert_eq!(at("2026-12-31T23:59:59Z").unwrap_err(), Refusal::EarlyKey);
+        assert_eq!(at("2026-12-31T23:59:59Z").unwrap_err(), Refusal::EarlyKey(id));
         assert!(at("2027-01-31T23:59:59Z").is_ok());
-        assert_eq!(at("2027-02-01T00:00:00Z").unwrap_err(), Refusal::ExpiredKey);
+        assert_eq!(at("2027-02-01T00:00:00Z").unwrap_err(), Refusal::ExpiredKey(id));
         let now = humantime::parse_rfc3339("2027-01-15T00:00:00Z").unwrap();
         assert_eq!(callers.by_key(id, &HASH.parse().unwrap(), now).unwrap_err(), Refusal::UnknownKey);
         assert_eq!(callers.by_key("aaaaaaaaaa".parse().unwrap(), &hash, now).unwrap_err(), Refusal::UnknownKey);

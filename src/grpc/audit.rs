@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 
 use super::status;
 use crate::{
-    audit_log::{Actor, AuditLog, Class, Event, Line, Outcome, Place, Source, Target, user_agent},
+    audit_log::{Actor, AuditLog, Class, Event, Line, Outcome, Place, Refusal, Source, Target, user_agent},
     auth::{CertificateNames, Peer, Requester},
     pb,
     service::{
@@ -50,13 +50,12 @@ impl Action {
 
     fn target(&self, method: &'static str) -> Target {
         let ids: Vec<_> = self.ids.iter().take(MAX_IDS).map(ToString::to_string).collect();
-        let cause = self.cause.map(|cause| pb::Cause::from(cause).as_str_name().trim_start_matches("CAUSE_"));
         Target {
             method: Some(method),
             namespace: Some(self.namespace.to_string()),
             id: (!ids.is_empty()).then(|| ids.join(",")),
             subject: self.subject.clone(),
-            cause,
+            cause: self.cause.map(name_of),
             request_id_hash: self.request.as_ref().map(|request| HEXLOWER.encode(&request.id)),
             files: None,
         }
@@ -79,7 +78,7 @@ impl From<&Create> for Action {
         let ids = call.token.iter().map(crate::session::Token::id).collect();
         let subject = Some(call.content.subject.clone()).filter(|subject| !subject.is_empty());
         let action = Action::new(Some((Class::Login, Event::SessionCreated)), &call.namespace, ids);
-        Action { subject, request: call.request, ..action }
+        Action { has_token: call.token.is_some(), subject, request: call.request, ..action }
     }
 }
 
@@ -148,7 +147,6 @@ impl From<&Watch> for Action {
 }
 
 /// Who makes a call, for the audit log.
-#[derive(Clone)]
 pub(super) struct CallAudit {
     pub log: Arc<AuditLog>,
     pub peer: Arc<Peer>,
@@ -159,7 +157,7 @@ pub(super) struct CallAudit {
 
 impl CallAudit {
     /// Takes the place of the line about this call, before the call. Fails if the line is required and cannot be written.
-    pub(super) fn begin<T>(&self, call: &T) -> Result<PendingLine, Status>
+    pub(super) fn begin<T>(self: &Arc<Self>, call: &T) -> Result<PendingLine, Status>
     where
         Action: for<'a> From<&'a T>,
     {
@@ -177,9 +175,10 @@ impl CallAudit {
     /// Counts a call for which the caller has no grant.
     pub(super) fn refuse(&self, status: &Status) {
         let namespace = status.get_details_error_info().and_then(|info| info.metadata.get("namespace").cloned());
-        self.log.refuse(self.source(), || {
-            let target = Target { method: Some(self.method), namespace, ..Target::default() };
-            self.refusal(Event::AuthzFail, target, reason_of(status))
+        let apart = namespace.clone().unwrap_or_default();
+        let reason = reason_of(status).unwrap_or_default();
+        self.log.refuse(Refusal { source: self.source(), event: Event::AuthzFail, reason, apart }, || {
+            (self.actor(), Target { method: Some(self.method), namespace, ..Target::default() })
         });
     }
 
@@ -198,11 +197,6 @@ impl CallAudit {
             key: key.map(|key| key.to_string()),
             ..actor_of(&self.peer, self.user_agent.as_ref())
         }
-    }
-
-    fn refusal(&self, event: Event, target: Target, reason: Option<String>) -> Line {
-        let line = Line::new(Class::Refusal, event, Outcome::Failed, SystemTime::now());
-        Line { actor: self.actor(), target, reason, ..line }
     }
 }
 
@@ -225,7 +219,7 @@ pub(super) fn actor_of(peer: &Peer, agent: Option<&HeaderValue>) -> Actor {
 pub(super) struct PendingLine(Option<Box<Pending>>);
 
 struct Pending {
-    audit: CallAudit,
+    audit: Arc<CallAudit>,
     action: Action,
     place: Option<Place>,
     is_over: bool,
@@ -250,17 +244,20 @@ impl Found {
 impl PendingLine {
     /// Ends the call: returns its result with the error as a status. `found` describes what a successful one adds to its line.
     pub(super) fn end<T>(mut self, result: Result<T, Error>, found: impl FnOnce(&T) -> Found) -> Result<T, Status> {
-        let is_stale = matches!(&result, Err(Error::Ended(_) | Error::Rotated));
+        let ended = match &result {
+            Err(Error::Ended(cause)) => Some(*cause),
+            Ok(_) | Err(_) => None,
+        };
+        let is_invalid = matches!(&result, Err(Error::NotFound | Error::Ended(_) | Error::Rotated));
         let result = result.map_err(status::from_error);
         if let Some(pending) = &mut self.0 {
             pending.is_over = true;
             match &result {
-                Ok(value) => {
-                    let Found { id, count } = found(value);
-                    pending.action.ids.extend(id.filter(|_| pending.action.ids.is_empty()));
-                    pending.write(Outcome::Ok, None, count);
+                Ok(value) => pending.succeed(&found(value)),
+                Err(status) if is_invalid && pending.action.has_token => {
+                    pending.refuse(reason_of(status).unwrap_or_default(), ended);
                 }
-                Err(status) => pending.fail(status, is_stale),
+                Err(status) => pending.fail(reason_of(status).unwrap_or_default()),
             }
         }
         result
@@ -268,16 +265,31 @@ impl PendingLine {
 }
 
 impl Pending {
-    /// Writes the line of a call that failed. `is_stale`: the session has ended, or the token is superseded.
-    fn fail(&mut self, status: &Status, is_stale: bool) {
-        let reason = reason_of(status);
-        let is_unknown = reason.as_deref() == Some("OUTCOME_UNKNOWN");
-        if is_stale && self.action.has_token {
-            let target = self.action.target(self.audit.method);
-            let line = || self.audit.refusal(Event::SessionUseAfterExpire, target, reason.clone());
-            self.audit.log.refuse(self.audit.source(), line);
+    fn succeed(&mut self, found: &Found) {
+        if self.action.has_token && found.count == Some(0) {
+            // DeleteSession: no live session has the token.
+            return self.refuse("SESSION_NOT_FOUND".to_owned(), None);
         }
-        self.write(if is_unknown { Outcome::Unknown } else { Outcome::Failed }, reason, None);
+        self.action.ids.extend(found.id.filter(|_| self.action.ids.is_empty()));
+        self.write(Outcome::Ok, None, found.count);
+    }
+
+    fn fail(&mut self, reason: String) {
+        let outcome = if reason == "OUTCOME_UNKNOWN" { Outcome::Unknown } else { Outcome::Failed };
+        self.write(outcome, Some(reason), None);
+    }
+
+    /// Counts the use of a token that no live session has, or that is superseded: users can send any number of them. A session that
+    /// ended because of token reuse has its own line.
+    fn refuse(&self, reason: String, ended: Option<Cause>) {
+        let mut target = self.action.target(self.audit.method);
+        target.cause = ended.map(name_of);
+        let apart = match ended {
+            Some(Cause::TokenReuse) => target.id.clone().unwrap_or_default(),
+            Some(_) | None => String::new(),
+        };
+        let (source, event) = (self.audit.source(), Event::SessionUseAfterExpire);
+        self.audit.log.refuse(Refusal { source, event, reason, apart }, || (self.audit.actor(), target));
     }
 
     fn write(&mut self, outcome: Outcome, reason: Option<String>, count: Option<u64>) {
@@ -292,9 +304,15 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.is_over {
-            self.write(Outcome::Unknown, Some("CANCELLED".to_owned()), None);
+            let reason = if std::thread::panicking() { "OUTCOME_UNKNOWN" } else { "CANCELLED" };
+            self.write(Outcome::Unknown, Some(reason.to_owned()), None);
         }
     }
+}
+
+/// Returns the name of a cause.
+fn name_of(cause: Cause) -> &'static str {
+    pb::Cause::from(cause).as_str_name().trim_start_matches("CAUSE_")
 }
 
 /// Returns the reason in the ErrorInfo of a status.

@@ -30,6 +30,7 @@ use crate::{
     audit_log::AuditLog,
     auth::{Peer, Requester},
     observe::Metrics,
+    pb::service::session_service_server::SessionServiceServer,
 };
 
 pub use bounded_streams::{BoundedStreams, StreamBound};
@@ -49,6 +50,9 @@ struct Method {
     content: Content,
 }
 
+/// Name of the service.
+const SERVICE: &str = <SessionServiceServer<()> as tonic::server::NamedService>::NAME;
+
 const METHODS: [Method; 9] = [
     Method { name: "CreateSession", content: Content::Session },
     Method { name: "GetSession", content: Content::Session },
@@ -64,7 +68,7 @@ const METHODS: [Method; 9] = [
 impl Method {
     /// Returns the method with this path. None: there is no such method.
     pub(super) fn of_path(path: &str) -> Option<Self> {
-        let (_, name) = path.strip_prefix('/')?.split_once('/')?;
+        let name = path.strip_prefix('/')?.strip_prefix(SERVICE)?.strip_prefix('/')?;
         METHODS.into_iter().find(|method| method.name == name)
     }
 }
@@ -77,7 +81,7 @@ pub(super) struct CallContext {
     /// Counts the call once it has ended.
     pub metrics: CallMetrics,
     /// Caller that the gate found, and the audit log.
-    pub audit: CallAudit,
+    pub audit: Arc<CallAudit>,
 }
 
 /// Caller and client of a request that the gate admitted. It adds them to the extensions of the request.
@@ -186,6 +190,7 @@ where
         };
         let user_agent = parts.headers.get(USER_AGENT).cloned();
         let audit = CallAudit { log: self.audit_log.clone(), peer, requester, user_agent, method: method.name };
+        let audit = Arc::new(audit);
         parts.extensions.insert(CallContext { deadline, metrics: metrics.clone(), audit: audit.clone() });
         let call = self.inner.call(Request::from_parts(parts, Full::new(message)));
         let response = AssertUnwindSafe(call).catch_unwind().await.map_err(|_| status::panicked())?;

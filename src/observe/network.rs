@@ -5,12 +5,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::ResultLabel;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
+
+use super::labels::ResultLabel;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FileLabel {
@@ -167,9 +168,9 @@ impl NetworkMetrics {
         self.audit_lines.get_or_create(&ClassLabel { class }).inc();
     }
 
-    /// Counts a line of the audit log that is lost.
-    pub fn count_lost_audit_line(&self) {
-        self.audit_lines_lost.inc();
+    /// Counts lines of the audit log that are lost.
+    pub fn count_lost_audit_lines(&self, lines: u64) {
+        self.audit_lines_lost.inc_by(lines);
     }
 
     /// Removes a key, which no caller has any more.

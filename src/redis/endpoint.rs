@@ -98,7 +98,7 @@ impl Endpoint {
 /// Quotes a word for an inline command of Redis: fred sends user and password in one (`HELLO 3 AUTH <user> <password>`).
 fn inline_word(word: String) -> String {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'\\".contains(&byte);
-    if word.bytes().all(is_plain) {
+    if !word.is_empty() && word.bytes().all(is_plain) {
         return word;
     }
     let mut quoted = String::from("\"");

@@ -24,7 +24,7 @@ use super::{
     write_buffer::{SocketFailure, WriteBuffer},
 };
 use crate::{
-    audit_log::{Actor, AuditLog, Class, Event, Line, Outcome, Source},
+    audit_log::{Actor, AuditLog, Event, Refusal, Source, Target},
     auth::Peer,
     config::Limits,
     grpc::{Admission, Gate},
@@ -179,10 +179,9 @@ fn note_handshake(metrics: &Metrics, audit_log: &AuditLog, address: SocketAddr, 
     let result = failure.map_or("ok", |failure| failure.0);
     metrics.network.count_handshake(result);
     if result.starts_with("certificate_") || result == "crl_unknown" {
-        audit_log.refuse(Source::network_of(address.ip()), || {
-            let actor = Actor { peer: Some(address.to_string()), ..Actor::default() };
-            let line = Line::new(Class::Refusal, Event::AuthnFail, Outcome::Failed, SystemTime::now());
-            Line { actor, reason: Some(result.to_owned()), ..line }
+        let (source, reason, apart) = (Source::network_of(address.ip()), result.to_owned(), String::new());
+        audit_log.refuse(Refusal { source, event: Event::AuthnFail, reason, apart }, || {
+            (Actor { peer: Some(address.to_string()), ..Actor::default() }, Target::default())
         });
     }
 }

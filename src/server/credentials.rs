@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use super::{
     file::{self, UnusableFile},
     redis_files::{RedisFiles, RedisMaterial},
-    reload::FileSet,
+    reload::{FileSet, Loaded},
     tls::{CurrentTls, Tls, TlsFiles},
 };
 use crate::{
@@ -33,14 +33,14 @@ impl Credentials {
     pub(super) fn load(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, UnusableFile> {
         let tls = tls_files(config).map(|files| {
             let mut generation = 0;
-            FileSet::load(files.named(), move || {
+            Loaded::read(files.named(), move || {
                 generation += 1;
                 files.load(generation)
             })
         });
         let callers = config.callers.clone().map(|path| {
             let mut loads = Loads::new();
-            FileSet::load(vec![("callers", path.clone())], move || {
+            Loaded::read(vec![("callers", path.clone())], move || {
                 let callers = read_callers(&path, &loads)?;
                 loads.clone_from(&callers.loads);
                 Ok(callers)
@@ -86,7 +86,7 @@ fn redis_credentials(
     files: &mut Vec<FileSet>,
 ) -> Result<Arc<CurrentRedisCredentials>, UnusableFile> {
     let redis_files = RedisFiles::of(config);
-    let (material, set) = FileSet::load(redis_files.named(), move || redis_files.load())?;
+    let (material, set) = Loaded::read(redis_files.named(), move || redis_files.load())?;
     let metrics = metrics.clone();
     let note_end = move |material: &RedisMaterial| {
         material.not_after.iter().for_each(|end| metrics.network.set_certificate_end("redis", *end));

@@ -70,6 +70,15 @@ fn states(files: &[NamedFile]) -> Vec<FileState> {
 }
 
 impl<L> Loaded<L> {
+    /// Reads the files for the first time.
+    pub(super) fn read<T>(files: Vec<NamedFile>, mut load: L) -> Result<(T, Self), UnusableFile>
+    where
+        L: FnMut() -> Result<T, UnusableFile>,
+    {
+        let state = states(&files);
+        Ok((load()?, Loaded { files, load, state }))
+    }
+
     /// Returns the set, which passes what it reads later to `apply`.
     pub(super) fn on_change<T>(self, mut apply: impl FnMut(T) + Send + 'static) -> FileSet
     where
@@ -81,15 +90,6 @@ impl<L> Loaded<L> {
 }
 
 impl FileSet {
-    /// Reads the files for the first time.
-    pub(super) fn load<T, L: FnMut() -> Result<T, UnusableFile>>(
-        files: Vec<NamedFile>,
-        mut load: L,
-    ) -> Result<(T, Loaded<L>), UnusableFile> {
-        let state = states(&files);
-        Ok((load()?, Loaded { files, load, state }))
-    }
-
     /// Reads the files again if one has changed, or if the last reading failed.
     fn check(&mut self, metrics: &Metrics, audit_log: &AuditLog) {
         let state = states(&self.files);

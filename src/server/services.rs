@@ -132,7 +132,7 @@ where
     const VALID: &str = "generated descriptors are valid";
     let v1 = description().build_v1().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
     let v1alpha = description().build_v1alpha().expect(VALID).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-    let bound = StreamBound::of_reflection(limits.response_timeout);
+    let bound = StreamBound::of_reflection(limits.call_timeout, limits.response_timeout);
     let sessions = CallService {
         inner,
         metrics: metrics.clone(),

@@ -12,12 +12,18 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body, metadata::MetadataMap, server::NamedService};
 use tower::Service;
 
-use super::super::{status, stream};
+use super::{
+    super::{status, stream},
+    discard,
+};
 
 /// Maximum number of open health watches of all connections.
 const MAX_HEALTH_WATCHES: usize = 1_000;
@@ -33,6 +39,8 @@ pub struct StreamBound {
     stream: &'static str,
     /// Number of streams that may still be opened.
     places: Arc<Semaphore>,
+    /// Maximum time until a call is answered, or the response of a stream begins: its message may never arrive.
+    call_timeout: Duration,
     end: End,
 }
 
@@ -47,15 +55,16 @@ enum End {
 
 impl StreamBound {
     /// Bound on health watches, which end at the drain.
-    pub fn of_health(drain: CancellationToken) -> Self {
+    pub fn of_health(call_timeout: Duration, drain: CancellationToken) -> Self {
         let places = Arc::new(Semaphore::new(MAX_HEALTH_WATCHES));
-        StreamBound { kind: "health", stream: "/Watch", places, end: End::AtDrain(drain) }
+        StreamBound { kind: "health", stream: "/Watch", places, call_timeout, end: End::AtDrain(drain) }
     }
 
-    /// Bound on reflection streams, which are reset after this time.
-    pub fn of_reflection(timeout: Duration) -> Self {
+    /// Bound on reflection streams, which are reset after `stream_timeout`.
+    pub fn of_reflection(call_timeout: Duration, stream_timeout: Duration) -> Self {
         let places = Arc::new(Semaphore::new(MAX_REFLECTION_STREAMS));
-        StreamBound { kind: "reflection", stream: "/ServerReflectionInfo", places, end: End::After(timeout) }
+        let end = End::After(stream_timeout);
+        StreamBound { kind: "reflection", stream: "/ServerReflectionInfo", places, call_timeout, end }
     }
 }
 
@@ -85,24 +94,34 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let BoundedStreams { mut inner, bound } = self.clone();
         Box::pin(async move {
+            let late = || Ok(status::request_timeout().into_http());
             if !request.uri().path().ends_with(bound.stream) {
-                return inner.call(request).await;
+                return timeout(bound.call_timeout, inner.call(request)).await.unwrap_or_else(|_| late());
             }
             let Ok(place) = bound.places.try_acquire_owned() else {
+                discard(request.body_mut()).await;
                 return Ok(status::too_many_streams(bound.kind).into_http());
             };
-            let drained = match bound.end {
+            let mut drained = match bound.end {
                 End::AtDrain(drain) => Some(Box::pin(drain.cancelled_owned())),
                 End::After(time) => {
                     stream::reset_after(time);
                     None
                 }
             };
-            let response = inner.call(request).await?;
-            Ok(response.map(|inner| Body::new(Stream { inner, drained, has_ended: false, _place: place })))
+            let opening = timeout(bound.call_timeout, inner.call(request));
+            let opened = match &mut drained {
+                None => opening.await,
+                Some(drained) => tokio::select! {
+                    opened = opening => opened,
+                    () = drained => return Ok(status::health_watch_drained().into_http()),
+                },
+            };
+            let Ok(response) = opened else { return late() };
+            Ok(response?.map(|inner| Body::new(Stream { inner, drained, has_ended: false, _place: place })))
         })
     }
 }

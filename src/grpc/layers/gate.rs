@@ -11,8 +11,8 @@ use tonic::{Status, body::Body};
 
 use super::{Admitted, CallMetrics, Method};
 use crate::{
-    audit_log::{AuditLog, Class, Event, Line, Outcome, Source, Target},
-    auth::{Authenticator, InUse, Load, Peer, Requester, Unauthenticated},
+    audit_log::{Actor, AuditLog, Event, Refusal, Source, Target},
+    auth::{Authenticator, InUse, KeyId, Load, Peer, Requester, Unauthenticated},
     grpc::{audit::actor_of, status},
     observe::Metrics,
 };
@@ -73,7 +73,7 @@ impl Gate {
     pub fn admit<B>(&self, request: &mut Request<B>) -> Result<CallPlace, Box<Response<Body>>> {
         if let Some((code, reason)) = refused_as_http(request.headers()) {
             self.metrics.network.count_refusal(reason);
-            self.note_refusal(request, Event::AuthzFail, reason);
+            self.note_refusal(request, Event::AuthzFail, reason, None);
             return Err(Box::new(refusal(code)));
         }
         if request.uri().path() == HEALTH_CHECK {
@@ -95,7 +95,7 @@ impl Gate {
                 };
                 self.metrics.network.count_authentication(by, refusal.name());
                 self.metrics.network.count_refusal("credentials_invalid");
-                self.note_refusal(request, Event::AuthnFail, refusal.name());
+                self.note_refusal(request, Event::AuthnFail, refusal.name(), refusal.key());
                 Err(Box::new(self.refuse(request, status::credentials_invalid())))
             }
         }
@@ -118,14 +118,14 @@ impl Gate {
         Ok([Some(of_server), Some(of_caller)])
     }
 
-    /// Counts a refusal in the audit log.
-    fn note_refusal<B>(&self, request: &Request<B>, event: Event, reason: &str) {
-        self.admission.audit_log.refuse(Source::network_of(self.peer.address.ip()), || {
-            let line = Line::new(Class::Refusal, event, Outcome::Failed, SystemTime::now());
+    /// Counts a refusal in the audit log. `key`: id of a key that was valid once, or will be.
+    fn note_refusal<B>(&self, request: &Request<B>, event: Event, reason: &str, key: Option<KeyId>) {
+        let source = Source::network_of(self.peer.address.ip());
+        let apart = key.map_or_else(String::new, |key| key.to_string());
+        self.admission.audit_log.refuse(Refusal { source, event, reason: reason.to_owned(), apart }, || {
             let method = Method::of_path(request.uri().path()).map(|method| method.name);
-            let target = Target { method, ..Target::default() };
             let actor = actor_of(&self.peer, request.headers().get(USER_AGENT));
-            Line { actor, target, reason: Some(reason.to_owned()), ..line }
+            (Actor { key: key.map(|key| key.to_string()), ..actor }, Target { method, ..Target::default() })
         });
     }
 
