@@ -73,7 +73,21 @@ impl Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Socket::Plain(socket) => socket.read(buffer),
-            Socket::Tls(socket) => socket.read(buffer),
+            Socket::Tls(socket) => {
+                // One read returns one record of TLS: read until the socket is empty.
+                let mut count = socket.read(buffer)?;
+                socket.sock.set_nonblocking(true)?;
+                while count > 0 && count < buffer.len() {
+                    match socket.read(&mut buffer[count..]) {
+                        Ok(0) => break,
+                        Ok(more) => count += more,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                socket.sock.set_nonblocking(false)?;
+                Ok(count)
+            }
         }
     }
 
