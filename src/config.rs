@@ -89,25 +89,27 @@ fn read(mut top: Reader<'_>) -> Config {
     config
 }
 
+/// Adds a problem if an option is given without the other one that it needs.
+fn needs(top: &mut Reader<'_>, key: &str, is_given: bool, other: &str, has_other: bool) {
+    if is_given && !has_other {
+        top.problem(key, &format!("needs {other}"));
+    }
+}
+
 /// Checks that options which need another one have it, and that a server which others can reach knows its callers.
 fn check_network(config: &Config, top: &mut Reader<'_>) {
     let (has_certificate, has_key) = (config.tls_cert.is_some(), config.tls_key.is_some());
     let (has_tls, has_callers) = (has_certificate && has_key, config.callers.is_some());
-    let mut needs = |key: &str, is_given: bool, other: &str, has_other: bool| {
-        if is_given && !has_other {
-            top.problem(key, &format!("needs {other}"));
-        }
-    };
-    needs("tls_cert", has_certificate, "tls_key", has_key);
-    needs("tls_key", has_key, "tls_cert", has_certificate);
-    needs("client_ca", config.client_ca.is_some(), "tls_cert and tls_key", has_tls);
-    needs("client_ca", config.client_ca.is_some(), "callers", has_callers);
-    needs("audit_required", config.audit_required, "audit_file", config.audit_file.is_some());
-    needs("client_crl", config.client_crl.is_some(), "client_ca", config.client_ca.is_some());
+    needs(top, "tls_cert", has_certificate, "tls_key", has_key);
+    needs(top, "tls_key", has_key, "tls_cert", has_certificate);
+    needs(top, "client_ca", config.client_ca.is_some(), "tls_cert and tls_key", has_tls);
+    needs(top, "client_ca", config.client_ca.is_some(), "callers", has_callers);
+    needs(top, "audit_required", config.audit_required, "audit_file", config.audit_file.is_some());
+    needs(top, "client_crl", config.client_crl.is_some(), "client_ca", config.client_ca.is_some());
     if !config.listen.ip().is_loopback() && !config.insecure {
         const OTHERWISE: &str = ", because it is not a loopback address (insecure permits it without)";
-        needs("listen", true, &format!("tls_cert and tls_key{OTHERWISE}"), has_tls);
-        needs("listen", true, &format!("callers{OTHERWISE}"), has_callers);
+        needs(top, "listen", true, &format!("tls_cert and tls_key{OTHERWISE}"), has_tls);
+        needs(top, "listen", true, &format!("callers{OTHERWISE}"), has_callers);
     }
 }
 
@@ -115,19 +117,14 @@ fn check_network(config: &Config, top: &mut Reader<'_>) {
 fn check_redis(config: &Config, top: &mut Reader<'_>) {
     let uses_tls = config.redis.as_deref().is_some_and(|url| url.starts_with("rediss"));
     let (certificate, key) = (config.redis_cert.is_some(), config.redis_key.is_some());
-    let tls_files = [("redis_ca", config.redis_ca.is_some()), ("redis_cert", certificate), ("redis_key", key)];
-    for (setting, _) in tls_files.into_iter().filter(|(_, is_given)| *is_given && !uses_tls) {
-        top.problem(setting, "needs redis with a URL for TLS (rediss://)");
+    for (setting, is_given) in
+        [("redis_ca", config.redis_ca.is_some()), ("redis_cert", certificate), ("redis_key", key)]
+    {
+        needs(top, setting, is_given, "redis with a URL for TLS (rediss://)", uses_tls);
     }
-    if certificate && !key {
-        top.problem("redis_cert", "needs redis_key");
-    }
-    if key && !certificate {
-        top.problem("redis_key", "needs redis_cert");
-    }
-    if config.redis_password_file.is_some() && config.redis.is_none() {
-        top.problem("redis_password_file", "needs redis");
-    }
+    needs(top, "redis_cert", certificate, "redis_key", key);
+    needs(top, "redis_key", key, "redis_cert", certificate);
+    needs(top, "redis_password_file", config.redis_password_file.is_some(), "redis", config.redis.is_some());
     if config.redis_password_file.is_some() && config.redis_password.is_some() {
         top.problem("redis_password_file", "is given together with SESSIOND_REDIS_PASSWORD: set one of them");
     }

@@ -23,6 +23,7 @@ use labels::ResultLabel;
 pub(crate) use log_limit::{LogLimit, error, limited, warning};
 pub use log_writer::LogGuard;
 use log_writer::LogWriter;
+pub(crate) use log_writer::write_to_stderr;
 pub use network::NetworkMetrics;
 
 /// Format of log lines.

@@ -20,6 +20,13 @@ pub mod service {
     include!(concat!(env!("OUT_DIR"), "/service/sessiond.v1.rs"));
 }
 
+impl Cause {
+    /// Returns the name without its prefix, as in errors and in the audit log.
+    pub fn short_name(self) -> &'static str {
+        self.as_str_name().trim_start_matches("CAUSE_")
+    }
+}
+
 /// Encoded descriptors of all proto files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

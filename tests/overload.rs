@@ -8,7 +8,7 @@ use harness::{
     callers::{Caller, CallersFile, Key},
     client::*,
     eventually,
-    raw::{Raw, framed},
+    raw::{Raw, frame, framed},
 };
 use sessiond_client::v1::GetSessionRequest;
 use tokio::{
@@ -109,13 +109,8 @@ async fn health_watches_are_limited_and_end_at_the_drain() {
 /// Opens an HTTP/2 connection that makes no call.
 async fn idle_connection(address: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(&[PREFACE, &frame(4, 0, &[])].concat()).await.unwrap();
+    stream.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
     stream
-}
-
-fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, 0], &stream.to_be_bytes(), payload].concat()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,12 +149,12 @@ async fn flood_of_control_frames_closes_its_connection_only() {
     let client = server.client().await;
     let (session, _) = client.create(&[]).await;
     let floods: [(&str, Vec<u8>); 6] = [
-        ("PING", frame(6, 0, &[7; 8])),
-        ("SETTINGS", frame(4, 0, &[])),
-        ("PRIORITY", frame(2, 1, &[0, 0, 0, 3, 1])),
-        ("WINDOW_UPDATE", frame(8, 0, &[0, 0, 0, 1])),
-        ("unknown type", frame(0xfa, 0, &[7; 100])),
-        ("CONTINUATION", [frame(1, 1, &[]), frame(9, 1, &[0; 100]).repeat(1_000)].concat()),
+        ("PING", frame(6, 0, 0, &[7; 8])),
+        ("SETTINGS", frame(4, 0, 0, &[])),
+        ("PRIORITY", frame(2, 0, 1, &[0, 0, 0, 3, 1])),
+        ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("unknown type", frame(0xfa, 0, 0, &[7; 100])),
+        ("CONTINUATION", [frame(1, 0, 1, &[]), frame(9, 0, 1, &[0; 100]).repeat(1_000)].concat()),
     ];
     for (name, piece) in floods {
         let (mut reading, mut writing) = idle_connection(&server.address).await.into_split();

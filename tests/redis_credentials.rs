@@ -55,12 +55,6 @@ async fn reconnect(redis: &Redis, client: &Client) {
         .await;
 }
 
-async fn reload_until(server: &Server, file: &str, result: f64) {
-    server.reload();
-    let name = format!("sessiond_reload_last_successful{{file=\"{file}\"}}");
-    eventually("the file is reloaded", async || (server.metric(&name).await == result).then_some(())).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_password_is_rotated_as_the_manual_says() {
     let redis = Redis::start();
@@ -94,14 +88,14 @@ async fn unusable_redis_password_file_changes_nothing() {
     let client = server.client().await;
     for content in ["", "\n", "two\nlines\n", "nul\0"] {
         replace(&path, content);
-        reload_until(&server, "redis_password_file", 0.0).await;
+        server.reload_until("redis_password_file", 0.0).await;
         reconnect(&redis, &client).await;
         replace(&path, user_and_password().1);
-        reload_until(&server, "redis_password_file", 1.0).await;
+        server.reload_until("redis_password_file", 1.0).await;
     }
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
-    reload_until(&server, "redis_password_file", 0.0).await;
+    server.reload_until("redis_password_file", 0.0).await;
     reconnect(&redis, &client).await;
     drop(directory);
 }
@@ -148,10 +142,10 @@ async fn tls_redis_client_certificate_is_replaced_without_a_restart() {
     // One file after the other: in between, the key is not that of the certificate.
     let take = |of: &str, as_: &str| replace(&files.path(as_), &std::fs::read_to_string(files.path(of)).unwrap());
     take("other-client.pem", "client.pem");
-    reload_until(&server, "redis_key", 0.0).await;
+    server.reload_until("redis_key", 0.0).await;
     reconnect(&tls.redis, &client).await;
     take("other-client.key", "client.key");
-    reload_until(&server, "redis_key", 1.0).await;
+    server.reload_until("redis_key", 1.0).await;
     trust(&other);
     reconnect(&tls.redis, &client).await;
 }

@@ -69,16 +69,6 @@ impl Load {
     }
 }
 
-async fn reloaded(server: &Server, file: &str) -> f64 {
-    server.metric(&format!("sessiond_reload_last_successful{{file=\"{file}\"}}")).await
-}
-
-/// Reloads until the reload of this file has failed (0) or succeeded (1).
-async fn reload_until(server: &Server, file: &str, result: f64) {
-    server.reload();
-    eventually("the file is reloaded", async || (reloaded(server, file).await == result).then_some(())).await;
-}
-
 /// Reads the watch to its end; returns the resume token of its last response, and its status.
 async fn end_of(watch: &mut WatchReader) -> (Vec<u8>, tonic::Status) {
     let mut token = Vec::new();
@@ -294,11 +284,11 @@ async fn server_certificate_is_replaced_in_any_order() {
         let (now, later): (Vec<_>, Vec<_>) = files.into_iter().partition(|(name, _)| *name == first);
         replace(&pki.path().join(now[0].0), now[0].1);
         // Certificate and key do not belong together: the old ones stay.
-        reload_until(&server, "tls_key", 0.0).await;
+        server.reload_until("tls_key", 0.0).await;
         load.goes_on().await;
         assert_eq!(shown().await, before);
         replace(&pki.path().join(later[0].0), later[0].1);
-        reload_until(&server, "tls_key", 1.0).await;
+        server.reload_until("tls_key", 1.0).await;
         assert_ne!(shown().await, before);
         load.goes_on().await;
     }
@@ -356,12 +346,12 @@ async fn bad_file_changes_nothing_and_is_visible() {
         let content = std::fs::read_to_string(path).unwrap();
         for (how, break_file) in breaks {
             break_file(path, &content);
-            reload_until(&server, name, 0.0).await;
+            server.reload_until(name, 0.0).await;
             by_key.goes_on().await;
             by_certificate.goes_on().await;
             remove(path);
             replace(path, &content);
-            reload_until(&server, name, 1.0).await;
+            server.reload_until(name, 1.0).await;
             println!("{name}: {how}");
         }
     }

@@ -123,11 +123,6 @@ async fn connection_without_a_preface_is_closed() {
 }
 
 /// Returns an HTTP/2 frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = &(payload.len() as u32).to_be_bytes()[1..];
-    [length, &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
 #[tokio::test]
 async fn connection_that_breaks_many_streams_is_closed() {
     const HEADERS: u8 = 1;

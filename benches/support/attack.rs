@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{TcpStream, ToSocketAddrs},
+    net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -107,16 +107,11 @@ fn wait(stop: &AtomicBool) {
     }
 }
 
-fn connect(address: &str) -> TcpStream {
-    let address = address.to_socket_addrs().expect("an address").next().expect("an address");
-    TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("the server listens")
-}
-
 /// Opens connections with half of a ClientHello.
 fn stall(address: &str, _: &Access, stop: &AtomicBool) {
     let stalled: Vec<_> = (0..200)
         .map(|_| {
-            let mut socket = connect(address);
+            let mut socket = TcpStream::connect(address).expect("the server listens");
             socket.write_all(&[22, 3, 1, 2, 0, 1, 0]).expect("the server accepts");
             socket
         })

@@ -5,19 +5,16 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use rustix::fs::OFlags;
+
+use crate::observe::write_to_stderr;
 
 /// Name of standard error in the configuration.
 const STDERR: &str = "stderr";
 /// Permissions of a new file: its owner reads and writes it.
 const MODE: u32 = 0o600;
-
-/// Time between two attempts to write to a standard error that accepts nothing.
-const POLL: Duration = Duration::from_millis(2);
 
 /// Output of the log.
 pub(super) enum Output {
@@ -74,7 +71,11 @@ impl Output {
     /// Writes some of the bytes, to standard error all of them; returns how many.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Output::Stderr => write_to_stderr(bytes),
+            Output::Stderr => {
+                // Locked, so that the lines of the log are not between them.
+                write_to_stderr(&mut io::stderr().lock(), bytes)?;
+                Ok(bytes.len())
+            }
             Output::File { file, size, .. } => {
                 let written = file.write(bytes)?;
                 *size += written as u64;
@@ -82,20 +83,4 @@ impl Output {
             }
         }
     }
-}
-
-/// Writes all bytes, so that the lines of the log are not between them. Waits while standard error accepts nothing: another process
-/// may have made it non-blocking.
-fn write_to_stderr(bytes: &[u8]) -> io::Result<usize> {
-    let (mut stderr, mut rest) = (io::stderr().lock(), bytes);
-    while !rest.is_empty() {
-        match stderr.write(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => rest = &rest[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(POLL),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(bytes.len())
 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::SystemTime};
 
 use data_encoding::HEXLOWER;
 use http::HeaderValue;
-use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic::Status;
+use tonic_types::{ErrorInfo, StatusExt};
 
 use super::status;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     service::{
         Create, Delete, DeleteSubjectSessions, Error, Get, Key, List, PresentedToken, Rotate, Update, Watch, WatchKeys,
     },
-    session::{Cause, Namespace, RequestId, SessionId},
+    session::{Cause, Namespace, RequestId, SessionId, Token},
 };
 
 /// Maximum number of ids in a line.
@@ -55,7 +55,7 @@ impl Action {
             namespace: Some(self.namespace.to_string()),
             id: (!ids.is_empty()).then(|| ids.join(",")),
             subject: self.subject.clone(),
-            cause: self.cause.map(name_of),
+            cause: self.cause.map(|cause| pb::Cause::from(cause).short_name()),
             request_id_hash: self.request.as_ref().map(|request| HEXLOWER.encode(&request.id)),
             files: None,
         }
@@ -70,12 +70,12 @@ fn id_of(key: &Key) -> Option<SessionId> {
 }
 
 fn id_of_token(token: &PresentedToken) -> Option<SessionId> {
-    token.well_formed().map(crate::session::Token::id)
+    token.well_formed().map(Token::id)
 }
 
 impl From<&Create> for Action {
     fn from(call: &Create) -> Self {
-        let ids = call.token.iter().map(crate::session::Token::id).collect();
+        let ids = call.token.iter().map(Token::id).collect();
         let subject = Some(call.content.subject.clone()).filter(|subject| !subject.is_empty());
         let action = Action::new(Some((Class::Login, Event::SessionCreated)), &call.namespace, ids);
         Action { has_token: call.token.is_some(), subject, request: call.request, ..action }
@@ -174,9 +174,9 @@ impl CallAudit {
 
     /// Counts a call for which the caller has no grant.
     pub(super) fn refuse(&self, status: &Status) {
-        let namespace = status.get_details_error_info().and_then(|info| info.metadata.get("namespace").cloned());
+        let Some(ErrorInfo { reason, mut metadata, .. }) = status.get_details_error_info() else { return };
+        let namespace = metadata.remove("namespace");
         let apart = namespace.clone().unwrap_or_default();
-        let reason = reason_of(status).unwrap_or_default();
         self.log.refuse(Refusal { source: self.source(), event: Event::AuthzFail, reason, apart }, || {
             (self.actor(), Target { method: Some(self.method), namespace, ..Target::default() })
         });
@@ -255,9 +255,9 @@ impl PendingLine {
             match &result {
                 Ok(value) => pending.succeed(&found(value)),
                 Err(status) if is_invalid && pending.action.has_token => {
-                    pending.refuse(reason_of(status).unwrap_or_default(), ended);
+                    pending.refuse(reason_of(status), ended);
                 }
-                Err(status) => pending.fail(reason_of(status).unwrap_or_default()),
+                Err(status) => pending.fail(reason_of(status)),
             }
         }
         result
@@ -283,7 +283,7 @@ impl Pending {
     /// ended because of token reuse has its own line.
     fn refuse(&self, reason: String, ended: Option<Cause>) {
         let mut target = self.action.target(self.audit.method);
-        target.cause = ended.map(name_of);
+        target.cause = ended.map(|cause| pb::Cause::from(cause).short_name());
         let apart = match ended {
             Some(Cause::TokenReuse) => target.id.clone().unwrap_or_default(),
             Some(_) | None => String::new(),
@@ -310,15 +310,7 @@ impl Drop for Pending {
     }
 }
 
-/// Returns the name of a cause.
-fn name_of(cause: Cause) -> &'static str {
-    pb::Cause::from(cause).as_str_name().trim_start_matches("CAUSE_")
-}
-
 /// Returns the reason in the ErrorInfo of a status.
-fn reason_of(status: &Status) -> Option<String> {
-    match status.code() {
-        Code::Ok => None,
-        _ => status.get_details_error_info().map(|info| info.reason),
-    }
+fn reason_of(status: &Status) -> String {
+    status.get_details_error_info().map_or_else(String::new, |info| info.reason)
 }

@@ -246,7 +246,7 @@ fn ids_not_found(ids: &[SessionId]) -> Status {
 }
 
 fn ended(cause: Cause) -> Status {
-    let name = pb::Cause::from(cause).as_str_name().trim_start_matches("CAUSE_");
+    let name = pb::Cause::from(cause).short_name();
     let text = format!("the session has ended: {name}");
     StatusBuilder::new(Code::NotFound, ErrorReason::SessionEnded, text).metadata("cause", name).build()
 }

@@ -45,7 +45,7 @@ impl LogWriter {
         let unwritten_bytes = writer.unwritten_bytes.clone();
         thread::Builder::new().name("log writer".into()).spawn(move || {
             for line in queue {
-                if write_line(&line).is_err() {
+                if write_to_stderr(&mut io::stderr(), &line).is_err() {
                     DROPPED.inc();
                 }
                 unwritten_bytes.fetch_sub(line.len(), Ordering::AcqRel);
@@ -55,12 +55,13 @@ impl LogWriter {
     }
 }
 
-/// Writes the whole line. Waits while standard error accepts nothing: another process may have made it non-blocking.
-fn write_line(mut line: &[u8]) -> io::Result<()> {
-    while !line.is_empty() {
-        match io::stderr().write(line) {
+/// Writes all bytes to standard error, or its lock. Waits while it accepts nothing: another process may have made it
+/// non-blocking.
+pub(crate) fn write_to_stderr(stderr: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stderr.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => line = &line[written..],
+            Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(POLL),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

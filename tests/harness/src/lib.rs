@@ -229,6 +229,13 @@ impl Server {
         self.reload.notify_one();
     }
 
+    /// Reloads until the reload of the file of this setting has failed (0) or succeeded (1).
+    pub async fn reload_until(&self, file: &str, result: f64) {
+        self.reload();
+        let name = format!("sessiond_reload_last_successful{{file=\"{file}\"}}");
+        eventually("the file is reloaded", async || (self.metric(&name).await == result).then_some(())).await;
+    }
+
     /// Starts the shutdown and returns when the server has drained and stopped.
     pub async fn stop(&mut self) {
         self.shutdown.cancel();

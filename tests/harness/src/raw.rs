@@ -22,6 +22,12 @@ pub fn header(compressed: bool, length: usize) -> Vec<u8> {
     [&[u8::from(compressed)][..], &(length as u32).to_be_bytes()].concat()
 }
 
+/// Returns an HTTP/2 frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
 impl Raw {
     /// Connects with windows of 8 MiB.
     pub async fn connect(address: &str) -> Self {
@@ -44,10 +50,6 @@ impl Raw {
     /// Sends whole calls on a socket that nothing reads, with the largest flow-control windows. The connection ends when the
     /// socket is dropped.
     pub async fn send_without_reading(address: &str, method: &str, message: &[u8], calls: u32) -> TcpStream {
-        fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-            let length = (payload.len() as u32).to_be_bytes();
-            [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-        }
         const WINDOW: u32 = (1 << 31) - 1;
         let path = format!("/sessiond.v1.SessionService/{method}");
         let headers = [
